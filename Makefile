@@ -1,0 +1,28 @@
+# make demo: install, run the quickstart study, write its report.  make test: install, run all tests.
+
+PYTHON ?= python3
+STAMP = .venv/.installed
+
+.PHONY: install demo test lint
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "diffmem needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	.venv/bin/diffmem run studies/quickstart.toml
+	.venv/bin/diffmem emm quickstart
+	.venv/bin/diffmem report quickstart --output store/quickstart.html
+	@echo "open this page in a browser: $(CURDIR)/store/quickstart.html"
+
+test: install
+	.venv/bin/python -m pytest
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy

@@ -1,0 +1,5 @@
+"""`python -m diffmem` is `diffmem`."""
+
+from diffmem.cli import main
+
+main()

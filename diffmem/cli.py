@@ -1,0 +1,426 @@
+"""The command line: parse, call one function, print. The only place that prints and that ends the process."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffmem.errors import DiffmemError, StoreError
+
+if TYPE_CHECKING:
+    from diffmem.runner import Event
+    from diffmem.store import Row, Store
+    from diffmem.study import Study
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Group(click.Group):
+    """A group whose commands end with a sentence and an exit code where a DiffmemError comes through."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DiffmemError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+@click.version_option(package_name="diffmem")
+def main() -> None:
+    """Measure how much of its training data a diffusion model copies, and up to how much data it does so.
+
+    \b
+    diffmem plan studies/quickstart.toml      what would be trained
+    diffmem run studies/quickstart.toml       train and score what the store does not have yet
+    diffmem emm quickstart                    the largest training sets that are still memorized
+    diffmem report                            everything as one HTML page
+
+    Exit codes: 0 done, 1 something could not be done, 2 wrong input, 130 and 143 stopped by a signal.
+    """
+
+
+def _store_option(command: Any) -> Any:
+    return click.option(
+        "--store",
+        "store_path",
+        type=click.Path(path_type=Path),
+        envvar="DIFFMEM_STORE",
+        default=Path("store/diffmem.duckdb"),
+        show_default=True,
+        show_envvar=True,
+        help="The DuckDB file that results are kept in.",
+    )(command)
+
+
+def _profile_option(command: Any) -> Any:
+    return click.option("--profile", metavar="NAME", help="The study at another scale: a table of its [profiles].")(
+        command
+    )
+
+
+def _set_option(command: Any) -> Any:
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a setting, in TOML syntax: --set T.epochs=10 --set 'M.condition=\"true\"'.",
+    )(command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
+
+
+# --- run -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_profile_option
+@_set_option
+@_store_option
+def run(study: Path, profile: str | None, overrides: tuple[str, ...], store_path: Path) -> None:
+    """Train and score every cell of a study file that the store does not have yet.
+
+    Stopped at any moment, the same command goes on where it was. Ctrl-C saves first; a second one does not.
+
+    Example: diffmem run studies/quickstart.toml
+    """
+    loaded = _load(study, profile, overrides)
+    from diffmem.runner import Interrupted, run_study
+    from diffmem.store import Store
+
+    stop = StopOnSignal()
+    failed = 0
+    try:
+        events = run_study(loaded, Store(store_path), stop=stop)
+        failed = _show(events, total=len(loaded.cells))
+    except Interrupted:
+        click.echo("stopped; everything is saved, the same command goes on from here", err=True)
+        sys.exit(128 + (stop.signal or signal.SIGINT))
+    if failed:
+        click.echo(f"{failed} of {len(loaded.cells)} cells failed; `diffmem status {study}` tells why", err=True)
+        sys.exit(1)
+
+
+class StopOnSignal:
+    """Says whether SIGINT or SIGTERM has come; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        """Return whether a signal has come."""
+        return self.signal is not None
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+
+def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
+    from diffmem.study import Study
+
+    return Study.load(path, profile=profile, overrides=overrides)
+
+
+def _show(events: "Iterator[Event]", *, total: int) -> int:
+    """Print a run's events as they come, with progress bars on a terminal; return how many cells failed."""
+    from rich.console import Console
+
+    from diffmem import runner
+
+    console = Console(highlight=False, soft_wrap=True)
+    bars = Bars(console, total) if console.is_terminal else None
+    failed = 0
+    try:
+        for event in events:
+            if bars is not None:
+                bars.update(event)
+            failed += isinstance(event, runner.CellEnded) and event.outcome == "failed"
+            line = _line(event, total)
+            if line:
+                console.print(line, markup=False)
+    finally:
+        if bars is not None:
+            bars.stop()
+    return failed
+
+
+def _line(event: "Event", total: int) -> str:
+    """Return what an event says as a line of text, empty for what only moves a bar."""
+    from diffmem import runner
+
+    name = _short(event.cell.configuration)
+    match event:
+        case runner.CellStarted(number=number, step=step, steps=steps, note=note):
+            going_on = f", going on at step {step} of {steps}" if step else ""
+            return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")
+        case runner.Measured(epoch=epoch, ratio=ratio, loss=loss):
+            trained = "" if loss is None else f"  loss {loss:.4g}"
+            return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
+        case runner.CellEnded(number=number, outcome="failed", error=error):
+            return f"cell {number}/{total} {name} failed: {error}"
+        case runner.CellEnded(number=number, outcome=outcome) if outcome != "finished":
+            return f"cell {number}/{total} {name}: {outcome}"
+    return ""
+
+
+def _short(configuration: dict[str, Any]) -> str:
+    P, M, T = (configuration[section] for section in "PMT")
+    draw = "" if P["draw"] == 0 and T["seed"] == 0 else f" draw={P['draw']} seed={T['seed']}"
+    return f"{P['dataset']} N={P['size']} {M['network']} condition={M['condition']}{draw}"
+
+
+class Bars:
+    """Two progress bars at the bottom of a terminal: cells of the study, and the current cell."""
+
+    def __init__(self, console: Any, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True)
+        self.study = self.progress.add_task("cells", total=total)
+        self.cell = self.progress.add_task("steps", total=None)
+        self.progress.start()
+
+    def update(self, event: "Event") -> None:
+        """Move the bars to where the event says the run is."""
+        from diffmem import runner
+
+        match event:
+            case runner.CellStarted(step=step, steps=steps):
+                self.progress.reset(self.cell, total=steps, completed=step, description="steps")
+            case runner.Trained(step=step, loss=loss):
+                self.progress.update(self.cell, completed=step, description=f"steps, loss {loss:.4g}")
+            case runner.Generated(cell=cell, count=count):
+                self.progress.update(self.cell, description=f"images {count}/{cell.score.samples}")
+            case runner.CellEnded():
+                self.progress.advance(self.study)
+
+    def stop(self) -> None:
+        """Take the bars off the screen."""
+        self.progress.stop()
+
+
+# --- what would be and has been run --------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_profile_option
+@_set_option
+@_store_option
+@_json_option
+def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_path: Path, as_json: bool) -> None:
+    """Show the cells of a study file, and how much of each the store already has. Trains nothing.
+
+    Example: diffmem plan studies/quickstart.toml --set T.epochs=100
+    """
+    loaded = _load(study, profile, overrides)
+    from diffmem.store import Store
+
+    cells = [entry.cell for entry in loaded.cells]
+    measured: dict[str, int] = {}
+    if store_path.exists():
+        rows = Store(store_path).rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
+        measured = {row["cell_id"]: row["measured"] for row in rows}
+    rows = [
+        {
+            "cell_id": entry.cell.cell_id,
+            **entry.axis_values,
+            "steps": entry.cell.checkpoints[-1][1],
+            "checkpoints": len(entry.cell.checkpoints),
+            "measured": measured.get(entry.cell.cell_id, 0),
+        }
+        for entry in loaded.cells
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    _print_table(f"{loaded.title} ({loaded.name})", rows)
+    finished = sum(row["measured"] >= row["checkpoints"] for row in rows)
+    steps = sum(row["steps"] for row in rows if row["measured"] < row["checkpoints"])
+    images = sum(cell.score.samples * len(cell.checkpoints) for cell in cells)
+    click.echo(
+        f"{len(rows)} cells, {finished} of them finished in {store_path}; "
+        f"{steps} optimizer steps to go, {images} images to generate in all"
+    )
+
+
+@main.command()
+@click.argument("study")
+@_profile_option
+@_store_option
+@_json_option
+def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+    """Show how far each cell of a study is, and why a failed one failed.
+
+    STUDY is a study file or the name that the store knows it by.
+
+    Example: diffmem status quickstart
+    """
+    from diffmem.report.estimates import cell_state
+
+    store, name = _stored(store_path, study, profile)
+    cells = store.cells(name)
+    rows = [
+        {
+            "cell_id": cell["cell_id"],
+            **cell["axis_values"],
+            "state": cell_state(cell),
+            "checkpoints": f"{cell['measured']}/{cell['expected']}",
+            "best ratio": cell["best"],
+            "last ratio": cell["last"],
+            "error": cell["error"] if cell_state(cell) == "failed" else None,
+        }
+        for cell in cells
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    failures = [(row["cell_id"], row["error"]) for row in rows if row["error"]]
+    _print_table(name, [{key: value for key, value in row.items() if key != "error"} for row in rows])
+    for cell_id, error in failures:
+        click.echo(f"{cell_id} failed: {error}")
+
+
+@main.command()
+@click.argument("study")
+@_profile_option
+@_store_option
+@_json_option
+def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+    """Estimate the effective model memorization: the largest N with ratio >= 1 - epsilon, for each curve.
+
+    STUDY is a study file or the name that the store knows it by. The best checkpoint of each size counts, as
+    in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
+
+    Example: diffmem emm quickstart --json
+    """
+    from diffmem.report.estimates import study_curves
+
+    store, name = _stored(store_path, study, profile)
+    curves = study_curves(store, _registered(store, name))
+    rows = [
+        {
+            "curve": curve.label,
+            "emm": str(curve.estimate) if curve.estimate else "not measured",
+            "value": curve.estimate.value if curve.estimate else None,
+            "lower": curve.estimate.lower if curve.estimate else None,
+            "upper": curve.estimate.upper if curve.estimate else None,
+            "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
+            "note": curve.note,
+        }
+        for curve in curves
+    ]
+    if as_json:
+        click.echo(
+            json.dumps({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows}, indent=2)
+        )
+        return
+    table = [
+        {
+            "curve": row["curve"],
+            "EMM": row["emm"],
+            **{f"N={point.size}": point.best for point in curve.points},
+            "note": curve.note,
+        }
+        for row, curve in zip(rows, curves, strict=True)
+    ]
+    _print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
+
+
+@main.command()
+@click.argument("studies", nargs=-1)
+@_profile_option
+@_store_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the page.  [default: report.html beside the store]",
+)
+def report(studies: tuple[str, ...], profile: str | None, store_path: Path, output: Path | None) -> None:
+    """Write figures, EMM tables, generated images and provenance as one HTML page that opens offline.
+
+    STUDIES are study files or names that the store knows them by; without any, all of the store's.
+
+    Example: diffmem report quickstart -o quickstart.html
+    """
+    from diffmem.report.page import write_page
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    names = [_stored(store_path, study, profile)[1] for study in studies]
+    names = names or [row["study"] for row in store.studies()]
+    path = output or store_path.parent / "report.html"
+    write_page(store, names, path)
+    click.echo(f"report: {path}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of a study file, for completion in an editor.
+
+    Example: diffmem schema > studies/study.schema.json
+    """
+    from diffmem.study import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _stored(store_path: Path, study: str, profile: str | None) -> "tuple[Store, str]":
+    """Return the store and the name that it knows a study by; StoreError where it does not."""
+    from diffmem.store import Store
+    from diffmem.study import study_name
+
+    store = Store(store_path)
+    name = study_name(Path(study), profile) if study.endswith(".toml") or profile else study
+    _registered(store, name)
+    return store, name
+
+
+def _registered(store: "Store", name: str) -> "Row":
+    rows = store.studies()
+    found = next((row for row in rows if row["study"] == name), None)
+    if found is None:
+        known = ", ".join(row["study"] for row in rows) or "none yet"
+        raise StoreError(f"{store.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
+    return found
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table with a column per key of any row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(title=title, title_justify="left", highlight=False)
+    for key in keys:
+        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(row.get(key)) for key in keys))
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

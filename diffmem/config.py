@@ -1,0 +1,300 @@
+"""What a cell is made of: the data distribution P, the model M, the training procedure T and the scoring.
+
+The defaults are the basic set-up of Gu et al. 2023, Appendix B. Every setting is checked on its own by its
+type; `impossible_pairs` checks what only two settings together can get wrong.
+"""
+
+import hashlib
+import json
+import math
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+RESULTS_VERSION = 1
+"""Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_mask(value: Any) -> Any:
+    """Write a mask given as a list of 0 and 1 as the string that study files use."""
+    if isinstance(value, list | tuple) and all(bit in (0, 1) for bit in value):
+        return "".join(str(int(bit)) for bit in value)
+    return value
+
+
+Integers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)]
+Mask = Annotated[str, BeforeValidator(_as_mask), Field(pattern=r"^[01 ]+$")]
+
+
+class DataDistribution(Settings):
+    """P: which training images, and how many (Gu et al. 2023, Section 3)."""
+
+    dataset: str = Field(description="Where the images come from; `digits` ships with diffmem.")
+    size: int = Field(ge=1, description="N, the number of training images; the axis of EMM.")
+    draw: Annotated[int, Field(ge=0)] | Literal["first"] = Field(
+        0, description="Which balanced, nested draw of training images; `first`: in file order."
+    )
+    resolution: int | None = Field(None, ge=4, description="Side in pixels; default: the source's own.")
+    classes: int | None = Field(None, ge=1, description="Only the first so many classes; default: all.")
+
+
+class ModelConfiguration(Settings):
+    """M: the network, its preconditioning and its conditioning (Gu et al. 2023, Section 4 and Appendix B)."""
+
+    network: Literal["ddpm++", "ncsn++", "optimum"] = Field(
+        "ddpm++", description="The U-Net; `optimum`: the closed-form optimal denoiser, which is not trained."
+    )
+    precondition: Literal["vp", "ve", "edm"] = Field(
+        "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
+    )
+    width: int = Field(128, ge=1, description="Channel multiplier.")
+    channel_mult: Annotated[Integers, Field(min_length=1)] = Field(
+        (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
+    )
+    blocks: int = Field(2, ge=1, description="Residual blocks per resolution.")
+    attention: Integers | None = Field(None, description="Resolutions with self-attention; default: the second one.")
+    embedding: Literal["positional", "fourier"] | None = Field(
+        None, description="Noise-level embedding; default: positional for ddpm++, fourier for ncsn++."
+    )
+    skips: Mask | None = Field(
+        None,
+        description="Skip connections, 1 kept and 0 zero-filled, a group per resolution, highest first.",
+    )
+    dropout: float = Field(0.13, ge=0, lt=1, description="Share of activations dropped in training.")
+    condition: Literal["none", "true", "random", "unique"] = Field(
+        "none", description="Labels: none, the true classes, random ones, or one per training image."
+    )
+    labels: int | None = Field(None, ge=1, description="C, the number of random labels.")
+
+    def resolved(self, resolution: int) -> Self:
+        """Return the same model with every default that depends on `resolution` (pixels) written out."""
+        if self.network == "optimum":
+            return type(self)(network="optimum", condition=self.condition, labels=self._labels_if_random)
+        return self.model_copy(
+            update={
+                "attention": (resolution // 2,) if self.attention is None else self.attention,
+                "embedding": self.embedding or ("fourier" if self.network == "ncsn++" else "positional"),
+                "skips": self._grouped_skips(),
+                "labels": self._labels_if_random,
+            }
+        )
+
+    @property
+    def _labels_if_random(self) -> int | None:
+        return self.labels if self.condition == "random" else None
+
+    @property
+    def skip_mask(self) -> tuple[bool, ...]:
+        """Return which skip connections are kept, in encoder order."""
+        return tuple(bit == "1" for bit in self._grouped_skips() if bit != " ")
+
+    def _grouped_skips(self) -> str:
+        per_level = self.blocks + 1
+        bits = (self.skips or "1" * per_level * len(self.channel_mult)).replace(" ", "")
+        return " ".join(bits[i : i + per_level] for i in range(0, len(bits), per_level))
+
+
+class TrainingProcedure(Settings):
+    """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
+
+    epochs: int = Field(40_000, ge=1, description="Passes over the training set.")
+    batch_size: int = Field(512, ge=1, description="Images per optimizer step, over all processes.")
+    lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
+    warmup_epochs: int = Field(200, ge=0, description="Epochs over which learning rate and EMA warm up.")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
+    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
+    weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
+    ema: float = Field(0.99929, ge=0, lt=1, description="Decay of the averaged weights after the warm-up.")
+    shuffle: Literal["once", "epoch"] = Field(
+        "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
+    )
+    seed: int = Field(0, ge=0, description="Seed of initial weights, batch order, noise and generated images.")
+
+    def resolved(self) -> Self:
+        """Return the same procedure with the momentum written out for SGD and left out for Adam."""
+        momentum = None if self.optimizer == "adam" else 0.9 if self.momentum is None else self.momentum
+        return self.model_copy(update={"momentum": momentum})
+
+
+class Scoring(Settings):
+    """How a checkpoint's memorization ratio is measured."""
+
+    samples: int = Field(10_000, ge=1, description="Images generated per checkpoint.")
+    every: int | None = Field(
+        None, ge=1, description="Epochs between checkpoints; default: a sixteenth of the training."
+    )
+    steps: int = Field(18, ge=2, description="Noise levels of the Heun sampler.")
+    batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
+    pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
+
+    changes_no_number: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs"})
+
+
+class Estimation(Settings):
+    """How the EMM is read off the measured ratios; never part of a cell."""
+
+    epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest N with ratio >= 1 - epsilon.")
+    threshold: float = Field(1 / 3, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest.")
+
+
+class Dataset(NamedTuple):
+    """The facts of a built-in source that a study file is checked against."""
+
+    images: int
+    per_class: int  # images of its smallest class
+    classes: int
+    resolution: int  # pixels
+    channels: int
+
+
+DATASETS = {"digits": Dataset(images=1797, per_class=174, classes=10, resolution=8, channels=1)}
+
+
+class Cell(Settings):
+    """One model to train and measure: P, M, T and the scoring, with every default written out."""
+
+    P: DataDistribution
+    M: ModelConfiguration
+    T: TrainingProcedure
+    score: Scoring
+
+    @classmethod
+    def resolve(cls, P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring) -> Self:
+        """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
+        dataset = DATASETS[P.dataset]
+        P = P.model_copy(
+            update={
+                "resolution": P.resolution or dataset.resolution,
+                "classes": P.classes or dataset.classes,
+            }
+        )
+        M = M.resolved(P.resolution or dataset.resolution)
+        if M.network == "optimum":
+            T, every = TrainingProcedure(epochs=1, seed=T.seed), 1
+        else:
+            T, every = T.resolved(), score.every or math.ceil(T.epochs / 16)
+        return cls(P=P, M=M, T=T, score=score.model_copy(update={"every": min(every, T.epochs)}))
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data; the hash of it is the cell's name."""
+        return self.model_dump(mode="json", exclude={"score": set(Scoring.changes_no_number)})
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal."""
+        text = json.dumps([RESULTS_VERSION, self.configuration], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def channels(self) -> int:
+        """Return the number of colour channels of the images: 1 grey, 3 RGB."""
+        return DATASETS[self.P.dataset].channels
+
+    @property
+    def labels(self) -> int:
+        """Return the number of labels C that the model is conditioned on; 0: none."""
+        return {
+            "none": 0,
+            "true": self.P.classes or 0,
+            "random": self.M.labels or 0,
+            "unique": self.P.size,
+        }[self.M.condition]
+
+    @property
+    def checkpoints(self) -> list[tuple[int, int]]:
+        """Return (epoch, optimizer step) of every checkpoint; the untrained model is not one of them."""
+        if self.M.network == "optimum":
+            return [(0, 0)]
+        every = self.score.every or self.T.epochs
+        epochs = [*range(every, self.T.epochs, every), self.T.epochs]
+        return [(epoch, math.ceil(epoch * self.P.size / self.T.batch_size)) for epoch in epochs]
+
+
+class Fault(NamedTuple):
+    """One thing that two or more settings get wrong together; the first key is the one to change."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+def impossible_pairs(P: DataDistribution, M: ModelConfiguration) -> list[Fault]:
+    """Return what cannot be built although each setting is valid on its own."""
+    dataset = DATASETS.get(P.dataset)
+    if dataset is None:
+        known = ", ".join(sorted(DATASETS))
+        return [Fault(("P.dataset",), f"no dataset {P.dataset!r}; there is {known}")]
+    faults = _impossible_data(P, dataset)
+    if M.condition == "random" and M.labels is None:
+        faults.append(Fault(("M.labels", "M.condition"), "missing; condition = random needs a number of labels"))
+    if M.network != "optimum":
+        faults += _impossible_network(M, P.resolution or dataset.resolution)
+    return faults
+
+
+def _impossible_data(P: DataDistribution, dataset: Dataset) -> list[Fault]:
+    faults = []
+    classes = P.classes or dataset.classes
+    if classes > dataset.classes:
+        faults.append(Fault(("P.classes",), f"{P.dataset} has {dataset.classes} classes, not {classes}"))
+    elif P.size > classes * dataset.per_class:
+        limit = f"{P.dataset} has images for balanced sets of up to {classes * dataset.per_class}"
+        faults.append(Fault(("P.size", "P.classes", "P.dataset"), f"{limit}, not {P.size}"))
+    if P.resolution and P.resolution > dataset.resolution:
+        side = dataset.resolution
+        faults.append(Fault(("P.resolution", "P.dataset"), f"{P.dataset} has {side}x{side} pixels, not {P.resolution}"))
+    return faults
+
+
+def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
+    faults = []
+    levels = len(M.channel_mult)
+    sides = [resolution >> level for level in range(levels)]
+    if resolution % (1 << (levels - 1)):
+        message = f"{levels} levels halve the side {levels - 1} times, which {resolution} pixels do not allow"
+        return [Fault(("M.channel_mult", "P.resolution"), message)]
+    for side in M.attention or ():
+        if side not in sides:
+            known = ", ".join(map(str, sides))
+            message = f"the net has no resolution {side}; it has {known}"
+            faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
+    expected = levels * (M.blocks + 1)
+    if len(M.skip_mask) != expected:
+        message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
+        faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
+    uneven = sorted(c for c in normalised_channels(M) if c < 4 or c % group_count(c))
+    if uneven:
+        message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"
+        faults.append(Fault(("M.width", "M.channel_mult"), message))
+    return faults
+
+
+def group_count(channels: int) -> int:
+    """Return the number of groups of a group norm over `channels` channels."""
+    return min(32, channels // 4)
+
+
+def normalised_channels(M: ModelConfiguration) -> set[int]:
+    """Return the channel counts that some group norm of the network sees."""
+    widths = [M.width * factor for factor in M.channel_mult]
+    seen, skips, x = {M.width, *widths}, [], M.width
+    for level, width in enumerate(widths):
+        skips.append(x if level else M.width)
+        skips += [width] * M.blocks
+        x = width
+    for width in reversed(widths):
+        for _ in range(M.blocks + 1):
+            seen.add(x + skips.pop())
+            x = width
+    return seen

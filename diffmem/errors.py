@@ -1,0 +1,37 @@
+"""The errors that diffmem raises for things a user can put right."""
+
+from collections.abc import Sequence
+
+
+class DiffmemError(Exception):
+    """Say in one sentence what is wrong, where, and what to do next."""
+
+    exit_code = 2  # the user's input is wrong; 1: it was right, but the work could not be done
+
+
+class StudyError(DiffmemError):
+    """Hold every fault of a study file, each as `file:line: key: what is wrong`."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class DataError(DiffmemError):
+    """A training set that cannot be made."""
+
+
+class StoreError(DiffmemError):
+    """A store that is not there, is not one, or cannot be written."""
+
+
+class StoreUnavailable(StoreError):
+    """A store that is right but cannot be used now: locked, or its disk is full."""
+
+    exit_code = 1
+
+
+class RunError(DiffmemError):
+    """A run that cannot start, or a cell that cannot be finished."""
+
+    exit_code = 1

@@ -1,0 +1,85 @@
+"""Which generated images are memorized: two nearest training images, distance ratio, memorization ratio."""
+
+import torch
+from torch import Tensor
+
+THRESHOLD = 1 / 3
+"""Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""
+
+# A product of two values in -128..127 is at most 2^14, so a float32 sum of 1,024 of them is a whole number
+# of at most 2^24: exact, whatever the order of the additions, and also where TF32 rounds its factors.
+EXACT_TERMS = 1024
+IMAGE_ROWS, TRAINING_ROWS = 1024, 4096
+
+
+@torch.inference_mode()
+def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indices [n, 2] and l2 distances [n, 2] (float64, on the 0..255 scale) of the two nearest images.
+
+    `images` [n, c, h, w] and `training_images` [N, c, h, w] are uint8 on one device. Squared distances are
+    computed exactly, in whole numbers; equally near ones come in the order of their index. Memory beyond the
+    data is bounded whatever n and N. Raises ValueError for fewer than two training images or unequal shapes.
+    """
+    if len(training_images) < 2:
+        raise ValueError(f"two nearest neighbours need two training images, not {len(training_images)}")
+    if images.shape[1:] != training_images.shape[1:]:
+        shapes = f"{tuple(images.shape[1:])} and {tuple(training_images.shape[1:])}"
+        raise ValueError(f"generated and training images differ in shape: {shapes}")
+    parts = [_search(rows, training_images) for rows in torch.split(images, IMAGE_ROWS)]
+    index = torch.cat([part[0] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.int64)
+    squared = torch.cat([part[1] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.float64)
+    return index, squared.double().sqrt()
+
+
+def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and squared distances [n, 2] of the two nearest, keeping the best two block by block."""
+    x = _centred(images)
+    x_norms = _squared_norms(x)
+    index = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
+    values = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
+    for start in range(0, len(training_images), TRAINING_ROWS):
+        y = _centred(training_images[start : start + TRAINING_ROWS])
+        nearest, column = _two_smallest(_squared_distances(x, y, x_norms))
+        values, order = _two_smallest(torch.cat([values, nearest], dim=1))
+        index = torch.cat([index, column + start], dim=1).gather(1, order)
+    return index, values
+
+
+def _centred(images: Tensor) -> Tensor:
+    """Return uint8 images as rows of whole numbers in -128..127, float32 [n, pixels]."""
+    return images.flatten(1).float() - 128
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(dim=1)
+
+
+def _squared_distances(x: Tensor, y: Tensor, x_norms: Tensor) -> Tensor:
+    """||x||^2 + ||y||^2 - 2 x.y for all pairs, exact, float64 [n, m]."""
+    squared = x_norms[:, None] + _squared_norms(y)
+    for start in range(0, x.shape[1], EXACT_TERMS):
+        part = slice(start, start + EXACT_TERMS)
+        squared.sub_(x[:, part] @ y[:, part].T, alpha=2)
+    return squared
+
+
+def _two_smallest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two smallest of each row and their columns, [n, 2] each; the lower column first where equal."""
+    columns = []
+    smallest = []
+    for _ in range(min(2, values.shape[1])):
+        value, column = values.min(dim=1, keepdim=True)
+        values = values.scatter(1, column, torch.inf)
+        smallest.append(value)
+        columns.append(column)
+    return torch.cat(smallest, dim=1), torch.cat(columns, dim=1)
+
+
+def is_memorized(distance: Tensor, threshold: float = THRESHOLD) -> Tensor:
+    """Tell for each row of distances [n, 2] whether d1 < threshold * d2, strictly; bool [n]."""
+    return distance[:, 0] < threshold * distance[:, 1]
+
+
+def memorization_ratio(distance: Tensor, threshold: float = THRESHOLD) -> float:
+    """Return the memorized share of generated images with nearest distances [n, 2], in 0..1."""
+    return is_memorized(distance, threshold).double().mean().item()

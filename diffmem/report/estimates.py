@@ -1,0 +1,86 @@
+"""From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
+
+import os
+import socket
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import fmean
+
+from diffmem.emm import Estimate, estimate_emm
+from diffmem.store import Row, Store
+
+
+@dataclass(frozen=True)
+class Point:
+    """The memorization ratio at one training set size, each in 0..1."""
+
+    size: int
+    best: float  # mean over draws and seeds of the highest ratio of any checkpoint: the paper's number
+    last: float  # mean over draws and seeds of the ratio of the last checkpoint: without that upward bias
+    cells: int  # draws and seeds behind the means
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Ratio against size for one combination of the other axes, and the EMM read off it."""
+
+    label: str
+    points: list[Point]
+    epsilon: float
+    estimate: Estimate | None  # from the best checkpoints; None where nothing is measured
+    last_estimate: Estimate | None  # from the last checkpoints
+    note: str
+
+
+def study_curves(store: Store, study: Row) -> list[Curve]:
+    """Return the curves of a study (a row of `store.studies`), in the order of its file."""
+    settings = study["estimation"]
+    cells = store.cells(study["study"])
+    measured: dict[str, list[Row]] = defaultdict(list)
+    for row in store.curve_points(study["study"], settings["threshold"]):
+        measured[row["cell_id"]].append(row)
+    by_curve: dict[str, list[Row]] = defaultdict(list)
+    for cell in cells:
+        by_curve[cell["curve"]].append(cell)
+    return [_curve(label, members, measured, settings["epsilon"]) for label, members in by_curve.items()]
+
+
+def _curve(label: str, cells: list[Row], measured: dict[str, list[Row]], epsilon: float) -> Curve:
+    sizes: dict[int, list[list[float]]] = defaultdict(list)
+    for cell in cells:
+        ratios = [row["ratio"] for row in measured[cell["cell_id"]]]
+        if ratios:
+            sizes[cell["configuration"]["P"]["size"]].append(ratios)
+    points = [
+        Point(size, fmean(map(max, runs)), fmean(run[-1] for run in runs), len(runs))
+        for size, runs in sorted(sizes.items())
+    ]
+    unfinished = sum(cell["measured"] < cell["expected"] for cell in cells)
+    note = f"{unfinished} of {len(cells)} cells are not finished" if unfinished else ""
+    if not points:
+        return Curve(label, points, epsilon, None, None, note)
+    estimate, last = (
+        estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
+        for ratios in ([p.best for p in points], [p.last for p in points])
+    )
+    return Curve(label, points, epsilon, estimate, last, "; ".join(filter(None, [estimate.note, note])))
+
+
+def cell_state(cell: Row) -> str:
+    """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost or waiting."""
+    if cell["measured"] >= cell["expected"]:
+        return "finished"
+    outcome = cell["outcome"]
+    if outcome == "running" and cell["host"] == socket.gethostname() and not _alive(cell["pid"]):
+        return "lost"
+    return "waiting" if outcome in (None, "finished") else str(outcome)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

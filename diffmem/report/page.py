@@ -1,0 +1,123 @@
+"""One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
+
+import base64
+import json
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from diffmem.errors import DiffmemError
+from diffmem.report import figures
+from diffmem.report.estimates import cell_state, study_curves
+from diffmem.store import Row, Store
+
+PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+
+
+def write_page(store: Store, names: list[str], path: Path) -> None:
+    """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
+    text = render_page(store, names)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise DiffmemError(f"{path}: the report cannot be written: {error.strerror or error}") from error
+
+
+def render_page(store: Store, names: list[str]) -> str:
+    """Return the page of the named studies as HTML."""
+    studies = {row["study"]: row for row in store.studies()}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("diffmem.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.html").render(
+        studies=[_section(store, studies[name]) for name in names],
+        plotly=get_plotlyjs(),
+        store=str(store.path),
+        version=version("diffmem"),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def _section(store: Store, study: Row) -> dict[str, Any]:
+    """Return all that the template shows of one study."""
+    cells = store.cells(study["study"])
+    curves = study_curves(store, study)
+    points = store.curve_points(study["study"], study["estimation"]["threshold"])
+    return {
+        **study,
+        "curves": curves,
+        "sizes": sorted({point.size for curve in curves for point in curve.points}),
+        "figures": [
+            ("Memorization ratio against the number of training images", _html(figures.ratio_against_size(curves))),
+            ("Memorization ratio against epochs", _html(figures.ratio_against_epochs(points))),
+        ]
+        if points
+        else [],
+        "galleries": _galleries(store.pairs(study["study"]), cells, study["estimation"]["threshold"]),
+        "cells": [_provenance(cell) for cell in cells],
+    }
+
+
+def _html(figure: go.Figure) -> str:
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG))
+
+
+def _galleries(pairs: list[Row], cells: list[Row], threshold: float) -> list[dict[str, Any]]:
+    """Return, for each cell that has image pairs, its name and the pairs as data URIs."""
+    by_cell: dict[str, list[Row]] = defaultdict(list)
+    for pair in pairs:
+        by_cell[pair["cell_id"]].append(pair)
+    return [
+        {
+            "name": cell_name(cell),
+            "epoch": by_cell[cell["cell_id"]][0]["epoch"],
+            "ratio": cell["last"],
+            "pairs": [
+                {
+                    "generated": _data_uri(pair["generated"]),
+                    "nearest": _data_uri(pair["nearest"]),
+                    "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
+                    "memorized": pair["d1"] < threshold * pair["d2"],
+                }
+                for pair in by_cell[cell["cell_id"]]
+            ],
+        }
+        for cell in cells
+        if by_cell[cell["cell_id"]]
+    ]
+
+
+def cell_name(cell: Row) -> str:
+    """Return the axis values of a cell as text."""
+    values = ", ".join(f"{key} = {value}" for key, value in cell["axis_values"].items())
+    return values or f"N = {cell['configuration']['P']['size']}"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _provenance(cell: Row) -> dict[str, Any]:
+    commit = cell["git_commit"]
+    return {
+        **cell,
+        "name": cell_name(cell),
+        "state": cell_state(cell),
+        "configuration": json.dumps(cell["configuration"], indent=2),
+        "versions": ", ".join(f"{package} {number}" for package, number in cell["versions"].items()),
+        "source": "-" if commit is None else commit[:10] + (" with local changes" if cell["git_dirty"] else ""),
+        "error": cell["error"] if cell_state(cell) == "failed" else None,
+    }

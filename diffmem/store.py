@@ -1,0 +1,471 @@
+"""The store: one DuckDB file with every cell, attempt, checkpoint and the evidence behind each ratio.
+
+A writer opens, writes one transaction and closes, under a lock file, so that readers get in between.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import duckdb
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from diffmem.config import Cell
+from diffmem.errors import StoreError, StoreUnavailable
+
+Row = dict[str, Any]
+
+PATIENCE = 10.0
+"""Seconds to wait for a store that another program holds, before a run starts and when reading."""
+RUN_PATIENCE = 300.0
+"""Seconds to wait within a run, where giving up would cost work."""
+
+MIGRATIONS = [
+    """
+    CREATE TABLE cells (
+        cell_id VARCHAR PRIMARY KEY,
+        configuration JSON NOT NULL,       -- P, M, T, score, every default written out
+        checkpoints INTEGER NOT NULL,      -- how many a finished cell has
+        created_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE studies (
+        study VARCHAR PRIMARY KEY,         -- the file's name without .toml, and @profile
+        title VARCHAR NOT NULL,
+        figure VARCHAR NOT NULL,
+        path VARCHAR NOT NULL,
+        axes JSON NOT NULL,                -- the keys of each axis
+        estimation JSON NOT NULL,          -- [emm]
+        registered_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE study_cells (
+        study VARCHAR NOT NULL,
+        cell_id VARCHAR NOT NULL,
+        position INTEGER NOT NULL,
+        curve VARCHAR NOT NULL,            -- the axis values that tell one EMM curve from another
+        axis_values JSON NOT NULL,
+        PRIMARY KEY (study, cell_id)
+    );
+    CREATE TABLE attempts (
+        attempt_id VARCHAR PRIMARY KEY,
+        cell_id VARCHAR NOT NULL,
+        outcome VARCHAR NOT NULL,          -- running, finished, interrupted, failed, lost
+        error VARCHAR,
+        started_at TIMESTAMP NOT NULL,
+        ended_at TIMESTAMP,
+        host VARCHAR NOT NULL,
+        pid INTEGER NOT NULL,
+        device VARCHAR NOT NULL,
+        versions JSON NOT NULL,
+        git_commit VARCHAR,
+        git_dirty BOOLEAN
+    );
+    CREATE TABLE checkpoints (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        step BIGINT NOT NULL,
+        samples INTEGER NOT NULL,          -- images generated
+        memorized INTEGER NOT NULL,        -- of them, d1 < d2 / 3
+        ratio DOUBLE NOT NULL,             -- memorized / samples
+        loss DOUBLE,                       -- mean training loss per image since the last checkpoint
+        train_seconds DOUBLE NOT NULL,
+        score_seconds DOUBLE NOT NULL,
+        attempt_id VARCHAR NOT NULL,
+        measured_at TIMESTAMP NOT NULL,
+        PRIMARY KEY (cell_id, epoch)
+    );
+    CREATE TABLE evidence (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        sample INTEGER NOT NULL,           -- number of the generated image
+        nearest INTEGER NOT NULL,          -- position of its nearest image in the training set
+        d1 DOUBLE NOT NULL,                -- l2 distance to it, on the 0..255 scale
+        d2 DOUBLE NOT NULL                 -- l2 distance to the second nearest
+    );
+    CREATE TABLE pairs (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        sample INTEGER NOT NULL,
+        generated BLOB NOT NULL,           -- PNG
+        nearest BLOB NOT NULL,             -- PNG
+        PRIMARY KEY (cell_id, epoch, sample)
+    );
+    CREATE VIEW results AS
+        SELECT study, curve,
+            CAST(configuration->>'$.P.size' AS INTEGER) AS size,
+            configuration->>'$.P.draw' AS draw,
+            CAST(configuration->>'$.T.seed' AS BIGINT) AS seed,
+            cell_id, epoch, samples, memorized, ratio, loss
+        FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
+    """,
+]
+"""Append only. Each runs in one transaction with its record."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One measured point of a cell's training, with the evidence behind it."""
+
+    cell_id: str
+    epoch: int
+    step: int
+    loss: float | None  # mean training loss per image since the last checkpoint; None where nothing is trained
+    nearest: npt.NDArray[np.int64]  # [samples], positions in the training set
+    d1: npt.NDArray[np.float64]  # [samples], 0..255 scale
+    d2: npt.NDArray[np.float64]  # [samples]
+    memorized: int
+    train_seconds: float
+    score_seconds: float
+    attempt_id: str
+    pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
+
+    @property
+    def samples(self) -> int:
+        """Return the number of generated images."""
+        return len(self.nearest)
+
+    @property
+    def ratio(self) -> float:
+        """Return the memorization ratio, in 0..1."""
+        return self.memorized / self.samples
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and with what an attempt runs."""
+
+    host: str
+    pid: int
+    device: str
+    versions: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+class Store:
+    """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def states(self) -> Path:
+        """Return the folder of the training states that belong to this store."""
+        return self.path.parent / "states"
+
+    # --- opening ---
+
+    @contextmanager
+    def writing(self, patience: float = RUN_PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open to write: one transaction, committed if the block ends well. Creates and migrates the file."""
+        deadline = time.monotonic() + patience
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(f"{self.path}.lock", timeout=patience)
+            with lock, self._connected(read_only=False, deadline=deadline) as connection:
+                self._migrate(connection)
+                connection.begin()
+                try:
+                    yield connection
+                    connection.commit()
+                except BaseException:
+                    connection.rollback()
+                    raise
+        except filelock.Timeout:
+            raise StoreUnavailable(self._locked()) from None
+        except (OSError, duckdb.Error) as error:
+            self._refuse(error)
+
+    @contextmanager
+    def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open to read, between the writes of a run that goes on."""
+        if not self.path.exists():
+            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, --store names another")
+        try:
+            with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
+                outdated = self._version(connection) < len(MIGRATIONS)
+                if not outdated:
+                    yield connection
+            if outdated:
+                with self.writing(patience):
+                    pass
+                with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
+                    yield connection
+        except (OSError, duckdb.Error) as error:
+            self._refuse(error)
+
+    @contextmanager
+    def _connected(self, *, read_only: bool, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Connect, trying again while another program holds the file."""
+        pause = 0.005
+        while True:
+            try:
+                connection = duckdb.connect(self.path, read_only=read_only)
+                break
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower():
+                    raise
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(self._locked(str(error))) from None
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
+        """Return how many migrations the file has had; StoreError if it is no store or a newer one."""
+        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        if "migrations" not in tables:
+            if tables:
+                raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one with --store")
+            return 0
+        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchall()[0]
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"{self.path}: made by a newer diffmem (schema {version}, this one knows {len(MIGRATIONS)}); "
+                "upgrade diffmem, or name another store with --store"
+            )
+        return int(version)
+
+    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        done = self._version(connection)
+        for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
+            connection.begin()
+            try:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)"
+                )
+                connection.execute(sql)
+                connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, _now()])
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.execute("CHECKPOINT")
+
+    def _locked(self, detail: str = "") -> str:
+        _, found, holder = detail.partition("(PID ")
+        who = f"process {holder.partition(')')[0]}" if found else "another program"
+        return f"{self.path}: {who} holds the store open; close it (a notebook or a DuckDB shell?) and try again"
+
+    def _refuse(self, error: Exception) -> NoReturn:
+        """Turn what the system or DuckDB says into a sentence that tells what to do."""
+        text = str(error).splitlines()[0]
+        low = str(error).lower()
+        kind = StoreError
+        if "not a valid duckdb" in low:
+            advice = "not a DuckDB file; name another store with --store"
+        elif "no space left" in low or "disk quota" in low:
+            kind = StoreUnavailable
+            advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
+        elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
+            advice = "cannot be written; check the permissions of the file and its folder, or name another with --store"
+        elif "version number" in low:
+            advice = "written by another DuckDB version; install the versions of constraints.txt"
+        elif "is a directory" in low or "no such file or directory" in low or "not a directory" in low:
+            advice = "no file can be there; name another store with --store"
+        else:
+            kind = StoreUnavailable
+            advice = f"the store cannot be used: {text}"
+        raise kind(f"{self.path}: {advice}") from error
+
+    # --- writing ---
+
+    def register(
+        self,
+        name: str,
+        *,
+        title: str,
+        figure: str,
+        path: str,
+        axes: Sequence[Sequence[str]],
+        estimation: dict[str, Any],
+        cells: Sequence[tuple[Cell, str, dict[str, Any]]],
+    ) -> None:
+        """Record a study and its cells as (cell, curve, axis values); replace what it listed before."""
+        now = _now()
+        study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now]
+        rows = [(c.cell_id, json.dumps(c.configuration), len(c.checkpoints), now) for c, _, _ in cells]
+        members = [
+            (name, cell.cell_id, position, curve, json.dumps(values))
+            for position, (cell, curve, values) in enumerate(cells)
+        ]
+        with self.writing(PATIENCE) as connection:
+            connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?, ?, ?, ?, ?, ?)", study)
+            connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
+            if rows:
+                connection.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", rows)
+                connection.executemany("INSERT INTO study_cells VALUES (?, ?, ?, ?, ?)", members)
+
+    def start_attempt(self, cell_id: str, where: Provenance) -> str:
+        """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost."""
+        attempt_id = uuid.uuid4().hex
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE attempts SET outcome = 'lost', error = 'its process ended without a word' "
+                "WHERE cell_id = ? AND outcome = 'running'",
+                [cell_id],
+            )
+            connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, 'running', NULL, ?, NULL, ?, ?, ?, ?, ?, ?)",
+                [
+                    attempt_id,
+                    cell_id,
+                    _now(),
+                    where.host,
+                    where.pid,
+                    where.device,
+                    json.dumps(where.versions),
+                    where.git_commit,
+                    where.git_dirty,
+                ],
+            )
+        return attempt_id
+
+    def end_attempt(self, attempt_id: str, outcome: str, error: str | None = None) -> None:
+        """Record how an attempt ended: finished, interrupted or failed."""
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE attempts SET outcome = ?, error = ?, ended_at = ? WHERE attempt_id = ?",
+                [outcome, error, _now(), attempt_id],
+            )
+
+    def append(self, checkpoint: Checkpoint) -> bool:
+        """Append a checkpoint and its evidence in one transaction; False if the store has that point already."""
+        c = checkpoint
+        arrays = {
+            "sample": np.arange(c.samples, dtype=np.int32),
+            "nearest": c.nearest.astype(np.int32),
+            "d1": c.d1,
+            "d2": c.d2,
+        }
+        with self.writing() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM checkpoints WHERE cell_id = ? AND epoch = ?", [c.cell_id, c.epoch]
+            ).fetchone()
+            if known:
+                return False
+            connection.execute(
+                "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    c.cell_id,
+                    c.epoch,
+                    c.step,
+                    c.samples,
+                    c.memorized,
+                    c.ratio,
+                    c.loss,
+                    c.train_seconds,
+                    c.score_seconds,
+                    c.attempt_id,
+                    _now(),
+                ],
+            )
+            connection.execute(
+                "INSERT INTO evidence SELECT ?, ?, sample, nearest, d1, d2 FROM arrays", [c.cell_id, c.epoch]
+            )
+            if c.pairs:
+                connection.executemany(
+                    "INSERT INTO pairs VALUES (?, ?, ?, ?, ?)",
+                    [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
+                )
+        del arrays
+        return True
+
+    # --- reading ---
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of a query, each as a dict by column name."""
+        with self.reading() as connection:
+            result = connection.execute(sql, list(parameters))
+            names = [column[0] for column in result.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def measured_epochs(self, cell_id: str) -> set[int]:
+        """Return the epochs of a cell that the store already has."""
+        rows = self.rows("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
+        return {row["epoch"] for row in rows}
+
+    def finished_cells(self, study: str) -> set[str]:
+        """Return the cells of a study that have all their checkpoints."""
+        return {row["cell_id"] for row in self.cells(study) if row["measured"] >= row["expected"]}
+
+    def studies(self) -> list[Row]:
+        """Return every study, the one registered last first; JSON columns decoded."""
+        rows = self.rows("SELECT * FROM studies ORDER BY registered_at DESC")
+        return [{**row, "axes": json.loads(row["axes"]), "estimation": json.loads(row["estimation"])} for row in rows]
+
+    def cells(self, study: str) -> list[Row]:
+        """Return the cells of a study in its order: configuration, axis values, checkpoints had and expected,
+        best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
+        rows = self.rows(
+            """
+            SELECT position, cell_id, curve, axis_values, configuration, cells.checkpoints AS expected,
+                coalesce(measured, 0) AS measured, epoch, best, last, outcome, error, host, pid, device, versions,
+                git_commit, git_dirty, started_at, ended_at
+            FROM study_cells JOIN cells USING (cell_id)
+                LEFT JOIN (
+                    SELECT cell_id, count(*) AS measured, max(epoch) AS epoch, max(ratio) AS best,
+                        max_by(ratio, epoch) AS last
+                    FROM checkpoints GROUP BY cell_id
+                ) USING (cell_id)
+                LEFT JOIN (
+                    FROM attempts
+                    QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
+                ) USING (cell_id)
+            WHERE study = ?
+            ORDER BY position
+            """,
+            [study],
+        )
+        for row in rows:
+            for key in ("axis_values", "configuration", "versions"):
+                row[key] = json.loads(row[key]) if row[key] else {}
+        return rows
+
+    def curve_points(self, study: str, threshold: float) -> list[Row]:
+        """Return every checkpoint of a study: curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
+
+        The ratio is counted from the evidence: the share of generated images with d1 < threshold * d2.
+        """
+        return self.rows(
+            """
+            SELECT results.curve, size, draw, seed, results.cell_id, results.epoch, samples, loss, counted.ratio
+            FROM results JOIN study_cells USING (study, cell_id) JOIN (
+                SELECT cell_id, epoch, count(*) FILTER (d1 < ? * d2) / count(*) AS ratio
+                FROM evidence WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+                GROUP BY ALL
+            ) counted ON counted.cell_id = results.cell_id AND counted.epoch = results.epoch
+            WHERE study = ?
+            ORDER BY position, results.epoch
+            """,
+            [threshold, study, study],
+        )
+
+    def pairs(self, study: str) -> list[Row]:
+        """Return generated images above their nearest training images, at each cell's last checkpoint:
+        cell_id, curve, epoch, sample, generated and nearest (PNG bytes), d1, d2."""
+        return self.rows(
+            """
+            SELECT cell_id, curve, epoch, sample, generated, pairs.nearest, d1, d2
+            FROM pairs JOIN evidence USING (cell_id, epoch, sample) JOIN study_cells USING (cell_id)
+            WHERE study = ?
+            QUALIFY epoch = max(epoch) OVER (PARTITION BY cell_id)
+            ORDER BY position, sample
+            """,
+            [study],
+        )
+
+
+def _now() -> datetime:
+    """Return the time in UTC, without a zone, as the store keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,527 @@
+"""Study files: TOML in, cells out; every fault with its file and line, all of them at once."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+import tomli
+from pydantic import ValidationError
+
+from diffmem.config import (
+    Cell,
+    DataDistribution,
+    Estimation,
+    ModelConfiguration,
+    Scoring,
+    Settings,
+    TrainingProcedure,
+    impossible_pairs,
+)
+from diffmem.errors import StudyError
+
+S = TypeVar("S", bound=Settings)
+
+SECTIONS: dict[str, type[Settings]] = {
+    "P": DataDistribution,
+    "M": ModelConfiguration,
+    "T": TrainingProcedure,
+    "score": Scoring,
+    "emm": Estimation,
+}
+KEYS = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
+AXIS_KEYS = {key for key in KEYS if key.startswith(("P.", "M.", "T."))}
+TEXTS = ("title", "figure", "extends")
+REPLICATES = frozenset({"P.size", "P.draw", "T.seed"})
+"""Axes along which EMM is estimated or averaged; all others tell one EMM curve from another."""
+
+MOST_CELLS = 100_000
+
+
+class Place(NamedTuple):
+    """Where a setting was written: a file and line, or the command line."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+class Setting(NamedTuple):
+    """A value and where it was written."""
+
+    value: Any
+    place: Place
+
+
+@dataclass
+class Layer:
+    """What one file, or one profile of it, says."""
+
+    settings: dict[str, Setting] = field(default_factory=dict)
+    axes: list[dict[str, Setting]] | None = None
+
+    def over(self, below: "Layer") -> "Layer":
+        """Return this layer on top of another: settings merge key by key, axes replace as a whole."""
+        axes = below.axes if self.axes is None else self.axes
+        return Layer({**below.settings, **self.settings}, axes)
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """A cell of a study and the axis values that lead to it."""
+
+    cell: Cell
+    axis_values: Mapping[str, Any]
+    curve: str  # the axis values that tell one EMM curve from another, as text
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, resolved: its title, its cells and how its EMM is estimated."""
+
+    name: str
+    title: str
+    figure: str
+    path: str
+    axes: tuple[tuple[str, ...], ...]
+    cells: tuple[StudyCell, ...]
+    estimation: Estimation
+
+    @classmethod
+    def load(cls, path: Path, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Read a study file; raise StudyError with every fault that it has.
+
+        `profile` names a table of [profiles]; `overrides` are `KEY=VALUE` in TOML syntax.
+        """
+        faults = Faults()
+        document = _read(path, faults, ())
+        layer = document.layer
+        if profile is not None:
+            layer = _profile(document, profile, path, faults).over(layer)
+        layer = _override(layer, overrides, faults)
+        texts, axes, cells, estimation = _resolve(layer, path, faults)
+        faults.raise_if_any()
+        return cls(
+            name=study_name(path, profile),
+            title=texts.get("title", path.stem),
+            figure=texts.get("figure", ""),
+            path=str(path),
+            axes=tuple(tuple(axis) for axis in axes),
+            cells=cells,
+            estimation=estimation,
+        )
+
+
+def study_name(path: Path, profile: str | None = None) -> str:
+    """Return the name under which the store knows a study: `skip`, or `skip@laptop` with a profile."""
+    return path.stem if profile is None else f"{path.stem}@{profile}"
+
+
+class Faults:
+    """Collects faults, each once, in the order in which they are found."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, None] = {}
+
+    def add(self, place: Place, key: str, message: str) -> None:
+        """Note that `key`, written at `place`, is wrong."""
+        self._texts[f"{place}: {key}: {message}" if key else f"{place}: {message}"] = None
+
+    def raise_if_any(self) -> None:
+        """Raise a StudyError with all faults, if there are any."""
+        if self._texts:
+            raise StudyError(list(self._texts))
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Document:
+    """A file merged over the files that it extends."""
+
+    layer: Layer = field(default_factory=Layer)
+    profiles: dict[str, Layer] = field(default_factory=dict)
+
+
+def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
+    """Read a file and all that it extends; `above` are the files that led here."""
+    try:
+        text = path.read_bytes().decode()
+        values = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}")
+        return Document()
+    except UnicodeDecodeError:
+        faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
+        return Document()
+    except OSError as error:
+        where = f"; {above[-1]} extends it" if above else ""
+        faults.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}{where}")
+        return Document()
+    lines = _line_numbers(text)
+
+    def place(*keys: str) -> Place:
+        found = (lines.get(keys[:n]) for n in range(len(keys), 0, -1))
+        return Place(str(path), next((line for line in found if line), None))
+
+    document = _document(values, place, faults)
+    extends = values.get("extends")
+    if not isinstance(extends, str):
+        return document
+    base_path = path.parent / extends
+    if base_path.resolve() in {p.resolve() for p in (*above, path)}:
+        faults.add(place("extends"), "extends", f"{extends} leads back to this file")
+        return document
+    base = _read(base_path, faults, (*above, path))
+    profiles = {
+        name: document.profiles.get(name, Layer()).over(base.profiles.get(name, Layer()))
+        for name in {**base.profiles, **document.profiles}
+    }
+    return Document(document.layer.over(base.layer), profiles)
+
+
+def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line (from 1) of every key of a valid TOML text; tomli itself finds where a statement ends.
+
+    The elements of an array of tables are keyed by their index: ("axes", "0", "M", "width").
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    rows = text.replace("\r\n", "\n").split("\n")
+    table: tuple[str, ...] = ()
+    counts: dict[tuple[str, ...], int] = {}
+    start = 0
+    while start < len(rows):
+        statement, end = _statement(rows, start)
+        keys = _keys(statement)
+        is_table = rows[start].lstrip().startswith("[")
+        if rows[start].lstrip().startswith("[["):
+            number = counts.get(keys, 0)
+            counts[keys] = number + 1
+            keys = (*keys, str(number))
+        table = keys if is_table else table
+        path = keys if is_table else (*table, *keys)
+        for length in range(1, len(path) + 1):
+            lines.setdefault(path[:length], start + 1)
+        start = end
+    return lines
+
+
+def _statement(rows: list[str], start: int) -> tuple[dict[str, Any], int]:
+    """Return the parsed statement that begins at row `start`, and the row after it."""
+    for end in range(start + 1, len(rows) + 1):
+        try:
+            return tomli.loads("\n".join(rows[start:end])), end
+        except tomli.TOMLDecodeError:
+            continue
+    return {}, start + 1
+
+
+def _keys(statement: dict[str, Any]) -> tuple[str, ...]:
+    """Return the dotted key of a parsed statement, as far down as it names one thing."""
+    keys: list[str] = []
+    value: Any = statement
+    while isinstance(value, dict) and len(value) == 1:
+        key, value = next(iter(value.items()))
+        keys.append(key)
+    return tuple(keys)
+
+
+PlaceOf = Callable[..., Place]
+
+
+def _document(values: dict[str, Any], place: PlaceOf, faults: Faults) -> Document:
+    profiles = values.get("profiles", {})
+    if not isinstance(profiles, dict):
+        faults.add(place("profiles"), "profiles", "must be a table of tables: [profiles.NAME]")
+        profiles = {}
+    document = Document(_layer(values, (), place, faults))
+    for name, profile in profiles.items():
+        if isinstance(profile, dict):
+            document.profiles[name] = _layer(profile, ("profiles", name), place, faults)
+        else:
+            faults.add(place("profiles", name), f"profiles.{name}", "must be a table")
+    return document
+
+
+def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> Layer:
+    layer = Layer()
+    known = [*SECTIONS, *TEXTS, "axes", "profiles"] if not prefix else [*SECTIONS, "title", "axes"]
+    for name, value in values.items():
+        where = place(*prefix, name)
+        if name in SECTIONS:
+            for key, setting in _leaves(value, (name,)):
+                layer.settings[key] = Setting(setting, place(*prefix, *key.split(".")))
+        elif name == "axes":
+            layer.axes = _axes(value, prefix, place, faults)
+        elif name not in known:
+            faults.add(where, name, no_such_key(name, known))
+        elif name in TEXTS and not isinstance(value, str):
+            faults.add(where, name, f"must be text, not {value!r}")
+        elif name in TEXTS:
+            layer.settings[name] = Setting(value, where)
+    _drop_unknown(layer.settings, faults)
+    return layer
+
+
+def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and value of everything in a table that is not itself a table."""
+    if isinstance(value, dict) and (value or len(keys) == 1):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*keys, key))
+    else:
+        yield ".".join(keys), value
+
+
+def _axes(value: Any, prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> list[dict[str, Setting]]:
+    if not isinstance(value, list) or not all(isinstance(axis, dict) for axis in value):
+        faults.add(place(*prefix, "axes"), "axes", "must be [[axes]] tables of lists")
+        return []
+    axes = []
+    for number, table in enumerate(value):
+        at = (*prefix, "axes", str(number))
+        axis = {}
+        for key, values in _leaves(table, ()):
+            axis[key] = Setting(values, place(*at, *key.split(".")))
+        _drop_unknown(axis, faults, AXIS_KEYS)
+        _check_axis(axis, faults)
+        if axis:
+            axes.append(axis)
+    _check_axes_are_distinct(axes, faults)
+    return axes
+
+
+def _check_axis(axis: dict[str, Setting], faults: Faults) -> None:
+    """Note and drop the keys of an axis whose values are no list or not as many as the others'."""
+    for key, (values, place) in list(axis.items()):
+        if not isinstance(values, list) or not values:
+            faults.add(place, key, f"an axis needs a list of values, not {values!r}")
+            del axis[key]
+    if len({len(setting.value) for setting in axis.values()}) > 1:
+        counts = ", ".join(f"{key} has {len(setting.value)}" for key, setting in axis.items())
+        key, setting = next(iter(axis.items()))
+        faults.add(setting.place, key, f"keys of one axis move together and need equally many values: {counts}")
+        axis.clear()
+
+
+def _check_axes_are_distinct(axes: list[dict[str, Setting]], faults: Faults) -> None:
+    seen: dict[str, Place] = {}
+    for axis in axes:
+        for key, setting in axis.items():
+            if key in seen:
+                faults.add(setting.place, key, f"is on an axis already, at {seen[key]}")
+            seen.setdefault(key, setting.place)
+
+
+def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] = KEYS) -> None:
+    for key, (value, place) in list(settings.items()):
+        if key in known or key in TEXTS:
+            continue
+        if key in SECTIONS and known is KEYS:
+            faults.add(place, key, f"must be a table, not {value!r}")
+        else:
+            faults.add(place, key, no_such_key(key, known))
+        del settings[key]
+
+
+def no_such_key(key: str, known: Iterable[str]) -> str:
+    """Return `no such key`, with the nearest valid one where there is one."""
+    section, _, leaf = key.rpartition(".")
+    moved = [other for other in known if "." in other and other.rpartition(".")[2] == leaf]
+    near = moved or get_close_matches(key, list(known), n=1, cutoff=0.6)
+    if not near:
+        return "no such key"
+    guess = near[0]
+    return f"no such key; did you mean {guess.rpartition('.')[2] if guess.startswith(f'{section}.') else guess}?"
+
+
+# --- profiles and overrides ----------------------------------------------------------------------------
+
+
+def _profile(document: Document, name: str, path: Path, faults: Faults) -> Layer:
+    if name in document.profiles:
+        return document.profiles[name]
+    known = ", ".join(sorted(document.profiles)) or "none"
+    faults.add(Place(str(path)), "profiles", f"no profile {name!r}; there is {known}")
+    return Layer()
+
+
+def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
+    """Apply `KEY=VALUE` settings; on an axis, a list replaces its values and a single value fixes them."""
+    for text in overrides:
+        place = Place(f"--set {text}")
+        settings: dict[str, Setting] = {}
+        try:
+            for key, value in _leaves(tomli.loads(text), ()):
+                settings[key] = Setting(value, place)
+        except tomli.TOMLDecodeError as error:
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error.msg} (text needs quotes)")
+        _drop_unknown(settings, faults)
+        for key, setting in settings.items():
+            layer = _with_override(layer, key, setting)
+    return layer
+
+
+def _with_override(layer: Layer, key: str, setting: Setting) -> Layer:
+    axes = [dict(axis) for axis in layer.axes or []]
+    axis = next((axis for axis in axes if key in axis), None)
+    if axis is None:
+        return Layer({**layer.settings, key: setting}, axes)
+    count = len(axis[key].value)
+    values = setting.value if isinstance(setting.value, list) else [setting.value] * count
+    if len(axis) > 1 and len(values) != count:
+        values = [setting.value] * count
+    axis[key] = Setting(values, setting.place)
+    return Layer(layer.settings, axes)
+
+
+# --- cells ---------------------------------------------------------------------------------------------
+
+
+def _resolve(
+    layer: Layer, path: Path, faults: Faults
+) -> tuple[dict[str, str], list[list[str]], tuple[StudyCell, ...], Estimation]:
+    texts: dict[str, str] = {key: layer.settings[key].value for key in ("title", "figure") if key in layer.settings}
+    axes = layer.axes or []
+    estimation = _build(Estimation, "emm", layer.settings, path, faults, set()) or Estimation()
+    count = math.prod(len(next(iter(axis.values())).value) for axis in axes)
+    if count > MOST_CELLS:
+        faults.add(Place(str(path)), "axes", f"cross to {count} cells; {MOST_CELLS} is the most")
+        return texts, [], (), estimation
+    cells: dict[str, StudyCell] = {}
+    for values in _combinations(axes):
+        cell = _cell({**layer.settings, **values}, path, faults)
+        if cell is not None:
+            axis_values = {key: setting.value for key, setting in values.items()}
+            cells.setdefault(cell.cell_id, StudyCell(cell, axis_values, _curve(axes, axis_values)))
+    return texts, [list(axis) for axis in axes], tuple(cells.values()), estimation
+
+
+def _combinations(axes: list[dict[str, Setting]]) -> Iterator[dict[str, Setting]]:
+    """Yield one setting per axis key for every cell: axes cross, keys within an axis move together."""
+    steps = [range(len(next(iter(axis.values())).value)) for axis in axes]
+    for indices in itertools.product(*steps):
+        yield {
+            key: Setting(setting.value[i], setting.place)
+            for axis, i in zip(axes, indices, strict=True)
+            for key, setting in axis.items()
+        }
+
+
+def _curve(axes: list[dict[str, Setting]], axis_values: Mapping[str, Any]) -> str:
+    """Return the axis values that tell curves apart; an axis that moves with size or a replicate does not."""
+    keys = [key for axis in axes if not REPLICATES & axis.keys() for key in axis]
+    return ", ".join(f"{key} = {_as_text(axis_values[key])}" for key in keys)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(settings: dict[str, Setting], path: Path, faults: Faults) -> Cell | None:
+    """Return the cell of these settings, or None with every fault noted that each of them or two together have."""
+    bad: set[str] = set()
+    P = _build(DataDistribution, "P", settings, path, faults, bad)
+    M = _build(ModelConfiguration, "M", settings, path, faults, bad)
+    T = _build(TrainingProcedure, "T", settings, path, faults, bad)
+    score = _build(Scoring, "score", settings, path, faults, bad)
+    if P is None or M is None or T is None or score is None:
+        return None
+    found = [fault for fault in impossible_pairs(P, M) if not bad & set(fault.keys)]
+    for fault in found:
+        written = [key for key in fault.keys if key in settings]
+        place = settings[written[0]].place if written else Place(str(path))
+        faults.add(place, fault.keys[0], fault.message)
+    return None if found or bad else Cell.resolve(P, M, T, score)
+
+
+def _build(
+    model: type[S], section: str, settings: dict[str, Setting], path: Path, faults: Faults, bad: set[str]
+) -> S | None:
+    """Build a section from the settings that name it.
+
+    Every value that its type refuses is noted in `faults` and its key in `bad`; the section is then built
+    without it, so that the other settings can still be checked. None if what is missing has no default.
+    """
+    prefix = f"{section}."
+    values = {key.removeprefix(prefix): s.value for key, s in settings.items() if key.startswith(prefix)}
+    for _ in range(2):
+        try:
+            return model(**values)
+        except ValidationError as error:
+            for key, message in _messages(error).items():
+                dotted = prefix + key
+                place = settings[dotted].place if dotted in settings else Place(str(path))
+                if dotted not in bad:
+                    faults.add(place, dotted, message)
+                bad.add(dotted)
+                values.pop(key, None)
+    return None
+
+
+def _messages(error: ValidationError) -> dict[str, str]:
+    """Return one sentence per key: the alternatives of a union are joined by `or`."""
+    alternatives: dict[str, list[str]] = {}
+    values: dict[str, str] = {}
+    for item in error.errors():
+        key = str(item["loc"][0])
+        text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        alternatives.setdefault(key, []).append(text)
+        values[key] = "missing" if item["type"] == "missing" else repr(item["input"])
+    return {
+        key: "missing; every cell needs it"
+        if values[key] == "missing"
+        else f"must be {' or '.join(dict.fromkeys(texts))}, not {values[key]}"
+        for key, texts in alternatives.items()
+    }
+
+
+# --- the schema that editors use -----------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a study file, for completion and checks in an editor."""
+    sections: dict[str, Any] = {}
+    axis: dict[str, Any] = {}
+    for section, model in SECTIONS.items():
+        schema = model.model_json_schema()
+        schema.pop("required", None)
+        schema.pop("description", None)
+        sections[section] = schema
+        if section in ("P", "M", "T"):
+            properties = {key: _list_of(value) for key, value in schema["properties"].items()}
+            axis[section] = {"type": "object", "additionalProperties": False, "properties": properties}
+    axes = {
+        "type": "array",
+        "description": "Keys in one table move together; different tables cross.",
+        "items": {"type": "object", "additionalProperties": False, "properties": axis},
+    }
+    texts = {name: {"type": "string"} for name in TEXTS}
+    profile = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"title": {"type": "string"}, **sections, "axes": axes},
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "diffmem study",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            **texts,
+            **sections,
+            "axes": axes,
+            "profiles": {"type": "object", "additionalProperties": profile},
+        },
+    }
+
+
+def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    inner = {key: value for key, value in schema.items() if key != "default"}
+    return {"type": "array", "minItems": 1, "items": inner}

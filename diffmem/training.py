@@ -1,0 +1,162 @@
+"""Training: one generator that yields after every optimizer and EMA step, and the state that it moves.
+
+All weights of a network live in one flat tensor, so that the optimizer step, the EMA update and the repair of
+gradients are one fused operation each, whatever the number of layers.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffmem.config import TrainingProcedure
+from diffmem.denoiser import Denoiser, draw_noise, loss
+from diffmem.streams import stream
+
+EMA_BASE = 0.5 ** (512 / 500_000)
+"""The decay per step of batch 512 with a half-life of 500,000 images; b of the EMA warm-up."""
+
+
+def learning_rate(T: TrainingProcedure, *, size: int, step: int) -> float:
+    """lr * min(images seen / (warmup_epochs * N), 1), images seen before the step (Gu et al. 2023, App. B)."""
+    return T.lr * _warmed_up(T, size=size, step=step)
+
+
+def ema_decay(T: TrainingProcedure, *, size: int, step: int) -> float:
+    """ema * b^(1/r - 1) with r = min(epochs seen / warmup_epochs, 1); 0 at the first step of a warm-up."""
+    r = _warmed_up(T, size=size, step=step)
+    return T.ema * EMA_BASE ** (1 / r - 1) if r > 0 else 0.0
+
+
+def _warmed_up(T: TrainingProcedure, *, size: int, step: int) -> float:
+    if T.warmup_epochs == 0:
+        return 1.0
+    return min(step * T.batch_size / (T.warmup_epochs * size), 1.0)
+
+
+def batches(T: TrainingProcedure, *, size: int, first_step: int) -> Iterator[Tensor]:
+    """Yield the indices [batch_size] of the training images of each step from `first_step` on, without end.
+
+    The positions of a batch run on across the end of the set; each pass over the set is one order, the same
+    for ever (`shuffle = "once"`) or its own (`"epoch"`).
+    """
+    orders: dict[int, Tensor] = {}
+    for step in itertools.count(first_step):
+        position = torch.arange(step * T.batch_size, (step + 1) * T.batch_size)
+        passes, offset = position // size, position % size
+        if T.shuffle == "once":
+            passes = torch.zeros_like(passes)
+        wanted = torch.unique(passes).tolist()
+        orders = {
+            p: orders[p] if p in orders else torch.randperm(size, generator=stream("order", T.seed, p)) for p in wanted
+        }
+        stacked = torch.stack([orders[p] for p in wanted])
+        yield stacked[passes - wanted[0], offset]
+
+
+def flatten(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Move all parameters and gradients of a network into one flat tensor each, and return the two."""
+    parameters = list(network.parameters())
+    values = torch.cat([p.detach().flatten() for p in parameters])
+    gradients = torch.zeros_like(values)
+    start = 0
+    for p in parameters:
+        part = slice(start, start + p.numel())
+        p.data = values[part].view_as(p)
+        p.grad = gradients[part].view_as(p)
+        start += p.numel()
+    return values, gradients
+
+
+class TrainingState:
+    """All that a training changes: weights, their average, the optimizer's moments, and the step.
+
+    `denoiser` holds the weights that are trained, `averaged` those that generate.
+    """
+
+    def __init__(self, denoiser: Denoiser, T: TrainingProcedure) -> None:
+        self.T = T
+        self.step = 0
+        self.denoiser = denoiser
+        self.averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        self.weights, self.gradients = flatten(denoiser.network)
+        self.average, _ = flatten(self.averaged.network)
+        flat = nn.Parameter(self.weights)
+        flat.grad = self.gradients
+        self.optimizer = _optimizer(flat, T)
+        self.loss_sum = torch.zeros((), device=self.weights.device)  # since the last checkpoint
+        self.loss_count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on exactly here; the two networks by the published names."""
+        return {
+            "step": self.step,
+            "network": self.denoiser.network.state_dict(),
+            "averaged": self.averaged.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; KeyError or RuntimeError if it is of another network."""
+        self.denoiser.network.load_state_dict(state["network"])
+        self.averaged.network.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loss_sum.copy_(state["loss_sum"])
+        self.loss_count = state["loss_count"]
+        self.step = state["step"]
+
+    def take_mean_loss(self) -> float | None:
+        """Return the mean loss per image since this was last called, None without a step; start anew."""
+        mean = self.loss_sum.item() / self.loss_count if self.loss_count else None
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        return mean
+
+
+def _optimizer(flat: nn.Parameter, T: TrainingProcedure) -> torch.optim.Optimizer:
+    """Adam (0.9, 0.999), eps 1e-8, or SGD with momentum; weight decay is added to the gradient in both."""
+    if T.optimizer == "sgd":
+        momentum = 0.9 if T.momentum is None else T.momentum
+        return torch.optim.SGD([flat], lr=T.lr, momentum=momentum, weight_decay=T.weight_decay, fused=True)
+    return torch.optim.Adam([flat], lr=T.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=T.weight_decay, fused=True)
+
+
+def train(state: TrainingState, images: Tensor, labels: Tensor | None = None) -> Iterator[Tensor]:
+    """Train on, yielding the mean loss (a scalar on the device) after every optimizer and EMA step, without end.
+
+    `images` are uint8 [N, c, h, w] and `labels` int64 [N] on the device of the network. Between two yields
+    nothing waits for the device. Stop by no longer asking for the next step.
+    """
+    T, size = state.T, len(images)
+    state.denoiser.train()
+    for indices in batches(T, size=size, first_step=state.step):
+        indices = indices.to(images.device, non_blocking=True)
+        generator = stream("training", T.seed, state.step, images.device)
+        state.denoiser.network.seed_dropout(generator)
+        clean = images[indices].float() / 127.5 - 1
+        sigma, noise = draw_noise(state.denoiser, clean.shape, generator)
+        wanted = None if labels is None else labels[indices]
+        mean = loss(state.denoiser, clean, sigma=sigma, noise=noise, labels=wanted).mean()
+        state.gradients.zero_()
+        mean.backward()  # type: ignore[no-untyped-call]
+        _update(state, size)
+        mean = mean.detach()
+        state.loss_sum += mean
+        state.loss_count += 1
+        yield mean
+
+
+@torch.no_grad()
+def _update(state: TrainingState, size: int) -> None:
+    """One optimizer step and one EMA step; NaN gradients count as 0, infinite ones as +-1e5."""
+    state.gradients.nan_to_num_(nan=0.0, posinf=1e5, neginf=-1e5)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.T, size=size, step=state.step)
+    state.optimizer.step()
+    state.average.lerp_(state.weights, 1 - ema_decay(state.T, size=size, step=state.step))
+    state.step += 1

@@ -1,0 +1,313 @@
+"""The raw network F: the U-Nets DDPM++ and NCSN++ (Song et al. 2021), as the paper's experiments used them.
+
+Names and shapes of the state dict are those of the published networks, so that their weights load as they are.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffmem.streams import stream
+
+BOX = (1.0, 1.0)
+SMOOTH = (1.0, 3.0, 3.0, 1.0)
+
+
+class Convolution(nn.Conv2d):
+    """Convolve, after halving ("down") or doubling ("up") the side with a fixed filter where asked."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        resample: str | None = None,
+        taps: Sequence[float] = BOX,
+        filter_last: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+        self.resample = resample
+        self.filter_last = filter_last
+        self.box = tuple(taps) == BOX
+        self.filter_padding = (len(taps) - 1) // 2
+        if resample:
+            row = torch.tensor(taps)
+            self.register_buffer("resample_filter", torch.outer(row, row)[None, None] / row.sum() ** 2)
+
+    def reset_parameters(self) -> None:
+        """Leave the weights to `initialise`, which draws them from a named stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, inputs, h, w] to [n, outputs, h', w']."""
+        if self.filter_last:
+            padding = self.kernel_size[0] // 2 + self.filter_padding
+            x = functional.conv2d(x, self.weight, padding=padding)
+            x = self._filter(x, padding=0)
+            return x if self.bias is None else x + self.bias[:, None, None]
+        if self.resample == "down":
+            x = functional.avg_pool2d(x, 2) if self.box else self._filter(x, padding=self.filter_padding)
+        elif self.resample == "up":
+            x = functional.interpolate(x, scale_factor=2.0) if self.box else self._spread(x)
+        return super().forward(x)
+
+    def _filter(self, x: Tensor, *, padding: int) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.resample_filter.expand(channels, -1, -1, -1)
+        return functional.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.resample_filter.expand(channels, -1, -1, -1) * 4
+        return functional.conv_transpose2d(x, kernel, stride=2, padding=self.filter_padding, groups=channels)
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights `initialise` draws."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights to `initialise`, which draws them from a named stream."""
+
+
+class LabelEmbedding(Linear):
+    """The linear layer on the one-hot label times sqrt(C), by looking columns up: no one-hot matrix is made."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Map class indices [n] in 0..C-1 to [n, outputs]."""
+        return functional.embedding(labels, self.weight.t()) * math.sqrt(self.in_features) + self.bias
+
+
+class Dropout(nn.Module):
+    """Drop activations with a mask from `generator`, which the training loop seeds anew for every step."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero a share `rate` of x and scale the rest by 1 / (1 - rate), in training only."""
+        if not self.training or self.rate == 0:
+            return x
+        if self.generator is None:
+            raise RuntimeError("a network in training mode needs seed_dropout(generator) before its first step")
+        keep = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
+        return x * keep / (1 - self.rate)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the normalisation of the published networks: min(32, channels / 4) groups, eps 1e-6."""
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+
+
+class Block(nn.Module):
+    """A residual block with the noise embedding added inside, and self-attention after it where asked."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        *,
+        dropout: float,
+        attention: bool = False,
+        resample: str | None = None,
+        taps: Sequence[float] = BOX,
+    ) -> None:
+        super().__init__()
+        self.norm0 = group_norm(inputs)
+        self.conv0 = Convolution(inputs, outputs, 3, resample=resample, taps=taps)
+        self.affine = Linear(embedding, outputs)
+        self.norm1 = group_norm(outputs)
+        self.dropout = Dropout(dropout)
+        self.conv1 = Convolution(outputs, outputs, 3)
+        self.skip = None
+        if inputs != outputs or resample:
+            self.skip = Convolution(inputs, outputs, 1, resample=resample, taps=taps)
+        self.attention = attention
+        if attention:
+            self.norm2 = group_norm(outputs)
+            self.qkv = Convolution(outputs, 3 * outputs, 1)
+            self.proj = Convolution(outputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map x [n, inputs, h, w] and the embedding [n, e] to [n, outputs, h', w']."""
+        h = self.conv0(functional.silu(self.norm0(x)))
+        h = h + self.affine(embedding)[:, :, None, None]
+        h = self.conv1(self.dropout(functional.silu(self.norm1(h))))
+        x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
+        return (x + self._attend(x)) * math.sqrt(0.5) if self.attention else x
+
+    def _attend(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        # channel 3c + j of qkv is element c of query, key and value for j = 0, 1, 2
+        q, k, v = self.qkv(self.norm2(x)).reshape(n, c, 3, h * w).permute(2, 0, 3, 1)[:, :, None]
+        attended = functional.scaled_dot_product_attention(q, k, v)
+        projected: Tensor = self.proj(attended[:, 0].transpose(1, 2).reshape(n, c, h, w))
+        return projected
+
+
+class PositionalEmbedding(nn.Module):
+    """[sin(c w), cos(c w)] with w falling geometrically from 1 to 1e-4."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.count = channels // 2
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Map c_noise [n] to [n, channels]."""
+        i = torch.arange(self.count, dtype=torch.float32, device=c_noise.device)
+        angle = torch.outer(c_noise, 10_000 ** (-i / (self.count - 1)))
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """[sin(2 pi f c), cos(2 pi f c)] with fixed normal frequencies f of scale 16."""
+
+    freqs: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.empty(channels // 2))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Map c_noise [n] to [n, channels]."""
+        angle = torch.outer(c_noise, 2 * torch.pi * self.freqs)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class UNet(nn.Module):
+    """DDPM++ (`residual_encoder=False`, BOX taps, positional) or NCSN++ (True, SMOOTH, fourier), or any mixture.
+
+    `skips` tells for each skip connection, in encoder order, whether it is kept; a removed one is filled with
+    zeros, so that no shape and no parameter count changes. `labels` is the number of classes, 0 for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        width: int,
+        channel_mult: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        embedding: str,
+        residual_encoder: bool,
+        taps: Sequence[float],
+        skips: Sequence[bool],
+        dropout: float,
+        labels: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.skips = tuple(skips)
+        noise_channels = 2 * width if residual_encoder else width
+        embedded = 4 * width
+        fourier = embedding == "fourier"
+        self.map_noise = (FourierEmbedding if fourier else PositionalEmbedding)(noise_channels)
+        self.map_label = LabelEmbedding(labels, noise_channels) if labels else None
+        self.map_layer0 = Linear(noise_channels, embedded)
+        self.map_layer1 = Linear(embedded, embedded)
+
+        def block(inputs: int, outputs: int, side: int, attends: bool, resample: str | None = None) -> Block:
+            attends = attends and side in attention
+            return Block(inputs, outputs, embedded, dropout=dropout, attention=attends, resample=resample, taps=taps)
+
+        sides = [resolution >> level for level in range(len(channel_mult))]
+        widths = [width * factor for factor in channel_mult]
+        kept = []  # channels of every skip connection
+        self.enc = nn.ModuleDict()
+        x, auxiliary = width, channels
+        for level, (side, outputs) in enumerate(zip(sides, widths, strict=True)):
+            name = f"{side}x{side}"
+            if level == 0:
+                self.enc[f"{name}_conv"] = Convolution(channels, x, 3)
+            else:
+                self.enc[f"{name}_down"] = block(x, x, side, attends=False, resample="down")
+                if residual_encoder:
+                    self.enc[f"{name}_aux_residual"] = Convolution(
+                        auxiliary, x, 3, resample="down", taps=taps, filter_last=True
+                    )
+                    auxiliary = x
+            kept.append(x)
+            for i in range(blocks):
+                self.enc[f"{name}_block{i}"] = block(x, outputs, side, attends=True)
+                x = outputs
+                kept.append(x)
+        if len(self.skips) != len(kept):
+            raise ValueError(f"this network has {len(kept)} skip connections, not {len(self.skips)}")
+
+        self.dec = nn.ModuleDict()
+        for level in reversed(range(len(sides))):
+            side, outputs = sides[level], widths[level]
+            name = f"{side}x{side}"
+            if level == len(sides) - 1:
+                self.dec[f"{name}_in0"] = Block(x, x, embedded, dropout=dropout, attention=True)
+                self.dec[f"{name}_in1"] = Block(x, x, embedded, dropout=dropout)
+            else:
+                self.dec[f"{name}_up"] = block(x, x, side, attends=False, resample="up")
+            for i in range(blocks + 1):
+                self.dec[f"{name}_block{i}"] = block(x + kept.pop(), outputs, side, attends=i == blocks)
+                x = outputs
+        self.dec[f"{name}_aux_norm"] = group_norm(x)
+        self.dec[f"{name}_aux_conv"] = Convolution(x, channels, 3)
+        initialise(self, seed)
+
+    def seed_dropout(self, generator: torch.Generator) -> None:
+        """Let every dropout mask of the next passes come from `generator`, in the order of the layers."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.generator = generator
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map x [n, c, h, w], c_noise [n] and class indices [n] to [n, c, h, w]."""
+        embedding = self._embed(c_noise, labels)
+        skips: list[Tensor] = []
+        auxiliary = x
+        for name, layer in self.enc.items():
+            if name.endswith("aux_residual"):
+                x = auxiliary = (x + layer(auxiliary)) * math.sqrt(0.5)
+                if self.skips[len(skips) - 1]:
+                    skips[-1] = x
+                continue
+            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
+            skips.append(x if self.skips[len(skips)] else torch.zeros_like(x))
+        for name, layer in self.dec.items():
+            if name.endswith("aux_norm"):
+                x = functional.silu(layer(x))
+            elif name.endswith("aux_conv"):
+                x = layer(x)
+            else:
+                x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, embedding)
+        return x
+
+    def _embed(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:
+        embedding = self.map_noise(c_noise)
+        if self.map_label is not None:
+            if labels is None:
+                raise ValueError(f"this network is conditioned on {self.map_label.in_features} labels; none given")
+            embedding = embedding + self.map_label(labels)
+        embedding = functional.silu(self.map_layer0(embedding))
+        return functional.silu(self.map_layer1(embedding))
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw initial weights: Xavier uniform, biases 0, small where a branch should start near the identity."""
+    scales = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
+    generator = stream("weights", seed, 0)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            layer = name.rpartition(".")[2]
+            scale = next((scales[key] for key in scales if layer.endswith(key)), 1.0)
+            nn.init.xavier_uniform_(module.weight, gain=scale, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, FourierEmbedding):
+            module.freqs.normal_(generator=generator).mul_(16)
