@@ -40,11 +40,10 @@ def heun(denoiser: DenoiserFunction, latents: Tensor, labels: Tensor | None = No
     x = latents.double() * levels[0]
     for sigma, next_sigma in pairwise(levels):
         slope = _slope(denoiser, x, sigma, labels)
-        euler = x + (next_sigma - sigma) * slope
         if next_sigma > 0:
-            slope = (slope + _slope(denoiser, euler, next_sigma, labels)) / 2
             euler = x + (next_sigma - sigma) * slope
-        x = euler
+            slope = (slope + _slope(denoiser, euler, next_sigma, labels)) / 2
+        x = x + (next_sigma - sigma) * slope
     return x
 
 
