@@ -298,11 +298,9 @@ class CellRun:
         score = self.cell.score
         index, distance, pairs = [], [], []
         for start in range(0, score.samples, score.batch_size):
-            if self.stop():
-                raise Interrupted
             batch = range(start, min(start + score.batch_size, score.samples))
             generated = generate(
-                denoiser,
+                Interruptible(denoiser, self.stop),
                 batch,
                 shape=(images.shape[1], images.shape[2], images.shape[3]),
                 labels=self.cell.labels,
@@ -334,6 +332,20 @@ class CellRun:
         )
         self.store.append(checkpoint)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+
+class Interruptible:
+    """A denoiser that is asked to stop between two noise levels, so that a long generation can be left."""
+
+    def __init__(self, denoiser: DenoiserFunction, stop: Stop) -> None:
+        self.denoiser, self.stop = denoiser, stop
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise, or raise Interrupted."""
+        if self.stop():
+            raise Interrupted
+        return self.denoiser(noisy, sigma, labels)
 
 
 def png(image: Tensor) -> bytes:

@@ -36,7 +36,7 @@ def heun(denoiser: DenoiserFunction, latents: Tensor, labels: Tensor | None = No
     The state is float64, the denoiser sees float32; 2 * steps - 1 evaluations (NFE). `labels` is int64 [n].
     """
     low, high = max(0.002, denoiser.sigma_min), min(80.0, denoiser.sigma_max)
-    levels = noise_levels(steps, low, high).tolist()
+    levels: list[float] = noise_levels(steps, low, high).tolist()
     x = latents.double() * levels[0]
     for sigma, next_sigma in pairwise(levels):
         slope = _slope(denoiser, x, sigma, labels)

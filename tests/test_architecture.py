@@ -1,0 +1,209 @@
+"""The import table of design.md, read off the source, and what a quick command may load."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import diffmem
+
+PACKAGE = Path(diffmem.__file__).parent
+
+LAYERS = [
+    "errors",
+    "config",
+    "study",
+    "data",
+    "streams",
+    "unet",
+    "denoiser",
+    "sampling",
+    "memorization",
+    "training",
+    "emm",
+    "store",
+]
+"""Everything above runner, in the order of design.md; streams is the project's own addition."""
+
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "datasets": set(),
+    "errors": set(),
+    "config": {"errors"},
+    "study": {"config", "errors"},
+    "data": {"config", "errors"},
+    "streams": set(),
+    "unet": {"streams"},
+    "denoiser": {"config", "unet"},
+    "sampling": {"streams"},
+    "memorization": set(),
+    "training": {"config", "denoiser", "streams"},
+    "emm": set(),
+    "store": {"config", "errors"},
+    "runner": set(LAYERS),
+    "report": {"store", "emm", "config", "errors"},
+    "cli": {"study", "store", "runner", "report", "config", "errors"},
+}
+
+MATHEMATICS = {
+    "streams": {"torch"},
+    "unet": {"torch"},
+    "denoiser": {"torch"},
+    "sampling": {"torch"},
+    "memorization": {"torch"},
+    "training": {"torch"},
+    "emm": {"numpy", "scipy"},
+}
+"""Which packages the mathematics may use; it knows no file and no database."""
+
+FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqlite3", "subprocess", "tempfile"}
+
+WITHOUT_TORCH = ["errors", "config", "study", "emm", "store", "report", "cli"]
+
+
+def sources(module: str) -> list[Path]:
+    """Return the files of a module: one, or all of a folder."""
+    folder = PACKAGE / module
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{module}.py"]
+
+
+def module_names() -> set[str]:
+    return {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+
+
+def imported(nodes: Iterator[ast.AST], package: tuple[str, ...]) -> set[str]:
+    """Return the dotted names that import statements load, those of relative imports written out."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join(filter(None, [*above, node.module]))
+            names |= {f"{base}.{alias.name}" for alias in node.names} if base == "diffmem" else {base}
+    return names
+
+
+def imports(module: str) -> set[str]:
+    """Return the dotted names that a module imports anywhere, in functions and for type checkers too."""
+    names: set[str] = set()
+    for path in sources(module):
+        package = ("diffmem", *path.relative_to(PACKAGE).parent.parts)
+        names |= imported(ast.walk(ast.parse(path.read_text())), package)
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    """Return which of diffmem's modules are among dotted names."""
+    return {name.split(".")[1] for name in names if name.startswith("diffmem.")}
+
+
+def foreign(names: set[str]) -> set[str]:
+    """Return which packages from outside Python and diffmem are among dotted names."""
+    return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"diffmem"}
+
+
+def test_every_module_has_a_row_in_the_table():
+    assert module_names() == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
+def test_a_module_imports_only_what_the_table_lists(module):
+    assert own(imports(module)) - {module} <= MAY_IMPORT[module]
+
+
+def test_the_table_itself_has_no_cycle():
+    done: set[str] = set()
+    while ready := {module for module, below in MAY_IMPORT.items() if module not in done and below <= done}:
+        done |= ready
+    assert done == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", sorted(MATHEMATICS))
+def test_mathematics_uses_only_its_packages_and_knows_no_file_and_no_database(module):
+    names = imports(module)
+    assert foreign(names) <= MATHEMATICS[module]
+    assert not {name.partition(".")[0] for name in names} & FILES_AND_PROCESSES
+    called = {
+        node.func.id
+        for path in sources(module)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input"}
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_a_module_that_quick_commands_use_never_imports_torch(module):
+    assert not foreign(imports(module)) & {"torch", "accelerate"}
+
+
+def test_the_command_line_imports_the_runner_only_where_it_is_used():
+    tree = ast.parse((PACKAGE / "cli.py").read_text())
+    at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert own(imported(iter(at_start), ("diffmem",))) <= {"config", "errors"}
+
+
+def test_no_module_is_imported_under_a_computed_name():
+    calls = {
+        ast.unparse(node.func)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    }
+    assert not calls & {"importlib.import_module", "import_module", "__import__", "exec", "eval"}
+
+
+def loaded_by(script: str, folder: Path) -> set[str]:
+    """Run a script in a new Python, and return the packages that it has loaded at its end."""
+    script += "\nimport sys; print('LOADED', *{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.rpartition("LOADED ")[2].split())
+
+
+def test_importing_everything_but_the_work_loads_no_torch(tmp_path):
+    loaded = loaded_by("import diffmem.cli, diffmem.study, diffmem.store, diffmem.emm, diffmem.report.page", tmp_path)
+    assert "diffmem" in loaded
+    assert not loaded & {"torch", "accelerate"}
+
+
+STUDY = '[P]\ndataset = "digits"\nsize = 8\n'
+
+FILL = """
+from pathlib import Path
+from diffmem.store import Store
+from diffmem.study import Study
+study = Study.load(Path("small.toml"))
+cells = [(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells]
+Store(Path("small.duckdb")).register(
+    "small", title="", figure="", path="", axes=study.axes, estimation=study.estimation.model_dump(), cells=cells
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["schema"],
+        ["plan", "small.toml", "--store", "small.duckdb"],
+        ["status", "small", "--store", "small.duckdb"],
+        ["emm", "small", "--store", "small.duckdb"],
+        ["report", "small", "--store", "small.duckdb"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_trains_nothing_loads_no_torch(arguments, tmp_path):
+    (tmp_path / "small.toml").write_text(STUDY)
+    fill = FILL if arguments[0] in ("status", "emm", "report") else ""
+    run = f"from diffmem.cli import main\ntry: main({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
+    loaded = loaded_by(fill + run, tmp_path)
+    assert "click" in loaded
+    assert not loaded & {"torch", "accelerate"}
