@@ -96,10 +96,10 @@ def run(study: Path, profile: str | None, overrides: tuple[str, ...], store_path
     Example: diffmem run studies/quickstart.toml
     """
     loaded = _load(study, profile, overrides)
+    stop = StopOnSignal()
     from diffmem.runner import Interrupted, run_study
     from diffmem.store import Store
 
-    stop = StopOnSignal()
     failed = 0
     try:
         events = run_study(loaded, Store(store_path), stop=stop)

@@ -118,6 +118,8 @@ def run_study(study: Study, store: Store, *, stop: Stop) -> Iterator[Event]:
     )
     finished = store.finished_cells(study.name)
     for number, entry in enumerate(study.cells, start=1):
+        if stop():
+            raise Interrupted
         if entry.cell.cell_id in finished:
             yield CellEnded(entry.cell, number, "already finished")
         else:

@@ -5,6 +5,7 @@ Names and shapes of the state dict are those of the published networks, so that 
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,19 @@ class Convolution(nn.Conv2d):
             padding = self.kernel_size[0] // 2 + self.filter_padding
             x = functional.conv2d(x, self.weight, padding=padding)
             x = self._filter(x, padding=0)
-            return x if self.bias is None else x + self.bias[:, None, None]
+            return x + cast("Tensor", self.bias)[:, None, None]
         if self.resample == "down":
             x = functional.avg_pool2d(x, 2) if self.box else self._filter(x, padding=self.filter_padding)
         elif self.resample == "up":
             x = functional.interpolate(x, scale_factor=2.0) if self.box else self._spread(x)
-        return super().forward(x)
+        return self._mix(x) if self.kernel_size == (1, 1) else super().forward(x)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """Convolve with a 1x1 kernel as one batched matrix product: on a CPU up to three times as fast."""
+        n, _, h, w = x.shape
+        weight = self.weight.flatten(1).expand(n, -1, -1)
+        bias = cast("Tensor", self.bias)[None, :, None]
+        return torch.baddbmm(bias, weight, x.flatten(2)).view(n, -1, h, w)
 
     def _filter(self, x: Tensor, *, padding: int) -> Tensor:
         channels = x.shape[1]
