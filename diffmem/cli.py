@@ -240,6 +240,7 @@ def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_pat
     rows = [
         {
             "cell_id": entry.cell.cell_id,
+            "P.size": entry.cell.P.size,
             **entry.axis_values,
             "steps": entry.cell.checkpoints[-1][1],
             "checkpoints": len(entry.cell.checkpoints),
@@ -279,6 +280,7 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
     rows = [
         {
             "cell_id": cell["cell_id"],
+            "P.size": cell["configuration"]["P"]["size"],
             **cell["axis_values"],
             "state": cell_state(cell),
             "checkpoints": f"{cell['measured']}/{cell['expected']}",

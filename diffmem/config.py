@@ -41,7 +41,7 @@ class DataDistribution(Settings):
     """P: which training images, and how many (Gu et al. 2023, Section 3)."""
 
     dataset: str = Field(description="Where the images come from; `digits` ships with diffmem.")
-    size: int = Field(ge=1, description="N, the number of training images; the axis of EMM.")
+    size: int = Field(ge=2, description="N, the number of training images; the axis of EMM.")
     draw: Annotated[int, Field(ge=0)] | Literal["first"] = Field(
         0, description="Which balanced, nested draw of training images; `first`: in file order."
     )
@@ -62,7 +62,7 @@ class ModelConfiguration(Settings):
     channel_mult: Annotated[Integers, Field(min_length=1)] = Field(
         (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
     )
-    blocks: int = Field(2, ge=1, description="Residual blocks per resolution.")
+    blocks: int = Field(2, ge=1, le=1000, description="Residual blocks per resolution.")
     attention: Integers | None = Field(None, description="Resolutions with self-attention; default: the second one.")
     embedding: Literal["positional", "fourier"] | None = Field(
         None, description="Noise-level embedding; default: positional for ddpm++, fourier for ncsn++."
@@ -83,12 +83,17 @@ class ModelConfiguration(Settings):
             return type(self)(network="optimum", condition=self.condition, labels=self._labels_if_random)
         return self.model_copy(
             update={
-                "attention": (resolution // 2,) if self.attention is None else self.attention,
+                "attention": self._attends_at(resolution),
                 "embedding": self.embedding or ("fourier" if self.network == "ncsn++" else "positional"),
                 "skips": self._grouped_skips(),
                 "labels": self._labels_if_random,
             }
         )
+
+    def _attends_at(self, resolution: int) -> tuple[int, ...]:
+        if self.attention is None:
+            return (resolution // 2,) if len(self.channel_mult) > 1 else ()
+        return tuple(sorted(set(self.attention), reverse=True))
 
     @property
     def _labels_if_random(self) -> int | None:
@@ -108,7 +113,7 @@ class ModelConfiguration(Settings):
 class TrainingProcedure(Settings):
     """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
 
-    epochs: int = Field(40_000, ge=1, description="Passes over the training set.")
+    epochs: int = Field(40_000, ge=1, le=10**9, description="Passes over the training set.")
     batch_size: int = Field(512, ge=1, description="Images per optimizer step, over all processes.")
     lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup_epochs: int = Field(200, ge=0, description="Epochs over which learning rate and EMA warm up.")
@@ -119,7 +124,9 @@ class TrainingProcedure(Settings):
     shuffle: Literal["once", "epoch"] = Field(
         "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
     )
-    seed: int = Field(0, ge=0, description="Seed of initial weights, batch order, noise and generated images.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
+    )
 
     def resolved(self) -> Self:
         """Return the same procedure with the momentum written out for SGD and left out for Adam."""
@@ -152,13 +159,17 @@ class Dataset(NamedTuple):
     """The facts of a built-in source that a study file is checked against."""
 
     images: int
-    per_class: int  # images of its smallest class
-    classes: int
+    class_sizes: tuple[int, ...]  # images of each class
     resolution: int  # pixels
     channels: int
 
+    @property
+    def classes(self) -> int:
+        """Return the number of classes."""
+        return len(self.class_sizes)
 
-DATASETS = {"digits": Dataset(images=1797, per_class=174, classes=10, resolution=8, channels=1)}
+
+DATASETS = {"digits": Dataset(1797, (178, 182, 177, 183, 181, 182, 181, 179, 174, 180), resolution=8, channels=1)}
 
 
 class Cell(Settings):
@@ -229,8 +240,11 @@ class Fault(NamedTuple):
     message: str
 
 
-def impossible_pairs(P: DataDistribution, M: ModelConfiguration) -> list[Fault]:
-    """Return what cannot be built although each setting is valid on its own."""
+MOST_CHECKPOINTS = 10_000
+
+
+def impossible_pairs(P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring) -> list[Fault]:
+    """Return what cannot be done although each setting is valid on its own."""
     dataset = DATASETS.get(P.dataset)
     if dataset is None:
         known = ", ".join(sorted(DATASETS))
@@ -240,6 +254,11 @@ def impossible_pairs(P: DataDistribution, M: ModelConfiguration) -> list[Fault]:
         faults.append(Fault(("M.labels", "M.condition"), "missing; condition = random needs a number of labels"))
     if M.network != "optimum":
         faults += _impossible_network(M, P.resolution or dataset.resolution)
+    if score.every and T.epochs > MOST_CHECKPOINTS * score.every:
+        message = (
+            f"{T.epochs} epochs with a checkpoint every {score.every} are more than {MOST_CHECKPOINTS} checkpoints"
+        )
+        faults.append(Fault(("score.every", "T.epochs"), message))
     return faults
 
 
@@ -248,8 +267,8 @@ def _impossible_data(P: DataDistribution, dataset: Dataset) -> list[Fault]:
     classes = P.classes or dataset.classes
     if classes > dataset.classes:
         faults.append(Fault(("P.classes",), f"{P.dataset} has {dataset.classes} classes, not {classes}"))
-    elif P.size > classes * dataset.per_class:
-        limit = f"{P.dataset} has images for balanced sets of up to {classes * dataset.per_class}"
+    elif P.size > (largest := classes * min(dataset.class_sizes[:classes])):
+        limit = f"{P.dataset} has images for balanced sets of up to {largest}"
         faults.append(Fault(("P.size", "P.classes", "P.dataset"), f"{limit}, not {P.size}"))
     if P.resolution and P.resolution > dataset.resolution:
         side = dataset.resolution
@@ -273,6 +292,9 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
     if len(M.skip_mask) != expected:
         message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
         faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
+    if M.width % 2 and M.network == "ddpm++":
+        faults.append(Fault(("M.width",), f"the noise embedding is half sines and half cosines; {M.width} is odd"))
+        return faults
     uneven = sorted(c for c in normalised_channels(M) if c < 4 or c % group_count(c))
     if uneven:
         message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"

@@ -67,8 +67,14 @@ class Layer:
     axes: list[dict[str, Setting]] | None = None
 
     def over(self, below: "Layer") -> "Layer":
-        """Return this layer on top of another: settings merge key by key, axes replace as a whole."""
-        axes = below.axes if self.axes is None else self.axes
+        """Return this layer on top of another: settings merge key by key, axes replace as a whole.
+
+        A key that this layer sets leaves the axes of the one below: the upper layer wins.
+        """
+        axes = self.axes
+        if axes is None and below.axes is not None:
+            axes = [{key: axis[key] for key in axis if key not in self.settings} for axis in below.axes]
+            axes = [axis for axis in axes if axis]
         return Layer({**below.settings, **self.settings}, axes)
 
 
@@ -101,6 +107,8 @@ class Study:
         """
         faults = Faults()
         document = _read(path, faults, ())
+        if document.unreadable:
+            faults.raise_if_any()
         layer = document.layer
         if profile is not None:
             layer = _profile(document, profile, path, faults).over(layer)
@@ -148,6 +156,7 @@ class Document:
 
     layer: Layer = field(default_factory=Layer)
     profiles: dict[str, Layer] = field(default_factory=dict)
+    unreadable: bool = False
 
 
 def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
@@ -157,14 +166,17 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}")
-        return Document()
+        return Document(unreadable=True)
     except UnicodeDecodeError:
         faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
-        return Document()
+        return Document(unreadable=True)
+    except (ValueError, RecursionError) as error:
+        faults.add(Place(str(path)), "", f"not valid TOML: {error}")
+        return Document(unreadable=True)
     except OSError as error:
         where = f"; {above[-1]} extends it" if above else ""
         faults.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}{where}")
-        return Document()
+        return Document(unreadable=True)
     lines = _line_numbers(text)
 
     def place(*keys: str) -> Place:
@@ -175,6 +187,9 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
     extends = values.get("extends")
     if not isinstance(extends, str):
         return document
+    if "\0" in extends:
+        faults.add(place("extends"), "extends", "not a file name")
+        return document
     base_path = path.parent / extends
     if base_path.resolve() in {p.resolve() for p in (*above, path)}:
         faults.add(place("extends"), "extends", f"{extends} leads back to this file")
@@ -184,7 +199,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         name: document.profiles.get(name, Layer()).over(base.profiles.get(name, Layer()))
         for name in {**base.profiles, **document.profiles}
     }
-    return Document(document.layer.over(base.layer), profiles)
+    return Document(document.layer.over(base.layer), profiles, base.unreadable)
 
 
 def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
@@ -205,6 +220,8 @@ def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
             number = counts.get(keys, 0)
             counts[keys] = number + 1
             keys = (*keys, str(number))
+        elif is_table:
+            keys = _in_last_element(keys, counts)
         table = keys if is_table else table
         path = keys if is_table else (*table, *keys)
         for length in range(1, len(path) + 1):
@@ -221,6 +238,13 @@ def _statement(rows: list[str], start: int) -> tuple[dict[str, Any], int]:
         except tomli.TOMLDecodeError:
             continue
     return {}, start + 1
+
+
+def _in_last_element(keys: tuple[str, ...], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    for length in range(len(keys), 0, -1):
+        if keys[:length] in counts:
+            return (*keys[:length], str(counts[keys[:length]] - 1), *keys[length:])
+    return keys
 
 
 def _keys(statement: dict[str, Any]) -> tuple[str, ...]:
@@ -256,8 +280,9 @@ def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faul
     for name, value in values.items():
         where = place(*prefix, name)
         if name in SECTIONS:
-            for key, setting in _leaves(value, (name,)):
-                layer.settings[key] = Setting(setting, place(*prefix, *key.split(".")))
+            for keys, setting in _leaves(value, (name,)):
+                key = ".".join(keys)
+                layer.settings[key] = Setting(setting, place(*prefix, *keys))
         elif name == "axes":
             layer.axes = _axes(value, prefix, place, faults)
         elif name not in known:
@@ -270,13 +295,13 @@ def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faul
     return layer
 
 
-def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the dotted key and value of everything in a table that is not itself a table."""
     if isinstance(value, dict) and (value or len(keys) == 1):
         for key, inner in value.items():
             yield from _leaves(inner, (*keys, key))
     else:
-        yield ".".join(keys), value
+        yield keys, value
 
 
 def _axes(value: Any, prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> list[dict[str, Setting]]:
@@ -287,8 +312,8 @@ def _axes(value: Any, prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -
     for number, table in enumerate(value):
         at = (*prefix, "axes", str(number))
         axis = {}
-        for key, values in _leaves(table, ()):
-            axis[key] = Setting(values, place(*at, *key.split(".")))
+        for keys, values in _leaves(table, ()):
+            axis[".".join(keys)] = Setting(values, place(*at, *keys))
         _drop_unknown(axis, faults, AXIS_KEYS)
         _check_axis(axis, faults)
         if axis:
@@ -321,7 +346,7 @@ def _check_axes_are_distinct(axes: list[dict[str, Setting]], faults: Faults) -> 
 
 def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] = KEYS) -> None:
     for key, (value, place) in list(settings.items()):
-        if key in known or key in TEXTS:
+        if key in known or (known is KEYS and key in TEXTS):
             continue
         if key in SECTIONS and known is KEYS:
             faults.add(place, key, f"must be a table, not {value!r}")
@@ -333,7 +358,7 @@ def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] 
 def no_such_key(key: str, known: Iterable[str]) -> str:
     """Return `no such key`, with the nearest valid one where there is one."""
     section, _, leaf = key.rpartition(".")
-    moved = [other for other in known if "." in other and other.rpartition(".")[2] == leaf]
+    moved = [other for other in sorted(known) if "." in other and other.rpartition(".")[2] == leaf]
     near = moved or get_close_matches(key, list(known), n=1, cutoff=0.6)
     if not near:
         return "no such key"
@@ -353,32 +378,38 @@ def _profile(document: Document, name: str, path: Path, faults: Faults) -> Layer
 
 
 def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
-    """Apply `KEY=VALUE` settings; on an axis, a list replaces its values and a single value fixes them."""
+    """Apply `KEY=VALUE` settings; a list replaces the values of an axis, a single value takes the key off it."""
     for text in overrides:
         place = Place(f"--set {text}")
         settings: dict[str, Setting] = {}
         try:
-            for key, value in _leaves(tomli.loads(text), ()):
-                settings[key] = Setting(value, place)
+            for keys, value in _leaves(tomli.loads(text), ()):
+                settings[".".join(keys)] = Setting(value, place)
         except tomli.TOMLDecodeError as error:
             faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error.msg} (text needs quotes)")
+        except (ValueError, RecursionError) as error:
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error}")
+        for key, setting in list(settings.items()):
+            if key == "extends":
+                faults.add(place, key, "cannot be overridden")
+                del settings[key]
+            elif key in TEXTS and not isinstance(setting.value, str):
+                faults.add(place, key, f"must be text, not {setting.value!r}")
+                del settings[key]
         _drop_unknown(settings, faults)
         for key, setting in settings.items():
-            layer = _with_override(layer, key, setting)
+            layer = _with_override(layer, key, setting, faults)
     return layer
 
 
-def _with_override(layer: Layer, key: str, setting: Setting) -> Layer:
+def _with_override(layer: Layer, key: str, setting: Setting, faults: Faults) -> Layer:
     axes = [dict(axis) for axis in layer.axes or []]
     axis = next((axis for axis in axes if key in axis), None)
-    if axis is None:
-        return Layer({**layer.settings, key: setting}, axes)
-    count = len(axis[key].value)
-    values = setting.value if isinstance(setting.value, list) else [setting.value] * count
-    if len(axis) > 1 and len(values) != count:
-        values = [setting.value] * count
-    axis[key] = Setting(values, setting.place)
-    return Layer(layer.settings, axes)
+    if axis is None or not isinstance(setting.value, list):
+        return Layer({key: setting}).over(layer)
+    axis[key] = setting
+    _check_axis(axis, faults)
+    return Layer(layer.settings, [axis for axis in axes if axis])
 
 
 # --- cells ---------------------------------------------------------------------------------------------
@@ -431,9 +462,11 @@ def _cell(settings: dict[str, Setting], path: Path, faults: Faults) -> Cell | No
     M = _build(ModelConfiguration, "M", settings, path, faults, bad)
     T = _build(TrainingProcedure, "T", settings, path, faults, bad)
     score = _build(Scoring, "score", settings, path, faults, bad)
+    if P is None and "P.size" in bad:
+        P = _build(DataDistribution, "P", {**settings, "P.size": Setting(2, Place(""))}, path, faults, bad)
     if P is None or M is None or T is None or score is None:
         return None
-    found = [fault for fault in impossible_pairs(P, M) if not bad & set(fault.keys)]
+    found = [fault for fault in impossible_pairs(P, M, T, score) if not bad & set(fault.keys)]
     for fault in found:
         written = [key for key in fault.keys if key in settings]
         place = settings[written[0]].place if written else Place(str(path))
@@ -465,6 +498,10 @@ def _build(
     return None
 
 
+PLAIN_WORDS = {"tuple_type": "a list", "string_pattern_mismatch": "0s and 1s", "string_type": "text"}
+"""What to say of a value instead of pydantic's words, which are Python's and not TOML's."""
+
+
 def _messages(error: ValidationError) -> dict[str, str]:
     """Return one sentence per key: the alternatives of a union are joined by `or`."""
     alternatives: dict[str, list[str]] = {}
@@ -472,6 +509,7 @@ def _messages(error: ValidationError) -> dict[str, str]:
     for item in error.errors():
         key = str(item["loc"][0])
         text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        text = PLAIN_WORDS.get(item["type"], text)
         alternatives.setdefault(key, []).append(text)
         values[key] = "missing" if item["type"] == "missing" else repr(item["input"])
     return {

@@ -1,0 +1,517 @@
+"""The command line: exit codes, what goes to which stream, and that nothing is written where nothing should be."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import duckdb
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from diffmem.cli import main
+from diffmem.store import MIGRATIONS, Checkpoint, Provenance, Store
+from diffmem.study import Study
+
+STUDIES = Path(__file__).parent.parent / "studies"
+
+STUDY = """
+title = "Small [red]things[/nothing]"
+[P]
+dataset = "digits"
+[M]
+width = 8
+channel_mult = [2, 2]
+[T]
+epochs = 10
+[score]
+samples = 10
+every = 5
+[[axes]]
+M.condition = ["none", "unique"]
+[[axes]]
+P.size = [4, 8]
+[profiles.laptop]
+T.epochs = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """Work in an empty folder, so that the default store is in it too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFMEM_STORE", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def _signals_put_back() -> Iterator[None]:
+    """`run` takes SIGINT and SIGTERM over, for the rest of its process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def _impatient(monkeypatch) -> None:
+    """Wait a moment, not ten seconds, for a store that another process holds."""
+    monkeypatch.setattr("diffmem.store.PATIENCE", 0.05)
+    for method in (Store.reading, Store.writing):
+        monkeypatch.setattr(method.__wrapped__, "__defaults__", (0.05,))
+
+
+def diffmem(*arguments: str | Path) -> Result:
+    """Run a command in this process; an error that nobody foresaw fails the test."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def data(*arguments: str | Path) -> Any:
+    """Return the data that a command prints with --json."""
+    result = diffmem(*arguments, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout, parse_constant=no_constant)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every path below a folder, and the content of the files."""
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def study(text: str = STUDY) -> Path:
+    path = Path("small.toml")
+    path.write_text(text)
+    return path
+
+
+WHERE = Provenance(host="elsewhere", pid=1, device="cpu", versions={}, git_commit=None, git_dirty=None)
+
+
+def checkpoint(cell_id: str, epoch: int, *, ratio: float, attempt: str) -> Checkpoint:
+    """Return a measured point of ten images, of which a share `ratio` is memorized."""
+    memorized = round(10 * ratio)
+    return Checkpoint(
+        cell_id=cell_id,
+        epoch=epoch,
+        step=epoch,
+        loss=None,
+        nearest=np.zeros(10, dtype=np.int64),
+        d1=np.where(np.arange(10) < memorized, 1.0, 9.0),
+        d2=np.full(10, 10.0),
+        memorized=memorized,
+        train_seconds=1.0,
+        score_seconds=1.0,
+        attempt_id=attempt,
+    )
+
+
+def fill(ratios: dict[tuple[str, int], list[float]], *, failed: str = "") -> Store:
+    """Return the default store with the small study and the ratio of each checkpoint of each (condition, size)."""
+    loaded = Study.load(study())
+    store = Store(Path("store/diffmem.duckdb"))
+    store.register(
+        loaded.name,
+        title=loaded.title,
+        figure=loaded.figure,
+        path=loaded.path,
+        axes=loaded.axes,
+        estimation=loaded.estimation.model_dump(mode="json"),
+        cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in loaded.cells],
+    )
+    for entry in loaded.cells:
+        cell_id = entry.cell.cell_id
+        measured = ratios.get((entry.cell.M.condition, entry.cell.P.size))
+        if measured is None and not failed:
+            continue
+        attempt = store.start_attempt(cell_id, WHERE)
+        for (epoch, _), ratio in zip(entry.cell.checkpoints, measured or [], strict=False):
+            store.append(checkpoint(cell_id, epoch, ratio=ratio, attempt=attempt))
+        store.end_attempt(attempt, "finished" if measured else "failed", None if measured else failed)
+    return store
+
+
+@pytest.fixture(scope="module")
+def _filled_once(tmp_path_factory) -> Path:
+    """The folder of a store in which the small study is finished."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("filled"))
+        return fill(FULL).path.parent.absolute()
+
+
+@pytest.fixture
+def filled(_filled_once, folder) -> Path:
+    """A copy of that folder where the default store is, and of its study file."""
+    shutil.copytree(_filled_once, folder / "store")
+    study()
+    return folder / "store"
+
+
+FULL = {("none", 4): [0.5, 1.0], ("none", 8): [0.0, 0.0], ("unique", 4): [1.0, 1.0], ("unique", 8): [1.0, 0.9]}
+
+
+# --- the program ---------------------------------------------------------------------------------------
+
+
+def test_python_m_diffmem_is_diffmem():
+    command = [sys.executable, "-m", "diffmem", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.endswith(f"diffmem, version {version('diffmem')}\n")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_says_what_it_does_with_an_example(name):
+    for flag in ("-h", "--help"):
+        result = diffmem(name, flag)
+        assert result.exit_code == 0
+        assert f"Example: diffmem {name}" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["plan"], ["plan", "--nonsense"], ["emm", "a", "b"]], ids=" ".join)
+def test_a_wrong_command_line_is_wrong_input(arguments):
+    result = diffmem(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+
+
+def test_schema_prints_the_committed_schema():
+    assert diffmem("schema").stdout == (STUDIES / "study.schema.json").read_text()
+
+
+# --- wrong studies -------------------------------------------------------------------------------------
+
+
+BAD = STUDY.replace("width", "widht").replace("epochs = 10", "epochs = 0")
+
+
+@pytest.mark.parametrize("store", [[], ["--store", "new/folder/some.duckdb"]], ids=["default store", "named store"])
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_wrong_study_ends_with_all_faults_and_writes_nothing(command, store, folder):
+    path = study(BAD)
+    before = files(folder)
+    result = diffmem(command, path, *store)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [
+        "small.toml:6: M.widht: no such key; did you mean width?",
+        "small.toml:9: T.epochs: must be greater than or equal to 1, not 0",
+    ]
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_wrong_study_ends_before_the_store_is_looked_at(command):
+    Path("no.duckdb").write_text("no store")
+    result = diffmem(command, study(BAD), "--store", "no.duckdb")
+    assert result.stderr.startswith("small.toml:6: ")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nowhere.toml"], ["."], ["small.toml", "--profile", "nowhere"], ["small.toml", "--set", "T.epohcs=3"]],
+    ids=" ".join,
+)
+def test_a_study_that_cannot_be_made_is_wrong_input(command, arguments, folder):
+    study()
+    before = files(folder)
+    result = diffmem(command, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert files(folder) == before
+
+
+def test_a_run_of_one_of_several_processes_is_refused_before_anything_is_written(
+    folder, monkeypatch, _signals_put_back
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    path = study()
+    before = files(folder)
+    result = diffmem("run", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "one of 2 processes" in result.stderr
+    assert files(folder) == before
+
+
+# --- plan ----------------------------------------------------------------------------------------------
+
+
+def test_plan_writes_nothing(folder):
+    path = study()
+    before = files(folder)
+    assert diffmem("plan", path).exit_code == 0
+    assert diffmem("plan", path, "--store", "new/folder/some.duckdb").exit_code == 0
+    assert files(folder) == before
+
+
+def test_plan_lists_the_cells_and_what_there_is_to_do():
+    result = diffmem("plan", study())
+    assert result.stderr == ""
+    assert all(entry.cell.cell_id in result.stdout for entry in Study.load(study()).cells)
+    # one step per epoch (the batch is larger than the set): ceil(10 * 4 / 512) = ceil(10 * 8 / 512) = 1
+    assert "4 cells, 0 of them finished" in result.stdout
+    assert "4 optimizer steps to go, 80 images to generate in all" in result.stdout
+
+
+def test_plan_shows_a_title_as_it_is_written():
+    assert "Small [red]things[/nothing] (small)" in diffmem("plan", study()).stdout
+
+
+def test_plan_as_data_has_the_same_cells():
+    rows = data("plan", study())
+    loaded = Study.load(study())
+    assert [row["cell_id"] for row in rows] == [entry.cell.cell_id for entry in loaded.cells]
+    assert rows[0] == {
+        "cell_id": loaded.cells[0].cell.cell_id,
+        "M.condition": "none",
+        "P.size": 4,
+        "steps": 1,
+        "checkpoints": 2,
+        "measured": 0,
+    }
+
+
+def test_plan_follows_profile_and_set():
+    expected = Study.load(study(), profile="laptop", overrides=["P.size=16"])
+    rows = data("plan", study(), "--profile", "laptop", "--set", "P.size=16")
+    assert [row["cell_id"] for row in rows] == [entry.cell.cell_id for entry in expected.cells]
+    assert {(row["P.size"], row["checkpoints"]) for row in rows} == {(16, 1)}
+
+
+def test_plan_counts_what_the_store_has_already():
+    fill({("none", 4): [0.5, 1.0], ("none", 8): [0.5]})
+    assert [row["measured"] for row in data("plan", study())] == [2, 1, 0, 0]
+    assert "4 cells, 1 of them finished" in diffmem("plan", study()).stdout
+    assert "3 optimizer steps to go" in diffmem("plan", study()).stdout
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_store_may_be_named_by_the_environment(monkeypatch):
+    Path("store").rename("elsewhere")
+    monkeypatch.setenv("DIFFMEM_STORE", "elsewhere/diffmem.duckdb")
+    assert [row["measured"] for row in data("plan", study())] == [2, 2, 2, 2]
+    assert data("emm", "small")["study"] == "small"
+
+
+# --- status and emm ------------------------------------------------------------------------------------
+
+
+def test_status_tells_how_far_each_cell_is():
+    fill({("none", 4): [1.0, 0.5], ("none", 8): [0.3]})
+    rows = data("status", "small")
+    assert [(row["M.condition"], row["P.size"], row["state"], row["checkpoints"]) for row in rows] == [
+        ("none", 4, "finished", "2/2"),
+        ("none", 8, "waiting", "1/2"),
+        ("unique", 4, "waiting", "0/2"),
+        ("unique", 8, "waiting", "0/2"),
+    ]
+    assert [(row["best ratio"], row["last ratio"]) for row in rows] == [
+        (1.0, 0.5),
+        (0.3, 0.3),
+        (None, None),
+        (None, None),
+    ]
+
+
+def test_status_tells_why_a_cell_failed():
+    fill({}, failed="out of memory [/b]; lower M.width")
+    assert {(row["state"], row["error"]) for row in data("status", "small")} == {
+        ("failed", "out of memory [/b]; lower M.width")
+    }
+    result = diffmem("status", "small")
+    assert result.exit_code == 0
+    assert result.stdout.count("failed: out of memory [/b]; lower M.width") == 4
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("name", ["small", "small.toml", "some/folder/small.toml"])
+@pytest.mark.parametrize("command", ["status", "emm"])
+def test_a_study_may_be_named_by_its_file(command, name):
+    assert data(command, name) == data(command, "small")
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_study_with_a_profile_is_another_study():
+    result = diffmem("emm", "small", "--profile", "laptop")
+    assert result.exit_code == 2
+    assert "'small@laptop'" in result.stderr
+
+
+@pytest.mark.usefixtures("filled")
+def test_emm_is_where_the_ratio_crosses_the_line():
+    result = data("emm", "small")
+    assert (result["study"], result["epsilon"]) == ("small", 0.1)
+    none, unique = result["curves"]
+    # from ratio 1 at N = 4 to 0 at N = 8, the line at 0.9 is crossed a tenth of the way
+    assert none == {
+        "curve": "M.condition = none",
+        "emm": "4.4",
+        "value": pytest.approx(4.4),
+        "lower": 4,
+        "upper": 8,
+        "ratios": {"4": 1.0, "8": 0.0},
+        "note": "",
+    }
+    assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == ("> 8", None, 8, None)
+
+
+@pytest.mark.usefixtures("filled")
+def test_emm_as_a_table_has_the_same_numbers():
+    lines = diffmem("emm", "small").stdout.splitlines()
+    assert "ratio >= 0.9" in lines[0]
+    (line,) = [line for line in lines if "M.condition = none" in line]
+    assert [cell.strip() for cell in re.split("[│|]", line)[1:5]] == ["M.condition = none", "4.4", "1.000", "0.000"]
+
+
+def test_emm_says_what_is_not_measured_yet():
+    fill({("none", 4): [1.0]})
+    none, unique = data("emm", "small")["curves"]
+    assert (none["value"], none["lower"]) == (None, 4)
+    assert "2 of 2 cells are not finished" in none["note"]
+    assert (unique["emm"], unique["value"], unique["ratios"]) == ("not measured", None, {})
+    assert "not measured" in diffmem("emm", "small").stdout
+
+
+@pytest.mark.usefixtures("filled")
+def test_report_is_written_beside_the_store_or_where_it_is_asked_for(folder):
+    assert diffmem("report").stdout == "report: store/report.html\n"
+    assert diffmem("report", "small", "-o", "new/page.html").stdout == "report: new/page.html\n"
+    assert "Small [red]things[/nothing]" in Path("new/page.html").read_text()
+    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_report_that_cannot_be_written_is_wrong_input():
+    Path("file").write_text("")
+    result = diffmem("report", "-o", "file/page.html")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("file/page.html: ")
+
+
+# --- stores that cannot be used ------------------------------------------------------------------------
+
+READING = [["status", "small"], ["emm", "small"], ["emm", "small", "--json"], ["report"], ["report", "small"]]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+@pytest.mark.parametrize("path", ["store/diffmem.duckdb", "new/folder/some.duckdb"])
+def test_a_store_that_is_not_there_is_named_and_not_made(arguments, path, folder):
+    result = diffmem(*arguments, "--store", path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{path}: no store there yet")
+    assert files(folder) == {}
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("command", ["status", "emm", "report"])
+def test_an_unknown_study_names_those_that_the_store_has(command, folder):
+    before = files(folder)
+    result = diffmem(command, "smal")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'smal'" in result.stderr
+    assert "it has small" in result.stderr
+    assert files(folder) == before
+
+
+def make_text(path: Path) -> None:
+    path.write_text("these are the notes of another program")
+
+
+def make_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_other(path: Path) -> None:
+    with duckdb.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (i INTEGER)")
+
+
+def make_newer(path: Path) -> None:
+    with Store(path).writing():
+        pass
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    with duckdb.connect(path) as connection:
+        connection.execute("INSERT INTO migrations VALUES (?, NULL)", [len(MIGRATIONS) + 1])
+
+
+UNUSABLE = {
+    "text": (make_text, "not a DuckDB file"),
+    "empty": (make_empty, "not a DuckDB file"),
+    "folder": (make_folder, "name another store with --store"),
+    "other": (make_other, "not a diffmem store"),
+    "newer": (make_newer, f"newer diffmem (schema {len(MIGRATIONS) + 1}, this one knows {len(MIGRATIONS)})"),
+}
+
+
+@pytest.mark.parametrize("arguments", [*READING, ["plan", "small.toml"], ["run", "small.toml"]], ids=" ".join)
+@pytest.mark.parametrize(("make", "sentence"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_store_that_is_none_is_refused_in_one_sentence_and_left_as_it_is(
+    make, sentence, arguments, folder, _signals_put_back
+):
+    study()
+    make(Path("some.duckdb"))
+    before = files(folder)
+    result = diffmem(*arguments, "--store", "some.duckdb")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("some.duckdb: ")
+    assert sentence in result.stderr
+    after = files(folder)
+    after.pop(str(folder / "some.duckdb.lock"), None)  # what a writer holds while it looks
+    assert after == before
+
+
+HOLD = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(filled) -> Iterator[int]:
+    """The process that holds the filled store open."""
+    command = [sys.executable, "-c", HOLD, str(filled / "diffmem.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.communicate()
+
+
+@pytest.mark.usefixtures("_impatient", "_signals_put_back")
+def test_a_store_that_another_process_holds_is_named_with_that_process(holder, folder):
+    before = {path: len(content) for path, content in files(folder / "store").items() if "duckdb" not in path}
+    for arguments in [*READING, ["plan", "small.toml"], ["run", "small.toml"]]:
+        result = diffmem(*arguments)
+        assert (result.exit_code, result.stdout) == (1, ""), arguments
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("store/diffmem.duckdb: ")
+        assert f"process {holder} holds the store open" in result.stderr
+    assert {path: 0 for path in files(folder / "store") if "duckdb" not in path} == before
+
+
+def test_the_test_waits_for_no_store_for_long():
+    """Where a signature changes, the patience of the tests above would silently be ten seconds again."""
+    assert Store.reading.__wrapped__.__defaults__ is not None
+    assert Store.writing.__wrapped__.__defaults__ is not None
