@@ -7,15 +7,11 @@ import io
 import math
 import os
 import pickle
-import platform
-import socket
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +27,9 @@ from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
 from diffmem.errors import DiffmemError, RunError, StoreError
 from diffmem.memorization import is_memorized, two_nearest
+from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
-from diffmem.store import Checkpoint, Provenance, Store
+from diffmem.store import Checkpoint, Store
 from diffmem.study import Study
 from diffmem.training import TrainingState, train
 
@@ -388,34 +385,3 @@ def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
     if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
         raise RunError(f"{path}: written by another diffmem")
     return dict(state)
-
-
-# --- provenance ----------------------------------------------------------------------------------------
-
-
-def provenance(device: torch.device) -> Provenance:
-    """Return where this process runs and with what."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return Provenance(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        device=f"{device.type} ({name}, {torch.get_num_threads()} threads)" if device.type == "cpu" else name,
-        versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("diffmem", "torch", "accelerate", "numpy", "duckdb")},
-        },
-        git_commit=commit,
-        git_dirty=None if changes is None else bool(changes),
-    )
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git says of the source that runs; None where it is no checkout or git is missing."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None

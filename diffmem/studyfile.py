@@ -1,0 +1,348 @@
+"""Reading study files: TOML text with the line of every key, merged with what it extends, a profile and overrides."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli
+
+from diffmem.config import DataDistribution, Estimation, ModelConfiguration, Scoring, Settings, TrainingProcedure
+from diffmem.errors import StudyError
+
+SECTIONS: dict[str, type[Settings]] = {
+    "P": DataDistribution,
+    "M": ModelConfiguration,
+    "T": TrainingProcedure,
+    "score": Scoring,
+    "emm": Estimation,
+}
+KEYS = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
+AXIS_KEYS = {key for key in KEYS if key.startswith(("P.", "M.", "T."))}
+TEXTS = ("title", "figure", "extends")
+
+
+class Place(NamedTuple):
+    """Where a setting was written: a file and line, or the command line."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+class Setting(NamedTuple):
+    """A value and where it was written."""
+
+    value: Any
+    place: Place
+
+
+@dataclass
+class Layer:
+    """What one file, or one profile of it, says."""
+
+    settings: dict[str, Setting] = field(default_factory=dict)
+    axes: list[dict[str, Setting]] | None = None
+
+    def over(self, below: "Layer") -> "Layer":
+        """Return this layer on top of another: settings merge key by key, axes replace as a whole.
+
+        A key that this layer sets leaves the axes of the one below: the upper layer wins.
+        """
+        axes = self.axes
+        if axes is None and below.axes is not None:
+            axes = [{key: axis[key] for key in axis if key not in self.settings} for axis in below.axes]
+            axes = [axis for axis in axes if axis]
+        return Layer({**below.settings, **self.settings}, axes)
+
+
+class Faults:
+    """Collects faults, each once, in the order in which they are found."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, None] = {}
+
+    def add(self, place: Place, key: str, message: str) -> None:
+        """Note that `key`, written at `place`, is wrong."""
+        self._texts[f"{place}: {key}: {message}" if key else f"{place}: {message}"] = None
+
+    def raise_if_any(self) -> None:
+        """Raise a StudyError with all faults, if there are any."""
+        if self._texts:
+            raise StudyError(list(self._texts))
+
+
+def read_study(path: Path, *, profile: str | None, overrides: Sequence[str], faults: Faults) -> Layer:
+    """Return what a study file says in all: its bases, itself, the profile and the overrides, merged in this order.
+
+    Faults are noted in `faults`; StudyError at once where a file cannot be read, since the rest would mislead.
+    """
+    document = _read(path, faults, ())
+    if document.unreadable:
+        faults.raise_if_any()
+    layer = document.layer
+    if profile is not None:
+        layer = _profile(document, profile, path, faults).over(layer)
+    return _override(layer, overrides, faults)
+
+
+@dataclass
+class Document:
+    """A file merged over the files that it extends."""
+
+    layer: Layer = field(default_factory=Layer)
+    profiles: dict[str, Layer] = field(default_factory=dict)
+    unreadable: bool = False
+
+
+def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
+    """Read a file and all that it extends; `above` are the files that led here."""
+    try:
+        text = path.read_bytes().decode()
+        values = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}")
+        return Document(unreadable=True)
+    except UnicodeDecodeError:
+        faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
+        return Document(unreadable=True)
+    except (ValueError, RecursionError) as error:
+        faults.add(Place(str(path)), "", f"not valid TOML: {error}")
+        return Document(unreadable=True)
+    except OSError as error:
+        where = f"; {above[-1]} extends it" if above else ""
+        faults.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}{where}")
+        return Document(unreadable=True)
+    lines = _line_numbers(text)
+
+    def place(*keys: str) -> Place:
+        found = (lines.get(keys[:n]) for n in range(len(keys), 0, -1))
+        return Place(str(path), next((line for line in found if line), None))
+
+    document = _document(values, place, faults)
+    extends = values.get("extends")
+    if not isinstance(extends, str):
+        return document
+    if "\0" in extends:
+        faults.add(place("extends"), "extends", "not a file name")
+        return document
+    base_path = path.parent / extends
+    if base_path.resolve() in {p.resolve() for p in (*above, path)}:
+        faults.add(place("extends"), "extends", f"{extends} leads back to this file")
+        return document
+    base = _read(base_path, faults, (*above, path))
+    profiles = {
+        name: document.profiles.get(name, Layer()).over(base.profiles.get(name, Layer()))
+        for name in {**base.profiles, **document.profiles}
+    }
+    return Document(document.layer.over(base.layer), profiles, base.unreadable)
+
+
+def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line (from 1) of every key of a valid TOML text; tomli itself finds where a statement ends.
+
+    The elements of an array of tables are keyed by their index: ("axes", "0", "M", "width").
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    rows = text.replace("\r\n", "\n").split("\n")
+    table: tuple[str, ...] = ()
+    counts: dict[tuple[str, ...], int] = {}
+    start = 0
+    while start < len(rows):
+        statement, end = _statement(rows, start)
+        keys = _keys(statement)
+        is_table = rows[start].lstrip().startswith("[")
+        if rows[start].lstrip().startswith("[["):
+            number = counts.get(keys, 0)
+            counts[keys] = number + 1
+            keys = (*keys, str(number))
+        elif is_table:
+            keys = _in_last_element(keys, counts)
+        table = keys if is_table else table
+        path = keys if is_table else (*table, *keys)
+        for length in range(1, len(path) + 1):
+            lines.setdefault(path[:length], start + 1)
+        start = end
+    return lines
+
+
+def _statement(rows: list[str], start: int) -> tuple[dict[str, Any], int]:
+    """Return the parsed statement that begins at row `start`, and the row after it."""
+    for end in range(start + 1, len(rows) + 1):
+        try:
+            return tomli.loads("\n".join(rows[start:end])), end
+        except tomli.TOMLDecodeError:
+            continue
+    return {}, start + 1
+
+
+def _in_last_element(keys: tuple[str, ...], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    for length in range(len(keys), 0, -1):
+        if keys[:length] in counts:
+            return (*keys[:length], str(counts[keys[:length]] - 1), *keys[length:])
+    return keys
+
+
+def _keys(statement: dict[str, Any]) -> tuple[str, ...]:
+    """Return the dotted key of a parsed statement, as far down as it names one thing."""
+    keys: list[str] = []
+    value: Any = statement
+    while isinstance(value, dict) and len(value) == 1:
+        key, value = next(iter(value.items()))
+        keys.append(key)
+    return tuple(keys)
+
+
+PlaceOf = Callable[..., Place]
+
+
+def _document(values: dict[str, Any], place: PlaceOf, faults: Faults) -> Document:
+    profiles = values.get("profiles", {})
+    if not isinstance(profiles, dict):
+        faults.add(place("profiles"), "profiles", "must be a table of tables: [profiles.NAME]")
+        profiles = {}
+    document = Document(_layer(values, (), place, faults))
+    for name, profile in profiles.items():
+        if isinstance(profile, dict):
+            document.profiles[name] = _layer(profile, ("profiles", name), place, faults)
+        else:
+            faults.add(place("profiles", name), f"profiles.{name}", "must be a table")
+    return document
+
+
+def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> Layer:
+    layer = Layer()
+    known = [*SECTIONS, *TEXTS, "axes", "profiles"] if not prefix else [*SECTIONS, "title", "axes"]
+    for name, value in values.items():
+        where = place(*prefix, name)
+        if name in SECTIONS:
+            for keys, setting in _leaves(value, (name,)):
+                key = ".".join(keys)
+                layer.settings[key] = Setting(setting, place(*prefix, *keys))
+        elif name == "axes":
+            layer.axes = _axes(value, prefix, place, faults)
+        elif name not in known:
+            faults.add(where, name, no_such_key(name, known))
+        elif name in TEXTS and not isinstance(value, str):
+            faults.add(where, name, f"must be text, not {value!r}")
+        elif name in TEXTS:
+            layer.settings[name] = Setting(value, where)
+    _drop_unknown(layer.settings, faults)
+    return layer
+
+
+def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the dotted key and value of everything in a table that is not itself a table."""
+    if isinstance(value, dict) and (value or len(keys) == 1):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*keys, key))
+    else:
+        yield keys, value
+
+
+def _axes(value: Any, prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> list[dict[str, Setting]]:
+    if not isinstance(value, list) or not all(isinstance(axis, dict) for axis in value):
+        faults.add(place(*prefix, "axes"), "axes", "must be [[axes]] tables of lists")
+        return []
+    axes = []
+    for number, table in enumerate(value):
+        at = (*prefix, "axes", str(number))
+        axis = {}
+        for keys, values in _leaves(table, ()):
+            axis[".".join(keys)] = Setting(values, place(*at, *keys))
+        _drop_unknown(axis, faults, AXIS_KEYS)
+        _check_axis(axis, faults)
+        if axis:
+            axes.append(axis)
+    _check_axes_are_distinct(axes, faults)
+    return axes
+
+
+def _check_axis(axis: dict[str, Setting], faults: Faults) -> None:
+    """Note and drop the keys of an axis whose values are no list or not as many as the others'."""
+    for key, (values, place) in list(axis.items()):
+        if not isinstance(values, list) or not values:
+            faults.add(place, key, f"an axis needs a list of values, not {values!r}")
+            del axis[key]
+    if len({len(setting.value) for setting in axis.values()}) > 1:
+        counts = ", ".join(f"{key} has {len(setting.value)}" for key, setting in axis.items())
+        key, setting = next(iter(axis.items()))
+        faults.add(setting.place, key, f"keys of one axis move together and need equally many values: {counts}")
+        axis.clear()
+
+
+def _check_axes_are_distinct(axes: list[dict[str, Setting]], faults: Faults) -> None:
+    seen: dict[str, Place] = {}
+    for axis in axes:
+        for key, setting in axis.items():
+            if key in seen:
+                faults.add(setting.place, key, f"is on an axis already, at {seen[key]}")
+            seen.setdefault(key, setting.place)
+
+
+def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] = KEYS) -> None:
+    for key, (value, place) in list(settings.items()):
+        if key in known or (known is KEYS and key in TEXTS):
+            continue
+        if key in SECTIONS and known is KEYS:
+            faults.add(place, key, f"must be a table, not {value!r}")
+        else:
+            faults.add(place, key, no_such_key(key, known))
+        del settings[key]
+
+
+def no_such_key(key: str, known: Iterable[str]) -> str:
+    """Return `no such key`, with the nearest valid one where there is one."""
+    section, _, leaf = key.rpartition(".")
+    moved = [other for other in sorted(known) if "." in other and other.rpartition(".")[2] == leaf]
+    near = moved or get_close_matches(key, list(known), n=1, cutoff=0.6)
+    if not near:
+        return "no such key"
+    guess = near[0]
+    return f"no such key; did you mean {guess.rpartition('.')[2] if guess.startswith(f'{section}.') else guess}?"
+
+
+def _profile(document: Document, name: str, path: Path, faults: Faults) -> Layer:
+    if name in document.profiles:
+        return document.profiles[name]
+    known = ", ".join(sorted(document.profiles)) or "none"
+    faults.add(Place(str(path)), "profiles", f"no profile {name!r}; there is {known}")
+    return Layer()
+
+
+def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
+    """Apply `KEY=VALUE` settings; a list replaces the values of an axis, a single value takes the key off it."""
+    for text in overrides:
+        place = Place(f"--set {text}")
+        settings: dict[str, Setting] = {}
+        try:
+            for keys, value in _leaves(tomli.loads(text), ()):
+                settings[".".join(keys)] = Setting(value, place)
+        except tomli.TOMLDecodeError as error:
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error.msg} (text needs quotes)")
+        except (ValueError, RecursionError) as error:
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error}")
+        for key, setting in list(settings.items()):
+            if key == "extends":
+                faults.add(place, key, "cannot be overridden")
+                del settings[key]
+            elif key in TEXTS and not isinstance(setting.value, str):
+                faults.add(place, key, f"must be text, not {setting.value!r}")
+                del settings[key]
+        _drop_unknown(settings, faults)
+        for key, setting in settings.items():
+            layer = _with_override(layer, key, setting, faults)
+    return layer
+
+
+def _with_override(layer: Layer, key: str, setting: Setting, faults: Faults) -> Layer:
+    axes = [dict(axis) for axis in layer.axes or []]
+    axis = next((axis for axis in axes if key in axis), None)
+    if axis is None or not isinstance(setting.value, list):
+        return Layer({key: setting}).over(layer)
+    axis[key] = setting
+    _check_axis(axis, faults)
+    return Layer(layer.settings, [axis for axis in axes if axis])
