@@ -198,7 +198,12 @@ class OptimalDenoiser:
         self.labels = labels
 
     def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Return the posterior mean [n, c, h, w], float32, of `noisy` at `sigma` ([n] or scalar)."""
+        """Return the posterior mean [n, c, h, w], float32, of `noisy` at `sigma` ([n] or scalar).
+
+        Raises ValueError for a label that no training image has: the mean over no images does not exist.
+        """
+        if labels is not None and self.labels is not None and not torch.isin(labels, self.labels).all():
+            raise ValueError("a label that no training image has: its optimum does not exist")
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=noisy.device).expand(len(noisy))
         rows = max(1, self.largest_block // len(self.images))
         parts = []

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+ROUNDING = 1e-9
+"""A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
+
 
 class Estimate(NamedTuple):
     """An EMM: `value` where the curve crosses, else None; the sizes around it, None at an open end; and why."""
@@ -33,13 +36,13 @@ def estimate_emm(sizes: Sequence[float], ratios: Sequence[float], *, epsilon: fl
     N, ratio = _curve(sizes, ratios)
     note = _rise(N, ratio)
     target = 1 - epsilon
-    above = np.flatnonzero(ratio >= target)
+    above = np.flatnonzero(ratio >= target - ROUNDING)
     if len(above) == 0:
         return Estimate(None, None, float(N[0]), _join("no size reaches the line", note))
     last = int(above[-1])
     if last == len(N) - 1:
         return Estimate(None, float(N[last]), None, _join("the largest size is above the line", note))
-    share = (ratio[last] - target) / (ratio[last] - ratio[last + 1])
+    share = max(ratio[last] - target, 0.0) / (ratio[last] - ratio[last + 1])
     value = N[last] + share * (N[last + 1] - N[last])
     return Estimate(float(value), float(N[last]), float(N[last + 1]), note)
 

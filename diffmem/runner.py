@@ -207,6 +207,12 @@ class CellRun:
         data = training_set(self.cell)
         images, labels = self._on_device(data)
         if self.cell.M.network == "optimum":
+            used = 0 if labels is None else len(torch.unique(labels))
+            if used < self.cell.labels:
+                raise RunError(
+                    f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
+                    "optimum; take fewer labels or a larger size"
+                )
             yield CellStarted(self.cell, number, 0, 0)
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
             yield from self._measure(optimum, images, 0, 0, None, 0.0)

@@ -1,0 +1,216 @@
+"""The EMM of a curve: interpolation, bounds, replicates, and curves against Hypothesis 1."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from diffmem.emm import Estimate, estimate_emm
+
+deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+SIZES = [1000, 2000, 4000, 8000]
+
+
+# --- known curves --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratios", "epsilon", "value", "bracket"),
+    [
+        ([1.0, 0.95, 0.45, 0.0], 0.1, 2000 + 0.05 / 0.50 * 2000, (2000, 4000)),
+        ([1.0, 0.80, 0.40, 0.0], 0.1, 1500, (1000, 2000)),
+        ([1.0, 1.0, 1.0, 0.6], 0.1, 5000, (4000, 8000)),
+        ([1.0, 0.75, 0.25, 0.0], 0.5, 3000, (2000, 4000)),
+        ([0.96, 0.91, 0.87, 0.5], 0.1, 2500, (2000, 4000)),
+    ],
+)
+def test_value_lies_on_the_line_between_the_sizes_around_it(ratios, epsilon, value, bracket):
+    estimate = estimate_emm(SIZES, ratios, epsilon=epsilon)
+    assert estimate.value == pytest.approx(value, rel=1e-9)
+    assert (estimate.lower, estimate.upper) == bracket
+    assert estimate.note == ""
+
+
+def test_epsilon_is_a_tenth_by_default():
+    assert estimate_emm([1, 2], [1, 0.5]) == estimate_emm([1, 2], [1, 0.5], epsilon=0.1)
+
+
+# --- bounds --------------------------------------------------------------------------------------------
+
+
+def test_a_curve_above_the_line_gives_a_lower_bound():
+    estimate = estimate_emm(SIZES, [1.0, 0.99, 0.98, 0.95])
+    assert estimate == (None, 8000, None, "the largest size is above the line")
+
+
+def test_a_curve_below_the_line_gives_an_upper_bound():
+    estimate = estimate_emm(SIZES, [0.89, 0.5, 0.2, 0.0])
+    assert estimate == (None, None, 1000, "no size reaches the line")
+
+
+@pytest.mark.parametrize(("ratio", "lower", "upper"), [(1.0, 500, None), (0.2, None, 500)])
+def test_one_size_gives_a_bound(ratio, lower, upper):
+    estimate = estimate_emm([500], [ratio])
+    assert (estimate.value, estimate.lower, estimate.upper) == (None, lower, upper)
+
+
+# --- curves that rise ----------------------------------------------------------------------------------
+
+
+def test_the_last_size_above_the_line_decides():
+    estimate = estimate_emm(SIZES, [0.95, 0.5, 0.95, 0.85])
+    assert estimate.value == pytest.approx(6000)
+    assert (estimate.lower, estimate.upper) == (4000, 8000)
+    assert "rises with N from 2000 to 4000" in estimate.note
+    assert "Hypothesis 1" in estimate.note
+
+
+def test_a_curve_that_ends_above_the_line_after_a_dip_gives_a_lower_bound():
+    estimate = estimate_emm(SIZES, [1.0, 0.5, 0.8, 0.95])
+    assert (estimate.value, estimate.lower, estimate.upper) == (None, 8000, None)
+    assert "the largest size is above the line" in estimate.note
+    assert "rises with N from 2000 to 4000, 4000 to 8000" in estimate.note
+
+
+def test_a_rise_below_the_line_is_noted_and_changes_no_value():
+    estimate = estimate_emm(SIZES, [1.0, 0.8, 0.1, 0.2])
+    assert estimate.value == pytest.approx(1500)
+    assert "4000 to 8000" in estimate.note
+
+
+# --- ties, replicates, order ---------------------------------------------------------------------------
+
+
+def test_a_size_exactly_at_the_line_is_the_value():
+    estimate = estimate_emm(SIZES, [1.0, 0.9, 0.5, 0.0])
+    assert (estimate.value, estimate.lower, estimate.upper) == (2000, 2000, 4000)
+
+
+def test_a_plateau_at_the_line_counts_to_its_end():
+    assert estimate_emm(SIZES, [1.0, 0.9, 0.9, 0.0]).value == 4000
+
+
+def test_the_largest_size_exactly_at_the_line_is_a_lower_bound():
+    assert estimate_emm(SIZES, [1.0, 1.0, 1.0, 0.9])[:3] == (None, 8000, None)
+
+
+def at_the_line(sizes, ratios, *, epsilon=0.1):
+    """Tell whether the first of two sizes is read as lying on the line, and the second one as below it."""
+    estimate = estimate_emm(sizes, ratios, epsilon=epsilon)
+    bracket = (estimate.lower, estimate.upper) == (1000, 2000)
+    return bracket and estimate.value == pytest.approx(1000) and 1000 <= estimate.value <= 2000
+
+
+def test_a_ratio_of_one_less_epsilon_is_at_the_line_whatever_its_rounding():
+    """1 - 0.7 is 0.30000000000000004 in floating point; a share of 3,000 in 10,000 images is 0.3."""
+    off = [e for e in range(1, 100) if not at_the_line([1000, 2000], [(100 - e) / 100, 0.0], epsilon=e / 100)]
+    assert off == []
+
+
+def test_replicates_whose_mean_is_at_the_line_are_at_the_line_whatever_its_rounding():
+    triples = [(a, b, 270 - a - b) for a in range(80, 101) for b in range(80, 101) if 80 <= 270 - a - b <= 100]
+    off = [t for t in triples if not at_the_line([1000] * 3 + [2000], [*(r / 100 for r in t), 0.0])]
+    assert off == []
+
+
+def test_replicates_are_averaged():
+    replicated = estimate_emm([1000, 1000, 2000, 2000, 2000], [1.0, 0.9, 0.9, 0.6, 0.6])
+    assert replicated.value == pytest.approx(1000 + 0.05 / 0.25 * 1000)
+    assert (replicated.lower, replicated.upper) == (1000, 2000)
+
+
+def test_points_may_come_in_any_order():
+    ratios = [1.0, 0.95, 0.45, 0.0]
+    order = [2, 0, 3, 1]
+    shuffled = estimate_emm([SIZES[i] for i in order], [ratios[i] for i in order])
+    assert shuffled == estimate_emm(SIZES, ratios)
+
+
+def test_arrays_are_as_good_as_lists():
+    assert estimate_emm(np.array([1000, 2000]), np.array([1.0, 0.5])) == estimate_emm([1000, 2000], [1.0, 0.5])
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sizes", "ratios"), [([], []), ([1000], []), ([1000, 2000], [0.5]), ([1000], [0.5, 0.4])])
+def test_unequal_or_no_points_are_refused(sizes, ratios):
+    with pytest.raises(ValueError, match="equally many"):
+        estimate_emm(sizes, ratios)
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, 95, math.nan, math.inf])
+def test_a_ratio_outside_0_to_1_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        estimate_emm([1000, 2000], [1.0, ratio])
+
+
+# --- as text -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(2200.4, 2000, 4000, ""), "2200"),
+        (Estimate(99.96, 50, 100, ""), "100.0"),
+        (Estimate(12.34, 8, 16, ""), "12.3"),
+        (Estimate(None, 8000.0, None, "why"), "> 8000"),
+        (Estimate(None, None, 500.0, "why"), "< 500"),
+        (Estimate(None, None, None, "why"), "unknown"),
+    ],
+)
+def test_text_form_is_short(estimate, text):
+    assert str(estimate) == text
+
+
+# --- any curve -----------------------------------------------------------------------------------------
+
+curves = st.lists(
+    st.tuples(st.integers(1, 100_000), st.integers(0, 10_000)),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda point: point[0],
+)
+epsilons = st.floats(0.01, 0.99)
+
+
+@deterministic
+@given(curves, epsilons)
+def test_value_lies_within_its_bracket_of_neighbouring_sizes(points, epsilon):
+    sizes, ratios = [n for n, _ in points], [r / 10_000 for _, r in points]
+    estimate = estimate_emm(sizes, ratios, epsilon=epsilon)
+    ordered = sorted(sizes)
+    if estimate.value is None:
+        assert (estimate.lower is None) != (estimate.upper is None)
+        assert estimate.lower in (None, ordered[-1])
+        assert estimate.upper in (None, ordered[0])
+        assert estimate.note
+    else:
+        assert estimate.lower <= estimate.value <= estimate.upper
+        assert ordered.index(estimate.upper) == ordered.index(estimate.lower) + 1
+        ratio = dict(zip(sizes, ratios, strict=True))
+        assert ratio[estimate.lower] >= 1 - epsilon - 1e-9
+        assert all(ratio[n] < 1 - epsilon for n in ordered if n >= estimate.upper)
+
+
+@deterministic
+@given(curves, epsilons)
+def test_falling_curves_are_read_as_numpy_interpolates_them(points, epsilon):
+    sizes = np.array(sorted(n for n, _ in points), dtype=float)
+    ratios = np.array(sorted({r for _, r in points}, reverse=True)) / 10_000
+    assume(len(sizes) == len(ratios) and ratios[0] > 1 - epsilon > ratios[-1])
+    expected = np.interp(1 - epsilon, ratios[::-1], sizes[::-1])
+    estimate = estimate_emm(sizes, ratios, epsilon=epsilon)
+    assert estimate.value == pytest.approx(expected, rel=1e-9)
+    assert estimate.note == ""
+
+
+@deterministic
+@given(curves, epsilons, st.randoms(use_true_random=False))
+def test_repeating_and_shuffling_points_changes_nothing(points, epsilon, random):
+    twice = [(n, r / 10_000) for n, r in points] * 2
+    once = estimate_emm(*zip(*twice[: len(points)], strict=True), epsilon=epsilon)
+    random.shuffle(twice)
+    assert estimate_emm(*zip(*twice, strict=True), epsilon=epsilon) == once
