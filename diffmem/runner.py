@@ -33,6 +33,8 @@ from diffmem.store import Checkpoint, Store
 from diffmem.study import Study
 from diffmem.training import TrainingState, train
 
+SMALL_LAYER = 1 << 17
+"""Activations of a layer below which two CPU threads wait for each other longer than they compute."""
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
 STATE_SECONDS = 300.0
@@ -163,6 +165,17 @@ def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[E
 
 
 @contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _exclusive(path: Path) -> Iterator[bool]:
     """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
     try:
@@ -224,7 +237,8 @@ class CellRun:
             if step < state.step:
                 continue
             started = time.monotonic()
-            yield from self._train_to(step, state, steps)
+            with cpu_threads(1 if self._is_small() else torch.get_num_threads()):
+                yield from self._train_to(step, state, steps)
             if epoch not in missing:
                 state.take_mean_loss()
                 continue
@@ -233,6 +247,10 @@ class CellRun:
             seconds = time.monotonic() - started
             loss = state.take_mean_loss()
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
+
+    def _is_small(self) -> bool:
+        P, M = self.cell.P, self.cell.M
+        return self.cell.T.batch_size * (P.resolution or 0) ** 2 * M.width * M.channel_mult[0] < SMALL_LAYER
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.device)
