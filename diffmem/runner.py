@@ -164,6 +164,12 @@ def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[E
         yield CellEnded(cell, number, "finished")
 
 
+def forbid_tf32() -> None:
+    """Let CUDA compute float32 products in float32, as the paper's training does; its convolutions would not."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Let torch use `count` CPU threads."""
@@ -230,6 +236,7 @@ class CellRun:
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
             yield from self._measure(optimum, images, 0, 0, None, 0.0)
             return
+        forbid_tf32()
         state, note = self._restore(missing)
         yield CellStarted(self.cell, number, state.step, self.cell.checkpoints[-1][1], note)
         steps = train(state, images, labels)

@@ -404,6 +404,15 @@ def test_mean_loss_is_the_mean_of_the_steps_since_it_was_last_taken():
     assert state.take_mean_loss() == pytest.approx(math.fsum(second) / 3, rel=1e-5)
 
 
+def test_taking_the_mean_loss_changes_nothing_that_follows():
+    looked_at, left_alone = start(procedure(), dropout=0.3), start(procedure(), dropout=0.3)
+    steps(looked_at, 2)
+    looked_at.take_mean_loss()
+    steps(left_alone, 2)
+    assert steps(looked_at, 2) == steps(left_alone, 2)
+    assert_equal_states(looked_at, left_alone)
+
+
 def test_yielded_loss_needs_no_gradient_and_stays_what_it_was():
     state = start(procedure())
     losses = list(itertools.islice(train(state, IMAGES), 3))
