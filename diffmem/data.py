@@ -67,12 +67,7 @@ def draw(classes: Indices, P: DataDistribution) -> Indices:
             f"P.size = {P.size}: {P.dataset} has {shortest} images in its smallest class, enough for a balanced "
             f"set of {count * shortest}; take a smaller size or fewer classes"
         )
-    return np.stack([order[:rounds] for order in _padded(orders, rounds)], axis=1).reshape(-1)[: P.size]
-
-
-def _padded(orders: list[Indices], rounds: int) -> list[Indices]:
-    """Let every class have an entry for the last round, in which only the first few classes take part."""
-    return [np.resize(order, max(rounds, len(order))) for order in orders]
+    return np.stack([order[:rounds] for order in orders], axis=1).reshape(-1)[: P.size]
 
 
 def _order(members: Indices, P: DataDistribution, class_index: int) -> Indices:

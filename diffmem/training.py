@@ -7,7 +7,7 @@ gradients are one fused operation each, whatever the number of layers.
 import copy
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,18 +57,22 @@ def batches(T: TrainingProcedure, *, size: int, first_step: int) -> Iterator[Ten
         yield stacked[passes - wanted[0], offset]
 
 
-def flatten(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Move all parameters and gradients of a network into one flat tensor each, and return the two."""
+def flatten(network: nn.Module) -> Tensor:
+    """Move all parameters of a network, and their gradients where they need some, into one flat tensor.
+
+    Returns it as a leaf with the gradients, likewise flat, as its `grad`.
+    """
     parameters = list(network.parameters())
-    values = torch.cat([p.detach().flatten() for p in parameters])
-    gradients = torch.zeros_like(values)
+    flat = torch.cat([p.detach().flatten() for p in parameters])
+    flat.requires_grad_(parameters[0].requires_grad)
+    flat.grad = torch.zeros_like(flat) if flat.requires_grad else None
     start = 0
     for p in parameters:
         part = slice(start, start + p.numel())
-        p.data = values[part].view_as(p)
-        p.grad = gradients[part].view_as(p)
+        p.data = flat.detach()[part].view_as(p)
+        p.grad = None if flat.grad is None else flat.grad[part].view_as(p)
         start += p.numel()
-    return values, gradients
+    return flat
 
 
 class TrainingState:
@@ -82,11 +86,10 @@ class TrainingState:
         self.step = 0
         self.denoiser = denoiser
         self.averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
-        self.weights, self.gradients = flatten(denoiser.network)
-        self.average, _ = flatten(self.averaged.network)
-        flat = nn.Parameter(self.weights)
-        flat.grad = self.gradients
+        flat = flatten(denoiser.network)
         self.optimizer = _optimizer(flat, T)
+        self.weights, self.gradients = flat.detach(), cast("Tensor", flat.grad)
+        self.average = flatten(self.averaged.network)
         self.loss_sum = torch.zeros((), device=self.weights.device)  # since the last checkpoint
         self.loss_count = 0
 
@@ -118,7 +121,7 @@ class TrainingState:
         return mean
 
 
-def _optimizer(flat: nn.Parameter, T: TrainingProcedure) -> torch.optim.Optimizer:
+def _optimizer(flat: Tensor, T: TrainingProcedure) -> torch.optim.Optimizer:
     """Adam (0.9, 0.999), eps 1e-8, or SGD with momentum; weight decay is added to the gradient in both."""
     if T.optimizer == "sgd":
         momentum = 0.9 if T.momentum is None else T.momentum

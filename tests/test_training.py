@@ -140,7 +140,8 @@ def test_order_is_a_function_of_the_seed(shuffle):
 def test_parameters_and_gradients_are_views_of_the_flat_tensors():
     network = tiny_denoiser(network="ncsn++").network
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    weights, gradients = flatten(network)
+    flat = flatten(network)
+    weights, gradients = flat.detach(), flat.grad
     assert len(weights) == len(gradients) == sum(p.numel() for p in network.parameters())
     assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
     weights.fill_(7)
@@ -151,7 +152,7 @@ def test_parameters_and_gradients_are_views_of_the_flat_tensors():
 def test_gradients_of_a_backward_pass_land_in_the_flat_tensor():
     denoiser = tiny_denoiser(labels=3, dropout=0.0)
     plain = copy.deepcopy(denoiser)
-    _, gradients = flatten(denoiser.network)
+    gradients = flatten(denoiser.network).grad
     noisy, labels = torch.ones(2, 1, 8, 8), torch.tensor([0, 2])
     for d in (denoiser, plain):
         d(noisy, 1.0, labels).square().sum().backward()
