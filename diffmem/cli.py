@@ -273,10 +273,10 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
 
     Example: diffmem status quickstart
     """
-    from diffmem.report.estimates import cell_state
+    from diffmem.report.estimates import cell_state, study_cells
 
     store, name = _stored(store_path, study, profile)
-    cells = store.cells(name)
+    cells, _ = study_cells(store, _registered(store, name))
     rows = [
         {
             "cell_id": cell["cell_id"],

@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
+
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
+"""What reading a damaged training state may raise, beside the usual."""
 
 Stop = Callable[[], bool]
 
@@ -115,7 +119,8 @@ def run_study(study: Study, store: Store, *, stop: Stop) -> Iterator[Event]:
         estimation=study.estimation.model_dump(mode="json"),
         cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells],
     )
-    finished = store.finished_cells(study.name)
+    left_behind = {path.stem for path in store.states.glob("*")}  # by a run killed after a cell's last checkpoint
+    finished = store.finished_cells(study.name) - left_behind
     for number, entry in enumerate(study.cells, start=1):
         if stop():
             raise Interrupted
@@ -141,6 +146,7 @@ def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[E
             return
         missing = {epoch for epoch, _ in cell.checkpoints} - store.measured_epochs(cell.cell_id)
         if not missing:
+            _remove_state(path)
             yield CellEnded(cell, number, "already finished")
             return
         accelerator = Accelerator(cpu=not torch.cuda.is_available())  # MPS has no float64 for the sampler
@@ -158,10 +164,15 @@ def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[E
             store.end_attempt(attempt, "failed", reason)
             yield CellEnded(cell, number, "failed", reason)
             return
-        path.unlink(missing_ok=True)
-        path.with_suffix(".lock").unlink(missing_ok=True)  # who waits for it will find the cell finished
+        _remove_state(path)
         store.end_attempt(attempt, "finished")
         yield CellEnded(cell, number, "finished")
+
+
+def _remove_state(path: Path) -> None:
+    """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def forbid_tf32() -> None:
@@ -410,9 +421,13 @@ def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
 def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
     """Return a saved training state; RunError if the file is damaged or of another cell."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch.load does not look at the checksums
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
         raise RunError(f"{path}: damaged") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: damaged")
     if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
         raise RunError(f"{path}: written by another diffmem")
     return dict(state)

@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,9 @@ PATIENCE = 10.0
 """Seconds to wait for a store that another program holds, before a run starts and when reading."""
 RUN_PATIENCE = 300.0
 """Seconds to wait within a run, where giving up would cost work."""
+
+THRESHOLD = 1 / 3
+"""The threshold of the ratio in `checkpoints`; any other is counted from the evidence."""
 
 MIGRATIONS = [
     """
@@ -98,7 +101,7 @@ MIGRATIONS = [
         PRIMARY KEY (cell_id, epoch, sample)
     );
     CREATE VIEW results AS
-        SELECT study, curve,
+        SELECT study, position, curve,
             CAST(configuration->>'$.P.size' AS INTEGER) AS size,
             configuration->>'$.P.draw' AS draw,
             CAST(configuration->>'$.T.seed' AS BIGINT) AS seed,
@@ -154,6 +157,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._snapshot: duckdb.DuckDBPyConnection | None = None
 
     @property
     def states(self) -> Path:
@@ -175,8 +179,10 @@ class Store:
                 try:
                     yield connection
                     connection.commit()
+                    connection.execute("CHECKPOINT")  # at closing, DuckDB would keep its failure to itself
                 except BaseException:
-                    connection.rollback()
+                    with suppress(duckdb.Error):  # a full disk has ended the transaction already
+                        connection.rollback()
                     raise
         except filelock.Timeout:
             raise StoreUnavailable(self._locked()) from None
@@ -202,6 +208,16 @@ class Store:
             self._refuse(error)
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all queries of the block see the store at one moment; writers wait until it ends."""
+        with self.reading() as connection:
+            self._snapshot = connection
+            try:
+                yield
+            finally:
+                self._snapshot = None
+
+    @contextmanager
     def _connected(self, *, read_only: bool, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
         """Connect, trying again while another program holds the file."""
         pause = 0.005
@@ -210,7 +226,7 @@ class Store:
                 connection = duckdb.connect(self.path, read_only=read_only)
                 break
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                if "could not set lock" not in str(error).lower():
                     raise
                 if time.monotonic() > deadline:
                     raise StoreUnavailable(self._locked(str(error))) from None
@@ -248,7 +264,8 @@ class Store:
                 connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, _now()])
                 connection.commit()
             except BaseException:
-                connection.rollback()
+                with suppress(duckdb.Error):
+                    connection.rollback()
                 raise
             connection.execute("CHECKPOINT")
 
@@ -262,16 +279,17 @@ class Store:
         text = str(error).splitlines()[0]
         low = str(error).lower()
         kind = StoreError
+        no_place = ("file exists", "is a directory", "no such file or directory", "not a directory")
         if "not a valid duckdb" in low:
             advice = "not a DuckDB file; name another store with --store"
-        elif "no space left" in low or "disk quota" in low:
+        elif any(words in low for words in ("no space left", "disk quota", "file too large")):
             kind = StoreUnavailable
             advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
         elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
             advice = "cannot be written; check the permissions of the file and its folder, or name another with --store"
         elif "version number" in low:
             advice = "written by another DuckDB version; install the versions of constraints.txt"
-        elif "is a directory" in low or "no such file or directory" in low or "not a directory" in low:
+        elif any(words in low for words in no_place):
             advice = "no file can be there; name another store with --store"
         else:
             kind = StoreUnavailable
@@ -385,7 +403,7 @@ class Store:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Return the rows of a query, each as a dict by column name."""
-        with self.reading() as connection:
+        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
             result = connection.execute(sql, list(parameters))
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -435,18 +453,22 @@ class Store:
     def curve_points(self, study: str, threshold: float) -> list[Row]:
         """Return every checkpoint of a study: curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
 
-        The ratio is counted from the evidence: the share of generated images with d1 < threshold * d2.
+        The ratio is the share of generated images with d1 < threshold * d2, counted from the evidence unless the
+        threshold is the one of the stored ratio.
         """
+        columns = "curve, size, draw, seed, cell_id, epoch, samples, loss"
+        if threshold == THRESHOLD:
+            return self.rows(f"SELECT {columns}, ratio FROM results WHERE study = ? ORDER BY position, epoch", [study])
         return self.rows(
-            """
-            SELECT results.curve, size, draw, seed, results.cell_id, results.epoch, samples, loss, counted.ratio
-            FROM results JOIN study_cells USING (study, cell_id) JOIN (
+            f"""
+            SELECT {columns}, counted.ratio
+            FROM results JOIN (
                 SELECT cell_id, epoch, count(*) FILTER (d1 < ? * d2) / count(*) AS ratio
                 FROM evidence WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
                 GROUP BY ALL
-            ) counted ON counted.cell_id = results.cell_id AND counted.epoch = results.epoch
+            ) counted USING (cell_id, epoch)
             WHERE study = ?
-            ORDER BY position, results.epoch
+            ORDER BY position, epoch
             """,
             [threshold, study, study],
         )

@@ -34,25 +34,39 @@ class Curve:
 
 def study_curves(store: Store, study: Row) -> list[Curve]:
     """Return the curves of a study (a row of `store.studies`), in the order of its file."""
-    settings = study["estimation"]
+    with store.snapshot():
+        cells, _ = study_cells(store, study)
+    return curves_of(cells, study["estimation"]["epsilon"])
+
+
+def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
+    """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
+    points = store.curve_points(study["study"], study["estimation"]["threshold"])
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for point in points:
+        ratios[point["cell_id"]].append(point["ratio"])
     cells = store.cells(study["study"])
-    measured: dict[str, list[Row]] = defaultdict(list)
-    for row in store.curve_points(study["study"], settings["threshold"]):
-        measured[row["cell_id"]].append(row)
+    for cell in cells:
+        measured = ratios[cell["cell_id"]]
+        cell["best"], cell["last"] = (max(measured), measured[-1]) if measured else (None, None)
+    return cells, points
+
+
+def curves_of(cells: list[Row], epsilon: float) -> list[Curve]:
+    """Return the curves that the cells of a study make, in its order."""
     by_curve: dict[str, list[Row]] = defaultdict(list)
     for cell in cells:
         by_curve[cell["curve"]].append(cell)
-    return [_curve(label, members, measured, settings["epsilon"]) for label, members in by_curve.items()]
+    return [_curve(label, members, epsilon) for label, members in by_curve.items()]
 
 
-def _curve(label: str, cells: list[Row], measured: dict[str, list[Row]], epsilon: float) -> Curve:
-    sizes: dict[int, list[list[float]]] = defaultdict(list)
+def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
+    sizes: dict[int, list[Row]] = defaultdict(list)
     for cell in cells:
-        ratios = [row["ratio"] for row in measured[cell["cell_id"]]]
-        if ratios:
-            sizes[cell["configuration"]["P"]["size"]].append(ratios)
+        if cell["best"] is not None:
+            sizes[cell["configuration"]["P"]["size"]].append(cell)
     points = [
-        Point(size, fmean(map(max, runs)), fmean(run[-1] for run in runs), len(runs))
+        Point(size, fmean(cell["best"] for cell in runs), fmean(cell["last"] for cell in runs), len(runs))
         for size, runs in sorted(sizes.items())
     ]
     unfinished = sum(cell["measured"] < cell["expected"] for cell in cells)

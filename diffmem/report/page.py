@@ -3,6 +3,7 @@
 import base64
 import json
 from collections import defaultdict
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,16 +13,16 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from diffmem.errors import DiffmemError
+from diffmem.errors import RunError
 from diffmem.report import figures
-from diffmem.report.estimates import cell_state, study_curves
-from diffmem.store import Row, Store
+from diffmem.report.estimates import cell_state, curves_of, study_cells
+from diffmem.store import THRESHOLD, Row, Store
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
 def write_page(store: Store, names: list[str], path: Path) -> None:
-    """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
+    """Write the report of the named studies to `path`, whole or not at all; RunError if it cannot be."""
     text = render_page(store, names)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -29,7 +30,9 @@ def write_page(store: Store, names: list[str], path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise DiffmemError(f"{path}: the report cannot be written: {error.strerror or error}") from error
+        with suppress(OSError):
+            temporary.unlink()
+        raise RunError(f"{path}: the report cannot be written: {error.strerror or error}") from error
 
 
 def render_page(store: Store, names: list[str]) -> str:
@@ -47,15 +50,17 @@ def render_page(store: Store, names: list[str]) -> str:
         plotly=get_plotlyjs(),
         store=str(store.path),
         version=version("diffmem"),
+        thresholds=sorted({_share(studies[name]["estimation"]["threshold"]) for name in names}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
 
 def _section(store: Store, study: Row) -> dict[str, Any]:
     """Return all that the template shows of one study."""
-    cells = store.cells(study["study"])
-    curves = study_curves(store, study)
-    points = store.curve_points(study["study"], study["estimation"]["threshold"])
+    with store.snapshot():
+        cells, points = study_cells(store, study)
+        pairs = store.pairs(study["study"])
+    curves = curves_of(cells, study["estimation"]["epsilon"])
     return {
         **study,
         "curves": curves,
@@ -66,9 +71,14 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         ]
         if points
         else [],
-        "galleries": _galleries(store.pairs(study["study"]), cells, study["estimation"]["threshold"]),
+        "galleries": _galleries(pairs, cells, study["estimation"]["threshold"]),
         "cells": [_provenance(cell) for cell in cells],
     }
+
+
+def _share(threshold: float) -> str:
+    """Return a threshold as text, a third as the paper writes it."""
+    return "1/3" if threshold == THRESHOLD else f"{threshold:g}"
 
 
 def _html(figure: go.Figure) -> str:

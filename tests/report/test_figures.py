@@ -1,0 +1,171 @@
+"""Figures hold the data that they were given, the line at 1 - epsilon, and the EMM."""
+
+import json
+import math
+
+import plotly.graph_objects as go
+import pytest
+
+from diffmem.emm import estimate_emm
+from diffmem.report import figures
+from diffmem.report.estimates import Curve, Point
+from diffmem.store import Row
+
+SIZES = [8, 16, 32]
+
+
+def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
+    points = [Point(size, ratio, ratio / 2, 3) for size, ratio in zip(SIZES, ratios, strict=False)]
+    estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
+    return Curve(label, points, epsilon, estimate, estimate, "")
+
+
+def row(label: str, cell: str, size: int, epoch: int, ratio: float) -> Row:
+    return {"curve": label, "cell_id": cell, "size": size, "epoch": epoch, "ratio": ratio}
+
+
+def traces(figure: go.Figure, mode: str = "lines+markers") -> list[go.Scatter]:
+    return [trace for trace in figure.data if trace.mode == mode]
+
+
+def drawable(figure: go.Figure) -> go.Figure:
+    """Check that a figure can be written as JSON, and return it."""
+    json.loads(figure.to_json())
+    return figure
+
+
+# --- ratio against size --------------------------------------------------------------------------------
+
+
+def test_each_curve_is_a_line_through_its_best_checkpoints() -> None:
+    figure = drawable(figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])]))
+    one, two = traces(figure)
+    assert (one.name, list(one.x), list(one.y)) == ("one", SIZES, [1.0, 0.8, 0.1])
+    assert (two.name, list(two.x), list(two.y)) == ("two", SIZES, [0.5, 0.25, 0.0])
+    assert one.line.color != two.line.color
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_hovering_tells_the_last_checkpoint_and_the_number_of_cells() -> None:
+    (line,) = traces(figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1])]))
+    assert [list(data) for data in line.customdata] == [[0.5, 3], [0.4, 3], [0.05, 3]]
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.25])
+def test_the_line_is_at_one_minus_epsilon(epsilon: float) -> None:
+    figure = figures.ratio_against_size([curve("one", [1.0, 0.5, 0.0], epsilon)])
+    (line,) = figure.layout.shapes
+    assert (line.y0, line.y1) == (1 - epsilon, 1 - epsilon)
+    assert line.line.dash == "dash"
+    assert f"{1 - epsilon:g}" in figure.layout.annotations[0].text
+    low, high = figure.layout.yaxis.range
+    assert low < 0
+    assert high > 1
+
+
+def test_the_emm_is_marked_on_the_line_where_the_curve_crosses_it() -> None:
+    figure = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.95, 0.45, 0.1], 0.1)])
+    one, two = traces(figure, "markers")
+    assert list(one.x) == [pytest.approx(12)]
+    assert list(two.x) == [pytest.approx(8.8)]
+    assert list(one.y) == list(two.y) == [0.9]
+    assert "EMM 12.0" in one.name
+    assert one.marker.color == traces(figure)[0].line.color
+    assert two.marker.color == traces(figure)[1].line.color
+
+
+@pytest.mark.parametrize("ratios", [[1.0, 1.0, 1.0], [0.5, 0.2, 0.1], []], ids=["above", "below", "not measured"])
+def test_a_curve_that_does_not_cross_has_no_marker(ratios: list[float]) -> None:
+    figure = drawable(figures.ratio_against_size([curve("one", ratios)]))
+    assert traces(figure, "markers") == []
+    assert len(traces(figure)) == 1
+    assert len(figure.layout.shapes) == 1
+
+
+def test_few_sizes_are_all_ticks() -> None:
+    figure = figures.ratio_against_size([curve("one", [1.0, 0.5, 0.0]), curve("two", [1.0])])
+    assert list(figure.layout.xaxis.tickvals) == SIZES
+    assert list(figure.layout.xaxis.ticktext) == ["8", "16", "32"]
+
+
+def test_no_curve_at_all_makes_an_empty_figure() -> None:
+    assert len(drawable(figures.ratio_against_size([])).data) == 0
+
+
+def test_more_curves_than_colours_are_all_drawn() -> None:
+    many = [curve(f"curve {number}", [1.0, 0.5, 0.0]) for number in range(25)]
+    assert len(traces(drawable(figures.ratio_against_size(many)))) == 25
+
+
+def test_the_only_curve_of_a_study_has_a_name() -> None:
+    (line,) = traces(figures.ratio_against_size([curve("", [1.0, 0.5, 0.0])]))
+    assert line.name == "all cells"
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
+    label = "M.skips = <b>111</b> & 000"
+    figure = figures.ratio_against_size([curve(label, [1.0, 0.5, 0.0])])
+    assert all("<b>" not in trace.name for trace in figure.data)
+    assert figure.data[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
+    panels = figures.ratio_against_epochs([row(label, "a", 8, 1, 0.5), row("", "b", 8, 1, 0.5)])
+    assert "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000" in [title.text for title in panels.layout.annotations]
+
+
+# --- ratio against epochs ------------------------------------------------------------------------------
+
+POINTS = [
+    row("one", "a", 8, 10, 0.1),
+    row("one", "a", 8, 20, 0.4),
+    row("one", "b", 16, 5, 0.2),
+    row("one", "b", 16, 10, 0.3),
+    row("one", "c", 16, 10, 0.25),
+    row("two", "d", 8, 10, 0.6),
+    row("three", "e", 32, 10, 0.7),
+]
+
+
+def test_each_cell_is_a_line_through_its_checkpoints() -> None:
+    figure = drawable(figures.ratio_against_epochs(POINTS))
+    assert [(list(line.x), list(line.y)) for line in figure.data] == [
+        ([10, 20], [0.1, 0.4]),
+        ([5, 10], [0.2, 0.3]),
+        ([10], [0.25]),
+        ([10], [0.6]),
+        ([10], [0.7]),
+    ]
+
+
+def test_each_curve_has_a_panel_of_its_own() -> None:
+    figure = figures.ratio_against_epochs(POINTS)
+    panels = [line.xaxis for line in figure.data]
+    assert panels[0] == panels[1] == panels[2]
+    assert len(set(panels)) == 3
+    assert [title.text for title in figure.layout.annotations] == ["one", "two", "three"]
+
+
+def test_a_size_has_one_colour_and_one_entry_in_the_legend() -> None:
+    figure = figures.ratio_against_epochs(POINTS)
+    colours: dict[str, set[str]] = {}
+    for line in figure.data:
+        colours.setdefault(line.name, set()).add(line.line.color)
+    assert {name: len(used) for name, used in colours.items()} == {"N = 8": 1, "N = 16": 1, "N = 32": 1}
+    assert len(set.union(*colours.values())) == 3
+    assert [line.name for line in figure.data if line.showlegend] == ["N = 8", "N = 16", "N = 32"]
+
+
+def test_panels_grow_the_figure_and_share_one_scale() -> None:
+    many = [row(f"curve {number}", f"cell {number}", 8, 10, 0.5) for number in range(9)]
+    few, figure = figures.ratio_against_epochs(POINTS[:1]), drawable(figures.ratio_against_epochs(many))
+    assert figure.layout.height == few.layout.height * math.ceil(9 / figures.COLUMNS)
+    ranges = {tuple(axis.range) for axis in figure.select_yaxes()}
+    assert len(ranges) == 1
+
+
+def test_a_study_without_other_axes_has_one_panel_without_a_title() -> None:
+    figure = drawable(figures.ratio_against_epochs([row("", "a", 8, 10, 0.1)]))
+    assert len(figure.data) == 1
+    assert len(figure.layout.annotations) == 0
+
+
+def test_no_point_at_all_makes_an_empty_figure_of_epochs() -> None:
+    assert len(drawable(figures.ratio_against_epochs([])).data) == 0

@@ -1,0 +1,515 @@
+"""The page: one file that opens offline, shows what the store has as it is, and is written whole or not at all."""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import tiny
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from diffmem.errors import DiffmemError
+from diffmem.report.page import render_page, write_page
+from diffmem.store import Store
+from diffmem.study import Study
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+EVIL = "<script>alert(1)</script> & <b>bold</b> \"quoted\" 'too' {{ 7 * 7 }} ${1}"
+REASON = "the training loss is <nan> & of no use"
+AXES = "\n[[axes]]\nM.dropout = [0.0, 0.2]\n"
+STUDY = tiny.TEXT.replace(AXES, "\n[[axes]]\nP.size = [8, 16, 32]\n")
+PAIRS = [(tiny.png(1), tiny.png(2)), (tiny.png(3), tiny.png(4))]
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its tags with their attributes, its texts, and its scripts."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.source = source
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.read: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br", "hr", "link", "input"):
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1]][-1] += data
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.read.append(data)
+
+    @property
+    def text(self) -> str:
+        """Return all that is to be read, in order."""
+        return re.sub(r"\s+", " ", "".join(self.read))
+
+    @property
+    def without_plotly(self) -> str:
+        return self.source.replace(get_plotlyjs(), "")
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def plots(self) -> list[list]:
+        """Return the arguments of every Plotly.newPlot: element, data, layout, config."""
+        decoder = json.JSONDecoder()
+        calls = []
+        for script in self.texts["script"][1:]:
+            for call in re.finditer(r"Plotly\.newPlot\(", script):
+                position, arguments = call.end(), []
+                while len(arguments) < 4:
+                    position = re.compile(r"[\s,]*").match(script, position).end()
+                    value, position = decoder.raw_decode(script, position)
+                    arguments.append(value)
+                calls.append(arguments)
+        return calls
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.duckdb")
+
+
+def fill(store: Store, text: str = STUDY, name: str = "tiny") -> Study:
+    """Register a study of three cells: one finished, one failed in the middle, one not begun."""
+    study = tiny.load(store.path.parent, text, name)
+    tiny.register(store, study)
+    first, second, _ = [entry.cell for entry in study.cells]
+    attempt = store.start_attempt(first.cell_id, tiny.HERE)
+    tiny.measure(store, first, [0.5, 1.0, 0.95], pairs=PAIRS, attempt=attempt)
+    store.end_attempt(attempt, "finished")
+    attempt = store.start_attempt(second.cell_id, tiny.HERE)
+    tiny.measure(store, second, [0.75], pairs=PAIRS[:1], attempt=attempt)
+    store.end_attempt(attempt, "failed", REASON)
+    return study
+
+
+def rendered(store: Store, *names: str) -> Page:
+    return Page(render_page(store, list(names or ["tiny"])))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("filled") / "store.duckdb")
+    fill(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def page(filled: Store) -> Page:
+    return rendered(filled)
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Return the page of a study with hostile text wherever text can be."""
+    store = Store(tmp_path_factory.mktemp("evil") / "store.duckdb")
+    text = STUDY.replace('"Tiny"', json.dumps(EVIL)).replace('"Fig. 0"', json.dumps(EVIL))
+    study = tiny.load(store.path.parent, text)
+    cells = [(entry.cell, f"{EVIL} {number}", {EVIL: EVIL}) for number, entry in enumerate(study.cells)]
+    store.register(
+        "tiny",
+        title=study.title,
+        figure=study.figure,
+        path=EVIL,
+        axes=[[EVIL]],
+        estimation=study.estimation.model_dump(mode="json"),
+        cells=cells,
+    )
+    where = dataclasses.replace(tiny.HERE, host=EVIL, device=EVIL, versions={EVIL: EVIL}, git_commit=EVIL)
+    for entry, ratios in zip(study.cells, ([1.0] * 3, [0.5], []), strict=True):
+        tiny.measure(store, entry.cell, ratios, pairs=PAIRS)
+        store.end_attempt(store.start_attempt(entry.cell.cell_id, where), "failed", EVIL)
+    return rendered(store)
+
+
+# --- one file, offline ---------------------------------------------------------------------------------
+
+
+def test_plotly_is_in_the_page_exactly_once(page: Page) -> None:
+    assert page.source.count(get_plotlyjs()) == 1
+    assert "plotly.js v" not in page.without_plotly
+    assert len(page.without_plotly) < 500_000
+
+
+def test_a_page_of_two_studies_has_plotly_once(store: Store) -> None:
+    fill(store)
+    fill(store, STUDY, "other")
+    assert rendered(store, "tiny", "other").source.count(get_plotlyjs()) == 1
+
+
+def test_nothing_is_fetched_from_anywhere(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        for name, value in attributes.items():
+            if name in ("src", "href", "srcset", "data", "poster", "action", "xlink:href"):
+                assert value.startswith("data:"), (tag, name, value[:80])
+            assert "url(" not in (value or "")
+    for style in page.texts["style"]:
+        assert "url(" not in style
+        assert "@import" not in style
+    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page.without_plotly)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|importScripts|sendBeacon)\b", page.without_plotly)
+
+
+def test_no_figure_offers_to_send_its_data_away(page: Page) -> None:
+    plots = page.plots()
+    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 2
+    for _, _, _, config in plots:
+        assert config["showSendToCloud"] is False
+        assert not config.get("showLink", False)
+        assert config.get("plotlyServerURL", "").startswith("https://") is False
+
+
+def test_the_tags_of_a_page_nest(page: Page) -> None:
+    assert page.open == []
+    assert page.source.startswith("<!doctype html>")
+    assert {"charset": "utf-8"} in page.of("meta")
+
+
+# --- text as it is -------------------------------------------------------------------------------------
+
+
+def test_text_of_the_store_is_shown_and_never_run(evil: Page, page: Page) -> None:
+    assert len(evil.of("script")) == len(page.of("script"))
+    assert evil.of("b") == []
+    assert evil.texts["title"] == [f"diffmem: {EVIL}"]
+    assert EVIL in evil.texts["h2"]
+    assert evil.text.count("alert(1)") > 10
+    assert "<script>alert" not in evil.source
+    assert not [name for _, attributes in evil.tags for name in attributes if name.startswith("on")]
+
+
+def test_no_text_ends_the_script_that_it_is_in(evil: Page) -> None:
+    for script in evil.texts["script"]:
+        assert "</" + "script" not in script.replace(get_plotlyjs(), "").lower()
+    assert evil.without_plotly.lower().count("</script") == len(evil.of("script"))
+    assert all("alert(1)" not in re.sub(r'"(\\.|[^"\\])*"', '""', script) for script in evil.texts["script"][1:])
+
+
+def test_names_in_a_figure_are_no_markup_for_plotly(evil: Page) -> None:
+    names = [trace["name"] for _, data, _, _ in evil.plots() for trace in data]
+    titles = [note["text"] for _, _, layout, _ in evil.plots() for note in layout.get("annotations", ())]
+    assert any("alert(1)" in name for name in names)
+    assert any("alert(1)" in title for title in titles)
+    assert all("<" not in text for text in names + titles)
+
+
+def test_text_is_no_template(evil: Page) -> None:
+    assert "{{ 7 * 7 }}" in evil.text
+    assert "49" not in evil.texts["h2"][0]
+
+
+# --- what is shown -------------------------------------------------------------------------------------
+
+
+def test_the_title_and_where_the_study_is_from_are_shown(page: Page, filled: Store) -> None:
+    assert page.texts["title"] == ["diffmem: Tiny"]
+    assert page.texts["h2"] == ["Tiny"]
+    assert f"tiny, Fig. 0, from {filled.path.parent / 'tiny.toml'}" in page.text
+    assert str(filled.path) in page.text
+
+
+def test_the_table_has_the_ratios_the_emm_and_what_is_missing(page: Page) -> None:
+    assert [text for text in page.texts["th"] if text.startswith("N = ")] == ["N = 8", "N = 16"]
+    cells = [text.strip() for text in page.texts["td"]]
+    # best: 1.0 and 0.75, so the line at 0.9 is crossed at 8 + 0.1 / 0.25 * 8; last: 0.95 and 0.75
+    assert cells == ["all cells", "11.2", "10.0", "1.000", "0.750", "2 of 3 cells are not finished"]
+
+
+def test_the_figures_hold_the_measured_points(page: Page) -> None:
+    (_, against_size, _, _), (_, against_epochs, _, _) = page.plots()
+    line = next(trace for trace in against_size if trace["mode"] == "lines+markers")
+    assert (line["x"], line["y"]) == ([8, 16], [1.0, 0.75])
+    assert [(trace["x"], trace["y"]) for trace in against_epochs] == [([12, 24, 30], [0.5, 1.0, 0.95]), ([12], [0.75])]
+
+
+def images(page: Page) -> list[bytes]:
+    prefix = "data:image/png;base64,"
+    sources = [attributes["src"] for attributes in page.of("img")]
+    assert all(source.startswith(prefix) for source in sources)
+    return [base64.b64decode(source.removeprefix(prefix), validate=True) for source in sources]
+
+
+def test_the_gallery_has_the_stored_images_of_the_last_checkpoint_of_each_cell(page: Page) -> None:
+    found = images(page)
+    assert found == [*PAIRS[0], *PAIRS[1], *PAIRS[0]]
+    for image in found:
+        with Image.open(io.BytesIO(image)) as opened:
+            assert (opened.format, opened.size, opened.mode) == ("PNG", (8, 8), "L")
+
+
+def test_the_gallery_tells_the_distance_ratio_and_outlines_what_is_memorized(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.05, pairs=PAIRS)  # sample 0: 0.1, sample 1: 0.4
+    store.append(point)
+    page = rendered(store)
+    pairs = [attributes["class"].split() for attributes in page.of("figure")]
+    assert pairs == [["pair", "memorized"], ["pair"]]
+    assert [text.strip() for text in page.texts["figure"]] == ["0.10", "0.40"]
+
+
+def test_another_threshold_is_used_and_named(store: Store) -> None:
+    fill(store, STUDY + "\n[emm]\nthreshold = 0.5\n")
+    page = rendered(store)
+    line = next(trace for trace in page.plots()[0][1] if trace["mode"] == "lines+markers")
+    assert line["y"] == [1.0, 0.85]
+    assert re.search(r"0\.5\b|half", page.texts["p"][0])
+    assert "a third" not in page.text
+
+
+def test_another_threshold_counts_everywhere(store: Store) -> None:
+    fill(store, STUDY + "\n[emm]\nthreshold = 0.5\n")
+    page = rendered(store)
+    assert "P.size = 16 epoch 12, ratio 0.850" in page.text
+    assert "failed P.size = 16 1 of 3 checkpoints, best ratio 0.850" in page.text
+
+
+def test_epsilon_is_that_of_the_study(store: Store) -> None:
+    fill(store, STUDY + "\n[emm]\nepsilon = 0.2\n")
+    page = rendered(store)
+    assert "ratio ≥ 0.8" in page.text
+    assert page.plots()[0][2]["shapes"][0]["y0"] == pytest.approx(0.8)
+
+
+def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None:
+    assert "finished P.size = 8 3 of 3 checkpoints, best ratio 1.000" in page.text
+    assert page.text.count("Last attempt on a-host, cpu (a processor, 1 threads)") == 2
+    assert "python 3.0, torch 9.9" in page.text
+    assert "commit c0ffeec0ff with local changes" in page.text
+    for cell in filled.cells("tiny"):
+        assert cell["cell_id"] in page.text
+    configurations = [json.loads(text) for text in page.texts["pre"] if text.startswith("{")]
+    assert configurations == [cell["configuration"] for cell in filled.cells("tiny")]
+
+
+def test_a_failed_cell_is_shown_with_its_reason(page: Page) -> None:
+    assert [text for text in page.texts["pre"] if not text.startswith("{")] == [REASON]
+    assert "failed P.size = 16 1 of 3 checkpoints, best ratio 0.750" in page.text
+
+
+def test_a_cell_that_waits_is_shown_as_that(page: Page) -> None:
+    assert "waiting P.size = 32 0 of 3 checkpoints" in page.text
+
+
+def test_the_reason_of_an_attempt_that_was_made_good_is_not_shown(store: Store) -> None:
+    cell = fill(store).cells[1].cell
+    tiny.measure(store, cell, [0.75, 0.75, 0.75])
+    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "finished")
+    assert REASON not in rendered(store).text
+
+
+def test_studies_come_in_the_order_asked_for(store: Store) -> None:
+    for name in ("one", "two"):
+        fill(store, STUDY.replace("Tiny", name.title()), name)
+    assert rendered(store, "one", "two").texts["h2"] == ["One", "Two"]
+    page = rendered(store, "two", "one")
+    assert page.texts["h2"] == ["Two", "One"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+# --- little or nothing to show -------------------------------------------------------------------------
+
+
+def test_a_store_without_a_study_makes_a_page_that_says_so(store: Store) -> None:
+    with store.writing():
+        pass
+    page = Page(render_page(store, []))
+    assert "The store has no study yet" in page.text
+    assert "diffmem run STUDY" in page.text
+    assert page.texts["title"] == ["diffmem: no studies"]
+    assert page.open == []
+
+
+def test_a_study_of_which_nothing_is_measured_makes_a_page_that_says_so(store: Store) -> None:
+    tiny.register(store, tiny.load(store.path.parent, STUDY))
+    page = rendered(store)
+    assert "not measured" in page.text
+    assert "3 of 3 cells are not finished" in page.text
+    assert page.plots() == []
+    assert page.of("img") == []
+
+
+def test_the_command_writes_the_page_of_all_studies_beside_the_store(filled: Store) -> None:
+    result = tiny.diffmem("report", "--store", filled.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    path = filled.path.parent / "report.html"
+    assert result.stdout == f"report: {path}\n"
+    assert Page(path.read_text(encoding="utf-8")).texts["h2"] == ["Tiny"]
+
+
+# --- whole or not at all -------------------------------------------------------------------------------
+
+
+def others(path: Path) -> list[str]:
+    """Return what is beside a page, and is not of the store."""
+    return sorted(p.name for p in path.parent.iterdir() if p != path)
+
+
+def test_a_page_is_written_with_its_folder_and_nothing_beside_it(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "page.html"
+    write_page(filled, ["tiny"], path)
+    assert Page(path.read_text(encoding="utf-8")).texts["h2"] == ["Tiny"]
+    assert others(path) == []
+
+
+def test_a_page_replaces_the_one_before(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("the page before")
+    write_page(filled, ["tiny"], path)
+    assert "the page before" not in path.read_text(encoding="utf-8")
+    assert others(path) == []
+
+
+def test_the_page_before_stays_when_the_store_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("the page before")
+    (tmp_path / "store.duckdb").write_text("no store" * 1000)
+    with pytest.raises(DiffmemError):
+        write_page(Store(tmp_path / "store.duckdb"), [], path)
+    assert path.read_text() == "the page before"
+
+
+def test_a_page_that_cannot_take_its_place_is_an_error_and_leaves_nothing(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    (path / "a folder in its place").mkdir(parents=True)
+    with pytest.raises(DiffmemError, match="the report cannot be written") as caught:
+        write_page(filled, ["tiny"], path)
+    assert str(path) in str(caught.value)
+    assert others(path) == []
+
+
+def test_a_page_that_finds_no_space_is_an_error_and_the_one_before_stays(filled: Store, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("the page before")
+    limited = subprocess.run(
+        [
+            *("sh", "-c", 'ulimit -f 1000; exec "$@"', "sh"),
+            *tiny.command("report", "--store", filled.path, "-o", path),
+        ],
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert limited.returncode == 1
+    (said,) = limited.stderr.splitlines()
+    assert said.startswith(f"{path}: the report cannot be written: ")
+    assert path.read_text() == "the page before"
+    assert others(path) == []
+
+
+# --- while a run goes on -------------------------------------------------------------------------------
+
+
+def test_all_queries_of_a_snapshot_see_one_moment(store: Store) -> None:
+    """No writer gets in between: DuckDB refuses one, which then waits and tries again."""
+    fill(store)
+    write = f"import duckdb; duckdb.connect({str(store.path)!r}).execute('DELETE FROM pairs')"
+    with store.snapshot():
+        before = store.pairs("tiny")
+        result = subprocess.run([sys.executable, "-c", write], capture_output=True, text=True)
+        assert "Could not set lock" in result.stderr
+        assert store.pairs("tiny") == before
+    assert subprocess.run([sys.executable, "-c", write]).returncode == 0
+    assert store.pairs("tiny") == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+from diffmem.study import Study
+store, study = Store(Path(sys.argv[1])), Study.load(Path(sys.argv[2]))
+print("ready", flush=True)
+for entry in study.cells:
+    attempt = store.start_attempt(entry.cell.cell_id, tiny.HERE)
+    for epoch, _ in entry.cell.checkpoints:
+        store.append(tiny.checkpoint(entry.cell.cell_id, epoch, 0.5, pairs=[(tiny.png(1), tiny.png(2))]))
+    store.end_attempt(attempt, "finished")
+"""
+
+
+@pytest.mark.slow
+def test_a_page_can_be_written_at_any_time_while_a_run_goes_on(store: Store, tmp_path: Path) -> None:
+    text = STUDY.replace("[8, 16, 32]", "[8, 16, 24, 32, 40, 48]")
+    study = tiny.load(tmp_path, text)
+    tiny.register(store, study)
+    with tiny.started(WRITER, store.path, study.path) as run:
+        while run.poll() is None:
+            assert rendered(store).texts["h2"] == ["Tiny"]
+        assert (run.returncode, run.stderr.read()) == (0, "")
+    assert "are not finished" not in rendered(store).text
+
+
+# --- in a browser --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access(CHROMIUM, os.X_OK), reason="needs chromium")
+@pytest.mark.parametrize("which", ["page", "evil"])
+def test_a_browser_draws_the_figures(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    wanted: Page = request.getfixturevalue(which)
+    path = tmp_path / "page.html"
+    path.write_text(wanted.source, encoding="utf-8")
+    browser = subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=8000",
+            "--dump-dom",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    drawn = browser.stdout.replace(get_plotlyjs(), "")
+    assert drawn.count('<svg class="main-svg"') >= 2, browser.stderr[-2000:]
+    traces = [trace for _, data, _, _ in wanted.plots() for trace in data]
+    assert len(re.findall(r'<path class="point\b', drawn)) == sum(len(trace["x"]) for trace in traces)
+    assert "memorization ratio" in drawn
+    for name in re.findall(r"N = \d+", " ".join(trace["name"] for trace in traces)):
+        assert name in drawn
+
+
+def test_the_page_needs_no_torch(filled: Store, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from diffmem.report.page import write_page; "
+        "from diffmem.store import Store; write_page(Store(Path(sys.argv[1])), ['tiny'], Path(sys.argv[2])); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(filled.path), str(tmp_path / "page.html")],
+        env=tiny.environment(),
+        check=False,
+    )
+    assert result.returncode == 0

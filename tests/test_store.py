@@ -1,0 +1,573 @@
+"""The store: schema and migrations, whole transactions, readers between writes, and errors that say what to do."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import duckdb
+import filelock
+import numpy as np
+import pytest
+import tiny
+
+from diffmem import store as store_module
+from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.store import MIGRATIONS, Checkpoint, Store
+
+TABLES = {"attempts", "cells", "checkpoints", "evidence", "migrations", "pairs", "studies", "study_cells"}
+PATIENCE = 0.2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store" / "diffmem.duckdb")
+
+
+def checkpoint(epoch: int = 1, cell_id: str = "cell", ratio: float = 0.25) -> Checkpoint:
+    return tiny.checkpoint(cell_id, epoch, ratio, pairs=[(tiny.png(1), tiny.png(2))])
+
+
+def count(store: Store, table: str) -> int:
+    return store.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]
+
+
+def tables(store: Store) -> set[str]:
+    return {row["table_name"] for row in store.rows("SELECT table_name FROM duckdb_tables()")}
+
+
+def version(store: Store) -> int:
+    return store.rows("SELECT max(version) AS version FROM migrations")[0]["version"]
+
+
+def refuses_to_read(path: Path, kind: type[StoreError]) -> str:
+    """Return the sentence with which the store at `path` refuses to be read; it must be of exactly this kind."""
+    with pytest.raises(StoreError) as caught, Store(path).reading(PATIENCE) as connection:
+        connection.execute("SELECT 1")
+    return sentence(caught.value, path, kind)
+
+
+def refuses_to_write(path: Path, kind: type[StoreError]) -> str:
+    with pytest.raises(StoreError) as caught, Store(path).writing(PATIENCE) as connection:
+        connection.execute("SELECT 1")
+    return sentence(caught.value, path, kind)
+
+
+def sentence(error: StoreError, path: Path, kind: type[StoreError]) -> str:
+    text = str(error)
+    assert type(error) is kind, text
+    assert "\n" not in text
+    assert text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+# --- schema and migrations -----------------------------------------------------------------------------
+
+
+def test_a_fresh_file_gets_the_schema_with_its_folder(store: Store) -> None:
+    with store.writing():
+        pass
+    assert tables(store) == TABLES
+    assert version(store) == len(MIGRATIONS)
+    assert store.rows("SELECT * FROM results") == []
+
+
+def test_reading_where_nothing_is_creates_nothing(store: Store) -> None:
+    said = refuses_to_read(store.path, StoreError)
+    assert "no store there yet" in said
+    assert "diffmem run" in said
+    assert not store.path.parent.exists()
+
+
+def test_each_migration_is_recorded_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
+    for _ in range(3):
+        with store.writing():
+            pass
+    numbers = [row["version"] for row in store.rows("SELECT version FROM migrations ORDER BY applied_at")]
+    assert numbers == [*range(1, len(MIGRATIONS) + 2)]
+
+
+def test_an_older_file_is_migrated_when_opened_to_write_and_keeps_its_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(checkpoint())
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "ALTER TABLE checkpoints ADD COLUMN extra INTEGER"])
+    with store.writing() as connection:
+        assert connection.execute("SELECT epoch, extra FROM checkpoints").fetchall() == [(1, None)]
+
+
+def test_an_older_file_is_migrated_when_opened_to_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append(checkpoint())
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second AS SELECT 7 AS i"])
+    assert store.rows("SELECT i, epoch FROM second, checkpoints") == [{"i": 7, "epoch": 1}]
+    assert version(store) == len(MIGRATIONS) + 1
+
+
+BAD = "CREATE TABLE half (i INTEGER); DROP TABLE pairs; SELECT * FROM nowhere"
+
+
+def test_a_failing_migration_rolls_back_whole_and_leaves_the_version(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(checkpoint())
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, BAD])
+        with pytest.raises(StoreError, match="nowhere"), store.writing():
+            pass
+        with pytest.raises(StoreError, match="nowhere"):
+            store.rows("SELECT 1")
+    assert version(store) == len(MIGRATIONS)
+    assert tables(store) == TABLES
+    assert count(store, "pairs") == 1
+
+
+def test_a_migration_whose_record_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = f"CREATE TABLE half (i INTEGER); INSERT INTO migrations VALUES ({len(MIGRATIONS) + 1}, now()::TIMESTAMP)"
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, taken])
+        with pytest.raises(StoreError), store.writing():
+            pass
+    assert version(store) == len(MIGRATIONS)
+    assert tables(store) == TABLES
+
+
+def test_the_migrations_before_a_failing_one_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)", BAD])
+        with pytest.raises(StoreError), store.writing():
+            pass
+        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
+        assert tables(store) == TABLES | {"second"}
+
+
+def test_a_migration_that_was_mended_runs_on_the_next_opening(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, BAD])
+    with pytest.raises(StoreError), store.writing():
+        pass
+    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE half (i INTEGER)"])
+    assert tables(store) == TABLES | {"half"}
+
+
+# --- one transaction -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"d1": np.array(["near"] * 20)},
+        {"pairs": [(tiny.png(1), 3)]},
+        {"pairs": [(tiny.png(1), tiny.png(2)), (None, None)]},
+    ],
+    ids=["evidence of a wrong type", "a pair of a wrong type", "a missing image"],
+)
+def test_a_checkpoint_is_appended_whole_or_not_at_all(store: Store, broken: dict) -> None:
+    store.append(checkpoint(epoch=1))
+    with pytest.raises(StoreError):
+        store.append(dataclasses.replace(checkpoint(epoch=2), **broken))
+    assert store.measured_epochs("cell") == {1}
+    assert (count(store, "evidence"), count(store, "pairs")) == (20, 1)
+
+
+def test_the_block_of_a_writer_is_undone_when_it_raises(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.writing() as connection:
+        connection.execute("DELETE FROM migrations")
+        raise ZeroDivisionError
+    assert version(store) == len(MIGRATIONS)
+
+
+def test_the_same_checkpoint_twice_keeps_the_first(store: Store) -> None:
+    assert store.append(checkpoint(ratio=0.25)) is True
+    before = tiny.results(store)
+    assert store.append(checkpoint(ratio=0.75)) is False
+    assert tiny.results(store) == before
+    assert store.append(checkpoint(epoch=2)) is True
+    assert store.append(checkpoint(cell_id="another")) is True
+
+
+def test_a_checkpoint_comes_back_as_it_was_measured(store: Store) -> None:
+    wanted = checkpoint(epoch=3)
+    store.append(wanted)
+    (row,) = store.rows("SELECT * FROM checkpoints")
+    evidence = store.rows("SELECT * FROM evidence ORDER BY sample")
+    assert (row["samples"], row["memorized"], row["ratio"], row["loss"]) == (20, 5, 0.25, 1 / 3)
+    assert (row["train_seconds"], row["score_seconds"], row["attempt_id"]) == (1.5, 0.5, "by hand")
+    assert [e["sample"] for e in evidence] == [*range(20)]
+    assert [e["nearest"] for e in evidence] == wanted.nearest.tolist()
+    assert [e["d1"] for e in evidence] == wanted.d1.tolist()
+    assert [e["d2"] for e in evidence] == wanted.d2.tolist()
+    assert store.rows("SELECT generated, nearest FROM pairs") == [{"generated": tiny.png(1), "nearest": tiny.png(2)}]
+
+
+def test_a_loss_that_was_never_measured_is_null(store: Store) -> None:
+    store.append(dataclasses.replace(checkpoint(), loss=None))
+    assert store.rows("SELECT loss FROM checkpoints") == [{"loss": None}]
+
+
+def test_the_evidence_gives_the_ratio_again_and_that_of_other_thresholds(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.25, 0.5])
+    (first, second) = store.rows(
+        """
+        SELECT epoch, any_value(ratio) AS ratio,
+            avg(CAST(d1 < d2 / 3 AS INTEGER)) AS counted, avg(CAST(d1 < 0.5 * d2 AS INTEGER)) AS half
+        FROM checkpoints JOIN evidence USING (cell_id, epoch) GROUP BY epoch ORDER BY epoch
+        """
+    )
+    assert (first["ratio"], first["counted"], first["half"]) == (0.25, 0.25, pytest.approx(0.25 + 7 / 20))
+    assert (second["ratio"], second["counted"], second["half"]) == (0.5, 0.5, 0.75)
+    assert [row["ratio"] for row in store.curve_points("tiny", 1 / 3)] == [0.25, 0.5]
+    assert [row["ratio"] for row in store.curve_points("tiny", 0.5)] == [first["half"], 0.75]
+    assert [row["ratio"] for row in store.curve_points("tiny", 0.05)] == [0.0, 0.0]
+
+
+def test_a_distance_at_the_threshold_is_not_memorized(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    cell = study.cells[0].cell
+    point = tiny.checkpoint(cell.cell_id, 15, 0.0, samples=2)
+    store.append(dataclasses.replace(point, d1=np.array([50.0, 0.0]), d2=np.array([100.0, 0.0])))
+    assert [row["ratio"] for row in store.curve_points("tiny", 0.5)] == [0.0]
+
+
+# --- studies, cells, attempts --------------------------------------------------------------------------
+
+
+def test_a_study_registered_again_replaces_its_list_of_cells_and_loses_no_cell(store: Store, tmp_path: Path) -> None:
+    tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
+    tiny.register(store, tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", "[0.2, 0.4]").replace("Tiny", "New")))
+    assert [cell["axis_values"]["M.dropout"] for cell in store.cells("tiny")] == [0.2, 0.4]
+    assert [study["title"] for study in store.studies()] == ["New"]
+    assert count(store, "cells") == 3
+
+
+def test_a_cell_of_two_studies_is_one_cell(store: Store, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        tiny.register(store, tiny.load(tmp_path, tiny.TEXT, name))
+    assert count(store, "cells") == 2
+    assert [study["study"] for study in store.studies()] == ["two", "one"]
+    tiny.measure(store, tiny.load(tmp_path, tiny.TEXT).cells[0].cell, [0, 0, 0])
+    assert store.finished_cells("one") == store.finished_cells("two") != set()
+
+
+def test_a_study_of_no_cell_can_be_registered(store: Store) -> None:
+    store.register("none", title="", figure="", path="", axes=[], estimation={}, cells=[])
+    assert store.cells("none") == []
+
+
+def test_cells_come_with_how_far_they_are_and_their_latest_attempt(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    first = study.cells[0].cell
+    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), "failed", "first reason")
+    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), "interrupted")
+    tiny.measure(store, first, [0.75, 0.25])
+    one, two = store.cells("tiny")
+    assert (one["measured"], one["expected"], one["best"], one["last"], one["epoch"]) == (2, 3, 0.75, 0.25, 24)
+    assert (one["outcome"], one["error"], one["host"], one["versions"]) == (
+        "interrupted",
+        None,
+        "a-host",
+        tiny.HERE.versions,
+    )
+    assert one["configuration"] == first.configuration
+    assert (two["measured"], two["expected"], two["best"], two["outcome"]) == (0, 3, None, None)
+
+
+def test_an_attempt_left_open_counts_as_lost_when_the_next_one_starts(store: Store) -> None:
+    lost = store.start_attempt("cell", tiny.HERE)
+    other = store.start_attempt("other cell", tiny.HERE)
+    second = store.start_attempt("cell", tiny.HERE)
+    outcomes = {row["attempt_id"]: row["outcome"] for row in store.rows("SELECT attempt_id, outcome FROM attempts")}
+    assert outcomes == {lost: "lost", other: "running", second: "running"}
+
+
+# --- several processes ---------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+store, cell_id, count = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for epoch in range(1, count + 1):
+    assert store.append(tiny.checkpoint(cell_id, epoch, 0.5)), epoch
+"""
+
+READER = """
+import sys
+from pathlib import Path
+from diffmem.store import Store
+store, last = Store(Path(sys.argv[1])), 0
+print("ready", flush=True)
+sys.stdin.readline()
+reads = 0
+while last < int(sys.argv[2]):
+    (row,) = store.rows(
+        "SELECT (SELECT count(*) FROM checkpoints) AS points, (SELECT count(*) FROM evidence) AS evidence"
+    )
+    assert row["evidence"] == 20 * row["points"] and row["points"] >= last, row
+    last, reads = row["points"], reads + 1
+print(reads)
+"""
+
+
+def at_once(*scripts: tuple[str | Path, ...]) -> list[str]:
+    """Start scripts that wait, let them go together, and return what each printed; all must end well."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(tiny.started(*script)) for script in scripts]
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        output = [process.communicate(timeout=200) for process in processes]
+        ends = [(process.returncode, errors) for process, (_, errors) in zip(processes, output, strict=True)]
+    assert ends == [(0, "")] * len(scripts)
+    return [printed for printed, _ in output]
+
+
+@pytest.mark.slow
+def test_a_reader_gets_in_between_the_writes_of_another_process(store: Store) -> None:
+    with store.writing():
+        pass
+    _, reads = at_once((WRITER, store.path, "cell", "60"), (READER, store.path, "60"))
+    assert int(reads) > 1
+    assert store.measured_epochs("cell") == {*range(1, 61)}
+
+
+@pytest.mark.slow
+def test_two_processes_append_at_once_and_none_is_lost(store: Store) -> None:
+    at_once((WRITER, store.path, "one", "30"), (WRITER, store.path, "two", "30"))
+    assert store.measured_epochs("one") == store.measured_epochs("two") == {*range(1, 31)}
+    assert count(store, "evidence") == 60 * 20
+
+
+HALF_DONE = """
+import sys, time
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+store = Store(Path(sys.argv[1]))
+with store.writing() as connection:
+    if sys.argv[2] == "left in the WAL":
+        connection.execute("INSERT INTO cells VALUES ('kept', '{}', 1, now()::TIMESTAMP)")
+        connection.commit()
+        connection.begin()
+    connection.execute("INSERT INTO cells VALUES ('undone', '{}', 1, now()::TIMESTAMP)")
+    connection.execute("INSERT INTO evidence SELECT 'cell', 9, i, i, i, i FROM range(200000) t(i)")
+    print("ready", flush=True)
+    time.sleep(300)
+"""
+
+
+def kill_inside(store: Store, moment: str) -> None:
+    """Kill a writer inside an open transaction."""
+    with tiny.started(HALF_DONE, store.path, moment) as process:
+        pass
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_nothing_of_a_transaction_shows_whose_writer_was_killed(store: Store) -> None:
+    store.append(checkpoint())
+    before = tiny.results(store)
+    kill_inside(store, "open")
+    assert tiny.results(store) == before
+    assert count(store, "cells") == 0
+    assert store.append(checkpoint(epoch=2)) is True
+    assert store.measured_epochs("cell") == {1, 2}
+
+
+def test_what_a_killed_writer_committed_is_read_from_the_wal_it_left(store: Store) -> None:
+    store.append(checkpoint())
+    kill_inside(store, "left in the WAL")
+    assert store.path.with_name(store.path.name + ".wal").exists()
+    assert store.rows("SELECT cell_id FROM cells") == [{"cell_id": "kept"}]
+    assert store.measured_epochs("cell") == {1}
+    assert store.append(checkpoint(epoch=2)) is True
+    assert store.rows("SELECT cell_id FROM cells") == [{"cell_id": "kept"}]
+
+
+# --- what is no store, or cannot be used ---------------------------------------------------------------
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database\n" * 1000)
+    for refuses in (refuses_to_read, refuses_to_write):
+        assert "not a DuckDB file" in refuses(path, StoreError)
+    assert path.read_text() == "not a database\n" * 1000
+
+
+def test_a_file_that_is_no_database_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "blocks" / "unlocked.txt"  # both hold the word `lock`
+    path.parent.mkdir()
+    path.write_text("not a database\n" * 1000)
+    for refuses in (refuses_to_read, refuses_to_write):
+        assert "not a DuckDB file" in refuses(path, StoreError)
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.duckdb"
+    with duckdb.connect(path) as connection:
+        connection.execute("CREATE TABLE birds (name VARCHAR)")
+    for refuses in (refuses_to_read, refuses_to_write):
+        assert "not a diffmem store" in refuses(path, StoreError)
+    with duckdb.connect(path) as connection:
+        assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("birds",)]
+
+
+def test_a_store_of_a_newer_diffmem_is_refused(store: Store) -> None:
+    with store.writing() as connection:
+        connection.execute("INSERT INTO migrations VALUES (99, now()::TIMESTAMP)")
+    for refuses in (refuses_to_read, refuses_to_write):
+        said = refuses(store.path, StoreError)
+        assert "newer diffmem" in said
+        assert "99" in said
+        assert "upgrade" in said
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    for refuses in (refuses_to_read, refuses_to_write):
+        assert "name another store with --store" in refuses(tmp_path, StoreError)
+
+
+@pytest.mark.parametrize("below", ["store.duckdb", "folder/store.duckdb"])
+def test_a_path_below_a_regular_file_is_refused(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("a regular file")
+    assert "no store there yet" in refuses_to_read(file / below, StoreError)
+    assert "name another store with --store" in refuses_to_write(file / below, StoreError)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert "permissions" in refuses_to_write(tmp_path / "store.duckdb", StoreError)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def shell(store: Store) -> Iterator[subprocess.Popen[str]]:
+    """Open a store in another process and keep it open, as a notebook or a DuckDB shell would."""
+    with store.writing():
+        pass
+    script = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.readline()"
+    with tiny.started(script, store.path) as process:
+        yield process
+
+
+def test_a_store_that_another_program_holds_open_is_named_with_its_process(
+    store: Store, shell: subprocess.Popen[str]
+) -> None:
+    for refuses in (refuses_to_read, refuses_to_write):
+        said = refuses(store.path, StoreUnavailable)
+        assert f"process {shell.pid} holds the store open" in said
+        assert "close it" in said
+
+
+def test_a_store_is_waited_for_and_used_once_it_is_free(store: Store, shell: subprocess.Popen[str]) -> None:
+    shell.stdin.write("go\n")  # it closes at some moment while we wait
+    shell.stdin.flush()
+    assert store.append(checkpoint()) is True
+    assert store.measured_epochs("cell") == {1}
+
+
+def test_a_writer_waits_for_the_lock_file_and_a_reader_does_not(store: Store) -> None:
+    store.append(checkpoint())
+    with filelock.FileLock(f"{store.path}.lock"):
+        assert "another program holds the store open" in refuses_to_write(store.path, StoreUnavailable)
+        assert store.measured_epochs("cell") == {1}
+
+
+# --- a full disk ---------------------------------------------------------------------------------------
+
+FILLER = """
+import dataclasses, resource, sys
+from pathlib import Path
+import numpy as np
+import tiny
+from diffmem.errors import StoreUnavailable
+from diffmem.store import Store
+if sys.argv[2] != "disk":  # no file may grow beyond so many bytes; Python ignores SIGXFSZ, so writing fails
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+store = Store(Path(sys.argv[1]))
+try:
+    for epoch in range(1, 200):
+        point = tiny.checkpoint("cell", epoch, 0.5, samples=3000)
+        noise = np.random.default_rng(epoch).random((2, 3000))  # does not compress
+        store.append(dataclasses.replace(point, d1=noise[0], d2=noise[1]))
+        print(epoch, flush=True)
+except StoreUnavailable as error:
+    print(error, file=sys.stderr)
+"""
+
+
+def check_filled(filled: subprocess.CompletedProcess[str], store: Store) -> str:
+    """Check that a store was filled until it refused in one sentence with all rows kept; return the sentence."""
+    assert filled.returncode == 0, filled.stderr
+    appended = len(filled.stdout.splitlines())
+    assert appended > 0
+    (said,) = filled.stderr.splitlines()
+    assert said.startswith(f"{store.path}: ")
+    epochs = store.measured_epochs("cell")
+    assert epochs >= {*range(1, appended + 1)}
+    assert count(store, "evidence") == 3000 * len(epochs)
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [2_000_000, 3_500_000])
+def test_a_store_that_may_not_grow_says_why_and_keeps_its_rows(store: Store, limit: int) -> None:
+    filled = subprocess.run(
+        [sys.executable, "-c", FILLER, str(store.path), str(limit)],
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    said = check_filled(filled, store)
+    assert "too large" in said or "full" in said
+    assert store.append(checkpoint(epoch=1000)) is True
+
+
+def can_mount() -> bool:
+    """Tell whether a small file system of our own can be made, which no one else sees."""
+    if shutil.which("unshare") is None:
+        return False
+    attempt = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]
+    return subprocess.run(attempt, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_called_that_and_the_store_keeps_its_rows(tmp_path: Path) -> None:
+    if not can_mount():
+        pytest.skip("needs to mount a small file system")
+    (tmp_path / "disk").mkdir()
+    script = """
+        mount -t tmpfs -o size=3m none "$1/disk"
+        "$2" -c "$3" "$1/disk/diffmem.duckdb" disk
+        result=$?
+        cp "$1"/disk/diffmem.duckdb* "$1"
+        exit $result
+    """
+    filled = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FILLER],
+        env=tiny.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    filled.stderr = filled.stderr.replace("/disk/", "/")  # the rows are looked for in the copy
+    said = check_filled(filled, Store(tmp_path / "diffmem.duckdb"))
+    assert "the disk is full; free some space" in said

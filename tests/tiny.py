@@ -1,0 +1,202 @@
+"""A study so small that both its cells train in seconds, how to run it, and stores filled by hand."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffmem.config import Cell
+from diffmem.store import Checkpoint, Provenance, Row, Store
+from diffmem.study import Study
+
+TEXT = """
+title = "Tiny"
+figure = "Fig. 0"
+
+[P]
+dataset = "digits"
+size = 8
+
+[M]
+precondition = "edm"
+width = 4
+channel_mult = [1, 1]
+blocks = 1
+
+[T]
+epochs = 30         # 8 images in batches of 8: an epoch is a step
+batch_size = 8
+lr = 5e-3
+warmup_epochs = 5
+ema = 0.9
+
+[[axes]]
+M.dropout = [0.0, 0.2]
+
+[score]
+samples = 20
+every = 12
+steps = 3
+batch_size = 12     # two batches of generated images at each checkpoint
+pairs = 3
+"""
+EPOCHS = [12, 24, 30]
+"""The checkpoints of each cell of TEXT."""
+
+HERE = Provenance("a-host", 1, "cpu (a processor, 1 threads)", {"python": "3.0", "torch": "9.9"}, "c0ffee" * 6, True)
+
+
+def write(folder: Path, text: str = TEXT, name: str = "tiny") -> Path:
+    """Write a study file and return its path."""
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return an environment with one thread, so that two runs compare bit by bit, and unbuffered output."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **more}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """Return `diffmem` with arguments, by this Python."""
+    return [sys.executable, "-m", "diffmem", *map(str, arguments)]
+
+
+def diffmem(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `diffmem` in a process of its own, `more` in its environment."""
+    return subprocess.run(
+        command(*arguments), env=environment(**more), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@contextmanager
+def started(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a script that can import this module; yield once it printed `ready`, kill it if it then still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first == "ready\n", (first, process.communicate())
+            yield process
+        finally:
+            process.kill()
+
+
+def results(store: Store) -> dict[str, list[Row]]:
+    """Return every number that a run measures, without times and attempts."""
+    return {
+        "checkpoints": store.rows(
+            "SELECT cell_id, epoch, step, samples, memorized, ratio, loss FROM checkpoints ORDER BY ALL"
+        ),
+        "evidence": store.rows("SELECT * FROM evidence ORDER BY ALL"),
+        "pairs": store.rows("SELECT * FROM pairs ORDER BY ALL"),
+    }
+
+
+def check_equal(found: dict[str, list[Row]], expected: dict[str, list[Row]]) -> None:
+    """Check that two runs have measured the same, bit by bit; show only the first difference where not."""
+    for table, rows in expected.items():
+        assert len(found[table]) == len(rows), table
+        assert [pair for pair in zip(found[table], rows, strict=True) if pair[0] != pair[1]][:1] == [], table
+
+
+class Moment:
+    """A moment of a run: the `asks`-th question whether to stop after the `number`-th event of a kind."""
+
+    def __init__(self, kind: str, number: int, asks: int) -> None:
+        self.kind, self.number, self.asks = kind, number, asks
+
+    def see(self, event: object) -> None:
+        """Take note of an event of the run."""
+        self.number -= type(event).__name__ == self.kind
+
+    def __call__(self) -> bool:
+        """Tell whether the moment has come; asked by the run."""
+        if self.number > 0:
+            return False
+        self.asks -= 1
+        return self.asks == 0
+
+
+# --- stores filled by hand -----------------------------------------------------------------------------
+
+
+def load(folder: Path, text: str, name: str = "tiny") -> Study:
+    """Return the study of a text."""
+    return Study.load(write(folder, text, name))
+
+
+def register(store: Store, study: Study) -> None:
+    """Make the study known to the store, as a run does."""
+    store.register(
+        study.name,
+        title=study.title,
+        figure=study.figure,
+        path=study.path,
+        axes=study.axes,
+        estimation=study.estimation.model_dump(mode="json"),
+        cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells],
+    )
+
+
+def checkpoint(
+    cell_id: str,
+    epoch: int,
+    ratio: float,
+    *,
+    samples: int = 20,
+    attempt: str = "by hand",
+    pairs: Sequence[tuple[bytes, bytes]] = (),
+) -> Checkpoint:
+    """Return a checkpoint of which a share `ratio` has d1/d2 = 0.1, half of the rest 0.4 and half 0.8."""
+    memorized = round(ratio * samples)
+    middle = (samples - memorized) // 2
+    share = np.repeat([0.1, 0.4, 0.8], [memorized, middle, samples - memorized - middle])
+    d2 = 100.0 + np.arange(samples)
+    return Checkpoint(
+        cell_id=cell_id,
+        epoch=epoch,
+        step=epoch,
+        loss=1 / epoch,
+        nearest=np.arange(samples) % 8,
+        d1=share * d2,
+        d2=d2,
+        memorized=memorized,
+        train_seconds=1.5,
+        score_seconds=0.5,
+        attempt_id=attempt,
+        pairs=pairs,
+    )
+
+
+def measure(store: Store, cell: Cell, ratios: Sequence[float], **more: Any) -> None:
+    """Append the first checkpoints of a cell with these ratios."""
+    for (epoch, _), ratio in zip(cell.checkpoints, ratios, strict=False):
+        store.append(checkpoint(cell.cell_id, epoch, ratio, **more))
+
+
+def png(seed: int) -> bytes:
+    """Return an 8x8 grey PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
