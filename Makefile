@@ -1,7 +1,7 @@
 # make demo: install, run the quickstart study, write its report.  make test: install, run all tests.
 
 PYTHON ?= python3
-STAMP = .venv/.installed
+STAMP = .venv/.installed-with-$(notdir $(PYTHON))
 
 .PHONY: install demo test lint
 install: $(STAMP)
@@ -9,7 +9,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "diffmem needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -100,15 +101,18 @@ def run(study: Path, profile: str | None, overrides: tuple[str, ...], store_path
     from diffmem.runner import Interrupted, run_study
     from diffmem.store import Store
 
-    failed = 0
+    total = len(loaded.distinct)
+    outcomes: Counter[str] = Counter()
     try:
-        events = run_study(loaded, Store(store_path), stop=stop)
-        failed = _show(events, total=len(loaded.cells))
+        outcomes = _show(run_study(loaded, Store(store_path), stop=stop), total=total)
     except Interrupted:
         click.echo("stopped; everything is saved, the same command goes on from here", err=True)
         sys.exit(128 + (stop.signal or signal.SIGINT))
-    if failed:
-        click.echo(f"{failed} of {len(loaded.cells)} cells failed; `diffmem status {study}` tells why", err=True)
+    if busy := outcomes["busy elsewhere"]:
+        click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
+    if failed := outcomes["failed"]:
+        tells = f"diffmem status {loaded.name} --store {store_path}"
+        click.echo(f"{failed} of {total} cells failed; `{tells}` tells why", err=True)
         sys.exit(1)
 
 
@@ -126,8 +130,10 @@ class StopOnSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
+            os.write(2, b"\x1b[?25h" if os.isatty(2) else b"")  # the progress bars hide the cursor
             os._exit(128 + number)
         self.signal = number
+        os.write(2, b"stopping after this step; once more to stop at once\n")
 
 
 def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
@@ -136,52 +142,46 @@ def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study
     return Study.load(path, profile=profile, overrides=overrides)
 
 
-def _show(events: "Iterator[Event]", *, total: int) -> int:
-    """Print a run's events as they come, with progress bars on a terminal; return how many cells failed."""
+def _show(events: "Iterator[Event]", *, total: int) -> Counter[str]:
+    """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how."""
     from rich.console import Console
 
     from diffmem import runner
 
     console = Console(highlight=False, soft_wrap=True)
     bars = Bars(console, total) if console.is_terminal else None
-    failed = 0
+    outcomes: Counter[str] = Counter()
     try:
         for event in events:
             if bars is not None:
                 bars.update(event)
-            failed += isinstance(event, runner.CellEnded) and event.outcome == "failed"
+            if isinstance(event, runner.CellEnded):
+                outcomes[event.outcome] += 1
             line = _line(event, total)
             if line:
                 console.print(line, markup=False)
     finally:
         if bars is not None:
             bars.stop()
-    return failed
+    return outcomes
 
 
 def _line(event: "Event", total: int) -> str:
     """Return what an event says as a line of text, empty for what only moves a bar."""
     from diffmem import runner
 
-    name = _short(event.cell.configuration)
     match event:
-        case runner.CellStarted(number=number, step=step, steps=steps, note=note):
+        case runner.CellStarted(name=name, number=number, step=step, steps=steps, note=note):
             going_on = f", going on at step {step} of {steps}" if step else ""
             return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")
         case runner.Measured(epoch=epoch, ratio=ratio, loss=loss):
             trained = "" if loss is None else f"  loss {loss:.4g}"
             return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
-        case runner.CellEnded(number=number, outcome="failed", error=error):
+        case runner.CellEnded(name=name, number=number, outcome="failed", error=error):
             return f"cell {number}/{total} {name} failed: {error}"
-        case runner.CellEnded(number=number, outcome=outcome) if outcome != "finished":
+        case runner.CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
             return f"cell {number}/{total} {name}: {outcome}"
     return ""
-
-
-def _short(configuration: dict[str, Any]) -> str:
-    P, M, T = (configuration[section] for section in "PMT")
-    draw = "" if P["draw"] == 0 and T["seed"] == 0 else f" draw={P['draw']} seed={T['seed']}"
-    return f"{P['dataset']} N={P['size']} {M['network']} condition={M['condition']}{draw}"
 
 
 class Bars:
@@ -232,10 +232,11 @@ def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_pat
     loaded = _load(study, profile, overrides)
     from diffmem.store import Store
 
-    cells = [entry.cell for entry in loaded.cells]
+    cells = [entry.cell for entry in loaded.distinct]
     measured: dict[str, int] = {}
-    if store_path.exists():
-        rows = Store(store_path).rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
+    store = Store(store_path)
+    if store.exists():
+        rows = store.rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
         measured = {row["cell_id"]: row["measured"] for row in rows}
     rows = [
         {
@@ -246,7 +247,7 @@ def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_pat
             "checkpoints": len(entry.cell.checkpoints),
             "measured": measured.get(entry.cell.cell_id, 0),
         }
-        for entry in loaded.cells
+        for entry in loaded.distinct
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -276,7 +277,9 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
     from diffmem.report.estimates import cell_state, study_cells
 
     store, name = _stored(store_path, study, profile)
-    cells, _ = study_cells(store, _registered(store, name))
+    row = _registered(store, name)
+    with store.snapshot():
+        cells, _ = study_cells(store, row)
     rows = [
         {
             "cell_id": cell["cell_id"],

@@ -148,11 +148,17 @@ class Scoring(Settings):
     changes_no_number: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs"})
 
 
+THRESHOLD = 1 / 3
+"""Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""
+
+
 class Estimation(Settings):
     """How the EMM is read off the measured ratios; never part of a cell."""
 
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest N with ratio >= 1 - epsilon.")
-    threshold: float = Field(1 / 3, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest.")
+    threshold: float = Field(
+        THRESHOLD, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest."
+    )
 
 
 class Dataset(NamedTuple):

@@ -15,8 +15,11 @@ from diffmem.store import Provenance
 def provenance(device: torch.device) -> Provenance:
     """Return where this process runs and with what."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    tracked = (
+        _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    )  # not a copy inside another's project
+    commit = _git("rev-parse", "HEAD") if tracked else None
+    changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return Provenance(
         host=socket.gethostname(),
         pid=os.getpid(),

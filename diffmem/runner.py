@@ -56,6 +56,7 @@ class CellStarted:
     """Work on a cell begins, at optimizer step `step` of `steps`."""
 
     cell: Cell
+    name: str  # its axis values
     number: int  # position in the study, from 1
     step: int
     steps: int
@@ -95,6 +96,7 @@ class CellEnded:
     """A cell is finished, was so before, is worked on by another process, or has failed."""
 
     cell: Cell
+    name: str
     number: int
     outcome: str  # finished, already finished, busy elsewhere, failed
     error: str = ""
@@ -117,17 +119,18 @@ def run_study(study: Study, store: Store, *, stop: Stop) -> Iterator[Event]:
         path=study.path,
         axes=study.axes,
         estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells],
+        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
     )
-    left_behind = {path.stem for path in store.states.glob("*")}  # by a run killed after a cell's last checkpoint
+    prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
+    left_behind = {path.stem.removeprefix(prefix) for path in store.states.glob(f"{prefix}*")}
     finished = store.finished_cells(study.name) - left_behind
-    for number, entry in enumerate(study.cells, start=1):
+    for number, entry in enumerate(study.distinct, start=1):
         if stop():
             raise Interrupted
         if entry.cell.cell_id in finished:
-            yield CellEnded(entry.cell, number, "already finished")
+            yield CellEnded(entry.cell, entry.name, number, "already finished")
         else:
-            yield from run_cell(entry.cell, store, number=number, stop=stop)
+            yield from run_cell(entry.cell, store, name=entry.name, number=number, stop=stop)
 
 
 def refuse_several_processes() -> None:
@@ -137,23 +140,24 @@ def refuse_several_processes() -> None:
         raise RunError(f"started as one of {size} processes, but diffmem trains on one; start `diffmem run` by itself")
 
 
-def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[Event]:
+def run_cell(cell: Cell, store: Store, *, name: str, number: int, stop: Stop) -> Iterator[Event]:
     """Train and score one cell, unless it is finished or another process works on it."""
-    path = store.states / f"{cell.cell_id}.pt"
+    path = store.state_path(cell.cell_id)
     with _exclusive(path.with_suffix(".lock")) as free:
         if not free:
-            yield CellEnded(cell, number, "busy elsewhere")
+            yield CellEnded(cell, name, number, "busy elsewhere")
             return
         missing = {epoch for epoch, _ in cell.checkpoints} - store.measured_epochs(cell.cell_id)
         if not missing:
             _remove_state(path)
-            yield CellEnded(cell, number, "already finished")
+            store.end_open_attempts(cell.cell_id)
+            yield CellEnded(cell, name, number, "already finished")
             return
         accelerator = Accelerator(cpu=not torch.cuda.is_available())  # MPS has no float64 for the sampler
         attempt = store.start_attempt(cell.cell_id, provenance(accelerator.device))
         try:
             work = CellRun(cell, store, attempt, accelerator.device, path, stop)
-            yield from work.events(number, missing)
+            yield from work.events(name, number, missing)
         except Interrupted:
             store.end_attempt(attempt, "interrupted")
             raise
@@ -162,23 +166,25 @@ def run_cell(cell: Cell, store: Store, *, number: int, stop: Stop) -> Iterator[E
         except Exception as error:  # noqa: BLE001 - whatever fails a cell, the other cells go on
             reason = _reason(error)
             store.end_attempt(attempt, "failed", reason)
-            yield CellEnded(cell, number, "failed", reason)
+            yield CellEnded(cell, name, number, "failed", reason)
             return
         _remove_state(path)
         store.end_attempt(attempt, "finished")
-        yield CellEnded(cell, number, "finished")
+        yield CellEnded(cell, name, number, "finished")
 
 
 def _remove_state(path: Path) -> None:
     """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
-    path.unlink(missing_ok=True)
-    path.with_suffix(".lock").unlink(missing_ok=True)
+    for suffix in (".pt", ".tmp", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def forbid_tf32() -> None:
-    """Let CUDA compute float32 products in float32, as the paper's training does; its convolutions would not."""
+def exact_arithmetic() -> None:
+    """Let CUDA compute float32 products in float32, as the paper's training does, and the same way every time."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 @contextmanager
@@ -232,7 +238,7 @@ class CellRun:
     state_path: Path
     stop: Stop
 
-    def events(self, number: int, missing: set[int]) -> Iterator[Event]:
+    def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
         data = training_set(self.cell)
         images, labels = self._on_device(data)
@@ -243,13 +249,13 @@ class CellRun:
                     f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
                     "optimum; take fewer labels or a larger size"
                 )
-            yield CellStarted(self.cell, number, 0, 0)
+            yield CellStarted(self.cell, name, number, 0, 0)
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
             yield from self._measure(optimum, images, 0, 0, None, 0.0)
             return
-        forbid_tf32()
+        exact_arithmetic()
         state, note = self._restore(missing)
-        yield CellStarted(self.cell, number, state.step, self.cell.checkpoints[-1][1], note)
+        yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
         steps = train(state, images, labels)
         for epoch, step in self.cell.checkpoints:
             if step < state.step:

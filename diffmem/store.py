@@ -6,7 +6,7 @@ A writer opens, writes one transaction and closes, under a lock file, so that re
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.config import Cell
+from diffmem.config import THRESHOLD, Cell
 from diffmem.errors import StoreError, StoreUnavailable
 
 Row = dict[str, Any]
@@ -27,9 +27,6 @@ PATIENCE = 10.0
 """Seconds to wait for a store that another program holds, before a run starts and when reading."""
 RUN_PATIENCE = 300.0
 """Seconds to wait within a run, where giving up would cost work."""
-
-THRESHOLD = 1 / 3
-"""The threshold of the ratio in `checkpoints`; any other is counted from the evidence."""
 
 MIGRATIONS = [
     """
@@ -50,11 +47,12 @@ MIGRATIONS = [
     );
     CREATE TABLE study_cells (
         study VARCHAR NOT NULL,
-        cell_id VARCHAR NOT NULL,
         position INTEGER NOT NULL,
+        cell_id VARCHAR NOT NULL,          -- two positions may be the same cell, on two curves
         curve VARCHAR NOT NULL,            -- the axis values that tell one EMM curve from another
+        name VARCHAR NOT NULL,             -- all axis values
         axis_values JSON NOT NULL,
-        PRIMARY KEY (study, cell_id)
+        PRIMARY KEY (study, position)
     );
     CREATE TABLE attempts (
         attempt_id VARCHAR PRIMARY KEY,
@@ -161,8 +159,12 @@ class Store:
 
     @property
     def states(self) -> Path:
-        """Return the folder of the training states that belong to this store."""
+        """Return the folder of training states."""
         return self.path.parent / "states"
+
+    def state_path(self, cell_id: str) -> Path:
+        """Return where the training state of a cell of this store is kept; other stores may share the folder."""
+        return self.states / f"{self.path.stem}.{cell_id}.pt"
 
     # --- opening ---
 
@@ -173,26 +175,49 @@ class Store:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(f"{self.path}.lock", timeout=patience)
-            with lock, self._connected(read_only=False, deadline=deadline) as connection:
-                self._migrate(connection)
-                connection.begin()
-                try:
-                    yield connection
-                    connection.commit()
-                    connection.execute("CHECKPOINT")  # at closing, DuckDB would keep its failure to itself
-                except BaseException:
-                    with suppress(duckdb.Error):  # a full disk has ended the transaction already
-                        connection.rollback()
-                    raise
+            with lock:
+                if not self.exists():
+                    self._create()
+                with self._connected(read_only=False, deadline=deadline) as connection:
+                    self._migrate(connection)
+                    yield from self._transaction(connection)
         except filelock.Timeout:
             raise StoreUnavailable(self._locked()) from None
         except (OSError, duckdb.Error) as error:
             self._refuse(error)
 
+    def _transaction(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection.begin()
+        try:
+            yield connection
+            connection.commit()
+            connection.execute("CHECKPOINT")  # at closing, DuckDB would keep its failure to itself
+        except BaseException:
+            with suppress(duckdb.Error):  # a full disk has ended the transaction already
+                connection.rollback()
+            raise
+
+    def exists(self) -> bool:
+        """Return whether the file is there; StoreError where that cannot be told."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self._refuse(error)
+        return True
+
+    def _create(self) -> None:
+        """Make an empty database: beside its place first, so that a file cut short is never taken for a store."""
+        new = self.path.with_name(f"{self.path.name}.new")
+        new.unlink(missing_ok=True)
+        duckdb.connect(new).close()
+        new.replace(self.path)
+
     @contextmanager
     def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open to read, between the writes of a run that goes on."""
-        if not self.path.exists():
+        if not self.exists():
             raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, --store names another")
         try:
             with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
@@ -279,7 +304,13 @@ class Store:
         text = str(error).splitlines()[0]
         low = str(error).lower()
         kind = StoreError
-        no_place = ("file exists", "is a directory", "no such file or directory", "not a directory")
+        no_place = (
+            "file exists",
+            "is a directory",
+            "no such file or directory",
+            "not a directory",
+            "file name too long",
+        )
         if "not a valid duckdb" in low:
             advice = "not a DuckDB file; name another store with --store"
         elif any(words in low for words in ("no space left", "disk quota", "file too large")):
@@ -307,22 +338,34 @@ class Store:
         path: str,
         axes: Sequence[Sequence[str]],
         estimation: dict[str, Any],
-        cells: Sequence[tuple[Cell, str, dict[str, Any]]],
+        cells: Sequence[tuple[Cell, str, str, dict[str, Any]]],
     ) -> None:
-        """Record a study and its cells as (cell, curve, axis values); replace what it listed before."""
+        """Record a study and its cells as (cell, curve, name, axis values); replace what it listed before."""
         now = _now()
         study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now]
-        rows = [(c.cell_id, json.dumps(c.configuration), len(c.checkpoints), now) for c, _, _ in cells]
-        members = [
-            (name, cell.cell_id, position, curve, json.dumps(values))
-            for position, (cell, curve, values) in enumerate(cells)
-        ]
+        distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
+        rows = {
+            "cell_id": _texts(cell.cell_id for cell in distinct),
+            "configuration": _texts(json.dumps(cell.configuration) for cell in distinct),
+            "expected": np.array([len(cell.checkpoints) for cell in distinct], dtype=np.int32),
+        }
+        members = {
+            "position": np.arange(len(cells), dtype=np.int32),
+            "cell_id": _texts(cell.cell_id for cell, *_ in cells),
+            "curve": _texts(curve for _, curve, *_ in cells),
+            "name": _texts(text for _, _, text, _ in cells),
+            "axis_values": _texts(json.dumps(values) for *_, values in cells),
+        }
         with self.writing(PATIENCE) as connection:
             connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?, ?, ?, ?, ?, ?)", study)
             connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
-            if rows:
-                connection.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", rows)
-                connection.executemany("INSERT INTO study_cells VALUES (?, ?, ?, ?, ?)", members)
+            connection.execute(
+                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM rows", [now]
+            )
+            connection.execute(
+                "INSERT INTO study_cells SELECT ?, position, cell_id, curve, name, axis_values FROM members", [name]
+            )
+        del rows, members
 
     def start_attempt(self, cell_id: str, where: Provenance) -> str:
         """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost."""
@@ -355,6 +398,18 @@ class Store:
             connection.execute(
                 "UPDATE attempts SET outcome = ?, error = ?, ended_at = ? WHERE attempt_id = ?",
                 [outcome, error, _now(), attempt_id],
+            )
+
+    def end_open_attempts(self, cell_id: str) -> None:
+        """Record that the attempts of a finished cell that never said how they ended have finished it."""
+        with self.writing() as connection:
+            connection.execute(
+                """
+                UPDATE attempts SET outcome = 'finished',
+                    ended_at = (SELECT max(measured_at) FROM checkpoints WHERE checkpoints.cell_id = attempts.cell_id)
+                WHERE cell_id = ? AND outcome = 'running'
+                """,
+                [cell_id],
             )
 
     def append(self, checkpoint: Checkpoint) -> bool:
@@ -423,11 +478,11 @@ class Store:
         return [{**row, "axes": json.loads(row["axes"]), "estimation": json.loads(row["estimation"])} for row in rows]
 
     def cells(self, study: str) -> list[Row]:
-        """Return the cells of a study in its order: configuration, axis values, checkpoints had and expected,
-        best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
+        """Return the cells of a study in its order: name, curve, axis values, configuration, checkpoints had and
+        expected, best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
         rows = self.rows(
             """
-            SELECT position, cell_id, curve, axis_values, configuration, cells.checkpoints AS expected,
+            SELECT position, cell_id, curve, name, axis_values, configuration, cells.checkpoints AS expected,
                 coalesce(measured, 0) AS measured, epoch, best, last, outcome, error, host, pid, device, versions,
                 git_commit, git_dirty, started_at, ended_at
             FROM study_cells JOIN cells USING (cell_id)
@@ -475,17 +530,22 @@ class Store:
 
     def pairs(self, study: str) -> list[Row]:
         """Return generated images above their nearest training images, at each cell's last checkpoint:
-        cell_id, curve, epoch, sample, generated and nearest (PNG bytes), d1, d2."""
+        position, cell_id, epoch, sample, generated and nearest (PNG bytes), d1, d2."""
         return self.rows(
             """
-            SELECT cell_id, curve, epoch, sample, generated, pairs.nearest, d1, d2
+            SELECT position, cell_id, epoch, sample, generated, pairs.nearest, d1, d2
             FROM pairs JOIN evidence USING (cell_id, epoch, sample) JOIN study_cells USING (cell_id)
             WHERE study = ?
-            QUALIFY epoch = max(epoch) OVER (PARTITION BY cell_id)
+            QUALIFY epoch = max(epoch) OVER (PARTITION BY position)
             ORDER BY position, sample
             """,
             [study],
         )
+
+
+def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
+    """Return texts as an array that DuckDB scans as a column."""
+    return np.array(list(values), dtype=object)
 
 
 def _now() -> datetime:

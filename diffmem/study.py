@@ -24,8 +24,8 @@ from diffmem.studyfile import SECTIONS, TEXTS, Faults, Layer, Place, Setting, re
 
 S = TypeVar("S", bound=Settings)
 
-REPLICATES = frozenset({"P.size", "P.draw", "T.seed"})
-"""Axes along which EMM is estimated or averaged; all others tell one EMM curve from another."""
+REPLICATES = frozenset({"P.draw", "T.seed"})
+"""Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
 
 MOST_CELLS = 100_000
 
@@ -36,12 +36,16 @@ class StudyCell:
 
     cell: Cell
     axis_values: Mapping[str, Any]
+    name: str  # the axis values as text
     curve: str  # the axis values that tell one EMM curve from another, as text
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, resolved: its title, its cells and how its EMM is estimated."""
+    """A study file, resolved: its title, its cells and how its EMM is estimated.
+
+    `cells` has every point of every curve; two of them may be the same cell, as the optimum is at every width.
+    """
 
     name: str
     title: str
@@ -71,6 +75,11 @@ class Study:
             estimation=estimation,
         )
 
+    @property
+    def distinct(self) -> list[StudyCell]:
+        """Return each cell once."""
+        return list({entry.cell.cell_id: entry for entry in reversed(self.cells)}.values())[::-1]
+
 
 def study_name(path: Path, profile: str | None = None) -> str:
     """Return the name under which the store knows a study: `skip`, or `skip@laptop` with a profile."""
@@ -87,12 +96,13 @@ def _resolve(
     if count > MOST_CELLS:
         faults.add(Place(str(path)), "axes", f"cross to {count} cells; {MOST_CELLS} is the most")
         return texts, [], (), estimation
-    cells: dict[str, StudyCell] = {}
+    cells: dict[tuple[str, str], StudyCell] = {}
     for values in _combinations(axes):
         cell = _cell({**layer.settings, **values}, path, faults)
         if cell is not None:
             axis_values = {key: setting.value for key, setting in values.items()}
-            cells.setdefault(cell.cell_id, StudyCell(cell, axis_values, _curve(axes, axis_values)))
+            curve, name = _curve(axes, axis_values), _as_text(axis_values) or f"P.size = {cell.P.size}"
+            cells.setdefault((cell.cell_id, curve), StudyCell(cell, axis_values, name, curve))
     return texts, [list(axis) for axis in axes], tuple(cells.values()), estimation
 
 
@@ -108,13 +118,14 @@ def _combinations(axes: list[dict[str, Setting]]) -> Iterator[dict[str, Setting]
 
 
 def _curve(axes: list[dict[str, Setting]], axis_values: Mapping[str, Any]) -> str:
-    """Return the axis values that tell curves apart; an axis that moves with size or a replicate does not."""
-    keys = [key for axis in axes if not REPLICATES & axis.keys() for key in axis]
-    return ", ".join(f"{key} = {_as_text(axis_values[key])}" for key in keys)
+    """Return the axis values that tell curves apart: not what moves with the size, and no replicate."""
+    keys = [key for axis in axes if "P.size" not in axis for key in axis if key not in REPLICATES]
+    return _as_text({key: axis_values[key] for key in keys})
 
 
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _as_text(values: Mapping[str, Any]) -> str:
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return ", ".join(f"{key} = {text}" for key, text in texts.items())
 
 
 def _cell(settings: dict[str, Setting], path: Path, faults: Faults) -> Cell | None:

@@ -183,7 +183,7 @@ from pathlib import Path
 from diffmem.store import Store
 from diffmem.study import Study
 study = Study.load(Path("small.toml"))
-cells = [(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells]
+cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
 Store(Path("small.duckdb")).register(
     "small", title="", figure="", path="", axes=study.axes, estimation=study.estimation.model_dump(), cells=cells
 )

@@ -132,7 +132,7 @@ def fill(ratios: dict[tuple[str, int], list[float]], *, failed: str = "") -> Sto
         path=loaded.path,
         axes=loaded.axes,
         estimation=loaded.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in loaded.cells],
+        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in loaded.cells],
     )
     for entry in loaded.cells:
         cell_id = entry.cell.cell_id

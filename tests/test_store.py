@@ -571,3 +571,29 @@ def test_a_full_disk_is_called_that_and_the_store_keeps_its_rows(tmp_path: Path)
     filled.stderr = filled.stderr.replace("/disk/", "/")  # the rows are looked for in the copy
     said = check_filled(filled, Store(tmp_path / "diffmem.duckdb"))
     assert "the disk is full; free some space" in said
+
+
+def test_a_store_whose_creation_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    (tmp_path / "store.duckdb.new").write_bytes(b"half a header")
+    tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
+    assert [row["study"] for row in store.studies()] == ["tiny"]
+    assert not (tmp_path / "store.duckdb.new").exists()
+
+
+def test_stores_in_one_folder_keep_their_states_apart(tmp_path: Path) -> None:
+    one, two = Store(tmp_path / "one.duckdb"), Store(tmp_path / "two.duckdb")
+    assert one.state_path("abc") != two.state_path("abc")
+
+
+def test_an_attempt_that_never_said_how_it_ended_is_closed_for_a_finished_cell(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    cell_id = study.cells[0].cell.cell_id
+    store.start_attempt(cell_id, tiny.HERE)
+    store.append(tiny.checkpoint(cell_id, 12, 0.5))
+    store.end_open_attempts(cell_id)
+    (attempt,) = store.rows("SELECT outcome, ended_at FROM attempts")
+    assert attempt["outcome"] == "finished"
+    assert attempt["ended_at"] is not None

@@ -168,10 +168,12 @@ def test_a_key_of_every_training_section_may_sit_on_an_axis():
     assert len(study.cells) == 8
 
 
-def test_a_cell_that_is_reached_twice_is_listed_once():
+def test_a_cell_that_two_curves_share_is_on_both_and_trained_once():
     study = load(BASE + '[[axes]]\nM.network = ["optimum", "ddpm++"]\n[[axes]]\nT.lr = [1e-3, 1e-4]\n')
-    assert values(study, "M.network") == ["optimum", "ddpm++", "ddpm++"]
-    assert study.cells[0].axis_values == {"M.network": "optimum", "T.lr": 1e-3}
+    assert values(study, "M.network") == ["optimum", "optimum", "ddpm++", "ddpm++"]
+    assert study.cells[0].cell == study.cells[1].cell
+    assert study.cells[0].curve != study.cells[1].curve
+    assert [entry.axis_values["T.lr"] for entry in study.distinct] == [1e-3, 1e-3, 1e-4]
 
 
 def test_a_default_and_the_same_value_written_out_are_one_cell():
@@ -910,3 +912,8 @@ def test_the_schema_knows_exactly_the_keys_of_a_study_file():
 
 def test_the_schema_requires_no_key_because_a_base_or_an_axis_may_give_it():
     assert "required" not in json.dumps(json_schema())
+
+
+def test_what_moves_with_a_replicate_still_tells_curves_apart():
+    study = load(BASE + "[[axes]]\nT.seed = [0, 1]\nM.width = [4, 8]\n")
+    assert [entry.curve for entry in study.cells] == ["M.width = 4", "M.width = 8"]

@@ -154,7 +154,7 @@ def register(store: Store, study: Study) -> None:
         path=study.path,
         axes=study.axes,
         estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, dict(entry.axis_values)) for entry in study.cells],
+        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
     )
 
 

@@ -1,6 +1,7 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
 import base64
+import errno
 import json
 from collections import defaultdict
 from contextlib import suppress
@@ -13,18 +14,19 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from diffmem.errors import RunError
+from diffmem.config import THRESHOLD
+from diffmem.errors import DiffmemError, RunError
 from diffmem.report import figures
 from diffmem.report.estimates import cell_state, curves_of, study_cells
-from diffmem.store import THRESHOLD, Row, Store
+from diffmem.store import Row, Store
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
 def write_page(store: Store, names: list[str], path: Path) -> None:
-    """Write the report of the named studies to `path`, whole or not at all; RunError if it cannot be."""
+    """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
     text = render_page(store, names)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
@@ -32,7 +34,10 @@ def write_page(store: Store, names: list[str], path: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{path}: the report cannot be written: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise (RunError if full else DiffmemError)(
+            f"{path}: the report cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def render_page(store: Store, names: list[str]) -> str:
@@ -87,13 +92,13 @@ def _html(figure: go.Figure) -> str:
 
 def _galleries(pairs: list[Row], cells: list[Row], threshold: float) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name and the pairs as data URIs."""
-    by_cell: dict[str, list[Row]] = defaultdict(list)
+    at_position: dict[int, list[Row]] = defaultdict(list)
     for pair in pairs:
-        by_cell[pair["cell_id"]].append(pair)
+        at_position[pair["position"]].append(pair)
     return [
         {
-            "name": cell_name(cell),
-            "epoch": by_cell[cell["cell_id"]][0]["epoch"],
+            "name": cell["name"],
+            "epoch": at_position[cell["position"]][0]["epoch"],
             "ratio": cell["last"],
             "pairs": [
                 {
@@ -102,18 +107,12 @@ def _galleries(pairs: list[Row], cells: list[Row], threshold: float) -> list[dic
                     "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
                     "memorized": pair["d1"] < threshold * pair["d2"],
                 }
-                for pair in by_cell[cell["cell_id"]]
+                for pair in at_position[cell["position"]]
             ],
         }
         for cell in cells
-        if by_cell[cell["cell_id"]]
+        if at_position[cell["position"]]
     ]
-
-
-def cell_name(cell: Row) -> str:
-    """Return the axis values of a cell as text."""
-    values = ", ".join(f"{key} = {value}" for key, value in cell["axis_values"].items())
-    return values or f"N = {cell['configuration']['P']['size']}"
 
 
 def _data_uri(png: bytes) -> str:
@@ -124,7 +123,6 @@ def _provenance(cell: Row) -> dict[str, Any]:
     commit = cell["git_commit"]
     return {
         **cell,
-        "name": cell_name(cell),
         "state": cell_state(cell),
         "configuration": json.dumps(cell["configuration"], indent=2),
         "versions": ", ".join(f"{package} {number}" for package, number in cell["versions"].items()),

@@ -127,7 +127,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Page:
     store = Store(tmp_path_factory.mktemp("evil") / "store.duckdb")
     text = STUDY.replace('"Tiny"', json.dumps(EVIL)).replace('"Fig. 0"', json.dumps(EVIL))
     study = tiny.load(store.path.parent, text)
-    cells = [(entry.cell, f"{EVIL} {number}", {EVIL: EVIL}) for number, entry in enumerate(study.cells)]
+    cells = [(entry.cell, f"{EVIL} {number}", EVIL, {EVIL: EVIL}) for number, entry in enumerate(study.cells)]
     store.register(
         "tiny",
         title=study.title,
