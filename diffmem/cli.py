@@ -377,6 +377,39 @@ def report(studies: tuple[str, ...], profile: str | None, store_path: Path, outp
 
 
 @main.command()
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Generated images: a folder of PNG files, a .npz, a Parquet file or a pattern of them.",
+)
+@click.option("--against", required=True, metavar="DATASET", help="The training set: a name or a path, as P.dataset.")
+@_store_option
+@_json_option
+def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
+    """Measure how many images of any generator are copies of training images.
+
+    The score is stored like any other checkpoint; `diffmem report NAME` shows the images beside what they copy.
+
+    Example: diffmem score --images samples/ --against data/train/
+    """
+    from diffmem.scoring import score_images
+    from diffmem.store import Store
+
+    result = score_images(images, against, Store(store_path))
+    if as_json:
+        click.echo(json.dumps({**vars(result), "ratio": result.ratio}, indent=2))
+        return
+    click.echo(
+        f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
+        f"{result.memorized} of {result.samples} images are nearer than a third to one training image of {against}"
+    )
+    if result.most_copied:
+        _print_table("the training images that are copied most (position in the dataset)", result.most_copied)
+    click.echo(f"`diffmem report {result.study}` shows them")
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON schema of a study file, for completion in an editor.
 

@@ -7,8 +7,9 @@ type; `impossible_pairs` checks what only two settings together can get wrong.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,19 +35,47 @@ def _as_mask(value: Any) -> Any:
 
 
 Integers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)]
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Mask = Annotated[str, BeforeValidator(_as_mask), Field(pattern=r"^[01 ]+$")]
+
+
+class Blend(Settings):
+    """Images of another dataset that take a share of the training set (Gu et al. 2023, Fig. 2c)."""
+
+    dataset: str = Field(description="Where the other images come from.")
+    share: float = Field(ge=0, le=1, description="alpha, their share of the training set; the count is rounded.")
 
 
 class DataDistribution(Settings):
     """P: which training images, and how many (Gu et al. 2023, Section 3)."""
 
-    dataset: str = Field(description="Where the images come from; `digits` ships with diffmem.")
+    dataset: str = Field(
+        description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
+        "images (one sub-folder a class), a .npz, a Parquet file or a pattern of them."
+    )
     size: int = Field(ge=2, description="N, the number of training images; the axis of EMM.")
     draw: Annotated[int, Field(ge=0)] | Literal["first"] = Field(
         0, description="Which balanced, nested draw of training images; `first`: in file order."
     )
-    resolution: int | None = Field(None, ge=4, description="Side in pixels; default: the source's own.")
-    classes: int | None = Field(None, ge=1, description="Only the first so many classes; default: all.")
+    resolution: int | None = Field(
+        None, ge=4, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
+    )
+    classes: Annotated[int, Field(ge=1, le=100_000)] | ClassList | None = Field(
+        None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
+    )
+    blend: Blend | None = Field(None, description="Another dataset and its share of the training set.")
+
+    @property
+    def datasets(self) -> dict[str, tuple[int, ...] | None]:
+        """Return the datasets of the training set and the classes taken of each; None: all."""
+        wanted = tuple(range(self.classes)) if isinstance(self.classes, int) else self.classes
+        return {self.dataset: wanted} | ({self.blend.dataset: None} if self.blend else {})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many images each dataset gives; a blend's share is rounded to whole images."""
+        blended = round(self.blend.share * self.size) if self.blend else 0
+        return {self.dataset: self.size - blended} | ({self.blend.dataset: blended} if self.blend else {})
 
 
 class ModelConfiguration(Settings):
@@ -124,6 +153,9 @@ class TrainingProcedure(Settings):
     shuffle: Literal["once", "epoch"] = Field(
         "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="Arithmetic of the training: float32, TF32 products on CUDA, or bfloat16 by autocast."
+    )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
     )
@@ -145,7 +177,9 @@ class Scoring(Settings):
     batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
     pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
 
-    changes_no_number: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs"})
+
+NO_NUMBERS = frozenset({"batch_size", "pairs"})
+"""Settings of the scoring that change only speed or looks, and are not part of a cell."""
 
 
 THRESHOLD = 1 / 3
@@ -162,12 +196,12 @@ class Estimation(Settings):
 
 
 class Dataset(NamedTuple):
-    """The facts of a built-in source that a study file is checked against."""
+    """The facts of a dataset that a study is checked against."""
 
-    images: int
     class_sizes: tuple[int, ...]  # images of each class
-    resolution: int  # pixels
-    channels: int
+    resolution: int | None  # pixels; None: images of many sizes, which need P.resolution
+    channels: int  # 1 grey, 3 RGB
+    fingerprint: str = ""  # hash of the content, where the images are a user's own files
 
     @property
     def classes(self) -> int:
@@ -175,7 +209,16 @@ class Dataset(NamedTuple):
         return len(self.class_sizes)
 
 
-DATASETS = {"digits": Dataset(1797, (178, 182, 177, 183, 181, 182, 181, 179, 174, 180), resolution=8, channels=1)}
+DATASETS = {
+    "digits": Dataset((178, 182, 177, 183, 181, 182, 181, 179, 174, 180), resolution=8, channels=1),
+    "cifar10": Dataset((5000,) * 10, resolution=32, channels=3),
+    # ImageNet's classes hold at most 1,300 training images each; how many, only the files tell
+    "imagenet-dogs": Dataset((1300,) * 123, resolution=32, channels=3),
+}
+"""The datasets that have a name. imagenet-dogs are classes 151 to 273 of ImageNet-1k, cropped and resized."""
+
+Facts = Mapping[str, Dataset]
+"""The facts of each dataset that a cell draws from, by the name or path that the study file gives it."""
 
 
 class Cell(Settings):
@@ -186,27 +229,49 @@ class Cell(Settings):
     T: TrainingProcedure
     score: Scoring
 
+    channels: int  # colour channels of the images: 1 grey, 3 RGB
+    fingerprints: dict[str, str]  # content hash of each dataset that is a user's own files, by its path
+
     @classmethod
-    def resolve(cls, P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring) -> Self:
+    def resolve(
+        cls, P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring, facts: Facts = DATASETS
+    ) -> Self:
         """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
-        dataset = DATASETS[P.dataset]
+        dataset = facts[P.dataset]
+        resolution = P.resolution or dataset.resolution or 0
+        wanted = P.datasets[P.dataset] or tuple(range(dataset.classes))
         P = P.model_copy(
             update={
-                "resolution": P.resolution or dataset.resolution,
-                "classes": P.classes or dataset.classes,
+                "resolution": resolution,
+                "classes": len(wanted) if wanted == tuple(range(len(wanted))) else wanted,
+                "blend": P.blend if P.blend and P.blend.share else None,
             }
         )
-        M = M.resolved(P.resolution or dataset.resolution)
+        M = M.resolved(resolution)
         if M.network == "optimum":
             T, every = TrainingProcedure(epochs=1, seed=T.seed), 1
         else:
             T, every = T.resolved(), score.every or math.ceil(T.epochs / 16)
-        return cls(P=P, M=M, T=T, score=score.model_copy(update={"every": min(every, T.epochs)}))
+        return cls(
+            P=P,
+            M=M,
+            T=T,
+            score=score.model_copy(update={"every": min(every, T.epochs)}),
+            channels=dataset.channels,
+            fingerprints={name: facts[name].fingerprint for name in P.datasets if facts[name].fingerprint},
+        )
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """Return the settings that change numbers, as plain data; the hash of it is the cell's name."""
-        return self.model_dump(mode="json", exclude={"score": set(Scoring.changes_no_number)})
+        """Return the settings that change numbers, as plain data; the hash of it is the cell's name.
+
+        A user's own files stand in it by their content, so that the same images at another place are the same cell.
+        """
+        data = self.model_dump(mode="json", include={"P", "M", "T", "score"}, exclude={"score": set(NO_NUMBERS)})
+        for part in (data["P"], data["P"]["blend"] or {}):
+            if part.get("dataset") in self.fingerprints:
+                part["dataset"] = self.fingerprints[part["dataset"]]
+        return data
 
     @cached_property
     def cell_id(self) -> str:
@@ -215,16 +280,11 @@ class Cell(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def channels(self) -> int:
-        """Return the number of colour channels of the images: 1 grey, 3 RGB."""
-        return DATASETS[self.P.dataset].channels
-
-    @property
     def labels(self) -> int:
         """Return the number of labels C that the model is conditioned on; 0: none."""
         return {
             "none": 0,
-            "true": self.P.classes or 0,
+            "true": len(self.P.datasets[self.P.dataset] or ()),
             "random": self.M.labels or 0,
             "unique": self.P.size,
         }[self.M.condition]
@@ -249,36 +309,51 @@ class Fault(NamedTuple):
 MOST_CHECKPOINTS = 10_000
 
 
-def impossible_pairs(P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring) -> list[Fault]:
-    """Return what cannot be done although each setting is valid on its own."""
-    dataset = DATASETS.get(P.dataset)
-    if dataset is None:
-        known = ", ".join(sorted(DATASETS))
-        return [Fault(("P.dataset",), f"no dataset {P.dataset!r}; there is {known}")]
-    faults = _impossible_data(P, dataset)
+def impossible_pairs(
+    P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring, facts: Facts = DATASETS
+) -> list[Fault]:
+    """Return what cannot be done although each setting is valid on its own; `facts` has the datasets of P."""
+    dataset = facts[P.dataset]
+    faults = _impossible_data(P, facts)
     if M.condition == "random" and M.labels is None:
         faults.append(Fault(("M.labels", "M.condition"), "missing; condition = random needs a number of labels"))
-    if M.network != "optimum":
-        faults += _impossible_network(M, P.resolution or dataset.resolution)
+    if M.condition == "true" and P.blend:
+        faults.append(Fault(("M.condition", "P.blend.dataset"), "true labels of two blended datasets do not agree"))
+    resolution = P.resolution or dataset.resolution
+    if resolution is None:
+        message = f"missing; the images of {P.dataset} differ in size, so a common one must be chosen"
+        faults.append(Fault(("P.resolution", "P.dataset"), message))
+    elif M.network != "optimum":
+        faults += _impossible_network(M, resolution)
     if score.every and T.epochs > MOST_CHECKPOINTS * score.every:
-        message = (
-            f"{T.epochs} epochs with a checkpoint every {score.every} are more than {MOST_CHECKPOINTS} checkpoints"
-        )
-        faults.append(Fault(("score.every", "T.epochs"), message))
+        epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
+        faults.append(Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints"))
     return faults
 
 
-def _impossible_data(P: DataDistribution, dataset: Dataset) -> list[Fault]:
+def _impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     faults = []
-    classes = P.classes or dataset.classes
-    if classes > dataset.classes:
-        faults.append(Fault(("P.classes",), f"{P.dataset} has {dataset.classes} classes, not {classes}"))
-    elif P.size > (largest := classes * min(dataset.class_sizes[:classes])):
-        limit = f"{P.dataset} has images for balanced sets of up to {largest}"
-        faults.append(Fault(("P.size", "P.classes", "P.dataset"), f"{limit}, not {P.size}"))
-    if P.resolution and P.resolution > dataset.resolution:
+    dataset = facts[P.dataset]
+    for name, wanted in P.datasets.items():
+        sizes = facts[name].class_sizes
+        unknown = [c for c in wanted or () if c >= len(sizes)]
+        if unknown:
+            message = f"{name} has {len(sizes)} classes, 0 to {len(sizes) - 1}, and no class {unknown[0]}"
+            faults.append(Fault(("P.classes",), message))
+            continue
+        taken = [sizes[c] for c in (range(len(sizes)) if wanted is None else wanted)]
+        most = len(taken) * min(taken)
+        if P.counts[name] > most:
+            message = f"{name} has images for balanced sets of up to {most}, not {P.counts[name]}"
+            faults.append(Fault(("P.size", "P.classes", "P.dataset", "P.blend.share"), message))
+    if isinstance(P.classes, tuple) and len(set(P.classes)) < len(P.classes):
+        faults.append(Fault(("P.classes",), f"names a class twice: {list(P.classes)}"))
+    if P.resolution and dataset.resolution and P.resolution > dataset.resolution:
         side = dataset.resolution
         faults.append(Fault(("P.resolution", "P.dataset"), f"{P.dataset} has {side}x{side} pixels, not {P.resolution}"))
+    if P.blend and facts[P.blend.dataset].channels != dataset.channels:
+        message = f"{P.blend.dataset} and {P.dataset} differ: one is grey, the other RGB"
+        faults.append(Fault(("P.blend.dataset", "P.dataset"), message))
     return faults
 
 

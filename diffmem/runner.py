@@ -3,7 +3,6 @@
 `run_study` is a generator of events; whoever consumes them prints, and stops it between two steps.
 """
 
-import io
 import math
 import os
 import pickle
@@ -20,19 +19,18 @@ import filelock
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 
 from diffmem.config import RESULTS_VERSION, Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
 from diffmem.errors import DiffmemError, RunError, StoreError
-from diffmem.memorization import is_memorized, two_nearest
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
-from diffmem.store import Checkpoint, Store
+from diffmem.scoring import Scores
+from diffmem.store import Store
 from diffmem.study import Study
-from diffmem.training import TrainingState, train
+from diffmem.training import TrainingState, set_precision, train
 
 SMALL_LAYER = 1 << 17
 """Activations of a layer below which two CPU threads wait for each other longer than they compute."""
@@ -179,14 +177,6 @@ def _remove_state(path: Path) -> None:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def exact_arithmetic() -> None:
-    """Let CUDA compute float32 products in float32, as the paper's training does, and the same way every time."""
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
-
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Let torch use `count` CPU threads."""
@@ -253,7 +243,7 @@ class CellRun:
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
             yield from self._measure(optimum, images, 0, 0, None, 0.0)
             return
-        exact_arithmetic()
+        set_precision(self.cell.T)
         state, note = self._restore(missing)
         yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
         steps = train(state, images, labels)
@@ -343,7 +333,7 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        index, distance, pairs = [], [], []
+        scores = Scores(images, pairs=score.pairs)
         for start in range(0, score.samples, score.batch_size):
             batch = range(start, min(start + score.batch_size, score.samples))
             generated = generate(
@@ -355,27 +345,16 @@ class CellRun:
                 steps=score.steps,
                 device=self.device,
             )
-            nearest, distances = two_nearest(generated, images)
-            index.append(nearest[:, 0].cpu())
-            distance.append(distances.cpu())
-            for i in range(start, min(score.pairs, batch.stop)):
-                image = generated[i - start]
-                pairs.append((png(image), png(images[nearest[i - start, 0]])))
+            scores.add(generated)
             yield Generated(self.cell, epoch, batch.stop)
-        distances = torch.cat(distance)
-        checkpoint = Checkpoint(
-            cell_id=self.cell.cell_id,
+        checkpoint = scores.checkpoint(
+            self.cell.cell_id,
+            self.attempt,
             epoch=epoch,
             step=step,
             loss=loss,
-            nearest=torch.cat(index).numpy(),
-            d1=distances[:, 0].numpy().copy(),
-            d2=distances[:, 1].numpy().copy(),
-            memorized=int(is_memorized(distances).sum()),
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
-            attempt_id=self.attempt,
-            pairs=pairs,
         )
         self.store.append(checkpoint)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
@@ -393,14 +372,6 @@ class Interruptible:
         if self.stop():
             raise Interrupted
         return self.denoiser(noisy, sigma, labels)
-
-
-def png(image: Tensor) -> bytes:
-    """Return a uint8 image [c, h, w], grey or RGB, as PNG."""
-    pixels = image.cpu().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 # --- training states -----------------------------------------------------------------------------------

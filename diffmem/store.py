@@ -11,14 +11,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import duckdb
 import filelock
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.config import THRESHOLD, Cell
+from diffmem.config import THRESHOLD
 from diffmem.errors import StoreError, StoreUnavailable
 
 Row = dict[str, Any]
@@ -136,6 +136,25 @@ class Checkpoint:
     def ratio(self) -> float:
         """Return the memorization ratio, in 0..1."""
         return self.memorized / self.samples
+
+
+class Registered(Protocol):
+    """What the store keeps of a cell."""
+
+    @property
+    def cell_id(self) -> str:
+        """Return its name."""
+        ...
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return what its numbers depend on."""
+        ...
+
+    @property
+    def checkpoints(self) -> Sequence[tuple[int, int]]:
+        """Return (epoch, step) of each point that a finished one has."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -338,7 +357,7 @@ class Store:
         path: str,
         axes: Sequence[Sequence[str]],
         estimation: dict[str, Any],
-        cells: Sequence[tuple[Cell, str, str, dict[str, Any]]],
+        cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
     ) -> None:
         """Record a study and its cells as (cell, curve, name, axis values); replace what it listed before."""
         now = _now()
@@ -526,6 +545,18 @@ class Store:
             ORDER BY position, epoch
             """,
             [threshold, study, study],
+        )
+
+    def most_copied(self, cell_id: str, count: int = 10) -> list[Row]:
+        """Return the training images that most memorized images of a cell's last checkpoint are nearest to:
+        nearest (position in the training set) and copies."""
+        return self.rows(
+            """
+            SELECT nearest, count(*) AS copies FROM evidence
+            WHERE cell_id = ? AND epoch = (SELECT max(epoch) FROM checkpoints WHERE cell_id = ?) AND d1 < ? * d2
+            GROUP BY nearest ORDER BY copies DESC, nearest LIMIT ?
+            """,
+            [cell_id, cell_id, THRESHOLD, count],
         )
 
     def pairs(self, study: str) -> list[Row]:

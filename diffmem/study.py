@@ -11,16 +11,20 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from diffmem.config import (
+    DATASETS,
     Cell,
     DataDistribution,
     Estimation,
+    Facts,
     ModelConfiguration,
     Scoring,
     Settings,
     TrainingProcedure,
     impossible_pairs,
 )
-from diffmem.studyfile import SECTIONS, TEXTS, Faults, Layer, Place, Setting, read_study
+from diffmem.data import describe
+from diffmem.errors import DataError
+from diffmem.studyfile import KEYS, SECTIONS, TEXTS, Faults, Layer, Place, Setting, read_study
 
 S = TypeVar("S", bound=Settings)
 
@@ -139,12 +143,30 @@ def _cell(settings: dict[str, Setting], path: Path, faults: Faults) -> Cell | No
         P = _build(DataDistribution, "P", {**settings, "P.size": Setting(2, Place(""))}, path, faults, bad)
     if P is None or M is None or T is None or score is None:
         return None
-    found = [fault for fault in impossible_pairs(P, M, T, score) if not bad & set(fault.keys)]
+    facts = _facts(P, settings, path, faults)
+    if facts is None:
+        return None
+    found = [fault for fault in impossible_pairs(P, M, T, score, facts) if not bad & set(fault.keys)]
     for fault in found:
         written = [key for key in fault.keys if key in settings]
         place = settings[written[0]].place if written else Place(str(path))
         faults.add(place, fault.keys[0], fault.message)
-    return None if found or bad else Cell.resolve(P, M, T, score)
+    return None if found or bad else Cell.resolve(P, M, T, score, facts)
+
+
+def _facts(P: DataDistribution, settings: dict[str, Setting], path: Path, faults: Faults) -> Facts | None:
+    """Return the facts of the datasets of P; None, with the fault noted, where one cannot be read."""
+    facts = {}
+    for name, key in [(P.dataset, "P.dataset"), *([(P.blend.dataset, "P.blend.dataset")] if P.blend else [])]:
+        try:
+            facts[name] = describe(name, P.resolution)
+        except DataError as error:
+            place = settings[key].place if key in settings else Place(str(path))
+            known = ", ".join(sorted(DATASETS))
+            named = f" (datasets with a name: {known})" if not Path(name).exists() else ""
+            faults.add(place, key, f"{error}{named}")
+            return None
+    return facts
 
 
 def _build(
@@ -156,31 +178,44 @@ def _build(
     without it, so that the other settings can still be checked. None if what is missing has no default.
     """
     prefix = f"{section}."
-    values = {key.removeprefix(prefix): s.value for key, s in settings.items() if key.startswith(prefix)}
+    values = _nested({key.removeprefix(prefix): s.value for key, s in settings.items() if key.startswith(prefix)})
     for _ in range(2):
         try:
             return model(**values)
         except ValidationError as error:
-            for key, message in _messages(error).items():
+            for key, message in _messages(error, prefix).items():
                 dotted = prefix + key
                 place = settings[dotted].place if dotted in settings else Place(str(path))
                 if dotted not in bad:
                     faults.add(place, dotted, message)
                 bad.add(dotted)
-                values.pop(key, None)
+                values.pop(key.partition(".")[0], None)
     return None
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as tables inside tables."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        outer, _, inner = key.partition(".")
+        if inner:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            nested[key] = value
+    return nested
 
 
 PLAIN_WORDS = {"tuple_type": "a list", "string_pattern_mismatch": "0s and 1s", "string_type": "text"}
 """What to say of a value instead of pydantic's words, which are Python's and not TOML's."""
 
 
-def _messages(error: ValidationError) -> dict[str, str]:
-    """Return one sentence per key: the alternatives of a union are joined by `or`."""
+def _messages(error: ValidationError, prefix: str) -> dict[str, str]:
+    """Return one sentence per key of a section: the alternatives of a union are joined by `or`."""
     alternatives: dict[str, list[str]] = {}
     values: dict[str, str] = {}
     for item in error.errors():
-        key = str(item["loc"][0])
+        loc = [str(part) for part in item["loc"]]
+        key = ".".join(loc[:2]) if prefix + ".".join(loc[:2]) in KEYS else loc[0]
         text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         text = PLAIN_WORDS.get(item["type"], text)
         alternatives.setdefault(key, []).append(text)
@@ -198,16 +233,15 @@ def _messages(error: ValidationError) -> dict[str, str]:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
-    sections: dict[str, Any] = {}
-    axis: dict[str, Any] = {}
-    for section, model in SECTIONS.items():
-        schema = model.model_json_schema()
-        schema.pop("required", None)
-        schema.pop("description", None)
-        sections[section] = schema
-        if section in ("P", "M", "T"):
-            properties = {key: _list_of(value) for key, value in schema["properties"].items()}
-            axis[section] = {"type": "object", "additionalProperties": False, "properties": properties}
+    sections = {section: _without_references(model.model_json_schema()) for section, model in SECTIONS.items()}
+    axis = {
+        section: {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {key: _list_of(value) for key, value in sections[section]["properties"].items()},
+        }
+        for section in ("P", "M", "T")
+    }
     axes = {
         "type": "array",
         "description": "Keys in one table move together; different tables cross.",
@@ -233,6 +267,28 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a section's schema with the models inside it written out, and nothing required: a base may give it."""
+    models = schema.pop("$defs", {})
+
+    def written_out(part: Any) -> Any:
+        if isinstance(part, list):
+            return [written_out(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return written_out(models[part["$ref"].rpartition("/")[2]])
+        return {key: written_out(value) for key, value in part.items() if key != "required"}
+
+    plain: dict[str, Any] = written_out(schema)
+    plain.pop("description", None)
+    return plain
+
+
 def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a key on an axis: a list of its values; of a table, lists of the values inside."""
+    tables = [option for option in schema.get("anyOf", []) if "properties" in option]
+    if tables:
+        return {**tables[0], "properties": {key: _list_of(value) for key, value in tables[0]["properties"].items()}}
     inner = {key: value for key, value in schema.items() if key != "default"}
     return {"type": "array", "minItems": 1, "items": inner}

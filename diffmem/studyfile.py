@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import tomli
 
@@ -18,7 +18,21 @@ SECTIONS: dict[str, type[Settings]] = {
     "score": Scoring,
     "emm": Estimation,
 }
-KEYS = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
+
+
+def _keys_of(model: type[Settings], prefix: str) -> Iterator[str]:
+    """Yield the dotted keys of a model, down to the keys of the models inside it."""
+    for key, field_info in model.model_fields.items():
+        inner = [
+            kind for kind in get_args(field_info.annotation) if isinstance(kind, type) and issubclass(kind, Settings)
+        ]
+        if inner:
+            yield from _keys_of(inner[0], f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}"
+
+
+KEYS = {key for section, model in SECTIONS.items() for key in _keys_of(model, section)}
 AXIS_KEYS = {key for key in KEYS if key.startswith(("P.", "M.", "T."))}
 TEXTS = ("title", "figure", "extends")
 
@@ -287,8 +301,11 @@ def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] 
     for key, (value, place) in list(settings.items()):
         if key in known or (known is KEYS and key in TEXTS):
             continue
+        inner = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == key)
         if key in SECTIONS and known is KEYS:
             faults.add(place, key, f"must be a table, not {value!r}")
+        elif inner:
+            faults.add(place, key, f"must be a table of {' and '.join(inner)}, not {value!r}")
         else:
             faults.add(place, key, no_such_key(key, known))
         del settings[key]

@@ -144,7 +144,8 @@ def train(state: TrainingState, images: Tensor, labels: Tensor | None = None) ->
         clean = images[indices].float() / 127.5 - 1
         sigma, noise = draw_noise(state.denoiser, clean.shape, generator)
         wanted = None if labels is None else labels[indices]
-        mean = loss(state.denoiser, clean, sigma=sigma, noise=noise, labels=wanted).mean()
+        with autocast(T, images.device):
+            mean = loss(state.denoiser, clean, sigma=sigma, noise=noise, labels=wanted).mean()
         state.gradients.zero_()
         mean.backward()  # type: ignore[no-untyped-call]
         _update(state, size)
@@ -152,6 +153,23 @@ def train(state: TrainingState, images: Tensor, labels: Tensor | None = None) ->
         state.loss_sum += mean
         state.loss_count += 1
         yield mean
+
+
+def autocast(T: TrainingProcedure, device: torch.device) -> torch.autocast:
+    """Return the context of a training step: bfloat16 where T.precision says so, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=T.precision == "bf16")
+
+
+def set_precision(T: TrainingProcedure) -> None:
+    """Let CUDA round the factors of float32 products to TF32 just where T.precision says so, the same way every time.
+
+    The paper trains in float32; by default, CUDA's convolutions would not.
+    """
+    mode = "tf32" if T.precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = mode
+    torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 @torch.no_grad()

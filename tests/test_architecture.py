@@ -15,9 +15,10 @@ PACKAGE = Path(diffmem.__file__).parent
 LAYERS = [
     "errors",
     "config",
+    "images",
+    "data",
     "studyfile",
     "study",
-    "data",
     "streams",
     "unet",
     "denoiser",
@@ -27,6 +28,7 @@ LAYERS = [
     "emm",
     "store",
     "provenance",
+    "scoring",
 ]
 """Everything above runner, in the order in which data flows."""
 
@@ -37,8 +39,9 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "studyfile": {"config", "errors"},
-    "study": {"studyfile", "config", "errors"},
-    "data": {"config", "errors"},
+    "images": {"errors"},
+    "data": {"images", "config", "errors"},
+    "study": {"studyfile", "data", "config", "errors"},
     "streams": set(),
     "unet": {"streams"},
     "denoiser": {"config", "unet"},
@@ -48,9 +51,10 @@ MAY_IMPORT = {
     "emm": set(),
     "store": {"config", "errors"},
     "provenance": {"store"},
+    "scoring": {"config", "data", "errors", "images", "memorization", "provenance", "store"},
     "runner": set(LAYERS),
     "report": {"store", "emm", "config", "errors"},
-    "cli": {"study", "store", "runner", "report", "config", "errors"},
+    "cli": {"study", "store", "runner", "scoring", "report", "config", "errors"},
 }
 
 MATHEMATICS = {

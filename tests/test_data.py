@@ -6,8 +6,9 @@ import scipy.stats
 from PIL import Image
 
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
-from diffmem.data import draw, load_digits, resized, training_set
+from diffmem.data import draw, load_source, training_set
 from diffmem.errors import DataError, DiffmemError
+from diffmem.images import resized
 
 PER_CLASS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
@@ -25,10 +26,10 @@ def make(size, *, draw=0, classes=None, resolution=None, condition="none", label
 
 def chosen(size, *, draw_key=0, classes=None):
     """Return the indices of a draw from the digits, or from the first so many classes of them."""
-    available = load_digits().classes
+    available = load_source("digits", None).classes
     if classes is not None:
         available = available[available < classes]
-    return draw(available, DataDistribution(dataset="digits", size=size, draw=draw_key))
+    return draw(available, size, dataset="digits", number=draw_key)
 
 
 def synthetic_classes(counts, seed=0):
@@ -40,7 +41,7 @@ def synthetic_classes(counts, seed=0):
 
 
 def test_digits_are_1797_grey_images_of_ten_classes():
-    source = load_digits()
+    source = load_source("digits", None)
     assert source.images.shape == (1797, 1, 8, 8)
     assert source.images.dtype == np.uint8
     assert source.classes.shape == (1797,)
@@ -50,18 +51,18 @@ def test_digits_are_1797_grey_images_of_ten_classes():
 
 def test_digits_have_17_grey_levels_from_0_to_255():
     levels = [round(k * 255 / 16) for k in range(17)]
-    assert np.unique(load_digits().images).tolist() == levels
+    assert np.unique(load_source("digits", None).images).tolist() == levels
     assert levels[0] == 0
     assert levels[-1] == 255
 
 
 def test_no_two_digits_are_equal():
-    assert len(np.unique(load_digits().images.reshape(1797, -1), axis=0)) == 1797
+    assert len(np.unique(load_source("digits", None).images.reshape(1797, -1), axis=0)) == 1797
 
 
 def test_digits_of_one_class_look_alike():
     """Labels belong to their images: the nearest other image of nearly every digit has the same label."""
-    source = load_digits()
+    source = load_source("digits", None)
     x = source.images.reshape(1797, -1).astype(float)
     squared = (x**2).sum(axis=1)[:, None] + (x**2).sum(axis=1) - 2 * x @ x.T
     np.fill_diagonal(squared, np.inf)
@@ -81,7 +82,7 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one(draw_key):
 @pytest.mark.parametrize("draw_key", [0, 3, "first"])
 @pytest.mark.parametrize("size", [2, 7, 10, 23, 500, 1731, 1740])
 def test_classes_have_equal_shares_up_to_one_image(draw_key, size):
-    counts = np.bincount(load_digits().classes[chosen(size, draw_key=draw_key)], minlength=10)
+    counts = np.bincount(load_source("digits", None).classes[chosen(size, draw_key=draw_key)], minlength=10)
     assert counts.sum() == size
     assert counts.max() - counts.min() <= 1
 
@@ -109,7 +110,7 @@ def test_a_draw_prefers_no_part_of_the_file():
 
 
 def test_first_takes_the_first_images_of_each_class_in_file_order():
-    classes = load_digits().classes
+    classes = load_source("digits", None).classes
     indices = chosen(250, draw_key="first")
     for c in range(10):
         members = indices[classes[indices] == c]
@@ -117,7 +118,7 @@ def test_first_takes_the_first_images_of_each_class_in_file_order():
 
 
 def test_training_images_are_those_of_the_draw():
-    np.testing.assert_array_equal(make(123, draw=4).images, load_digits().images[chosen(123, draw_key=4)])
+    np.testing.assert_array_equal(make(123, draw=4).images, load_source("digits", None).images[chosen(123, draw_key=4)])
 
 
 def test_the_seed_of_training_does_not_change_the_images():
@@ -136,16 +137,16 @@ def test_resolution_and_labels_do_not_change_which_images_are_drawn():
 def test_any_source_can_be_used_up_to_its_smallest_class(counts, draw_key):
     classes = synthetic_classes(counts)
     limit = len(counts) * min(counts)
-    indices = draw(classes, DataDistribution(dataset="digits", size=limit, draw=draw_key))
+    indices = draw(classes, limit, dataset="digits", number=draw_key)
     assert np.bincount(classes[indices]).tolist() == [min(counts)] * len(counts)
     with pytest.raises(DataError, match=f"balanced set of {limit}"):
-        draw(classes, DataDistribution(dataset="digits", size=limit + 1, draw=draw_key))
+        draw(classes, limit + 1, dataset="digits", number=draw_key)
 
 
 @pytest.mark.parametrize(("size", "classes", "limit"), [(1741, None, 1740), (357, 2, 356), (179, 1, 178)])
 def test_more_images_than_the_smallest_class_allows_are_refused(size, classes, limit):
     assert len(make(limit, classes=classes).images) == limit
-    with pytest.raises(DataError, match=rf"P\.size = {size}: digits .* {limit}") as caught:
+    with pytest.raises(DataError, match=rf"{size} images of digits: .* {limit}") as caught:
         make(size, classes=classes)
     assert isinstance(caught.value, DiffmemError)
 
@@ -160,7 +161,7 @@ def test_classes_are_the_first_ones_in_equal_shares(classes):
 
 
 def test_images_of_fewer_classes_are_of_those_classes():
-    source = load_digits()
+    source = load_source("digits", None)
     known = {image.tobytes(): c for image, c in zip(source.images, source.classes, strict=True)}
     drawn = make(80, classes=2, condition="true")
     assert [known[image.tobytes()] for image in drawn.images] == drawn.labels.tolist()
@@ -171,7 +172,7 @@ def test_images_of_fewer_classes_are_of_those_classes():
 
 @pytest.mark.parametrize("side", [4, 5, 8])
 def test_resized_images_are_those_of_pillow(side):
-    images = load_digits().images[:20]
+    images = load_source("digits", None).images[:20]
     small = resized(images, side)
     expected = [np.asarray(Image.fromarray(i[0]).resize((side, side), Image.Resampling.LANCZOS)) for i in images]
     assert small.dtype == np.uint8
@@ -187,7 +188,7 @@ def test_resized_colour_images_are_those_of_pillow():
 
 
 def test_images_of_the_wanted_side_are_left_as_they_are():
-    images = load_digits().images[:5]
+    images = load_source("digits", None).images[:5]
     np.testing.assert_array_equal(resized(images, 8), images)
     np.testing.assert_array_equal(make(40).images, make(40, resolution=8).images)
 
@@ -202,7 +203,7 @@ def test_no_condition_means_no_labels():
 def test_true_labels_are_the_classes_of_the_images():
     drawn = make(200, draw=3, condition="true")
     assert drawn.labels.dtype == np.int64
-    np.testing.assert_array_equal(drawn.labels, load_digits().classes[chosen(200, draw_key=3)])
+    np.testing.assert_array_equal(drawn.labels, load_source("digits", None).classes[chosen(200, draw_key=3)])
 
 
 def test_unique_labels_number_the_images():

@@ -446,3 +446,13 @@ def test_loss_falls(settings, model):
 def test_two_seeds_train_differently():
     first, other = (start(procedure(seed=seed)) for seed in (0, 1))
     assert steps(first, 2) != steps(other, 2)
+
+
+def test_bfloat16_is_near_float32_and_not_the_same():
+    images = torch.from_numpy(np.random.default_rng(0).integers(256, size=(8, 1, 8, 8), dtype=np.uint8))
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        T = TrainingProcedure(batch_size=8, precision=precision)
+        losses[precision] = next(train(TrainingState(tiny_denoiser(dropout=0.0), T), images)).item()
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]

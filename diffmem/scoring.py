@@ -1,0 +1,157 @@
+"""Scoring: the evidence of generated images against a training set, of our own networks or of any generator."""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+from torch import Tensor
+
+from diffmem.config import RESULTS_VERSION, Estimation
+from diffmem.data import load_source
+from diffmem.errors import DataError
+from diffmem.images import read_images
+from diffmem.memorization import is_memorized, two_nearest
+from diffmem.provenance import provenance
+from diffmem.store import Checkpoint, Row, Store
+
+BATCH = 1000
+PAIRS = 32
+
+
+class Scores:
+    """The two nearest training images of generated ones, gathered batch by batch."""
+
+    def __init__(self, training_images: Tensor, *, pairs: int) -> None:
+        self.training_images, self.wanted_pairs = training_images, pairs
+        self.nearest: list[Tensor] = []
+        self.distances: list[Tensor] = []
+        self.pairs: list[tuple[bytes, bytes]] = []
+
+    def add(self, generated: Tensor) -> None:
+        """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
+        index, distance = two_nearest(generated, self.training_images)
+        self.nearest.append(index[:, 0].cpu())
+        self.distances.append(distance.cpu())
+        for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
+            self.pairs.append((png(image), png(self.training_images[nearest])))
+
+    def checkpoint(self, cell_id: str, attempt_id: str, **measured: Any) -> Checkpoint:
+        """Return the row of the store; `measured` is epoch, step, loss, train_seconds and score_seconds."""
+        distances = torch.cat(self.distances)
+        return Checkpoint(
+            cell_id=cell_id,
+            attempt_id=attempt_id,
+            nearest=torch.cat(self.nearest).numpy(),
+            d1=distances[:, 0].numpy().copy(),
+            d2=distances[:, 1].numpy().copy(),
+            memorized=int(is_memorized(distances).sum()),
+            pairs=self.pairs,
+            **measured,
+        )
+
+
+def png(image: Tensor) -> bytes:
+    """Return a uint8 image [c, h, w], grey or RGB, as PNG."""
+    pixels = image.cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# --- images of any generator ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ForeignCell:
+    """Images that another tool has generated, against the training set that its model may have seen."""
+
+    images: str  # hash of their content
+    dataset: str  # a name, or the hash of a user's own files
+    size: int
+    resolution: int  # pixels
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return what the score depends on, as plain data."""
+        return {
+            "P": {"dataset": self.dataset, "size": self.size, "resolution": self.resolution},
+            "images": self.images,
+        }
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Return the name of the score, equal exactly when images and training set are."""
+        text = json.dumps([RESULTS_VERSION, self.configuration], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def checkpoints(self) -> Sequence[tuple[int, int]]:
+        """Return the one point that is measured."""
+        return [(0, 0)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found: the memorization ratio with its 95% Wilson interval, and what is copied most."""
+
+    study: str
+    samples: int
+    memorized: int
+    low: float
+    high: float
+    most_copied: list[Row]  # position in the training set, copies
+
+    @property
+    def ratio(self) -> float:
+        """Return the memorized share, in 0..1."""
+        return self.memorized / self.samples
+
+
+def score_images(images: Path, against: str, store: Store) -> Score:
+    """Score a folder, .npz or Parquet file of generated images against all images of a dataset, and store it.
+
+    The training images are resized to the side of the generated ones. Raises DataError where they do not compare.
+    """
+    generated = read_images(str(images), resolution=None)
+    source = load_source(against, generated.images.shape[-1])
+    if source.images.shape[1:] != generated.images.shape[1:]:
+        kinds = ("grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source))
+        raise DataError(f"{images}: {next(kinds)} images, but those of {against} are {next(kinds)}")
+    cell = ForeignCell(
+        generated.fingerprint, source.fingerprint or against, len(source.images), source.images.shape[-1]
+    )
+    name = images.stem
+    store.register(
+        name,
+        title=f"Images of {images} against {against}",
+        figure="",
+        path=str(images),
+        axes=[],
+        estimation=Estimation().model_dump(mode="json"),
+        cells=[(cell, "", f"{against}, N = {cell.size}", {})],
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attempt = store.start_attempt(cell.cell_id, provenance(device))
+    started = time.monotonic()
+    scores = Scores(torch.from_numpy(source.images).to(device), pairs=PAIRS)
+    for batch in torch.from_numpy(generated.images).split(BATCH):  # type: ignore[no-untyped-call]
+        scores.add(batch.to(device))
+    seconds = time.monotonic() - started
+    checkpoint = scores.checkpoint(
+        cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
+    )
+    store.append(checkpoint)
+    store.end_attempt(attempt, "finished")
+    interval = binomtest(checkpoint.memorized, checkpoint.samples).proportion_ci(method="wilson")
+    return Score(
+        name, checkpoint.samples, checkpoint.memorized, interval.low, interval.high, store.most_copied(cell.cell_id)
+    )

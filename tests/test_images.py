@@ -1,0 +1,293 @@
+"""Reading images: folders, Parquet in the published layout, .npz, what is kept, and what is refused."""
+
+import io
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffmem import data
+from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.data import describe, load_source, training_set
+from diffmem.errors import DataError, StudyError
+from diffmem.images import crop_and_resize, read_images
+from diffmem.study import Study
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    load_source.cache_clear()
+
+
+def pictures(count: int, *, side: int = 32, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Return random uint8 images [n, h, w, 3] or [n, h, w]."""
+    shape = (count, side, side, 3) if channels == 3 else (count, side, side)
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes | None], labels: list[int]) -> str:
+    """Write images as the published CIFAR-10 has them: `img` a struct of bytes and path, `label` a 64-bit integer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE rows (bytes BLOB, label BIGINT)")
+    connection.executemany("INSERT INTO rows VALUES (?, ?)", list(zip(images, labels, strict=True)))
+    select = "SELECT {'bytes': bytes, 'path': NULL::VARCHAR} AS img, label FROM rows"
+    connection.execute(f"COPY ({select}) TO '{path}' (FORMAT parquet)")
+    return str(path)
+
+
+def write_folder(top: Path, images: np.ndarray, labels: list[int]) -> str:
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        file = top / f"class {label}" / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return str(top)
+
+
+# --- what can be read ----------------------------------------------------------------------------------
+
+
+def test_parquet_in_the_published_layout_is_read_row_by_row(tmp_path: Path) -> None:
+    images, labels = pictures(20), [i % 10 for i in range(20)]
+    source = read_images(write_parquet(tmp_path / "train.parquet", list(map(png, images)), labels), resolution=None)
+    np.testing.assert_array_equal(source.images, images.transpose(0, 3, 1, 2))
+    assert source.classes.tolist() == labels
+
+
+def test_a_pattern_reads_its_files_in_order_of_name(tmp_path: Path) -> None:
+    images = pictures(6)
+    for part in (1, 0):
+        rows = [png(image) for image in images[3 * part : 3 * part + 3]]
+        write_parquet(tmp_path / f"part-{part}.parquet", rows, [part] * 3)
+    source = read_images(str(tmp_path / "*.parquet"), resolution=None)
+    np.testing.assert_array_equal(source.images, images.transpose(0, 3, 1, 2))
+    assert source.classes.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_rows_of_a_range_of_labels_are_kept_and_counted_from_its_start(tmp_path: Path) -> None:
+    images = pictures(5)
+    file = write_parquet(tmp_path / "dogs.parquet", list(map(png, images)), [150, 151, 273, 274, 200])
+    source = read_images(file, resolution=None, only=data.IMAGENET_DOGS)
+    assert source.classes.tolist() == [0, 122, 49]
+    np.testing.assert_array_equal(source.images, images[[1, 2, 4]].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_has_a_class_per_subfolder(tmp_path: Path, channels: int) -> None:
+    images, labels = pictures(6, side=8, channels=channels), [0, 0, 1, 1, 2, 2]
+    source = read_images(write_folder(tmp_path / "mine", images, labels), resolution=None)
+    expected = images[:, None] if channels == 1 else images.transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(source.images, expected)
+    assert source.classes.tolist() == labels
+
+
+@pytest.mark.parametrize("layout", ["n h w c", "n c h w", "n h w"])
+def test_an_npz_may_have_its_channels_first_last_or_none(tmp_path: Path, layout: str) -> None:
+    images = pictures(4, side=8, channels=1 if layout == "n h w" else 3)
+    stored = images.transpose(0, 3, 1, 2) if layout == "n c h w" else images
+    np.savez(tmp_path / "mine.npz", images=stored, labels=[0, 1, 0, 1])
+    source = read_images(str(tmp_path / "mine.npz"), resolution=None)
+    np.testing.assert_array_equal(source.images, images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2))
+    assert source.classes.tolist() == [0, 1, 0, 1]
+
+
+def test_images_of_many_sizes_are_cropped_to_their_centre_and_resized_by_lanczos(tmp_path: Path) -> None:
+    wide = pictures(1, side=40)[0][:32]  # 32 high, 40 wide
+    rows = [png(wide), png(pictures(1, side=64)[0])]
+    source = read_images(write_parquet(tmp_path / "a.parquet", rows, [0, 0]), resolution=16)
+    expected = Image.fromarray(wide[:, 4:36]).resize((16, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(source.images[0], np.asarray(expected).transpose(2, 0, 1))
+    assert crop_and_resize(Image.fromarray(wide), 16).size == (16, 16)
+
+
+# --- what is kept --------------------------------------------------------------------------------------
+
+
+def test_images_are_decoded_once_and_known_by_their_content(tmp_path: Path) -> None:
+    images = pictures(4, side=8)
+    first = read_images(write_folder(tmp_path / "a", images, [0, 0, 1, 1]), resolution=None)
+    moved = read_images(write_folder(tmp_path / "b", images, [0, 0, 1, 1]), resolution=None)
+    other = read_images(write_folder(tmp_path / "c", pictures(4, side=8, seed=1), [0, 0, 1, 1]), resolution=None)
+    assert first.fingerprint == moved.fingerprint != other.fingerprint
+    cache = Path(str(load_source.__wrapped__.__globals__["read_images"].__globals__["cache_folder"]()))
+    assert len(list(cache.glob("*.npz"))) == 2
+
+
+def test_an_image_that_changes_makes_other_cells(tmp_path: Path) -> None:
+    images = pictures(4, side=8)
+    before = read_images(write_folder(tmp_path / "a", images, [0, 0, 1, 1]), resolution=None)
+    images[0, 0, 0] ^= 1
+    after = read_images(write_folder(tmp_path / "a", images, [0, 0, 1, 1]), resolution=None)
+    assert before.fingerprint != after.fingerprint
+    assert (before.images != after.images).any()
+
+
+def cell(dataset: str, **P: object) -> Cell:
+    P = {"size": 4, **P}
+    facts = {dataset: describe(dataset, P.get("resolution"))}  # type: ignore[arg-type]
+    return Cell.resolve(
+        DataDistribution(dataset=dataset, **P), ModelConfiguration(), TrainingProcedure(), Scoring(), facts
+    )
+
+
+def test_the_same_images_at_another_place_are_the_same_cell_and_draw(tmp_path: Path) -> None:
+    images, labels = pictures(12, side=8), [0, 1] * 6
+    one = cell(write_folder(tmp_path / "a", images, labels))
+    two = cell(write_folder(tmp_path / "b", images, labels))
+    assert one.cell_id == two.cell_id
+    assert one.channels == 3
+    np.testing.assert_array_equal(training_set(one).images, training_set(two).images)
+
+
+def test_classes_may_be_a_list_and_are_numbered_in_its_order(tmp_path: Path) -> None:
+    images = np.stack([np.full((8, 8), 10 * label, dtype=np.uint8) for label in (0, 1, 2) for _ in range(4)])
+    folder = write_folder(tmp_path / "a", images, [0] * 4 + [1] * 4 + [2] * 4)
+    chosen = cell(folder, classes=[2, 0])
+    assert sorted(set(training_set(chosen).images.ravel().tolist())) == [0, 20]
+    assert chosen.P.classes == (2, 0)
+    assert cell(folder, classes=[0, 1]).cell_id == cell(folder, classes=2).cell_id
+
+
+# --- blends --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> str:
+    """Return a .npz of the digits turned upside down."""
+    digits = load_source("digits", None)
+    np.savez(tmp_path / "others.npz", images=digits.images[:, :, ::-1], labels=digits.classes)
+    return str(tmp_path / "others.npz")
+
+
+def blended(others: str, share: float, size: int) -> Cell:
+    P = DataDistribution(dataset="digits", classes=(3,), size=size, blend={"dataset": others, "share": share})
+    facts = {name: describe(name, None) for name in P.datasets}
+    return Cell.resolve(P, ModelConfiguration(), TrainingProcedure(), Scoring(), facts)
+
+
+def test_a_blend_takes_its_rounded_share_and_a_smaller_set_lies_in_a_larger_one(others: str) -> None:
+    digits = load_source("digits", None)
+    threes = {image.tobytes() for image in digits.images[digits.classes == 3]}
+    turned = {image[:, ::-1].tobytes() for image in digits.images}
+    previous: set[bytes] = set()
+    for size in (10, 17, 40):
+        images = [image.tobytes() for image in training_set(blended(others, 0.8, size)).images]
+        count = round(0.8 * size)
+        assert all(image in threes for image in images[: size - count])
+        assert all(image in turned for image in images[size - count :])
+        assert previous <= set(images)
+        previous = set(images)
+    assert DataDistribution(dataset="a", size=2000, blend={"dataset": "b", "share": 0.8}).counts == {
+        "a": 400,
+        "b": 1600,
+    }
+
+
+def test_a_blend_of_nothing_is_no_blend(others: str) -> None:
+    assert blended(others, 0.0, 10).P.blend is None
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+def refusal(pattern: str, resolution: int | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        read_images(pattern, resolution=resolution)
+    return str(caught.value)
+
+
+def test_a_corrupt_image_names_its_file_or_row(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", pictures(2, side=8), [0, 0])
+    bad = tmp_path / "a" / "class 0" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    assert str(bad) in refusal(folder)
+    rows: list[bytes | None] = [png(pictures(1)[0]), b"no image"]
+    file = write_parquet(tmp_path / "b.parquet", rows, [0, 0])
+    assert f"{file}, row 1: not an image" in refusal(file)
+    file = write_parquet(tmp_path / "c.parquet", [png(pictures(1)[0]), None], [0, 0])
+    assert f"{file}, row 1: no image" in refusal(file)
+
+
+def test_images_of_unequal_size_name_the_first_that_differs(tmp_path: Path) -> None:
+    rows = [png(pictures(1, side=8)[0]), png(pictures(1, side=10)[0])]
+    file = write_parquet(tmp_path / "a.parquet", rows, [0, 0])
+    assert f"{file}, row 1: 10x10 in 3 channels, but the first image is 8x8" in refusal(file)
+    assert "not square" in refusal(write_parquet(tmp_path / "b.parquet", [png(pictures(1)[0][:16])], [0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("nothing.npz", b"", "not a .npz"),
+        ("nothing.parquet", b"PAR1", "not a Parquet file"),
+        ("study.toml", b"x = 1", "not a folder of images, a .npz or a Parquet file"),
+    ],
+)
+def test_a_file_that_is_none_of_images_is_refused(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert sentence in refusal(str(tmp_path / name))
+
+
+def test_a_path_without_images_is_refused(tmp_path: Path) -> None:
+    assert "no such file or folder" in refusal(str(tmp_path / "nowhere"))
+    assert "no images in it" in refusal(str(tmp_path))
+
+
+def test_an_npz_without_images_says_what_it_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", pixels=np.zeros((2, 8, 8)))
+    assert "'pixels': 'float64 [2, 8, 8]'" in refusal(str(tmp_path / "a.npz"))
+
+
+def test_a_collection_that_cannot_be_fetched_names_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "nowhere")
+    with pytest.raises(DataError) as caught:
+        load_source("cifar10", None)
+    for words in ("uoft-cs/cifar10", "plain_text/train-00000-of-00001.parquet", "P.dataset = "):
+        assert words in str(caught.value)
+
+
+STUDY = """[P]
+dataset = "digits"
+size = 8
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('blend.share = 1.5\nblend.dataset = "digits"', "study.toml:4: P.blend.share: must be less than or equal to 1"),
+        ("blend.share = 0.5", "P.blend.dataset: missing"),
+        ("blend = 3", "study.toml:4: P.blend: must be a table of dataset and share, not 3"),
+        ("classes = [1, 10]", "study.toml:4: P.classes: digits has 10 classes, 0 to 9, and no class 10"),
+        ("classes = [1, 1]", "study.toml:4: P.classes: names a class twice"),
+        ('blend.dataset = "nowhere/*.png"\nblend.share = 0.5', "study.toml:4: P.blend.dataset: nowhere/*.png: no such"),
+    ],
+)
+def test_faults_of_the_data_have_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, fault: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.toml").write_text(STUDY + line + "\n")
+    with pytest.raises(StudyError) as caught:
+        Study.load(Path("study.toml"))
+    assert fault in str(caught.value)
+
+
+def test_a_study_of_a_users_own_images_resolves_to_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(Path("mine"), pictures(12, side=8), [0, 1] * 6)
+    Path("study.toml").write_text('[P]\ndataset = "mine"\nsize = 6\n[M]\ncondition = "true"\n')
+    (entry,) = Study.load(Path("study.toml")).cells
+    assert (entry.cell.P.resolution, entry.cell.channels, entry.cell.labels) == (8, 3, 2)
+    assert entry.cell.configuration["P"]["dataset"].startswith("sha256:")

@@ -1,0 +1,91 @@
+"""`diffmem score`: the images of any generator against any training set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from diffmem.cli import main
+from diffmem.data import load_source
+from diffmem.errors import DataError
+from diffmem.scoring import score_images
+from diffmem.store import Store
+
+COPIED = [5, 5, 5, 5, 9, 9, 700]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
+    load_source.cache_clear()
+
+
+@pytest.fixture
+def samples() -> Path:
+    """Return a folder of 7 near copies of digits and 3 images of noise."""
+    digits = load_source("digits", None).images[:, 0]
+    copies = [np.where(digits[i] > 128, digits[i] - 2, digits[i] + 2) for i in COPIED]
+    noise = np.random.default_rng(0).integers(256, size=(3, 8, 8))
+    Path("samples").mkdir()
+    for number, image in enumerate([*copies, *noise]):
+        Image.fromarray(image.astype(np.uint8)).save(f"samples/{number:02d}.png")
+    return Path("samples")
+
+
+def test_copies_are_counted_and_named(samples: Path) -> None:
+    score = score_images(samples, "digits", Store(Path("s.duckdb")))
+    assert (score.memorized, score.samples, score.ratio) == (7, 10, 0.7)
+    assert [(row["nearest"], row["copies"]) for row in score.most_copied] == [(5, 4), (9, 2), (700, 1)]
+    z, p, n = 1.959963984540054, 0.7, 10  # Wilson 1927
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (score.low, score.high) == pytest.approx([(centre + s * half) / (1 + z**2 / n) for s in (-1, 1)])
+
+
+def test_a_score_is_stored_like_any_other_checkpoint(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    for _ in range(2):
+        score_images(samples, "digits", store)
+    (row,) = store.rows("SELECT study, size, samples, memorized, ratio FROM results")
+    assert row == {"study": "samples", "size": 1797, "samples": 10, "memorized": 7, "ratio": 0.7}
+    evidence = store.rows("SELECT nearest, d1, d2 FROM evidence ORDER BY sample")
+    assert [e["nearest"] for e in evidence[:7]] == COPIED
+    assert all(e["d1"] == 16 for e in evidence[:7])  # 64 pixels off by 2
+    assert len(store.pairs("samples")) == 10
+
+
+def test_samples_are_compared_at_their_own_size(samples: Path) -> None:
+    for file in samples.glob("*.png"):
+        Image.open(file).resize((4, 4)).save(file)
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    assert json.loads(store.rows("SELECT configuration FROM cells")[0]["configuration"])["P"]["resolution"] == 4
+
+
+def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_shows_them(samples: Path) -> None:
+    result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "digits"])
+    assert result.exit_code == 0
+    assert "memorization ratio 0.7000 (95% interval 0.3968 to 0.8922): 7 of 10" in result.stdout
+    assert CliRunner().invoke(main, ["report", "samples"]).exit_code == 0
+    page = Path("store/report.html").read_text()
+    assert page.count('class="pair memorized"') == 7
+    data = json.loads(
+        CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits", "--json"]).stdout
+    )
+    assert data["ratio"] == 0.7
+
+
+def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -> None:
+    rgb = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    np.savez("rgb.npz", images=rgb)
+    with pytest.raises(DataError, match=r"rgb\.npz: RGB images, but those of digits are grey"):
+        score_images(Path("rgb.npz"), "digits", Store(Path("s.duckdb")))
+    for arguments in (["nowhere", "digits"], [str(samples), "nowhere"]):
+        result = CliRunner().invoke(main, ["score", "--images", arguments[0], "--against", arguments[1]])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "nowhere: no such file or folder" in result.stderr
+    assert not Path("s.duckdb").exists()
+    assert not Path("store").exists()
