@@ -10,7 +10,7 @@ import torch
 from reference import one_thread, random_images, tiny_denoiser  # noqa: F401
 
 from diffmem.config import ModelConfiguration
-from diffmem.data import load_digits
+from diffmem.data import load_source
 from diffmem.denoiser import EDM, PRECONDITIONINGS, VE, VP, OptimalDenoiser, build_denoiser, draw_noise, loss
 from diffmem.memorization import memorization_ratio, two_nearest
 from diffmem.sampling import generate, sample_labels
@@ -281,7 +281,7 @@ def test_optimum_of_a_class_without_training_images_is_refused(clean):
 
 
 def digits():
-    source = load_digits()
+    source = load_source("digits", None)
     return torch.from_numpy(source.images), torch.from_numpy(source.classes)
 
 
