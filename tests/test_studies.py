@@ -84,3 +84,12 @@ def test_the_first_cell_builds_and_takes_a_step(name: str, profile: str | None) 
 def test_a_laptop_study_uses_only_what_ships(name: str) -> None:
     for entry in Study.load(STUDIES / f"{name}.toml", profile="laptop").cells:
         assert set(entry.cell.P.datasets) == {"digits"}
+
+
+def test_the_study_that_the_readme_explains_is_the_quickstart(tmp_path: Path) -> None:
+    readme = (STUDIES.parent / "README.md").read_text()
+    file = tmp_path / "readme.toml"
+    file.write_text(readme.split("```toml\n")[1].split("```")[0])
+    explained, quickstart = Study.load(file), Study.load(STUDIES / "quickstart.toml")
+    assert [entry.cell for entry in explained.cells] == [entry.cell for entry in quickstart.cells]
+    assert {entry.cell.T.epochs for entry in Study.load(file, profile="long").cells} == {6000}
