@@ -255,10 +255,10 @@ def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_pat
     _print_table(f"{loaded.title} ({loaded.name})", rows)
     finished = sum(row["measured"] >= row["checkpoints"] for row in rows)
     steps = sum(row["steps"] for row in rows if row["measured"] < row["checkpoints"])
-    images = sum(cell.score.samples * len(cell.checkpoints) for cell in cells)
+    images = sum(c.score.samples * (len(c.checkpoints) - measured.get(c.cell_id, 0)) for c in cells)
     click.echo(
         f"{len(rows)} cells, {finished} of them finished in {store_path}; "
-        f"{steps} optimizer steps to go, {images} images to generate in all"
+        f"{steps} optimizer steps and {images} images to go"
     )
 
 

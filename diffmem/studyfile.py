@@ -128,6 +128,8 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         return Document(unreadable=True)
     except OSError as error:
         where = f"; {above[-1]} extends it" if above else ""
+        if path.suffix != ".toml":
+            where += "; a study file ends in .toml, as studies/quickstart.toml"
         faults.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}{where}")
         return Document(unreadable=True)
     lines = _line_numbers(text)

@@ -265,7 +265,7 @@ def test_plan_lists_the_cells_and_what_there_is_to_do():
     assert all(entry.cell.cell_id in result.stdout for entry in Study.load(study()).cells)
     # one step per epoch (the batch is larger than the set): ceil(10 * 4 / 512) = ceil(10 * 8 / 512) = 1
     assert "4 cells, 0 of them finished" in result.stdout
-    assert "4 optimizer steps to go, 80 images to generate in all" in result.stdout
+    assert "4 optimizer steps and 80 images to go" in result.stdout
 
 
 def test_plan_shows_a_title_as_it_is_written():
@@ -297,7 +297,7 @@ def test_plan_counts_what_the_store_has_already():
     fill({("none", 4): [0.5, 1.0], ("none", 8): [0.5]})
     assert [row["measured"] for row in data("plan", study())] == [2, 1, 0, 0]
     assert "4 cells, 1 of them finished" in diffmem("plan", study()).stdout
-    assert "3 optimizer steps to go" in diffmem("plan", study()).stdout
+    assert "3 optimizer steps and" in diffmem("plan", study()).stdout
 
 
 @pytest.mark.usefixtures("filled")
