@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +58,18 @@ def read_images(pattern: str, *, resolution: int | None, only: range | None = No
     must have one square size. `only` keeps the Parquet rows of a range of labels, counted from its start.
     DataError names the file or row that cannot be used.
     """
-    files = _files(pattern)
-    fingerprint = _fingerprint(files, pattern)
     side = "native" if resolution is None else str(resolution)
     rows = "" if only is None else f"-{only.start}-{only.stop}"
-    kept = cache_folder() / f"{fingerprint.removeprefix('sha256:')}-{side}{rows}.npz"
-    if not kept.exists():
-        _keep(kept, _decode(files, pattern, resolution, only))
-    with np.load(kept) as file:
-        return Source(file["images"], file["classes"], fingerprint)
+    try:
+        files = _files(pattern)
+        fingerprint = _fingerprint(files, pattern)
+        kept = cache_folder() / f"{fingerprint.removeprefix('sha256:')}-{side}{rows}.npz"
+        if not kept.exists():
+            _keep(kept, _decode(files, pattern, resolution, only))
+        with np.load(kept) as file:
+            return Source(file["images"], file["classes"], fingerprint)
+    except OSError as error:
+        raise DataError(f"{error.filename or pattern}: cannot be read: {error.strerror or error}") from error
 
 
 def _files(pattern: str) -> list[Path]:
@@ -216,9 +220,9 @@ def _columns(columns: list[tuple[Any, ...]], file: str) -> tuple[str, str]:
 def _from_npz(path: Path, resolution: int | None) -> Source:
     """Return the arrays `images` (or the only one of images) and `labels` of a .npz."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a .npz that can be read ({error})") from error
     images = arrays.get("images", arrays.get("arr_0"))
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -227,9 +231,10 @@ def _from_npz(path: Path, resolution: int | None) -> Source:
             f"{path}: needs an array `images` of uint8 [n, h, w], [n, h, w, c] or [n, c, h, w]; has {found}"
         )
     images = _channels_first(images, path)
-    labels = arrays.get("labels", np.zeros(len(images)))
-    if labels.shape != (len(images),) or (len(labels) and labels.min() < 0):
-        raise DataError(f"{path}: `labels` must be {len(images)} whole numbers from 0, not {list(labels.shape)}")
+    labels = arrays.get("labels", np.zeros(len(images), dtype=np.int64))
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any():
+        kind = f"{labels.dtype} {list(labels.shape)}"
+        raise DataError(f"{path}: `labels` must be {len(images)} whole numbers from 0, not {kind}")
     side = resolution or images.shape[-1]
     if resolution is None and images.shape[-1] != images.shape[-2]:
         raise DataError(

@@ -32,8 +32,8 @@ from diffmem.store import Store
 from diffmem.study import Study
 from diffmem.training import TrainingState, set_precision, train
 
-SMALL_LAYER = 1 << 17
-"""Activations of a layer below which two CPU threads wait for each other longer than they compute."""
+SMALL_LAYER = 1 << 15
+"""Activations of a layer below which a second CPU thread gains nothing, and beside another program loses much."""
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
 STATE_SECONDS = 300.0

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import duckdb
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cli import main
@@ -125,15 +126,7 @@ def fill(ratios: dict[tuple[str, int], list[float]], *, failed: str = "") -> Sto
     """Return the default store with the small study and the ratio of each checkpoint of each (condition, size)."""
     loaded = Study.load(study())
     store = Store(Path("store/diffmem.duckdb"))
-    store.register(
-        loaded.name,
-        title=loaded.title,
-        figure=loaded.figure,
-        path=loaded.path,
-        axes=loaded.axes,
-        estimation=loaded.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in loaded.cells],
-    )
+    tiny.register(store, loaded)
     for entry in loaded.cells:
         cell_id = entry.cell.cell_id
         measured = ratios.get((entry.cell.M.condition, entry.cell.P.size))

@@ -228,6 +228,7 @@ def test_images_of_unequal_size_name_the_first_that_differs(tmp_path: Path) -> N
     ("name", "content", "sentence"),
     [
         ("nothing.npz", b"", "not a .npz"),
+        ("broken.npz", b"PK\x03\x04 and no more", "not a .npz"),
         ("nothing.parquet", b"PAR1", "not a Parquet file"),
         ("study.toml", b"x = 1", "not a folder of images, a .npz or a Parquet file"),
     ],
@@ -245,6 +246,16 @@ def test_a_path_without_images_is_refused(tmp_path: Path) -> None:
 def test_an_npz_without_images_says_what_it_has(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pixels=np.zeros((2, 8, 8)))
     assert "'pixels': 'float64 [2, 8, 8]'" in refusal(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [0.5, 1.0], [-1, 0], [0]], ids=str)
+def test_labels_that_are_no_whole_numbers_from_0_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), dtype=np.uint8), labels=labels)
+    assert "`labels` must be 2 whole numbers from 0" in refusal(str(tmp_path / "a.npz"))
+
+
+def test_a_path_that_the_system_refuses_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(str(tmp_path / ("x" * 300)))
 
 
 def test_a_collection_that_cannot_be_fetched_names_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
