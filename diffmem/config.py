@@ -221,6 +221,12 @@ Facts = Mapping[str, Dataset]
 """The facts of each dataset that a cell draws from, by the name or path that the study file gives it."""
 
 
+def content_hash(configuration: dict[str, Any]) -> str:
+    """Return 16 hex digits that name what a configuration gives, under this version's meaning of it."""
+    text = json.dumps([RESULTS_VERSION, configuration], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Cell(Settings):
     """One model to train and measure: P, M, T and the scoring, with every default written out."""
 
@@ -276,8 +282,7 @@ class Cell(Settings):
     @cached_property
     def cell_id(self) -> str:
         """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal."""
-        text = json.dumps([RESULTS_VERSION, self.configuration], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return content_hash(self.configuration)
 
     @property
     def labels(self) -> int:

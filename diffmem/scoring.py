@@ -1,8 +1,6 @@
 """Scoring: the evidence of generated images against a training set, of our own networks or of any generator."""
 
-import hashlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
 
-from diffmem.config import RESULTS_VERSION, Estimation
+from diffmem.config import Estimation, content_hash
 from diffmem.data import load_source
 from diffmem.errors import DataError
 from diffmem.images import read_images
@@ -90,8 +88,7 @@ class ForeignCell:
     @cached_property
     def cell_id(self) -> str:
         """Return the name of the score, equal exactly when images and training set are."""
-        text = json.dumps([RESULTS_VERSION, self.configuration], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return content_hash(self.configuration)
 
     @property
     def checkpoints(self) -> Sequence[tuple[int, int]]:
@@ -123,6 +120,8 @@ def score_images(images: Path, against: str, store: Store) -> Score:
     """
     generated = read_images(str(images), resolution=None)
     source = load_source(against, generated.images.shape[-1])
+    if len(source.images) < 2:
+        raise DataError(f"{against}: one image; a second nearest training image needs two")
     if source.images.shape[1:] != generated.images.shape[1:]:
         kinds = ("grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source))
         raise DataError(f"{images}: {next(kinds)} images, but those of {against} are {next(kinds)}")

@@ -83,6 +83,9 @@ def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -
     np.savez("rgb.npz", images=rgb)
     with pytest.raises(DataError, match=r"rgb\.npz: RGB images, but those of digits are grey"):
         score_images(Path("rgb.npz"), "digits", Store(Path("s.duckdb")))
+    np.savez("single.npz", images=np.zeros((1, 8, 8), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"single\.npz: one image"):
+        score_images(samples, "single.npz", Store(Path("s.duckdb")))
     for arguments in (["nowhere", "digits"], [str(samples), "nowhere"]):
         result = CliRunner().invoke(main, ["score", "--images", arguments[0], "--against", arguments[1]])
         assert (result.exit_code, result.stdout) == (2, "")
