@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from diffmem.layout import Layer, layers
+
 RESULTS_VERSION = 1
 """Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
 
@@ -117,6 +119,18 @@ class ModelConfiguration(Settings):
                 "skips": self._grouped_skips(),
                 "labels": self._labels_if_random,
             }
+        )
+
+    def layers(self, resolution: int, *, channels: int) -> list[Layer]:
+        """Return the layers of the network on images of `resolution` pixels a side."""
+        return layers(
+            resolution=resolution,
+            channels=channels,
+            width=self.width,
+            channel_mult=self.channel_mult,
+            blocks=self.blocks,
+            attention=self._attends_at(resolution),
+            residual_encoder=self.network == "ncsn++",
         )
 
     def _attends_at(self, resolution: int) -> tuple[int, ...]:
@@ -381,7 +395,7 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
     if M.width % 2 and M.network == "ddpm++":
         faults.append(Fault(("M.width",), f"the noise embedding is half sines and half cosines; {M.width} is odd"))
         return faults
-    uneven = sorted(c for c in normalised_channels(M) if c < 4 or c % group_count(c))
+    uneven = sorted(c for c in normalised_channels(M, resolution) if c < 4 or c % group_count(c))
     if uneven:
         message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"
         faults.append(Fault(("M.width", "M.channel_mult"), message))
@@ -393,16 +407,7 @@ def group_count(channels: int) -> int:
     return min(32, channels // 4)
 
 
-def normalised_channels(M: ModelConfiguration) -> set[int]:
+def normalised_channels(M: ModelConfiguration, resolution: int) -> set[int]:
     """Return the channel counts that some group norm of the network sees."""
-    widths = [M.width * factor for factor in M.channel_mult]
-    seen, skips, x = {M.width, *widths}, [], M.width
-    for level, width in enumerate(widths):
-        skips.append(x if level else M.width)
-        skips += [width] * M.blocks
-        x = width
-    for width in reversed(widths):
-        for _ in range(M.blocks + 1):
-            seen.add(x + skips.pop())
-            x = width
-    return seen
+    plan = M.layers(resolution, channels=3)
+    return {c for layer in plan if layer.kind in ("block", "norm") for c in (layer.inputs, layer.outputs)}

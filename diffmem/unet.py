@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffmem.layout import Layer, layers
 from diffmem.streams import stream
 
 BOX = (1.0, 1.0)
@@ -223,48 +224,23 @@ class UNet(nn.Module):
         self.map_layer0 = Linear(noise_channels, embedded)
         self.map_layer1 = Linear(embedded, embedded)
 
-        def block(inputs: int, outputs: int, side: int, attends: bool, resample: str | None = None) -> Block:
-            attends = attends and side in attention
-            return Block(inputs, outputs, embedded, dropout=dropout, attention=attends, resample=resample, taps=taps)
-
-        sides = [resolution >> level for level in range(len(channel_mult))]
-        widths = [width * factor for factor in channel_mult]
-        kept = []  # channels of every skip connection
-        self.enc = nn.ModuleDict()
-        x, auxiliary = width, channels
-        for level, (side, outputs) in enumerate(zip(sides, widths, strict=True)):
-            name = f"{side}x{side}"
-            if level == 0:
-                self.enc[f"{name}_conv"] = Convolution(channels, x, 3)
-            else:
-                self.enc[f"{name}_down"] = block(x, x, side, attends=False, resample="down")
-                if residual_encoder:
-                    self.enc[f"{name}_aux_residual"] = Convolution(
-                        auxiliary, x, 3, resample="down", taps=taps, filter_last=True
-                    )
-                    auxiliary = x
-            kept.append(x)
-            for i in range(blocks):
-                self.enc[f"{name}_block{i}"] = block(x, outputs, side, attends=True)
-                x = outputs
-                kept.append(x)
-        if len(self.skips) != len(kept):
-            raise ValueError(f"this network has {len(kept)} skip connections, not {len(self.skips)}")
-
-        self.dec = nn.ModuleDict()
-        for level in reversed(range(len(sides))):
-            side, outputs = sides[level], widths[level]
-            name = f"{side}x{side}"
-            if level == len(sides) - 1:
-                self.dec[f"{name}_in0"] = Block(x, x, embedded, dropout=dropout, attention=True)
-                self.dec[f"{name}_in1"] = Block(x, x, embedded, dropout=dropout)
-            else:
-                self.dec[f"{name}_up"] = block(x, x, side, attends=False, resample="up")
-            for i in range(blocks + 1):
-                self.dec[f"{name}_block{i}"] = block(x + kept.pop(), outputs, side, attends=i == blocks)
-                x = outputs
-        self.dec[f"{name}_aux_norm"] = group_norm(x)
-        self.dec[f"{name}_aux_conv"] = Convolution(x, channels, 3)
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        plan = layers(
+            resolution=resolution,
+            channels=channels,
+            width=width,
+            channel_mult=channel_mult,
+            blocks=blocks,
+            attention=attention,
+            residual_encoder=residual_encoder,
+        )
+        for layer in plan:
+            part, _, name = layer.name.partition(".")
+            module = _build(layer, embedded, dropout, taps)
+            (self.enc if part == "enc" else self.dec)[name] = module
+        kept = sum(layer.takes_skip for layer in plan)
+        if len(self.skips) != kept:
+            raise ValueError(f"this network has {kept} skip connections, not {len(self.skips)}")
         initialise(self, seed)
 
     def seed_dropout(self, generator: torch.Generator) -> None:
@@ -303,6 +279,27 @@ class UNet(nn.Module):
             embedding = embedding + self.map_label(labels)
         embedding = functional.silu(self.map_layer0(embedding))
         return functional.silu(self.map_layer1(embedding))
+
+
+def _build(layer: Layer, embedding: int, dropout: float, taps: Sequence[float]) -> nn.Module:
+    """Return the module of a layer; `embedding` is the width of the noise embedding."""
+    match layer.kind:
+        case "norm":
+            return group_norm(layer.inputs)
+        case "convolution":
+            return Convolution(layer.inputs, layer.outputs, 3)
+        case "auxiliary":
+            return Convolution(layer.inputs, layer.outputs, 3, resample="down", taps=taps, filter_last=True)
+        case "block":
+            return Block(
+                layer.inputs,
+                layer.outputs,
+                embedding,
+                dropout=dropout,
+                attention=layer.attention,
+                resample=layer.resample,
+                taps=taps,
+            )
 
 
 @torch.no_grad()

@@ -337,7 +337,7 @@ def test_normalised_channels_are_those_of_the_network(network, channel_mult, blo
     model = ModelConfiguration(network=network, width=12, channel_mult=channel_mult, blocks=blocks)
     denoiser = build_denoiser(model, resolution=8, channels=1)
     norms = {module.num_channels for module in denoiser.modules() if isinstance(module, nn.GroupNorm)}
-    assert normalised_channels(model) == norms
+    assert normalised_channels(model, 8) == norms
 
 
 @pytest.mark.parametrize("network", ["ddpm++", "ncsn++"])

@@ -1,0 +1,106 @@
+"""What a cell costs: parameters and floating-point operations, counted from its settings alone.
+
+A multiplication and an addition are two operations; normalisations, activations and resampling filters, a few per
+cent together, are left out.
+"""
+
+from typing import NamedTuple
+
+from diffmem.config import Cell
+from diffmem.layout import Layer
+
+PASSES = 3
+"""Forward passes that a training step costs: one forward, and the backward pass as much as two."""
+
+
+class Cost(NamedTuple):
+    """The work on a cell; operations are floating-point operations."""
+
+    parameters: int
+    images_trained: int
+    images_generated: int
+    training: int  # operations
+    generation: int
+    scoring: int  # of the neighbour search
+
+    @property
+    def operations(self) -> int:
+        """Return all operations."""
+        return self.training + self.generation + self.scoring
+
+
+def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
+    """Return the cost of a cell whose first `measured` checkpoints are there already."""
+    checkpoints = cell.checkpoints
+    step_before = checkpoints[measured - 1][1] if measured else 0
+    images_trained = (checkpoints[-1][1] - step_before) * cell.T.batch_size
+    images_generated = (len(checkpoints) - measured) * cell.score.samples
+    pixels = cell.channels * (cell.P.resolution or 0) ** 2
+    search = 2 * images_generated * cell.P.size * pixels
+    evaluations = 2 * cell.score.steps - 1
+    if cell.M.network == "optimum":  # two products with the training images, and no training
+        generation = images_generated * evaluations * 4 * cell.P.size * pixels
+        return Cost(0, 0, images_generated, 0, generation, search)
+    forward = forward_operations(cell)
+    return Cost(
+        parameters(cell),
+        images_trained,
+        images_generated,
+        PASSES * images_trained * forward,
+        images_generated * evaluations * forward,
+        search,
+    )
+
+
+def parameters(cell: Cell) -> int:
+    """Return the number of trained parameters of a cell's network."""
+    noise, embedded = _embedding_widths(cell)
+    embedding = (noise + 1) * embedded + (embedded + 1) * embedded
+    labels = (cell.labels + 1) * noise if cell.labels else 0
+    return embedding + labels + sum(_parameters(layer, embedded) for layer in _layers(cell))
+
+
+def forward_operations(cell: Cell) -> int:
+    """Return the operations of one forward pass of a cell's network on one image."""
+    noise, embedded = _embedding_widths(cell)
+    embedding = 2 * noise * embedded + 2 * embedded * embedded
+    return embedding + sum(_operations(layer, embedded) for layer in _layers(cell))
+
+
+def _layers(cell: Cell) -> list[Layer]:
+    return cell.M.layers(cell.P.resolution or 0, channels=cell.channels)
+
+
+def _embedding_widths(cell: Cell) -> tuple[int, int]:
+    """Return the channels of the noise embedding as it enters, and as the blocks see it."""
+    width = cell.M.width
+    return (2 * width if cell.M.network == "ncsn++" else width), 4 * width
+
+
+def _parameters(layer: Layer, embedded: int) -> int:
+    a, b = layer.inputs, layer.outputs
+    if layer.kind == "norm":
+        return 2 * a
+    if layer.kind != "block":
+        return (9 * a + 1) * b
+    skip = (a + 1) * b if _has_skip(layer) else 0
+    attention = 2 * b + (b + 1) * 3 * b + (b + 1) * b if layer.attention else 0
+    return 2 * a + (9 * a + 1) * b + (embedded + 1) * b + 2 * b + (9 * b + 1) * b + skip + attention
+
+
+def _operations(layer: Layer, embedded: int) -> int:
+    a, b, area = layer.inputs, layer.outputs, layer.side**2
+    if layer.kind == "norm":
+        return 0
+    if layer.kind == "auxiliary":  # convolves before it halves, over one more pixel at each end
+        return 2 * 9 * a * b * (2 * layer.side + 2) ** 2
+    if layer.kind == "convolution":
+        return 2 * 9 * a * b * area
+    skip = 2 * a * b * area if _has_skip(layer) else 0
+    attention = 2 * (4 * b * b * area + 2 * b * area**2) if layer.attention else 0
+    return 2 * 9 * (a + b) * b * area + 2 * embedded * b + skip + attention
+
+
+def _has_skip(layer: Layer) -> bool:
+    """Return whether a block's shortcut is a 1x1 convolution."""
+    return layer.inputs != layer.outputs or layer.resample is not None
