@@ -223,43 +223,101 @@ class Bars:
 @_profile_option
 @_set_option
 @_store_option
+@click.option("--measure", is_flag=True, help="Train and generate a little with each network to tell the time.")
+@click.option(
+    "--tflops", type=click.FloatRange(min=0, min_open=True), help="Tell the time at so many 10^12 operations a second."
+)
 @_json_option
-def plan(study: Path, profile: str | None, overrides: tuple[str, ...], store_path: Path, as_json: bool) -> None:
-    """Show the cells of a study file, and how much of each the store already has. Trains nothing.
+def plan(
+    study: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    store_path: Path,
+    measure: bool,
+    tflops: float | None,
+    as_json: bool,
+) -> None:
+    """Show the cells of a study file, how much of each the store already has, and what the rest costs.
 
-    Example: diffmem plan studies/quickstart.toml --set T.epochs=100
+    Nothing is written. Operations are floating-point operations of what is left to do; `shared` counts the
+    other study files of the folder that have the cell too, so that it is trained for all of them at once.
+
+    Example: diffmem plan studies/skip.toml --tflops 40
     """
+    if measure and tflops:
+        raise click.UsageError("--measure and --tflops are two ways to tell the time; take one")
     loaded = _load(study, profile, overrides)
+    from diffmem.plan import Throughput, plan_cells
     from diffmem.store import Store
 
-    cells = [entry.cell for entry in loaded.distinct]
-    measured: dict[str, int] = {}
-    store = Store(store_path)
-    if store.exists():
-        rows = store.rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
-        measured = {row["cell_id"]: row["measured"] for row in rows}
+    planned = plan_cells(loaded, Store(store_path), profile=profile)
+    speed = None
+    if tflops:
+        speed = dict.fromkeys((each.cell.cell_id for each in planned), Throughput(tflops * 1e12, tflops * 1e12))
+    elif measure:
+        from diffmem.throughput import measure_cells
+
+        speed = measure_cells([each.cell for each in planned if not each.finished])
     rows = [
         {
-            "cell_id": entry.cell.cell_id,
-            "P.size": entry.cell.P.size,
-            **entry.axis_values,
-            "steps": entry.cell.checkpoints[-1][1],
-            "checkpoints": len(entry.cell.checkpoints),
-            "measured": measured.get(entry.cell.cell_id, 0),
+            "cell_id": each.cell.cell_id,
+            "P.size": each.cell.P.size,
+            **each.entry.axis_values,
+            "parameters": each.cost.parameters,
+            "checkpoints": len(each.cell.checkpoints),
+            "measured": each.measured,
+            "shared": each.shared,
+            "images to train": each.cost.images_trained,
+            "images to generate": each.cost.images_generated,
+            "operations": each.cost.operations,
+            **({} if speed is None else {"seconds": 0.0 if each.finished else each.seconds(speed[each.cell.cell_id])}),
         }
-        for entry in loaded.distinct
+        for each in planned
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    _print_table(f"{loaded.title} ({loaded.name})", rows)
-    finished = sum(row["measured"] >= row["checkpoints"] for row in rows)
-    steps = sum(row["steps"] for row in rows if row["measured"] < row["checkpoints"])
-    images = sum(c.score.samples * (len(c.checkpoints) - measured.get(c.cell_id, 0)) for c in cells)
+    shown = [{key: _with_unit(value) if key in MAGNITUDES else value for key, value in row.items()} for row in rows]
+    if speed is not None:
+        shown = [{**row, "seconds": _duration(full["seconds"])} for row, full in zip(shown, rows, strict=True)]
+    _print_table(f"{loaded.title} ({loaded.name})", shown)
     click.echo(
-        f"{len(rows)} cells, {finished} of them finished in {store_path}; "
-        f"{steps} optimizer steps and {images} images to go"
+        f"{len(rows)} cells, {sum(each.finished for each in planned)} of them finished in {store_path}, "
+        f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
     )
+    trained, generated, operations = (sum(row[key] for row in rows) for key in MAGNITUDES[1:])
+    click.echo(
+        f"to go: {_with_unit(trained)} images to train, {_with_unit(generated)} to generate, "
+        f"{_with_unit(operations)} floating-point operations"
+    )
+    if speed is not None:
+        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
+        click.echo(f"time on one device, {whence}: {_duration(sum(row['seconds'] for row in rows))}")
+    else:
+        click.echo("--measure tells the time on this device, --tflops on another one")
+
+
+MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
+"""Columns of a plan that are shown with a unit; the last three add up."""
+
+
+def _with_unit(count: float) -> str:
+    """Return a count with three digits and a unit of thousands: 35.1 M."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} Z"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the two largest units that say something: 3 d 4 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
 
 
 @main.command()

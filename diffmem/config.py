@@ -15,6 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from diffmem.layout import Layer, layers
 
+REPLICATES = frozenset({"P.draw", "T.seed"})
+"""Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
+
 RESULTS_VERSION = 1
 """Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
 
@@ -38,6 +41,7 @@ def _as_mask(value: Any) -> Any:
 
 Integers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)]
 ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Classes = Annotated[int, Field(ge=1, le=100_000)] | ClassList
 Mask = Annotated[str, BeforeValidator(_as_mask), Field(pattern=r"^[01 ]+$")]
 
 
@@ -46,6 +50,15 @@ class Blend(Settings):
 
     dataset: str = Field(description="Where the other images come from.")
     share: float = Field(ge=0, le=1, description="alpha, their share of the training set; the count is rounded.")
+    classes: Classes | None = Field(None, description="Only these classes of it, as in P.classes; default: all.")
+
+
+class Part(NamedTuple):
+    """What one dataset gives to a training set."""
+
+    dataset: str
+    classes: tuple[int, ...] | None  # None: all
+    size: int  # images
 
 
 class DataDistribution(Settings):
@@ -62,22 +75,25 @@ class DataDistribution(Settings):
     resolution: int | None = Field(
         None, ge=4, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
     )
-    classes: Annotated[int, Field(ge=1, le=100_000)] | ClassList | None = Field(
+    classes: Classes | None = Field(
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
     )
     blend: Blend | None = Field(None, description="Another dataset and its share of the training set.")
 
     @property
-    def datasets(self) -> dict[str, tuple[int, ...] | None]:
-        """Return the datasets of the training set and the classes taken of each; None: all."""
-        wanted = tuple(range(self.classes)) if isinstance(self.classes, int) else self.classes
-        return {self.dataset: wanted} | ({self.blend.dataset: None} if self.blend else {})
+    def parts(self) -> list[Part]:
+        """Return what each dataset gives; a blend's share is rounded to whole images."""
+        if self.blend is None:
+            return [Part(self.dataset, _listed(self.classes), self.size)]
+        blended = round(self.blend.share * self.size)
+        return [
+            Part(self.dataset, _listed(self.classes), self.size - blended),
+            Part(self.blend.dataset, _listed(self.blend.classes), blended),
+        ]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Return how many images each dataset gives; a blend's share is rounded to whole images."""
-        blended = round(self.blend.share * self.size) if self.blend else 0
-        return {self.dataset: self.size - blended} | ({self.blend.dataset: blended} if self.blend else {})
+
+def _listed(classes: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return tuple(range(classes)) if isinstance(classes, int) else classes
 
 
 class ModelConfiguration(Settings):
@@ -259,7 +275,7 @@ class Cell(Settings):
         """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
         dataset = facts[P.dataset]
         resolution = P.resolution or dataset.resolution or 0
-        wanted = P.datasets[P.dataset] or tuple(range(dataset.classes))
+        wanted = P.parts[0].classes or tuple(range(dataset.classes))
         P = P.model_copy(
             update={
                 "resolution": resolution,
@@ -278,7 +294,7 @@ class Cell(Settings):
             T=T,
             score=score.model_copy(update={"every": min(every, T.epochs)}),
             channels=dataset.channels,
-            fingerprints={name: facts[name].fingerprint for name in P.datasets if facts[name].fingerprint},
+            fingerprints={part.dataset: print_ for part in P.parts if (print_ := facts[part.dataset].fingerprint)},
         )
 
     @property
@@ -303,7 +319,7 @@ class Cell(Settings):
         """Return the number of labels C that the model is conditioned on; 0: none."""
         return {
             "none": 0,
-            "true": len(self.P.datasets[self.P.dataset] or ()),
+            "true": len(self.P.parts[0].classes or ()),
             "random": self.M.labels or 0,
             "unique": self.P.size,
         }[self.M.condition]
@@ -353,20 +369,28 @@ def impossible_pairs(
 def _impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     faults = []
     dataset = facts[P.dataset]
-    for name, wanted in P.datasets.items():
+    for number, (name, wanted, count) in enumerate(P.parts):
+        classes_key = "P.blend.classes" if number else "P.classes"
         sizes = facts[name].class_sizes
         unknown = [c for c in wanted or () if c >= len(sizes)]
         if unknown:
             message = f"{name} has {len(sizes)} classes, 0 to {len(sizes) - 1}, and no class {unknown[0]}"
-            faults.append(Fault(("P.classes",), message))
+            faults.append(Fault((classes_key,), message))
             continue
         taken = [sizes[c] for c in (range(len(sizes)) if wanted is None else wanted)]
         most = len(taken) * min(taken)
-        if P.counts[name] > most:
-            message = f"{name} has images for balanced sets of up to {most}, not {P.counts[name]}"
-            faults.append(Fault(("P.size", "P.classes", "P.dataset", "P.blend.share"), message))
-    if isinstance(P.classes, tuple) and len(set(P.classes)) < len(P.classes):
-        faults.append(Fault(("P.classes",), f"names a class twice: {list(P.classes)}"))
+        if count > most:
+            message = f"{name} has images for balanced sets of up to {most}, not {count}"
+            faults.append(Fault(("P.size", classes_key, "P.dataset", "P.blend.share"), message))
+        if wanted and len(set(wanted)) < len(wanted):
+            faults.append(Fault((classes_key,), f"names a class twice: {list(wanted)}"))
+    if P.blend and P.blend.dataset == P.dataset:
+        taken_by = [set(range(dataset.classes) if wanted is None else wanted) for _, wanted, _ in P.parts]
+        if both := sorted(taken_by[0] & taken_by[1]):
+            message = (
+                f"class {both[0]} of {P.dataset} is in both parts of the blend, and an image must not be there twice"
+            )
+            faults.append(Fault(("P.blend.classes", "P.classes", "P.blend.dataset", "P.dataset"), message))
     if P.resolution and dataset.resolution and P.resolution > dataset.resolution:
         side = dataset.resolution
         faults.append(Fault(("P.resolution", "P.dataset"), f"{P.dataset} has {side}x{side} pixels, not {P.resolution}"))

@@ -84,10 +84,10 @@ def training_set(cell: Cell) -> TrainingSet:
     P = cell.P
     images: list[Pixels] = []
     classes: list[Indices] = []
-    for dataset, wanted in P.datasets.items():
+    for dataset, wanted, count in P.parts:
         source = load_source(dataset, P.resolution)
         kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
-        chosen = draw(kinds, P.counts[dataset], dataset=cell.fingerprints.get(dataset, dataset), number=P.draw)
+        chosen = draw(kinds, count, dataset=cell.fingerprints.get(dataset, dataset), number=P.draw)
         images.append(source.images[chosen])
         classes.append(kinds[chosen])
     return TrainingSet(np.concatenate(images), _labels(cell, np.concatenate(classes)))

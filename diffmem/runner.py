@@ -30,10 +30,8 @@ from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
 from diffmem.store import Store
 from diffmem.study import Study
-from diffmem.training import TrainingState, set_precision, train
+from diffmem.training import TrainingState, cpu_threads, set_precision, train
 
-SMALL_LAYER = 1 << 15
-"""Activations of a layer below which a second CPU thread gains nothing, and beside another program loses much."""
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
 STATE_SECONDS = 300.0
@@ -178,17 +176,6 @@ def _remove_state(path: Path) -> None:
 
 
 @contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _exclusive(path: Path) -> Iterator[bool]:
     """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
     try:
@@ -251,7 +238,7 @@ class CellRun:
             if step < state.step:
                 continue
             started = time.monotonic()
-            with cpu_threads(1 if self._is_small() else torch.get_num_threads()):
+            with cpu_threads(self.cell):
                 yield from self._train_to(step, state, steps)
             if epoch not in missing:
                 state.take_mean_loss()
@@ -261,10 +248,6 @@ class CellRun:
             seconds = time.monotonic() - started
             loss = state.take_mean_loss()
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
-
-    def _is_small(self) -> bool:
-        P, M = self.cell.P, self.cell.M
-        return self.cell.T.batch_size * (P.resolution or 0) ** 2 * M.width * M.channel_mult[0] < SMALL_LAYER
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.device)

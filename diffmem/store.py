@@ -547,6 +547,33 @@ class Store:
             [threshold, study, study],
         )
 
+    def sample_counts(self, study: str, threshold: float) -> list[Row]:
+        """Return how far each cell's last ratio depends on the number of generated images: position, size, samples
+        and ratio (of all), images, first (the ratio of the first so many), deviation (the standard deviation
+        between disjoint groups of so many, None where there are fewer than ten)."""
+        return self.rows(
+            """
+            WITH last AS (
+                SELECT position, cell_id, size, max(epoch) AS epoch, max_by(samples, epoch) AS samples
+                FROM results WHERE study = ? GROUP BY ALL
+            ), counts AS (
+                SELECT unnest([10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000]) AS images
+            ), groups AS (
+                SELECT position, size, samples, images, sample // images AS number,
+                    count(*) FILTER (d1 < ? * d2) AS memorized, count(*) AS members
+                FROM last JOIN evidence USING (cell_id, epoch) JOIN counts ON images <= samples
+                GROUP BY ALL
+            )
+            SELECT position, size, samples, images,
+                sum(memorized) / samples AS ratio,
+                any_value(memorized / images) FILTER (number = 0) AS first,
+                CASE WHEN samples >= 10 * images
+                    THEN stddev_samp(memorized / images) FILTER (members = images) END AS deviation
+            FROM groups GROUP BY position, size, samples, images ORDER BY position, images
+            """,
+            [study, threshold],
+        )
+
     def most_copied(self, cell_id: str, count: int = 10) -> list[Row]:
         """Return the training images that most memorized images of a cell's last checkpoint are nearest to:
         nearest (position in the training set) and copies."""

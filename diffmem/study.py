@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from diffmem.config import (
     DATASETS,
+    REPLICATES,
     Cell,
     DataDistribution,
     Estimation,
@@ -27,9 +28,6 @@ from diffmem.errors import DataError
 from diffmem.studyfile import KEYS, SECTIONS, TEXTS, Faults, Layer, Place, Setting, read_study
 
 S = TypeVar("S", bound=Settings)
-
-REPLICATES = frozenset({"P.draw", "T.seed"})
-"""Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
 
 MOST_CELLS = 100_000
 

@@ -7,12 +7,13 @@ gradients are one fused operation each, whatever the number of layers.
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from diffmem.config import TrainingProcedure
+from diffmem.config import Cell, TrainingProcedure
 from diffmem.denoiser import Denoiser, draw_noise, loss
 from diffmem.streams import stream
 
@@ -158,6 +159,22 @@ def train(state: TrainingState, images: Tensor, labels: Tensor | None = None) ->
 def autocast(T: TrainingProcedure, device: torch.device) -> torch.autocast:
     """Return the context of a training step: bfloat16 where T.precision says so, else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=T.precision == "bf16")
+
+
+SMALL_LAYER = 1 << 15
+"""Activations of a layer below which a second CPU thread gains nothing, and beside another program loses much."""
+
+
+@contextmanager
+def cpu_threads(cell: Cell) -> Iterator[None]:
+    """Train on one CPU thread where the layers of a cell's network are small."""
+    before = torch.get_num_threads()
+    layer = cell.T.batch_size * (cell.P.resolution or 0) ** 2 * cell.M.width * cell.M.channel_mult[0]
+    torch.set_num_threads(1 if layer < SMALL_LAYER else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_precision(T: TrainingProcedure) -> None:

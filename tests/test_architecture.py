@@ -14,7 +14,9 @@ PACKAGE = Path(diffmem.__file__).parent
 
 LAYERS = [
     "errors",
+    "layout",
     "config",
+    "cost",
     "images",
     "data",
     "studyfile",
@@ -37,13 +39,17 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "datasets": set(),
     "errors": set(),
-    "config": {"errors"},
+    "layout": set(),
+    "config": {"errors", "layout"},
+    "cost": {"config", "layout"},
+    "plan": {"config", "cost", "errors", "store", "study"},
+    "throughput": {"config", "cost", "denoiser", "plan", "sampling", "training"},
     "studyfile": {"config", "errors"},
     "images": {"errors"},
     "data": {"images", "config", "errors"},
     "study": {"studyfile", "data", "config", "errors"},
     "streams": set(),
-    "unet": {"streams"},
+    "unet": {"layout", "streams"},
     "denoiser": {"config", "unet"},
     "sampling": {"streams"},
     "memorization": set(),
@@ -54,7 +60,7 @@ MAY_IMPORT = {
     "scoring": {"config", "data", "errors", "images", "memorization", "provenance", "store"},
     "runner": set(LAYERS),
     "report": {"store", "emm", "config", "errors"},
-    "cli": {"study", "store", "runner", "scoring", "report", "config", "errors"},
+    "cli": {"study", "store", "runner", "scoring", "report", "config", "errors", "plan", "throughput"},
 }
 
 MATHEMATICS = {
@@ -70,7 +76,7 @@ MATHEMATICS = {
 
 FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqlite3", "subprocess", "tempfile"}
 
-WITHOUT_TORCH = ["errors", "config", "studyfile", "study", "emm", "store", "report", "cli"]
+WITHOUT_TORCH = ["errors", "layout", "config", "cost", "plan", "studyfile", "study", "emm", "store", "report", "cli"]
 
 
 def sources(module: str) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffmem import data
-from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure, impossible_pairs
 from diffmem.data import describe, load_source, training_set
 from diffmem.errors import DataError, StudyError
 from diffmem.images import crop_and_resize, read_images
@@ -170,7 +170,7 @@ def others(tmp_path: Path) -> str:
 
 def blended(others: str, share: float, size: int) -> Cell:
     P = DataDistribution(dataset="digits", classes=(3,), size=size, blend={"dataset": others, "share": share})
-    facts = {name: describe(name, None) for name in P.datasets}
+    facts = {name: describe(name, None) for name, *_ in P.parts}
     return Cell.resolve(P, ModelConfiguration(), TrainingProcedure(), Scoring(), facts)
 
 
@@ -186,10 +186,26 @@ def test_a_blend_takes_its_rounded_share_and_a_smaller_set_lies_in_a_larger_one(
         assert all(image in turned for image in images[size - count :])
         assert previous <= set(images)
         previous = set(images)
-    assert DataDistribution(dataset="a", size=2000, blend={"dataset": "b", "share": 0.8}).counts == {
-        "a": 400,
-        "b": 1600,
-    }
+    parts = DataDistribution(dataset="a", size=2000, blend={"dataset": "b", "share": 0.8, "classes": 2}).parts
+    assert parts == [("a", None, 400), ("b", (0, 1), 1600)]
+
+
+def test_other_classes_of_the_same_dataset_can_be_blended_in() -> None:
+    P = DataDistribution(
+        dataset="digits", classes=(3,), size=20, blend={"dataset": "digits", "share": 0.5, "classes": (1, 5)}
+    )
+    cell = Cell.resolve(P, ModelConfiguration(), TrainingProcedure(), Scoring())
+    digits = load_source("digits", None)
+    class_of = dict(zip((image.tobytes() for image in digits.images), digits.classes.tolist(), strict=True))
+    assert [class_of[image.tobytes()] for image in training_set(cell).images] == [3] * 10 + [1, 5] * 5
+
+
+def test_a_blend_that_could_take_an_image_twice_is_refused() -> None:
+    P = DataDistribution(dataset="digits", classes=(3, 4), size=20, blend={"dataset": "digits", "share": 0.5})
+    faults = impossible_pairs(P, ModelConfiguration(channel_mult=(2, 2)), TrainingProcedure(), Scoring())
+    assert [fault.message for fault in faults] == [
+        "class 3 of digits is in both parts of the blend, and an image must not be there twice"
+    ]
 
 
 def test_a_blend_of_nothing_is_no_blend(others: str) -> None:

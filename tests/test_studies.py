@@ -83,7 +83,7 @@ def test_the_first_cell_builds_and_takes_a_step(name: str, profile: str | None) 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_laptop_study_uses_only_what_ships(name: str) -> None:
     for entry in Study.load(STUDIES / f"{name}.toml", profile="laptop").cells:
-        assert set(entry.cell.P.datasets) == {"digits"}
+        assert {part.dataset for part in entry.cell.P.parts} == {"digits"}
 
 
 def test_the_study_that_the_readme_explains_is_the_quickstart(tmp_path: Path) -> None:

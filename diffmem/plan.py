@@ -1,0 +1,72 @@
+"""Plans: what a study would train and generate, how much of it is there already, and what the rest costs."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from diffmem.config import Cell
+from diffmem.cost import Cost, cell_cost
+from diffmem.errors import DiffmemError
+from diffmem.store import Store
+from diffmem.study import Study, StudyCell
+
+
+class Throughput(NamedTuple):
+    """How fast a device works, in floating-point operations per second."""
+
+    training: float
+    generation: float
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a study, how far the store is with it, and what is left to do."""
+
+    entry: StudyCell
+    measured: int  # checkpoints that the store has
+    shared: int  # other studies of the same folder that have this cell too
+    cost: Cost  # of what is left
+
+    @property
+    def cell(self) -> Cell:
+        """Return the cell itself."""
+        return self.entry.cell
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the store has all of it."""
+        return self.measured >= len(self.cell.checkpoints)
+
+    def seconds(self, throughput: Throughput) -> float:
+        """Return the time that the rest takes on one device."""
+        cost = self.cost
+        return cost.training / throughput.training + (cost.generation + cost.scoring) / throughput.generation
+
+
+def plan_cells(study: Study, store: Store, *, profile: str | None) -> list[PlannedCell]:
+    """Return each cell of a study once, in its order."""
+    measured: dict[str, int] = {}
+    if store.exists():
+        rows = store.rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
+        measured = {row["cell_id"]: row["measured"] for row in rows}
+    elsewhere = _cells_of_other_studies(Path(study.path), profile)
+    return [
+        PlannedCell(entry, had, elsewhere[entry.cell.cell_id], cell_cost(entry.cell, measured=had))
+        for entry in study.distinct
+        for had in [min(measured.get(entry.cell.cell_id, 0), len(entry.cell.checkpoints))]
+    ]
+
+
+def _cells_of_other_studies(path: Path, profile: str | None) -> Counter[str]:
+    """Count in how many of the other study files beside `path` each cell is; files with faults have none."""
+    found: Counter[str] = Counter()
+    for other in sorted(path.parent.glob("*.toml")):
+        if other.resolve() == path.resolve():
+            continue
+        try:
+            study = Study.load(other, profile=profile)
+        except DiffmemError:  # another study's faults are told when it is asked for, or it lacks the profile
+            continue
+        found.update(entry.cell.cell_id for entry in study.distinct)
+    return found
