@@ -435,6 +435,66 @@ def report(studies: tuple[str, ...], profile: str | None, store_path: Path, outp
 
 
 @main.command()
+@click.option("--profile", metavar="NAME", help="Check the studies of this profile, not those at the paper's scale.")
+@_store_option
+@click.option("--markdown", is_flag=True, help="Print a table for a document.")
+@_json_option
+def findings(profile: str | None, store_path: Path, markdown: bool, as_json: bool) -> None:
+    """Check each of the paper's 17 findings against the store: holds, does not hold, cannot be told.
+
+    A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
+    holds where its 95% interval lies inside the range that is claimed, does not hold where it lies outside, and
+    cannot be told where it lies across. The intervals are over draws and seeds, Student's t, with their variance
+    pooled over the two levels compared; with one draw and seed they have the noise of the images alone.
+
+    Example: diffmem findings --profile laptop
+    """
+    from diffmem.report.findings import check_findings
+    from diffmem.store import Store
+
+    checked = check_findings(Store(store_path), profile)
+    if as_json:
+        rows = [
+            {
+                "number": finding.number,
+                "finding": finding.text,
+                "verdict": verdict,
+                "claims": [vars(r) for r in results],
+            }
+            for finding, verdict, results in checked
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    rows = [
+        {
+            "": finding.number if first else "",
+            "the paper finds": finding.text if first else "",
+            "verdict": verdict if first else "",
+            "claim": result.text,
+            "this": result.verdict,
+            "compared": result.levels or "-",
+            "measured (95%)": result.measured,
+            "paper": result.paper,
+            "behind it": "; ".join(filter(None, [result.behind.strip("-"), result.reason])),
+        }
+        for finding, verdict, results in checked
+        for first, result in [(number == 0, result) for number, result in enumerate(results)]
+    ]
+    if markdown:
+        click.echo(_markdown(rows))
+        return
+    _print_table(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""), rows)
+    verdicts = Counter(verdict for _, verdict, _ in checked)
+    click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    """Return rows of the same keys as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_text, row.values())) for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+@main.command()
 @click.option(
     "--images",
     type=click.Path(path_type=Path),

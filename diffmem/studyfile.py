@@ -307,7 +307,7 @@ def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] 
         if key in SECTIONS and known is KEYS:
             faults.add(place, key, f"must be a table, not {value!r}")
         elif inner:
-            faults.add(place, key, f"must be a table of {' and '.join(inner)}, not {value!r}")
+            faults.add(place, key, f"must be a table of {', '.join(inner)}, not {value!r}")
         else:
             faults.add(place, key, no_such_key(key, known))
         del settings[key]

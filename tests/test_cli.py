@@ -18,6 +18,7 @@ import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cli import main
+from diffmem.cost import cell_cost
 from diffmem.store import MIGRATIONS, Checkpoint, Provenance, Store
 from diffmem.study import Study
 
@@ -256,9 +257,10 @@ def test_plan_lists_the_cells_and_what_there_is_to_do():
     result = diffmem("plan", study())
     assert result.stderr == ""
     assert all(entry.cell.cell_id in result.stdout for entry in Study.load(study()).cells)
-    # one step per epoch (the batch is larger than the set): ceil(10 * 4 / 512) = ceil(10 * 8 / 512) = 1
     assert "4 cells, 0 of them finished" in result.stdout
-    assert "4 optimizer steps and 80 images to go" in result.stdout
+    # one step of 512 images (more than the set has) for each cell, two checkpoints of 10 images
+    assert "2.05 k images to train, 80 to generate" in result.stdout
+    assert "--measure tells the time on this device" in result.stdout
 
 
 def test_plan_shows_a_title_as_it_is_written():
@@ -269,14 +271,49 @@ def test_plan_as_data_has_the_same_cells():
     rows = data("plan", study())
     loaded = Study.load(study())
     assert [row["cell_id"] for row in rows] == [entry.cell.cell_id for entry in loaded.cells]
+    cell = loaded.cells[0].cell
+    cost = cell_cost(cell)
     assert rows[0] == {
-        "cell_id": loaded.cells[0].cell.cell_id,
+        "cell_id": cell.cell_id,
         "M.condition": "none",
         "P.size": 4,
-        "steps": 1,
+        "parameters": cost.parameters,
         "checkpoints": 2,
         "measured": 0,
+        "shared": 0,
+        "images to train": 512,
+        "images to generate": 20,
+        "operations": cost.operations,
     }
+
+
+def test_plan_tells_the_time_at_a_given_speed():
+    rows = data("plan", study(), "--tflops", "0.5")
+    assert [row["seconds"] for row in rows] == pytest.approx([row["operations"] / 0.5e12 for row in rows])
+    operations = sum(row["operations"] for row in rows)
+    result = diffmem("plan", study(), "--tflops", str(operations / 7200 / 1e12))
+    assert "TFLOP/s: 2.0 h" in result.stdout
+
+
+def test_plan_tells_the_time_at_the_speed_of_this_device():
+    rows = data("plan", study(), "--measure", "--set", "M.width=4")
+    assert all(0 < row["seconds"] < 3600 for row in rows)
+    assert "as measured on this device" in diffmem("plan", study(), "--measure", "--set", "M.width=4").stdout
+
+
+def test_plan_takes_one_way_to_tell_the_time():
+    result = diffmem("plan", study(), "--measure", "--tflops", "1")
+    assert result.exit_code == 2
+    assert "take one" in result.stderr
+
+
+def test_plan_counts_the_other_studies_of_the_folder_that_have_a_cell():
+    path = Path(study())
+    path.with_name("other.toml").write_text(path.read_text().replace("[4, 8]", "[8, 16]"))
+    path.with_name("broken.toml").write_text("[P]\nsize = 0\n")
+    rows = data("plan", str(path))
+    assert [(row["P.size"], row["shared"]) for row in rows] == [(4, 0), (8, 1), (4, 0), (8, 1)]
+    assert "2 shared with other studies" in diffmem("plan", str(path)).stdout
 
 
 def test_plan_follows_profile_and_set():
@@ -290,7 +327,8 @@ def test_plan_counts_what_the_store_has_already():
     fill({("none", 4): [0.5, 1.0], ("none", 8): [0.5]})
     assert [row["measured"] for row in data("plan", study())] == [2, 1, 0, 0]
     assert "4 cells, 1 of them finished" in diffmem("plan", study()).stdout
-    assert "3 optimizer steps and" in diffmem("plan", study()).stdout
+    # of the second cell the last checkpoint is left, of the other two both
+    assert [row["images to generate"] for row in data("plan", study())] == [0, 10, 20, 20]
 
 
 @pytest.mark.usefixtures("filled")

@@ -295,7 +295,7 @@ size = 8
     [
         ('blend.share = 1.5\nblend.dataset = "digits"', "study.toml:4: P.blend.share: must be less than or equal to 1"),
         ("blend.share = 0.5", "P.blend.dataset: missing"),
-        ("blend = 3", "study.toml:4: P.blend: must be a table of dataset and share, not 3"),
+        ("blend = 3", "study.toml:4: P.blend: must be a table of classes, dataset, share, not 3"),
         ("classes = [1, 10]", "study.toml:4: P.classes: digits has 10 classes, 0 to 9, and no class 10"),
         ("classes = [1, 1]", "study.toml:4: P.classes: names a class twice"),
         ('blend.dataset = "nowhere/*.png"\nblend.share = 0.5', "study.toml:4: P.blend.dataset: nowhere/*.png: no such"),

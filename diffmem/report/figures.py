@@ -3,7 +3,7 @@
 import html
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 from plotly.colors import qualitative
@@ -16,8 +16,11 @@ COLOURS = qualitative.D3
 COLUMNS = 2
 
 
-def ratio_against_size(curves: list[Curve]) -> go.Figure:
-    """Draw ratio against N, one line a curve, with the line at 1 - epsilon and the EMM where a curve crosses it."""
+def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go.Figure:
+    """Draw ratio against N, one line a curve, with the line at 1 - epsilon and the EMM where a curve crosses it.
+
+    `published` are the paper's ratios (rows of `published.beside`), drawn as open markers in their curve's colour.
+    """
     figure = go.Figure()
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
@@ -31,6 +34,16 @@ def ratio_against_size(curves: list[Curve]) -> go.Figure:
             customdata=[[p.last, p.cells] for p in curve.points],
             hovertemplate="N = %{x}: ratio %{y:.3f} (best), %{customdata[0]:.3f} (last), cells: %{customdata[1]}",
         )
+        theirs = [row for row in published if row["curve"] == curve.label and row["size"]]
+        if theirs:
+            figure.add_scatter(
+                x=[row["size"] for row in theirs],
+                y=[row["published"] for row in theirs],
+                name=f"published: {label}",
+                mode="markers",
+                marker={"symbol": "circle-open", "size": 11, "color": colour},
+                hovertemplate="N = %{x}: published %{y:.3f}<extra></extra>",
+            )
         if curve.estimate and curve.estimate.value is not None:
             figure.add_scatter(
                 x=[curve.estimate.value],
@@ -84,6 +97,57 @@ def ratio_against_epochs(points: list[Row]) -> go.Figure:
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_yaxes(title="memorization ratio", col=1)
     return _styled(figure, height=360 * rows)
+
+
+def ratio_against_samples(rows: list[Row]) -> go.Figure:
+    """Draw each cell's last ratio, and its standard deviation, against the number of generated images (Fig. 6).
+
+    `rows` are those of `store.sample_counts`. The band and the lines are the standard deviation of a bootstrap that
+    draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint groups of n images.
+    """
+    cells: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        cells[row["position"]].append(row)
+    sizes = sorted({row["size"] for row in rows})
+    titles = ["ratio of the first n images", "standard deviation"]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.1)
+    shown: set[int] = set()
+    for line in cells.values():
+        size, ratio = line[0]["size"], line[0]["ratio"]
+        look = {
+            "name": f"N = {size}",
+            "legendgroup": str(size),
+            "line_color": COLOURS[sizes.index(size) % len(COLOURS)],
+            "hovertemplate": f"N = {size}, n = %{{x}}: %{{y:.4f}}<extra></extra>",
+        }
+        n = [row["images"] for row in line]
+        deviation = [math.sqrt(ratio * (1 - ratio) / images) for images in n]
+        figure.add_scatter(
+            x=n,
+            y=[row["first"] for row in line],
+            error_y={"array": deviation, "thickness": 1},
+            mode="lines+markers",
+            showlegend=size not in shown,
+            row=1,
+            col=1,
+            **look,
+        )
+        figure.add_scatter(x=n, y=deviation, mode="lines", showlegend=False, row=1, col=2, **look)
+        groups = [row for row in line if row["deviation"]]
+        figure.add_scatter(
+            x=[row["images"] for row in groups],
+            y=[row["deviation"] for row in groups],
+            mode="markers",
+            showlegend=False,
+            row=1,
+            col=2,
+            **look,
+        )
+        shown.add(size)
+    figure.update_xaxes(title="generated images n", type="log", dtick=1)
+    figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio", col=1)
+    figure.update_yaxes(type="log", dtick=1, tickformat="~g", col=2)
+    return _styled(figure)
 
 
 def plain(text: str) -> str:

@@ -35,7 +35,7 @@ ALIKE: Range = (-MARGIN, MARGIN)
 class Claim:
     """That a difference of memorization ratios, or a ratio, lies within a range.
 
-    The difference is the ratio at level `high` of a factor minus that at `low`; without `low` it is the ratio at `high`.
+    The difference is the ratio at level `high` of a factor minus that at `low`; without `low`, the ratio at `high`.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of the paper and the claims that it consists of; the last one's claims are about sample counts."""
+    """One finding of the paper and the claims that it consists of; the last one, about sample counts, has none."""
 
     number: int
     text: str
@@ -109,9 +109,7 @@ FINDINGS = (
         "More images of another collection: slightly lower",
         (Claim("larger share: lower", "blend", ("P.blend.share",), LOWEST, HIGHEST, ANY_LOWER),),
     ),
-    Finding(
-        6, "Wider: higher", (Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER),)
-    ),
+    Finding(6, "Wider: higher", (Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER),)),
     Finding(
         7,
         "Deeper: up to 6 blocks higher, then lower",
@@ -171,9 +169,7 @@ FINDINGS = (
             Claim("the largest: near 0", "weight_decay", ("T.weight_decay",), None, HIGHEST, (-math.inf, 0.05)),
         ),
     ),
-    Finding(
-        12, "EMA rate: little effect", (Claim("any rate: alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE),)
-    ),
+    Finding(12, "EMA rate: little effect", (Claim("any rate: alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE),)),
     Finding(
         13,
         "True labels: higher",
@@ -240,6 +236,32 @@ class Result:
     draws: int
     seeds: int
     reason: str  # why it cannot be told, or what the interval leaves out
+
+    @property
+    def measured(self) -> str:
+        """Return what was measured, as text."""
+        if self.value is None or self.interval is None:
+            return "-"
+        low, high = self.interval
+        if self.low is None:
+            return f"{self.value:.3f} ({low:.3f} to {high:.3f})"
+        return f"{self.low:.3f} to {self.high:.3f}: {self.value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    @property
+    def paper(self) -> str:
+        """Return what the paper has, as text."""
+        if self.published is None:
+            return "-"
+        return f"{self.published:.3f}" if self.low is None else f"{self.published:+.3f}"
+
+    @property
+    def behind(self) -> str:
+        """Return how many draws and seeds stand behind it, as text."""
+        return f"{_many(self.draws, 'draw')}, {_many(self.seeds, 'seed')}" if self.draws else "-"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def check_findings(store: Store, profile: str | None) -> list[tuple[Finding, str, list[Result]]]:
@@ -352,10 +374,10 @@ def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> tuple[f
 def _cell_variance(part: Sequence[Measurement]) -> tuple[float, float]:
     """Return the variance of one cell's ratio and its degrees of freedom.
 
-    That between draws and seeds, pooled over all levels, and never less than what the number of images leaves;
-    with one draw and seed the latter alone, with infinitely many degrees.
+    That between draws and seeds, pooled over the levels compared, and never less than what the number of images
+    leaves; with one draw and seed the latter alone, with infinitely many degrees.
     """
-    images = fmean(m.ratio * (1 - m.ratio) / m.samples for m in part)
+    images = fmean(_binomial_variance(m.ratio, m.samples) for m in part)
     groups: dict[tuple[Any, str], list[float]] = defaultdict(list)
     for m in part:
         groups[m.level, m.stratum].append(m.ratio)
@@ -364,6 +386,12 @@ def _cell_variance(part: Sequence[Measurement]) -> tuple[float, float]:
         return images, math.inf
     pooled = sum(variance(ratios) * (len(ratios) - 1) for ratios in groups.values() if len(ratios) > 1) / degrees
     return max(pooled, images), degrees
+
+
+def _binomial_variance(ratio: float, samples: int) -> float:
+    """Return the variance of a share of so many images, after two more of either kind, so that 0 is not certain."""
+    share = (ratio * samples + 2) / (samples + 4)
+    return share * (1 - share) / samples
 
 
 def _judged(
@@ -380,9 +408,10 @@ def _judged(
     low, high, value, spread = _difference(part, levels)
     if math.isnan(value):
         return _unknown(claim, study, "no two finished cells agree in everything else")
-    cell_variance, degrees = _cell_variance(part)
+    cell_variance, degrees = _cell_variance([m for m in part if m.level in levels])
     reach = _quantile(degrees) * math.sqrt(cell_variance * spread)
-    interval = (value - reach, value + reach)
+    least = 0.0 if low is None else -1.0
+    interval = (max(value - reach, least), min(value + reach, 1.0))
     notes = [note] if note else []
     if math.isinf(degrees):
         notes.append("one draw and seed: the interval has the images' noise only")

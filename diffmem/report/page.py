@@ -17,7 +17,9 @@ from plotly.offline import get_plotlyjs
 from diffmem.config import THRESHOLD
 from diffmem.errors import DiffmemError, RunError
 from diffmem.report import figures
-from diffmem.report.estimates import cell_state, curves_of, study_cells
+from diffmem.report.estimates import Curve, cell_state, curves_of, study_cells
+from diffmem.report.findings import study_results
+from diffmem.report.published import at_paper_scale, beside, published_values
 from diffmem.store import Row, Store
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
@@ -65,20 +67,34 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
     with store.snapshot():
         cells, points = study_cells(store, study)
         pairs = store.pairs(study["study"])
+        counts = store.sample_counts(study["study"], study["estimation"]["threshold"])
+        results = study_results(store, study)
     curves = curves_of(cells, study["estimation"]["epsilon"])
+    comparable = [cell for cell in cells if at_paper_scale(cell)]
+    published = beside(published_values(store, study["study"]), comparable) if comparable else []
     return {
         **study,
         "curves": curves,
         "sizes": sorted({point.size for curve in curves for point in curve.points}),
-        "figures": [
-            ("Memorization ratio against the number of training images", _html(figures.ratio_against_size(curves))),
-            ("Memorization ratio against epochs", _html(figures.ratio_against_epochs(points))),
-        ]
-        if points
-        else [],
+        "figures": _figures(curves, points, counts, published),
+        "results": results,
+        "published": published,
         "galleries": _galleries(pairs, cells, study["estimation"]["threshold"]),
         "cells": [_provenance(cell) for cell in cells],
     }
+
+
+def _figures(curves: list[Curve], points: list[Row], counts: list[Row], published: list[Row]) -> list[tuple[str, str]]:
+    """Return the title and the HTML of each figure that there is something for."""
+    if not points:
+        return []
+    drawn = [
+        ("Memorization ratio against the number of training images", figures.ratio_against_size(curves, published)),
+        ("Memorization ratio against epochs", figures.ratio_against_epochs(points)),
+    ]
+    if counts:
+        drawn.append(("How many generated images the ratio needs", figures.ratio_against_samples(counts)))
+    return [(title, _html(figure)) for title, figure in drawn]
 
 
 def _share(threshold: float) -> str:

@@ -106,12 +106,13 @@ def at_paper_scale(cell: Row) -> bool:
 
 def beside(published: list[Published], cells: list[Row]) -> list[dict[str, Any]]:
     """Return the paper's ratios, each with the mean best ratio of the cells that have its settings, if any."""
-    measured = [(settings_of(cell), cell["best"]) for cell in cells if cell["best"] is not None]
+    measured = [(settings_of(cell), cell["curve"], cell["best"]) for cell in cells if cell["best"] is not None]
     rows = []
     for number in published:
         if number.metric != "ratio":
             continue
-        ratios = [best for settings, best in measured if number.settings.items() <= settings.items()]
+        found = [(curve, best) for settings, curve, best in measured if number.settings.items() <= settings.items()]
+        ratios = [best for _, best in found]
         rows.append(
             {
                 "settings": ", ".join(f"{key} = {value}" for key, value in number.settings.items()),
@@ -120,6 +121,8 @@ def beside(published: list[Published], cells: list[Row]) -> list[dict[str, Any]]
                 "published": number.value,
                 "measured": sum(ratios) / len(ratios) if ratios else None,
                 "cells": len(ratios),
+                "curve": found[0][0] if found else None,
+                "size": number.settings.get("P.size"),
             }
         )
     return rows

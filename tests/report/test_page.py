@@ -175,7 +175,7 @@ def test_nothing_is_fetched_from_anywhere(page: Page) -> None:
 
 def test_no_figure_offers_to_send_its_data_away(page: Page) -> None:
     plots = page.plots()
-    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 2
+    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 3
     for _, _, _, config in plots:
         assert config["showSendToCloud"] is False
         assert not config.get("showLink", False)
@@ -239,7 +239,7 @@ def test_the_table_has_the_ratios_the_emm_and_what_is_missing(page: Page) -> Non
 
 
 def test_the_figures_hold_the_measured_points(page: Page) -> None:
-    (_, against_size, _, _), (_, against_epochs, _, _) = page.plots()
+    (_, against_size, _, _), (_, against_epochs, _, _), _ = page.plots()
     line = next(trace for trace in against_size if trace["mode"] == "lines+markers")
     assert (line["x"], line["y"]) == ([8, 16], [1.0, 0.75])
     assert [(trace["x"], trace["y"]) for trace in against_epochs] == [([12, 24, 30], [0.5, 1.0, 0.95]), ([12], [0.75])]
@@ -495,7 +495,9 @@ def test_a_browser_draws_the_figures(which: str, request: pytest.FixtureRequest,
     drawn = browser.stdout.replace(get_plotlyjs(), "")
     assert drawn.count('<svg class="main-svg"') >= 2, browser.stderr[-2000:]
     traces = [trace for _, data, _, _ in wanted.plots() for trace in data]
-    assert len(re.findall(r'<path class="point\b', drawn)) == sum(len(trace["x"]) for trace in traces)
+    assert len(re.findall(r'<path class="point\b', drawn)) == sum(
+        len(trace["x"]) for trace in traces if "markers" in trace["mode"]
+    )
     assert "memorization ratio" in drawn
     for name in re.findall(r"N = \d+", " ".join(trace["name"] for trace in traces)):
         assert name in drawn

@@ -1,0 +1,213 @@
+"""Findings: what a store bears out, against values computed by hand and by scipy."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+from diffmem.cli import main
+from diffmem.report.findings import (
+    ALIKE,
+    ANY_HIGHER,
+    FAILS,
+    FINDINGS,
+    HIGHEST,
+    HOLDS,
+    LOWEST,
+    UNKNOWN,
+    Claim,
+    check_claim,
+    check_findings,
+    verdict,
+)
+from diffmem.store import Checkpoint, Store
+from diffmem.study import Study
+
+SAMPLES = 200
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def fill(store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str]) -> None:
+    """Put a study with finished cells into the store: a ratio for each combination of axis values."""
+    path = store.path.parent / f"{name.partition('@')[0]}.toml"
+    lines = ['[P]\ndataset = "digits"\nsize = 8\n[M]\nchannel_mult = [2, 2]\nlabels = 2\n']
+    for key in axes:
+        values = list(dict.fromkeys(combination[axes.index(key)] for combination in ratios))
+        lines.append(f"[[axes]]\n{key} = {json.dumps(values)}\n")
+    lines.append(f"[score]\nsamples = {SAMPLES}\nevery = 1000000000\n")
+    path.write_text("".join(lines))
+    study = Study.load(path)
+    cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
+    estimation = study.estimation.model_dump(mode="json")
+    store.register(name, title="", figure="", path=str(path), axes=study.axes, estimation=estimation, cells=cells)
+    for entry in study.cells:
+        ratio = ratios.get(tuple(entry.axis_values[key] for key in axes))
+        if ratio is None:
+            continue
+        memorized = round(ratio * SAMPLES)
+        d1 = np.where(np.arange(SAMPLES) < memorized, 1.0, 2.0)
+        store.append(
+            Checkpoint(
+                cell_id=entry.cell.cell_id,
+                epoch=entry.cell.T.epochs,
+                step=1,
+                loss=1.0,
+                nearest=np.zeros(SAMPLES, dtype=np.int64),
+                d1=d1,
+                d2=np.full(SAMPLES, 4.0),
+                memorized=memorized,
+                train_seconds=1.0,
+                score_seconds=1.0,
+                attempt_id="a",
+            )
+        )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.duckdb")
+
+
+def check(store: Store, claim: Claim, profile: str | None = None) -> Any:
+    return check_claim(store, claim, {row["study"]: row for row in store.studies()}, profile)
+
+
+WIDER = Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER)
+
+
+def test_the_paper_has_seventeen_findings_and_every_claim_has_a_study_file():
+    assert [finding.number for finding in FINDINGS] == list(range(1, 18))
+    for finding in FINDINGS:
+        for claim in finding.claims:
+            keys = {key for axis in Study.load(STUDIES / f"{claim.study}.toml").axes for key in axis}
+            assert claim.keys[0] in keys
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [((0.1, 0.3), HOLDS), ((0.0, 0.3), HOLDS), ((-0.1, 0.3), UNKNOWN), ((-0.3, -0.1), FAILS)],
+    ids=str,
+)
+def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expected):
+    assert verdict(interval, (0.0, math.inf)) == expected
+
+
+def test_a_difference_has_the_interval_of_the_two_sample_t_test(store):
+    low, high = [0.2, 0.25, 0.3], [0.5, 0.6, 0.4]
+    ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
+    fill(store, "width", ratios, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    expected = stats.ttest_ind(high, low).confidence_interval()
+    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert (result.low, result.high, result.value) == pytest.approx((0.25, 0.5, 0.25))
+    assert (result.verdict, result.levels, result.draws, result.seeds) == (HOLDS, "M.width 8 to 16", 3, 1)
+
+
+def test_a_difference_the_other_way_does_not_hold(store):
+    fill(store, "width", {(8, 0): 0.9, (8, 1): 0.88, (16, 0): 0.1, (16, 1): 0.12}, ["M.width", "P.draw"])
+    assert check(store, WIDER).verdict == FAILS
+
+
+def test_sizes_are_compared_each_with_itself(store):
+    ratios = {(8, 8): 0.9, (16, 8): 0.95, (8, 16): 0.3, (16, 16): 0.4}
+    fill(store, "width", ratios, ["M.width", "P.size"])
+    result = check(store, WIDER)
+    assert result.value == pytest.approx((0.05 + 0.1) / 2)
+
+
+def test_one_draw_leaves_the_noise_of_the_images_and_says_so(store):
+    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    result = check(store, WIDER)
+    share = 0.6 * SAMPLES + 2
+    variance = share / (SAMPLES + 4) * (1 - share / (SAMPLES + 4)) / SAMPLES
+    assert result.interval == pytest.approx((0.2 - 1.959964 * math.sqrt(2 * variance), result.interval[1]))
+    assert "one draw and seed" in result.reason
+
+
+def test_cells_that_are_not_finished_do_not_count_and_are_told(store):
+    fill(store, "width", {(8, 0): 0.2, (8, 1): 0.2, (16, 0): 0.5}, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    assert result.high == 0.5
+    assert "1 of 4 cells are not finished" in result.reason
+
+
+def test_levels_that_are_not_there_cannot_be_told(store):
+    fill(store, "width", {(8,): 0.4}, ["M.width"])
+    result = check(store, WIDER)
+    assert (result.verdict, result.reason) == (UNKNOWN, "the study has no cells at the levels that this is about")
+
+
+def test_a_study_that_was_not_run_names_the_command(store):
+    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    result = check(store, WIDER, profile="laptop")
+    assert result.verdict == UNKNOWN
+    assert result.reason == "not run: diffmem run studies/width.toml --profile laptop"
+
+
+def test_little_effect_needs_a_narrow_interval(store):
+    alike = Claim("alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE)
+    ratios = {(rate, draw): 0.5 + 0.01 * draw for rate in (0.0, 0.9) for draw in (0, 1, 2)}
+    fill(store, "ema", ratios, ["T.ema", "P.draw"])
+    assert check(store, alike).verdict == HOLDS
+
+
+def test_skips_are_compared_by_where_the_one_kept_is(store):
+    masks = {"111 111": 0.7, "100 000": 0.72, "001 000": 0.68, "000 010": 0.0, "110 000": 0.3}
+    ratios = {(mask, draw): ratio for mask, ratio in masks.items() for draw in (0, 1)}
+    fill(store, "skip", ratios, ["M.skips", "P.draw"])
+    finding = next(finding for finding in FINDINGS if finding.number == 9)
+    higher, enough = (check(store, claim) for claim in finding.claims)
+    assert (higher.low, higher.high, higher.verdict) == (0.0, pytest.approx(0.7), HOLDS)
+    assert (enough.low, enough.high, enough.verdict) == (pytest.approx(0.7), pytest.approx(0.7), HOLDS)
+
+
+@pytest.mark.parametrize(
+    ("number", "claim", "expected"),
+    [
+        # Table 2: the mean over N = 1,000 and 2,000 of the difference between 0 and 0.1
+        (11, 1, ((0.0133 - 0.9209) + (0.0 - 0.6093)) / 2),
+        (11, 0, ((0.9211 - 0.9209) + (0.5839 - 0.6093)) / 2),
+        (13, 0, np.mean([96.59 - 92.09, 79.46 - 60.93, 55.62 - 34.6, 37.59 - 17.12, 23.0 - 9.0]) / 100),
+        (14, 0, np.mean([96.2 - 96.59, 79.8 - 79.46, 57.3 - 55.62, 39.1 - 37.59, 23.4 - 23.0]) / 100),
+        (9, 0, (92.7 + 92.9 + 91.9) / 300 - (12.6 + 2.8 + 0) / 300),
+    ],
+    ids=str,
+)
+def test_the_paper_s_own_value_comes_from_its_numbers(store, number, claim, expected):
+    wanted = next(finding for finding in FINDINGS if finding.number == number).claims[claim]
+    levels: dict[str, list[Any]] = {
+        "T.weight_decay": [0.0, 1e-3, 0.1],
+        "M.condition": ["none", "true", "random"],
+        "M.skips": ["111 111", "100 000", "001 000", "000 010"],
+    }
+    key = wanted.keys[0]
+    fill(store, wanted.study, {(level,): 0.5 for level in levels[key]}, [key])
+    assert check(store, wanted).published == pytest.approx(expected)
+
+
+def test_the_number_of_images_is_checked_from_groups_of_them(store):
+    fill(store, "sample_size", {(8,): 0.5}, ["P.size"])
+    finding, result = next((f, r) for f, _, (r, *_) in check_findings(store, None) if f.number == 17)
+    assert finding.text.startswith("Past 10k")
+    assert (result.verdict, result.reason) == (UNKNOWN, "no cell has 10000 generated images")
+
+
+def test_findings_are_printed_as_a_table_as_data_and_as_markdown(store, monkeypatch):
+    monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
+    fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])
+    arguments = ["findings", "--profile", "laptop"]
+    table = CliRunner().invoke(main, arguments)
+    assert table.exit_code == 0
+    assert "1 holds" in table.stdout
+    assert "16 cannot be told" in table.stdout
+    rows = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert [row["verdict"] for row in rows if row["number"] == 6] == [HOLDS]
+    markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.splitlines()
+    assert len({line.count("|") for line in markdown}) == 1
+    assert "| 6 | Wider: higher | holds |" in "\n".join(markdown)
