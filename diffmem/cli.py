@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,31 +90,99 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print data 
 @_profile_option
 @_set_option
 @_store_option
-def run(study: Path, profile: str | None, overrides: tuple[str, ...], store_path: Path) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    envvar="DIFFMEM_PROCESSES",
+    show_envvar=True,
+    help="Processes on this machine.  [default: one per GPU, or one per CPU core but no more than cells]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "cells", "batch"]),
+    default="auto",
+    help="Several processes train a cell each, or one cell together. auto: together where cells are fewer.",
+)
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
+@click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
+@click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
+def run(
+    study: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    store_path: Path,
+    processes: int | None,
+    split: str,
+    shard: str | None,
+    fail_fast: bool,
+    retry_failed: bool,
+) -> None:
     """Train and score every cell of a study file that the store does not have yet.
 
     Stopped at any moment, the same command goes on where it was. Ctrl-C saves first; a second one does not.
+    `accelerate launch -m diffmem run` and `torchrun -m diffmem run` use the processes that they start.
 
     Example: diffmem run studies/quickstart.toml
     """
     loaded = _load(study, profile, overrides)
+    part = _shard(shard)
     stop = StopOnSignal()
-    from diffmem.runner import Interrupted, run_study
+    from diffmem.launch import default_processes, join, launched, leave, start
+    from diffmem.runner import Interrupted, Options, run_study
     from diffmem.store import Store
 
-    total = len(loaded.distinct)
-    outcomes: Counter[str] = Counter()
+    store = Store(store_path)
+    if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
+        sys.exit(start(count, sys.argv[1:]))
+    group = join()
+    options = Options(split, part, fail_fast, retry_failed)
     try:
-        outcomes = _show(run_study(loaded, Store(store_path), stop=stop), total=total)
+        outcomes = _show(
+            run_study(loaded, store, stop=stop, group=group, options=options),
+            total=len(loaded.distinct),
+            label=f"[{group.rank}] " if group.count > 1 else "",
+        )
     except Interrupted:
-        click.echo("stopped; everything is saved, the same command goes on from here", err=True)
+        if group.leads:
+            click.echo("stopped; everything is saved, the same command goes on from here", err=True)
         sys.exit(128 + (stop.signal or signal.SIGINT))
+    finally:
+        leave()
     if busy := outcomes["busy elsewhere"]:
+        total = len(loaded.distinct)
         click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
-    if failed := outcomes["failed"]:
+    if failed := _failed(loaded, store, several=group.count > 1):
         tells = f"diffmem status {loaded.name} --store {store_path}"
-        click.echo(f"{failed} of {total} cells failed; `{tells}` tells why", err=True)
+        total = len(loaded.distinct)
+        click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
         sys.exit(1)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read I/N."""
+    if text is None:
+        return 1, 1
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, as in 2/8", param_hint="--shard")
+    return int(number), int(count)
+
+
+def _waiting(study: "Study", store: "Store") -> int:
+    """Return how many cells of a study are not finished."""
+    finished = store.finished_cells(study.name) if store.exists() else set()
+    return sum(entry.cell.cell_id not in finished for entry in study.distinct)
+
+
+def _failed(study: "Study", store: "Store", *, several: bool) -> int:
+    """Return how many cells have failed; 0 from all but the last of several processes to end.
+
+    A launcher takes another exit code than 0 for a reason to end the other processes.
+    """
+    states = {row["cell_id"]: row["outcome"] for row in store.cells(study.name) if row["measured"] < row["expected"]}
+    if several and "running" in states.values():
+        return 0
+    return sum(outcome == "failed" for outcome in states.values())
 
 
 class StopOnSignal:
@@ -121,6 +190,7 @@ class StopOnSignal:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.at = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
@@ -130,10 +200,13 @@ class StopOnSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
+            if time.monotonic() - self.at < 1:  # a terminal's Ctrl-C comes a second time from the launcher
+                return
             os.write(2, b"\x1b[?25h" if os.isatty(2) else b"")  # the progress bars hide the cursor
             os._exit(128 + number)
-        self.signal = number
-        os.write(2, b"stopping after this step; once more to stop at once\n")
+        self.signal, self.at = number, time.monotonic()
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"stopping after this step; once more to stop at once\n")
 
 
 def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
@@ -142,14 +215,17 @@ def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study
     return Study.load(path, profile=profile, overrides=overrides)
 
 
-def _show(events: "Iterator[Event]", *, total: int) -> Counter[str]:
-    """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how."""
+def _show(events: "Iterator[Event]", *, total: int, label: str) -> Counter[str]:
+    """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how.
+
+    Of several processes none draws bars, and each begins its lines with its `label`.
+    """
     from rich.console import Console
 
     from diffmem import runner
 
     console = Console(highlight=False, soft_wrap=True)
-    bars = Bars(console, total) if console.is_terminal else None
+    bars = Bars(console, total) if console.is_terminal and not label else None
     outcomes: Counter[str] = Counter()
     try:
         for event in events:
@@ -159,7 +235,7 @@ def _show(events: "Iterator[Event]", *, total: int) -> Counter[str]:
                 outcomes[event.outcome] += 1
             line = _line(event, total)
             if line:
-                console.print(line, markup=False)
+                console.print(label + line.replace("\n", "\n" + label), markup=False)
     finally:
         if bars is not None:
             bars.stop()
@@ -179,6 +255,8 @@ def _line(event: "Event", total: int) -> str:
             return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
         case runner.CellEnded(name=name, number=number, outcome="failed", error=error):
             return f"cell {number}/{total} {name} failed: {error}"
+        case runner.CellEnded(name=name, number=number, outcome="failed before"):
+            return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
         case runner.CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
             return f"cell {number}/{total} {name}: {outcome}"
     return ""

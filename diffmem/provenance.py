@@ -12,18 +12,19 @@ import torch
 from diffmem.store import Provenance
 
 
-def provenance(device: torch.device) -> Provenance:
-    """Return where this process runs and with what."""
+def provenance(device: torch.device, *, processes: int = 1) -> Provenance:
+    """Return where this process runs and with what, and how many of its kind work together."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     tracked = (
         _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     )  # not a copy inside another's project
     commit = _git("rev-parse", "HEAD") if tracked else None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
+    text = f"{device.type} ({name}, {torch.get_num_threads()} threads)" if device.type == "cpu" else name
     return Provenance(
         host=socket.gethostname(),
         pid=os.getpid(),
-        device=f"{device.type} ({name}, {torch.get_num_threads()} threads)" if device.type == "cpu" else name,
+        device=text if processes == 1 else f"{processes} x {text}",
         versions={
             "python": platform.python_version(),
             **{package: version(package) for package in ("diffmem", "torch", "accelerate", "numpy", "duckdb")},

@@ -10,7 +10,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from diffmem.config import RESULTS_VERSION, Cell
+from diffmem.cost import cell_cost
 from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
 from diffmem.errors import DiffmemError, RunError, StoreError
+from diffmem.group import ALONE, Group, LostProcess
+from diffmem.launch import leave
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
 from diffmem.store import Store
-from diffmem.study import Study
+from diffmem.study import Study, StudyCell
 from diffmem.training import TrainingState, cpu_threads, set_precision, train
 
 LOSS_CHECK = 100
@@ -94,79 +96,206 @@ class CellEnded:
     cell: Cell
     name: str
     number: int
-    outcome: str  # finished, already finished, busy elsewhere, failed
+    outcome: str  # finished, already finished, busy elsewhere, failed, failed before
     error: str = ""
 
 
 Event = CellStarted | Trained | Generated | Measured | CellEnded
 
 
-def run_study(study: Study, store: Store, *, stop: Stop) -> Iterator[Event]:
+@dataclass(frozen=True)
+class Options:
+    """How a run goes about its cells."""
+
+    split: str = "auto"  # cells: each process its own; batch: all processes one cell; auto
+    shard: tuple[int, int] = (1, 1)  # number I of N: only every N-th cell, from the I-th on
+    fail_fast: bool = False  # the first failed cell ends the run
+    retry_failed: bool = False  # cells that have failed before are tried again
+
+
+def run_study(
+    study: Study, store: Store, *, stop: Stop, group: Group = ALONE, options: Options = Options()
+) -> Iterator[Event]:
     """Train and score every cell of a study that the store does not have yet.
 
     `stop` is asked between steps; once it says so, the state is saved and Interrupted raised. A cell that
     fails is recorded with its reason and the next one begins. StoreError where the store itself cannot be used.
     """
-    refuse_several_processes()
-    store.register(
-        study.name,
-        title=study.title,
-        figure=study.figure,
-        path=study.path,
-        axes=study.axes,
-        estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
-    )
+    if group.leads:
+        store.register(
+            study.name,
+            title=study.title,
+            figure=study.figure,
+            path=study.path,
+            axes=study.axes,
+            estimation=study.estimation.model_dump(mode="json"),
+            cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
+        )
+    group.any(True)  # the others read the store after this
+    numbered = shard_of(study, options.shard)
+    settled = _settled(study, store, options)
+    # as the first process sees it, for the others look a moment later
+    flags = group.first([int(entry.cell.cell_id in settled) for _, entry in numbered])
+    waiting = [item for item, flag in zip(numbered, flags, strict=True) if not flag]
+    (together,) = group.first([int(group.count > 1 and _work_together(options, waiting, group.count))])
+    if group.leads:
+        for number, entry in numbered:
+            if outcome := settled.get(entry.cell.cell_id):
+                yield CellEnded(entry.cell, entry.name, number, outcome)
+    if together:
+        for event in _run_together(waiting, store, stop=stop, group=group, options=options):
+            if group.leads:
+                yield event
+        return
+    if group.count > 1:
+        leave()
+    yield from _run_apart(waiting, store, stop=stop, count=group.count, device=group.device, options=options)
+
+
+def shard_of(study: Study, shard: tuple[int, int]) -> list[tuple[int, StudyCell]]:
+    """Return the cells of shard I of N with their positions in the study, dealt out from the costliest on."""
+    number, count = shard
+    numbered = list(enumerate(study.distinct, start=1))
+    if count == 1:
+        return numbered
+    return sorted(_largest_first(numbered)[number - 1 :: count])
+
+
+def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, StudyCell]]:
+    return sorted(numbered, key=lambda item: (-cell_cost(item[1].cell).operations, item[0]))
+
+
+def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
+    """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
     prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
     left_behind = {path.stem.removeprefix(prefix) for path in store.states.glob(f"{prefix}*")}
-    finished = store.finished_cells(study.name) - left_behind
-    for number, entry in enumerate(study.distinct, start=1):
-        if stop():
+    found = {}
+    for cell in store.cells(study.name):
+        if cell["measured"] >= cell["expected"]:
+            if cell["cell_id"] not in left_behind:
+                found[cell["cell_id"]] = "already finished"
+        elif cell["outcome"] == "failed" and not options.retry_failed:
+            found[cell["cell_id"]] = "failed before"
+    return found
+
+
+def _work_together(options: Options, waiting: list[tuple[int, StudyCell]], processes: int) -> bool:
+    """Return whether all processes train one cell, by default where there are fewer cells than processes."""
+    if options.split == "auto":
+        return len(waiting) < processes and all(_batch_is_shared(entry.cell, processes) for _, entry in waiting)
+    return options.split == "batch"
+
+
+def _batch_is_shared(cell: Cell, processes: int) -> bool:
+    return cell.M.network == "optimum" or cell.T.batch_size >= processes
+
+
+def _run_together(
+    waiting: list[tuple[int, StudyCell]], store: Store, *, stop: Stop, group: Group, options: Options
+) -> Iterator[Event]:
+    """Train one cell after another with all processes of a group."""
+    for number, entry in waiting:
+        if group.any(stop()):
             raise Interrupted
-        if entry.cell.cell_id in finished:
-            yield CellEnded(entry.cell, entry.name, number, "already finished")
-        else:
-            yield from run_cell(entry.cell, store, name=entry.name, number=number, stop=stop)
+        if not _batch_is_shared(entry.cell, group.count):
+            raise RunError(
+                f"{entry.name}: a batch of {entry.cell.T.batch_size} images cannot be split over {group.count} "
+                "processes; start fewer, or use --split cells"
+            )
+        for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=group):
+            yield event
+            if options.fail_fast and isinstance(event, CellEnded) and event.outcome == "failed":
+                return
 
 
-def refuse_several_processes() -> None:
-    """Raise RunError when a launcher has started several processes: each would train every cell."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        raise RunError(f"started as one of {size} processes, but diffmem trains on one; start `diffmem run` by itself")
+def _run_apart(
+    waiting: list[tuple[int, StudyCell]],
+    store: Store,
+    *,
+    stop: Stop,
+    count: int,
+    device: torch.device,
+    options: Options,
+) -> Iterator[Event]:
+    """Train one cell after another in this process, leaving out those that another one works on.
+
+    The lock of each cell is what deals the cells out: nothing is sent between processes, and the cell of one that
+    dies is free for the others, which look again once they are through.
+    """
+    alone = Group(device=device)
+    queue = _largest_first(waiting) if count > 1 else waiting
+    for last_look in (False, True):
+        busy = []
+        for number, entry in queue:
+            if stop():
+                raise Interrupted
+            for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=alone):
+                outcome = event.outcome if isinstance(event, CellEnded) else ""
+                if outcome == "busy elsewhere":
+                    busy.append((number, entry))
+                by_others = outcome in ("busy elsewhere", "already finished") and count > 1
+                if not by_others and (outcome != "busy elsewhere" or last_look):
+                    yield event
+                if outcome == "failed" and options.fail_fast:
+                    return
+        queue = busy
 
 
-def run_cell(cell: Cell, store: Store, *, name: str, number: int, stop: Stop) -> Iterator[Event]:
+def run_cell(cell: Cell, store: Store, *, name: str, number: int, stop: Stop, group: Group = ALONE) -> Iterator[Event]:
     """Train and score one cell, unless it is finished or another process works on it."""
     path = store.state_path(cell.cell_id)
-    with _exclusive(path.with_suffix(".lock")) as free:
-        if not free:
+    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(True) as free:
+        if group.first([int(free)]) == [0]:
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
-        missing = {epoch for epoch, _ in cell.checkpoints} - store.measured_epochs(cell.cell_id)
+        measured = store.measured_epochs(cell.cell_id) if group.leads else set()
+        flags = group.first([int(epoch not in measured) for epoch, _ in cell.checkpoints])
+        missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
         if not missing:
-            _remove_state(path)
-            store.end_open_attempts(cell.cell_id)
+            if group.leads:
+                _remove_state(path)
+                store.end_open_attempts(cell.cell_id)
             yield CellEnded(cell, name, number, "already finished")
             return
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())  # MPS has no float64 for the sampler
-        attempt = store.start_attempt(cell.cell_id, provenance(accelerator.device))
+        attempt = Attempt(store, cell.cell_id, group)
         try:
-            work = CellRun(cell, store, attempt, accelerator.device, path, stop)
-            yield from work.events(name, number, missing)
+            yield from CellRun(cell, store, attempt.id, group, path, stop).events(name, number, missing)
         except Interrupted:
-            store.end_attempt(attempt, "interrupted")
+            attempt.end("interrupted")
             raise
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever fails a cell, the other cells go on
+        except LostProcess as error:
+            attempt.end("lost", str(error))
+            raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
+        except Exception as error:
             reason = _reason(error)
-            store.end_attempt(attempt, "failed", reason)
+            attempt.end("failed", reason)
             yield CellEnded(cell, name, number, "failed", reason)
+            if group.count > 1 and not isinstance(error, DiffmemError):
+                raise RunError(
+                    f"{name} failed in one process of {group.count}, which ends the run: {reason}"
+                ) from error
             return
-        _remove_state(path)
-        store.end_attempt(attempt, "finished")
+        if group.leads:
+            _remove_state(path)
+        attempt.end("finished")
         yield CellEnded(cell, name, number, "finished")
+
+
+class Attempt:
+    """The record of one try to train a cell, which the leading process of its group writes."""
+
+    def __init__(self, store: Store, cell_id: str, group: Group) -> None:
+        self.store = store
+        self.id = ""
+        if group.leads:
+            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count))
+
+    def end(self, outcome: str, error: str | None = None) -> None:
+        """Record how it ended."""
+        if self.id:
+            self.store.end_attempt(self.id, outcome, error)
 
 
 def _remove_state(path: Path) -> None:
@@ -211,7 +340,7 @@ class CellRun:
     cell: Cell
     store: Store
     attempt: str
-    device: torch.device
+    group: Group
     state_path: Path
     stop: Stop
 
@@ -233,7 +362,7 @@ class CellRun:
         set_precision(self.cell.T)
         state, note = self._restore(missing)
         yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
-        steps = train(state, images, labels)
+        steps = train(state, images, labels, group=self.group)
         for epoch, step in self.cell.checkpoints:
             if step < state.step:
                 continue
@@ -244,24 +373,30 @@ class CellRun:
                 state.take_mean_loss()
                 continue
             # the state is kept with its loss still in it, so that a run killed while scoring finds it again
-            save_state(self.state_path, self.cell, state)
+            self._save(state)
             seconds = time.monotonic() - started
             loss = state.take_mean_loss()
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
-        images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.device)
-        labels = None if data.labels is None else torch.from_numpy(data.labels).to(self.device)
+        images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
+        labels = None if data.labels is None else torch.from_numpy(data.labels).to(self.group.device)
         return images, labels
 
     def _restore(self, missing: set[int]) -> tuple[TrainingState, str]:
         """Return the saved training state, or a fresh one and why where the saved one is of no use."""
+        state, note = self._saved_state(missing)
+        if self.group.first([state.step]) != [state.step]:
+            raise RunError(f"{self.state_path.parent}: the processes see different training states; share the folder")
+        return state, note
+
+    def _saved_state(self, missing: set[int]) -> tuple[TrainingState, str]:
         state = TrainingState(self._fresh_denoiser(), self.cell.T)
         if not self.state_path.exists():
             return state, ""
         first = min(step for epoch, step in self.cell.checkpoints if epoch in missing)
         try:
-            saved = load_state(self.state_path, self.cell, self.device)
+            saved = load_state(self.state_path, self.cell, self.group.device)
             if saved["step"] > first:
                 return state, "the saved state is past a checkpoint that the store lacks: training from the start"
             state.load_state_dict(saved)
@@ -279,7 +414,7 @@ class CellRun:
             labels=cell.labels,
             seed=cell.T.seed,
         )
-        return denoiser.to(self.device)
+        return denoiser.to(self.group.device)
 
     def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
         """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""
@@ -288,12 +423,17 @@ class CellRun:
             loss = next(steps)
             if state.step % LOSS_CHECK == 0 or state.step == step:
                 yield Trained(self.cell, state.step, self._checked(loss, state))
-            stopping = self.stop()
+            stopping = self.group.any(self.stop())
             if stopping or time.monotonic() - saved > STATE_SECONDS:
-                save_state(self.state_path, self.cell, state)
+                self._save(state)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
+
+    def _save(self, state: TrainingState) -> None:
+        """Save the state, which all processes of the group have, once."""
+        if self.group.leads:
+            save_state(self.state_path, self.cell, state)
 
     def _checked(self, loss: Tensor, state: TrainingState) -> float:
         value = loss.item()
@@ -315,10 +455,10 @@ class CellRun:
     ) -> Iterator[Event]:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
-        score = self.cell.score
-        scores = Scores(images, pairs=score.pairs)
-        for start in range(0, score.samples, score.batch_size):
-            batch = range(start, min(start + score.batch_size, score.samples))
+        score, share = self.cell.score, self.group.share(self.cell.score.samples)
+        scores = Scores(images, pairs=score.pairs if self.group.leads else 0)
+        for start in range(share.start, share.stop, score.batch_size):
+            batch = range(start, min(start + score.batch_size, share.stop))
             generated = generate(
                 Interruptible(denoiser, self.stop),
                 batch,
@@ -326,10 +466,11 @@ class CellRun:
                 labels=self.cell.labels,
                 seed=self.cell.T.seed,
                 steps=score.steps,
-                device=self.device,
+                device=self.group.device,
             )
             scores.add(generated)
             yield Generated(self.cell, epoch, batch.stop)
+        scores.gather(self.group, score.samples)
         checkpoint = scores.checkpoint(
             self.cell.cell_id,
             self.attempt,
@@ -339,7 +480,8 @@ class CellRun:
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
         )
-        self.store.append(checkpoint)
+        if self.group.leads:
+            self.store.append(checkpoint)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffmem.config import Estimation, content_hash
 from diffmem.data import load_source
 from diffmem.errors import DataError
+from diffmem.group import Group
 from diffmem.images import read_images
 from diffmem.memorization import is_memorized, two_nearest
 from diffmem.provenance import provenance
@@ -41,6 +42,14 @@ class Scores:
         self.distances.append(distance.cpu())
         for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
             self.pairs.append((png(image), png(self.training_images[nearest])))
+
+    def gather(self, group: Group, samples: int) -> None:
+        """Put the shares of all processes together, in the order of the images."""
+        if group.count > 1:
+            self.nearest = [group.gather(torch.cat(self.nearest or [torch.empty(0, dtype=torch.int64)]), samples)]
+            self.distances = [
+                group.gather(torch.cat(self.distances or [torch.empty(0, 2, dtype=torch.float64)]), samples)
+            ]
 
     def checkpoint(self, cell_id: str, attempt_id: str, **measured: Any) -> Checkpoint:
         """Return the row of the store; `measured` is epoch, step, loss, train_seconds and score_seconds."""

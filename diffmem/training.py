@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.config import Cell, TrainingProcedure
 from diffmem.denoiser import Denoiser, draw_noise, loss
+from diffmem.group import ALONE, Group
 from diffmem.streams import stream
 
 EMA_BASE = 0.5 ** (512 / 500_000)
@@ -130,27 +131,34 @@ def _optimizer(flat: Tensor, T: TrainingProcedure) -> torch.optim.Optimizer:
     return torch.optim.Adam([flat], lr=T.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=T.weight_decay, fused=True)
 
 
-def train(state: TrainingState, images: Tensor, labels: Tensor | None = None) -> Iterator[Tensor]:
+def train(
+    state: TrainingState, images: Tensor, labels: Tensor | None = None, *, group: Group = ALONE
+) -> Iterator[Tensor]:
     """Train on, yielding the mean loss (a scalar on the device) after every optimizer and EMA step, without end.
 
     `images` are uint8 [N, c, h, w] and `labels` int64 [N] on the device of the network. Between two yields
-    nothing waits for the device. Stop by no longer asking for the next step.
+    nothing waits for the device. Stop by no longer asking for the next step. The processes of a group take a share
+    of each batch: its images, noise and dropout are the same whatever their number, and so are the summed gradients.
     """
     T, size = state.T, len(images)
+    rows = group.share(T.batch_size)
     state.denoiser.train()
     for indices in batches(T, size=size, first_step=state.step):
         indices = indices.to(images.device, non_blocking=True)
         generator = stream("training", T.seed, state.step, images.device)
-        state.denoiser.network.seed_dropout(generator)
-        clean = images[indices].float() / 127.5 - 1
-        sigma, noise = draw_noise(state.denoiser, clean.shape, generator)
-        wanted = None if labels is None else labels[indices]
+        state.denoiser.network.seed_dropout(generator, rows=rows, total=T.batch_size)
+        sigma, noise = draw_noise(state.denoiser, torch.Size((T.batch_size, *images.shape[1:])), generator)
+        clean = images[indices[rows]].float() / 127.5 - 1
+        wanted = None if labels is None else labels[indices[rows]]
         with autocast(T, images.device):
-            mean = loss(state.denoiser, clean, sigma=sigma, noise=noise, labels=wanted).mean()
+            errors = loss(state.denoiser, clean, sigma=sigma[rows], noise=noise[rows], labels=wanted)
+            mean = errors.sum() / T.batch_size
         state.gradients.zero_()
         mean.backward()  # type: ignore[no-untyped-call]
-        _update(state, size)
         mean = mean.detach()
+        group.sum_(state.gradients)
+        group.sum_(mean)
+        _update(state, size)
         state.loss_sum += mean
         state.loss_count += 1
         yield mean

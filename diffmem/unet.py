@@ -98,6 +98,7 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate = rate
         self.generator: torch.Generator | None = None
+        self.rows, self.total = slice(None), 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero a share `rate` of x and scale the rest by 1 / (1 - rate), in training only."""
@@ -105,8 +106,8 @@ class Dropout(nn.Module):
             return x
         if self.generator is None:
             raise RuntimeError("a network in training mode needs seed_dropout(generator) before its first step")
-        keep = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * keep / (1 - self.rate)
+        mask = x.new_empty(self.total or len(x), *x.shape[1:]).bernoulli_(1 - self.rate, generator=self.generator)
+        return x * mask[self.rows] / (1 - self.rate)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -243,11 +244,14 @@ class UNet(nn.Module):
             raise ValueError(f"this network has {kept} skip connections, not {len(self.skips)}")
         initialise(self, seed)
 
-    def seed_dropout(self, generator: torch.Generator) -> None:
-        """Let every dropout mask of the next passes come from `generator`, in the order of the layers."""
+    def seed_dropout(self, generator: torch.Generator, *, rows: slice = slice(None), total: int = 0) -> None:
+        """Let every dropout mask of the next passes come from `generator`, in the order of the layers.
+
+        Masks are drawn for `total` images (0: as many as there are), and the images passed are `rows` of them.
+        """
         for module in self.modules():
             if isinstance(module, Dropout):
-                module.generator = generator
+                module.generator, module.rows, module.total = generator, rows, total
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x [n, c, h, w], c_noise [n] and class indices [n] to [n, c, h, w]."""

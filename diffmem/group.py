@@ -1,0 +1,79 @@
+"""The processes that train one cell together: who of them this one is, its share, and how they add up."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from diffmem.errors import RunError
+
+CPU = torch.device("cpu")
+
+
+class LostProcess(RunError):
+    """Another process of the group has ended in the middle of the work."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Process number `rank` of `count`; every method is called by all of them, in the same order."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = CPU
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this is the process that writes for all."""
+        return self.rank == 0
+
+    def share(self, size: int) -> slice:
+        """Return which of `size` things are this process's, in one piece."""
+        return slice(size * self.rank // self.count, size * (self.rank + 1) // self.count)
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes, equal to the last bit in all of them."""
+        if self.count > 1:
+            with _Together():
+                distributed.all_reduce(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process; waits for the device."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor([float(flag)], device=self.device)
+        self.sum_(flags)
+        return bool(flags.item())
+
+    def first(self, values: list[int]) -> list[int]:
+        """Return the values of the first process, whatever the others have, which is as many."""
+        if self.count == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
+        with _Together():
+            distributed.broadcast(tensor, src=0)
+        return tensor.tolist()
+
+    def gather(self, tensor: Tensor, size: int) -> Tensor:
+        """Return the shares [n, ...] of all processes as one [size, ...], on the device of `tensor`."""
+        if self.count == 1:
+            return tensor
+        whole = torch.zeros(size, *tensor.shape[1:], dtype=tensor.dtype, device=self.device)
+        whole[self.share(size)] = tensor.to(self.device)
+        self.sum_(whole)
+        return whole.to(tensor.device)
+
+
+ALONE = Group()
+
+
+class _Together:
+    """Turns what torch says of a broken connection into LostProcess."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End, or raise LostProcess."""
+        if isinstance(error, RuntimeError):
+            raise LostProcess(f"another process of the run has ended ({str(error).splitlines()[0]})") from error
