@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,10 @@ def run(
 
     store = Store(store_path)
     if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
-        sys.exit(start(count, sys.argv[1:]))
+        arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
+        arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
+        arguments += ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
+        sys.exit(start(count, arguments))
     group = join()
     options = Options(split, part, fail_fast, retry_failed)
     try:
@@ -156,6 +160,10 @@ def run(
         total = len(loaded.distinct)
         click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
         sys.exit(1)
+
+
+def _given(option: str, value: str | None) -> list[str]:
+    return [] if value is None else [option, value]
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -487,14 +495,24 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 @main.command()
 @click.argument("studies", nargs=-1)
 @_profile_option
-@_store_option
+@click.option(
+    "--store",
+    "store_paths",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    envvar="DIFFMEM_STORE",
+    default=[Path("store/diffmem.duckdb")],
+    show_default="store/diffmem.duckdb",
+    show_envvar=True,
+    help="The DuckDB file that results are kept in; several are shown as one.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the page.  [default: report.html beside the store]",
 )
-def report(studies: tuple[str, ...], profile: str | None, store_path: Path, output: Path | None) -> None:
+def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None) -> None:
     """Write figures, EMM tables, generated images and provenance as one HTML page that opens offline.
 
     STUDIES are study files or names that the store knows them by; without any, all of the store's.
@@ -502,14 +520,37 @@ def report(studies: tuple[str, ...], profile: str | None, store_path: Path, outp
     Example: diffmem report quickstart -o quickstart.html
     """
     from diffmem.report.page import write_page
+    from diffmem.store import Store, merged
+
+    with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
+        names = [_stored(store.path, study, profile)[1] for study in studies]
+        names = names or [row["study"] for row in store.studies()]
+        path = output or store_paths[0].parent / "report.html"
+        write_page(store, names, path, source=", ".join(map(str, store_paths)))
+    click.echo(f"report: {path}")
+
+
+@main.group("store", cls=Group)
+def store_group() -> None:
+    """Work on stores themselves."""
+
+
+@store_group.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The store to merge into.")
+def merge(stores: tuple[Path, ...], output: Path) -> None:
+    """Take what other stores have measured into one, which is made where it is not there.
+
+    Again, or in another order, it gives the same. A checkpoint that two of them have measured differently is
+    reported, and nothing of the second one is taken.
+
+    Example: diffmem store merge machine1.duckdb machine2.duckdb -o store/diffmem.duckdb
+    """
     from diffmem.store import Store
 
-    store = Store(store_path)
-    names = [_stored(store_path, study, profile)[1] for study in studies]
-    names = names or [row["study"] for row in store.studies()]
-    path = output or store_path.parent / "report.html"
-    write_page(store, names, path)
-    click.echo(f"report: {path}")
+    into = Store(output)
+    for path in stores:
+        click.echo(f"{path}: {into.merge(path)} checkpoints taken into {output}")
 
 
 @main.command()

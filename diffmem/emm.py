@@ -1,6 +1,7 @@
 """Effective model memorization: the largest training set that is still memorized (Gu et al. 2023, Def. 3.1)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,3 +68,36 @@ def _rise(N: np.ndarray, ratio: np.ndarray) -> str:
 
 def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
+
+
+def next_size(
+    points: Mapping[int, float], low: int, high: int, *, epsilon: float = 0.1, tolerance: float = 0.1
+) -> int | None:
+    """Return the training set size to measure next, None where the EMM is known well enough.
+
+    `points` are the ratios known so far, by size. The two ends come first, then always the middle, on a log scale, of
+    the sizes around the crossing, until all sizes that the EMM can be are within a factor of 1 + tolerance: at most
+    2 + log2(log(high / low) / log(1 + tolerance)) sizes, rounded up. A curve that does not cross between `low` and
+    `high` ends with a bound.
+    """
+    above = [size for size, ratio in points.items() if ratio >= 1 - epsilon - ROUNDING]
+    last = max(above, default=None)
+    first_below = min((size for size in points if last is None or size > last), default=None)
+    if last is None or last < low:
+        return None if low in points else low
+    if first_below is None:
+        return None if last >= high else high
+    if (first_below - 1) / last <= 1 + tolerance:  # the largest size that can still be memorized over the smallest
+        return None
+    return min(max(round(math.sqrt(last * first_below)), last + 1), first_below - 1)
+
+
+def most_sizes(low: int, high: int, tolerance: float) -> int:
+    """Return how many sizes a search measures at most."""
+    return 2 + max(0, math.ceil(math.log2(math.log(high / low) / math.log(1 + tolerance))))
+
+
+def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
+    """Return whether a ratio of so many images is within two standard deviations of 1 - epsilon."""
+    line = 1 - epsilon
+    return abs(ratio - line) < 2 * math.sqrt(line * (1 - line) / samples)

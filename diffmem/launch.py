@@ -38,8 +38,7 @@ def cpu_cores() -> int:
 
 def start(count: int, arguments: Sequence[str]) -> int:
     """Run `diffmem ARGUMENTS` in `count` processes with torchrun's launcher; return the exit code."""
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # the processes themselves say what went wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // count)))
     config = LaunchConfig(
         min_nodes=1,
@@ -54,8 +53,8 @@ def start(count: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "diffmem", *arguments)
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return max(128 - code if code < 0 else code for code in codes)
+        _, first = error.get_first_failure()  # the launcher ends the others
+        return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
@@ -68,7 +67,9 @@ def join() -> Group:
     """
     cpu = not torch.cuda.is_available()  # MPS has no float64 for the sampler
     if launched():
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // int(os.environ["LOCAL_WORLD_SIZE"]))))
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", str(max(1, cpu_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        )
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         state = PartialState(cpu=cpu, timeout=LONGEST_WAIT) if launched() else PartialState(cpu=cpu)

@@ -457,18 +457,18 @@ class CellRun:
         started = time.monotonic()
         score, share = self.cell.score, self.group.share(self.cell.score.samples)
         scores = Scores(images, pairs=score.pairs if self.group.leads else 0)
-        for start in range(share.start, share.stop, score.batch_size):
-            batch = range(start, min(start + score.batch_size, share.stop))
-            generated = generate(
-                Interruptible(denoiser, self.stop),
-                batch,
-                shape=(images.shape[1], images.shape[2], images.shape[3]),
-                labels=self.cell.labels,
-                seed=self.cell.T.seed,
-                steps=score.steps,
-                device=self.group.device,
-            )
-            scores.add(generated)
+        start, size = share.start, score.batch_size
+        while start < share.stop:
+            batch = range(start, min(start + size, share.stop))
+            try:
+                scores.add(self._generate(denoiser, batch, images))
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            start = batch.stop
             yield Generated(self.cell, epoch, batch.stop)
         scores.gather(self.group, score.samples)
         checkpoint = scores.checkpoint(
@@ -483,6 +483,18 @@ class CellRun:
         if self.group.leads:
             self.store.append(checkpoint)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _generate(self, denoiser: DenoiserFunction, batch: range, images: Tensor) -> Tensor:
+        """Generate images of these numbers, of the shape of the training images."""
+        return generate(
+            Interruptible(denoiser, self.stop),
+            batch,
+            shape=(images.shape[1], images.shape[2], images.shape[3]),
+            labels=self.cell.labels,
+            seed=self.cell.T.seed,
+            steps=self.cell.score.steps,
+            device=self.group.device,
+        )
 
 
 class Interruptible:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, Protocol
 
 import duckdb
@@ -108,6 +109,52 @@ MIGRATIONS = [
     """,
 ]
 """Append only. Each runs in one transaction with its record."""
+
+
+CONFLICTS = """
+    WITH shared AS (FROM checkpoints SEMI JOIN other.checkpoints USING (cell_id, epoch))
+    SELECT cell_id, epoch FROM shared JOIN other.checkpoints AS o USING (cell_id, epoch)
+    WHERE (shared.samples, shared.memorized) IS DISTINCT FROM (o.samples, o.memorized)
+    UNION
+    SELECT cell_id, epoch
+    FROM evidence JOIN other.evidence AS o USING (cell_id, epoch, sample)
+    WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
+    ORDER BY ALL
+"""
+"""Checkpoints that two stores have measured differently."""
+
+MERGE = [
+    "INSERT OR IGNORE INTO cells FROM other.cells",
+    """
+    DELETE FROM study_cells WHERE study IN (
+        SELECT study FROM studies JOIN other.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    """
+    INSERT INTO study_cells FROM other.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
+        SELECT study FROM studies JOIN other.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    """
+    INSERT OR REPLACE INTO studies FROM other.studies AS o WHERE NOT EXISTS (
+        FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
+    )
+    """,
+    "INSERT OR IGNORE INTO attempts FROM other.attempts",
+    """
+    INSERT INTO evidence FROM other.evidence AS o
+    WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
+    """,
+    "INSERT OR IGNORE INTO pairs FROM other.pairs",
+    """
+    INSERT OR REPLACE INTO checkpoints FROM other.checkpoints AS o WHERE NOT EXISTS (
+        FROM checkpoints AS c
+        WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch
+            AND (c.measured_at, c.attempt_id) <= (o.measured_at, o.attempt_id)
+    )
+    """,
+]
+"""How one store takes over another one, attached as `other`; studies' cells before the studies that decide on them."""
 
 
 @dataclass(frozen=True)
@@ -473,6 +520,31 @@ class Store:
         del arrays
         return True
 
+    def merge(self, path: Path) -> int:
+        """Take over what another store has and this one lacks; return how many checkpoints that were.
+
+        Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
+        registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
+        checkpoint differently.
+        """
+        other = Store(path)
+        with other.reading():
+            pass  # says what is wrong with it, if anything
+        with self.writing(PATIENCE) as connection:
+            connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS other (READ_ONLY)")
+            conflicts = connection.execute(CONFLICTS).fetchall()
+            if conflicts:
+                named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
+                more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+                raise StoreError(
+                    f"{path}: measured otherwise than in {self.path}: {named}{more}; merge one of the two only"
+                )
+            before = connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0]
+            for statement in MERGE:
+                connection.execute(statement)
+            after = connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0]
+        return int(after - before)
+
     # --- reading ---
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -599,6 +671,16 @@ class Store:
             """,
             [study],
         )
+
+
+@contextmanager
+def merged(paths: Sequence[Path]) -> Iterator[Store]:
+    """Merge several stores into one that is there for the while of a block. Raises StoreError as `Store.merge`."""
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "merged.duckdb")
+        for path in paths:
+            store.merge(path)
+        yield store
 
 
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:

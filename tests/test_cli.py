@@ -51,6 +51,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DIFFMEM_STORE", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("DIFFMEM_PROCESSES", "1")
     return tmp_path
 
 
@@ -227,18 +228,6 @@ def test_a_study_that_cannot_be_made_is_wrong_input(command, arguments, folder):
     result = diffmem(command, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
-    assert files(folder) == before
-
-
-def test_a_run_of_one_of_several_processes_is_refused_before_anything_is_written(
-    folder, monkeypatch, _signals_put_back
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    path = study()
-    before = files(folder)
-    result = diffmem("run", path)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "one of 2 processes" in result.stderr
     assert files(folder) == before
 
 

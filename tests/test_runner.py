@@ -25,7 +25,6 @@ import tiny
 import torch
 
 from diffmem import runner
-from diffmem.errors import RunError
 from diffmem.runner import CellEnded, CellStarted, Event, Interrupted, Measured, Trained, run_study
 from diffmem.store import Row, Store
 from diffmem.study import Study
@@ -736,21 +735,3 @@ def test_a_command_leaves_a_cell_alone_that_another_one_works_on(
     assert [event.outcome for event in rest if isinstance(event, CellEnded)] == ["finished", "already finished"]
     tiny.check_equal(tiny.results(store), expected)
     assert files(store) == CLEAN
-
-
-@pytest.mark.slow
-def test_one_of_several_processes_of_a_launcher_refuses_to_run(tmp_path: Path) -> None:
-    run = run_command(tmp_path, WORLD_SIZE="2", RANK="0")
-    assert run.result.returncode == 1
-    assert run.result.stdout == ""
-    (said,) = run.result.stderr.splitlines()
-    assert "one of 2 processes" in said
-    assert not run.store.path.exists()
-
-
-def test_a_launcher_of_one_process_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    runner.refuse_several_processes()
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(RunError, match="one of 3 processes"):
-        runner.refuse_several_processes()

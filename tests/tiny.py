@@ -64,9 +64,10 @@ def write(folder: Path, text: str = TEXT, name: str = "tiny") -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return an environment with one thread, so that two runs compare bit by bit, and unbuffered output."""
+    """Return an environment with one process of one thread, so that runs compare bit by bit, and unbuffered output."""
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **more}
+    alone = {"OMP_NUM_THREADS": "1", "DIFFMEM_PROCESSES": "1"}
+    return {**os.environ, **alone, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **more}
 
 
 def command(*arguments: str | Path) -> list[str]:

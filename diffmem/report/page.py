@@ -25,9 +25,9 @@ from diffmem.store import Row, Store
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
-def write_page(store: Store, names: list[str], path: Path) -> None:
+def write_page(store: Store, names: list[str], path: Path, *, source: str = "") -> None:
     """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
-    text = render_page(store, names)
+    text = render_page(store, names, source=source)
     temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def write_page(store: Store, names: list[str], path: Path) -> None:
         ) from error
 
 
-def render_page(store: Store, names: list[str]) -> str:
-    """Return the page of the named studies as HTML."""
+def render_page(store: Store, names: list[str], *, source: str = "") -> str:
+    """Return the page of the named studies as HTML; `source` is what it says of where they are from."""
     studies = {row["study"]: row for row in store.studies()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
@@ -55,7 +55,7 @@ def render_page(store: Store, names: list[str]) -> str:
     return environment.get_template("page.html").render(
         studies=[_section(store, studies[name]) for name in names],
         plotly=get_plotlyjs(),
-        store=str(store.path),
+        store=source or str(store.path),
         version=version("diffmem"),
         thresholds=sorted({_share(studies[name]["estimation"]["threshold"]) for name in names}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

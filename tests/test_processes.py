@@ -1,0 +1,392 @@
+"""Many processes: the same numbers however the work is split, whatever happens to one of them."""
+
+import itertools
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from diffmem.errors import StoreError
+from diffmem.group import ALONE
+from diffmem.runner import CellRun, shard_of
+from diffmem.store import Row, Store, merged
+from diffmem.study import Study
+
+FOUR_CELLS = tiny.TEXT + "[[axes]]\nP.draw = [0, 1]\n"
+LONGER = ("--set", "T.epochs=300", "--set", "score.every=100")
+MINUTES = 300.0
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("study"), FOUR_CELLS)
+
+
+def run(study: Path, store: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return tiny.diffmem("run", study, "--store", store, *more)
+
+
+@pytest.fixture(scope="module")
+def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    """Return what one process measures."""
+    store = tmp_path_factory.mktemp("alone") / "s.duckdb"
+    assert run(study, store, "--processes", "1").returncode == 0
+    return tiny.results(Store(store))
+
+
+@pytest.fixture(scope="module")
+def alone_longer(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    store = tmp_path_factory.mktemp("alone") / "s.duckdb"
+    assert run(study, store, "--processes", "1", *LONGER).returncode == 0
+    return tiny.results(Store(store))
+
+
+def check_close(found: dict[str, list[Row]], expected: dict[str, list[Row]]) -> None:
+    """Check that losses agree to 1e-4 and ratios to one image in 200."""
+    assert len(found["checkpoints"]) == len(expected["checkpoints"])
+    for one, other in zip(found["checkpoints"], expected["checkpoints"], strict=True):
+        assert (one["cell_id"], one["epoch"], one["samples"]) == (other["cell_id"], other["epoch"], other["samples"])
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["memorized"] == pytest.approx(other["memorized"], abs=max(1, one["samples"] / 200))
+    nearest = [[row["nearest"] for row in results["evidence"]] for results in (found, expected)]
+    assert np.mean(np.equal(*nearest)) > 0.99
+
+
+# --- the same numbers ----------------------------------------------------------------------------------
+
+
+def test_two_processes_with_a_cell_each_measure_the_same_bit_by_bit(study, alone, tmp_path):
+    result = run(study, tmp_path / "s.duckdb", "--processes", "2", "--split", "cells")
+    assert result.returncode == 0, result.stderr
+    tiny.check_equal(tiny.results(Store(tmp_path / "s.duckdb")), alone)
+    assert {line[:3] for line in result.stdout.splitlines()} == {"[0]", "[1]"}
+    assert sum("cell 1/4" in line for line in result.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("processes", ["2", "3"])
+def test_processes_that_train_a_cell_together_measure_the_same_up_to_rounding(study, alone, tmp_path, processes):
+    result = run(study, tmp_path / "s.duckdb", "--processes", processes, "--split", "batch")
+    assert result.returncode == 0, result.stderr
+    check_close(tiny.results(Store(tmp_path / "s.duckdb")), alone)
+    assert {line[:3] for line in result.stdout.splitlines()} == {"[0]"}
+    attempts = Store(tmp_path / "s.duckdb").rows("SELECT device FROM attempts")
+    assert all(row["device"].startswith(f"{processes} x ") for row in attempts)
+    assert list((tmp_path / "states").iterdir()) == []
+
+
+def test_fewer_cells_than_processes_are_trained_together(study, tmp_path):
+    one = ("--set", "M.dropout=0.2", "--set", "P.draw=0")
+    assert run(study, tmp_path / "s.duckdb", "--processes", "2", *one).returncode == 0
+    (attempt,) = Store(tmp_path / "s.duckdb").rows("SELECT device FROM attempts")
+    assert attempt["device"].startswith("2 x ")
+
+
+def test_a_batch_smaller_than_the_processes_is_refused_in_a_sentence(study, tmp_path):
+    result = run(study, tmp_path / "s.duckdb", "--processes", "2", "--split", "batch", "--set", "T.batch_size=1")
+    assert result.returncode == 1
+    assert "a batch of 1 images cannot be split over 2 processes" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- launchers -----------------------------------------------------------------------------------------
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "diffmem"]
+
+
+def test_torchrun_starts_it_too(study, alone, tmp_path):
+    command = [*torchrun("--standalone", "--nproc-per-node", "2"), "run", study, "--store", tmp_path / "s.duckdb"]
+    result = subprocess.run(
+        list(map(str, command)), env=tiny.environment(), capture_output=True, text=True, timeout=MINUTES, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    tiny.check_equal(tiny.results(Store(tmp_path / "s.duckdb")), alone)
+
+
+@pytest.mark.parametrize("split", ["cells", "batch"])
+def test_two_launchers_on_two_machines_work_together(study, alone, tmp_path, split):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launchers = []
+    for node in ("0", "1"):
+        nodes = ("--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1")
+        where = ("--master-addr", "127.0.0.1", "--master-port", port)
+        command = [
+            *torchrun(*nodes, *where),
+            "run",
+            str(study),
+            "--store",
+            str(tmp_path / "s.duckdb"),
+            "--split",
+            split,
+        ]
+        launchers.append(subprocess.Popen(command, env=tiny.environment(), stderr=subprocess.PIPE, text=True))
+    for launcher in launchers:
+        _, errors = launcher.communicate(timeout=MINUTES)
+        assert launcher.returncode == 0, errors
+    found = tiny.results(Store(tmp_path / "s.duckdb"))
+    tiny.check_equal(found, alone) if split == "cells" else check_close(found, alone)
+
+
+def test_accelerate_launch_starts_it_too(study, alone, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "diffmem"]
+    command = [*launcher, "run", str(study), "--store", str(tmp_path / "s.duckdb")]
+    result = subprocess.run(
+        command, env=tiny.environment(), capture_output=True, text=True, timeout=MINUTES, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    tiny.check_equal(tiny.results(Store(tmp_path / "s.duckdb")), alone)
+
+
+def test_a_process_that_cannot_find_the_others_says_what_to_start(study, tmp_path):
+    result = tiny.diffmem("run", study, "--store", tmp_path / "s.duckdb", WORLD_SIZE="2", RANK="0")
+    assert result.returncode == 1
+    assert "diffmem run --processes N" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "s.duckdb").exists()
+
+
+# --- parts for machines that share nothing -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_share_the_cells_out(study, count):
+    loaded = Study.load(study)
+    shards = [[entry.cell.cell_id for _, entry in shard_of(loaded, (i, count))] for i in range(1, count + 1)]
+    assert sorted(itertools.chain(*shards)) == sorted(entry.cell.cell_id for entry in loaded.distinct)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_is_none_is_refused(study, tmp_path, text):
+    result = run(study, tmp_path / "s.duckdb", "--shard", text)
+    assert result.returncode == 2
+    assert "is not I/N" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def shards(study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("shards")
+    stores = [folder / f"{i}.duckdb" for i in (1, 2)]
+    for i, store in enumerate(stores, start=1):
+        assert run(study, store, "--shard", f"{i}/2").returncode == 0
+    return stores
+
+
+def tables(path: Path) -> dict[str, list[Row]]:
+    """Return all that a store has but its own history."""
+    names = ("cells", "studies", "study_cells", "attempts", "checkpoints", "evidence", "pairs")
+    return {name: Store(path).rows(f"FROM {name} ORDER BY ALL") for name in names}
+
+
+def test_merged_shards_are_what_one_run_measures_in_any_order_and_however_often(shards, alone, tmp_path):
+    one, other = tmp_path / "one.duckdb", tmp_path / "other.duckdb"
+    assert tiny.diffmem("store", "merge", *shards, "-o", one).returncode == 0
+    again = tiny.diffmem("store", "merge", *shards[::-1], *shards, "-o", other)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": 0 checkpoints taken") == 2
+    tiny.check_equal(tiny.results(Store(one)), alone)
+    assert tables(one) == tables(other)
+
+
+def test_a_merged_store_needs_no_more_runs(study, shards, tmp_path):
+    tiny.diffmem("store", "merge", *shards, "-o", tmp_path / "s.duckdb")
+    result = run(study, tmp_path / "s.duckdb")
+    assert result.stdout.count("already finished") == 4
+
+
+def test_stores_that_measured_otherwise_are_not_merged(shards, tmp_path):
+    into = Store(tmp_path / "s.duckdb")
+    into.merge(shards[0])
+    (row, *_) = into.rows("SELECT cell_id, epoch FROM checkpoints ORDER BY ALL")
+    with into.writing() as connection:
+        connection.execute("UPDATE evidence SET d1 = d1 + 1 WHERE sample = 3 AND cell_id = ?", [row["cell_id"]])
+    before = tables(into.path)
+    with pytest.raises(StoreError, match=f"measured otherwise.*{row['cell_id']} at epoch {row['epoch']}"):
+        into.merge(shards[0])
+    assert tables(into.path) == before
+
+
+def test_a_report_shows_several_stores_as_one(shards, tmp_path):
+    page = tmp_path / "page.html"
+    stores = [part for store in shards for part in ("--store", store)]
+    result = tiny.diffmem("report", *stores, "-o", page)
+    assert result.returncode == 0, result.stderr
+    text = page.read_text()
+    assert "not finished" not in text
+    assert all(str(store) in text for store in shards)
+    with merged(shards) as store:
+        assert len(store.rows("FROM checkpoints")) == 12
+
+
+def test_what_is_no_store_is_not_merged(tmp_path):
+    (tmp_path / "text.duckdb").write_text("no database")
+    for name in ("text.duckdb", "nothing.duckdb"):
+        result = tiny.diffmem("store", "merge", tmp_path / name, "-o", tmp_path / "s.duckdb")
+        assert result.returncode != 0
+        assert name in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+# --- interruptions -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(study: Path, store: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """Run two processes in a session of their own; kill all of them at the end."""
+    command = tiny.command("run", study, "--store", store, "--processes", "2", *LONGER, *more)
+    process = subprocess.Popen(
+        command,
+        env=tiny.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill_all(process)
+
+
+def kill_all(launcher: subprocess.Popen[str]) -> None:
+    """Kill a launcher and its processes, which are in sessions of their own."""
+    for pid in [*workers(launcher), launcher.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    launcher.communicate()
+
+
+def workers(launcher: subprocess.Popen[str]) -> list[int]:
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True)
+    return [int(pid) for pid in children.stdout.split()]
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read a process' output until a line has a text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.parametrize("split", ["cells", "batch"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_saves_everything_and_the_run_goes_on(study, alone_longer, tmp_path, split, number):
+    store = tmp_path / "s.duckdb"
+    with running(study, store, "--split", split) as process:
+        wait_for(process, "epoch 100")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=MINUTES)
+    assert process.returncode == 128 + number, errors
+    assert "everything is saved" in errors
+    assert "Traceback" not in errors
+    outcomes = [row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")]
+    assert set(outcomes) <= {"finished", "interrupted"}
+    assert run(study, store, "--processes", "2", "--split", split, *LONGER).returncode == 0
+    found = tiny.results(Store(store))
+    tiny.check_equal(found, alone_longer) if split == "cells" else check_close(found, alone_longer)
+
+
+def test_a_process_lost_in_batch_mode_ends_the_run_with_a_reason_and_the_next_run_goes_on(
+    study, alone_longer, tmp_path
+):
+    store = tmp_path / "s.duckdb"
+    with running(study, store, "--split", "batch") as process:
+        wait_for(process, "epoch 100")
+        os.kill(max(workers(process)), signal.SIGKILL)
+        _, errors = process.communicate(timeout=MINUTES)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    result = run(study, store, "--processes", "2", "--split", "batch", *LONGER)
+    assert result.returncode == 0, result.stderr
+    check_close(tiny.results(Store(store)), alone_longer)
+    outcomes = {row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")}
+    assert outcomes & {"lost", "interrupted"}
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_two_processes_measure_the_same(study, alone_longer, tmp_path):
+    store = tmp_path / "s.duckdb"
+    moments = random.Random(11)
+    kills = 0
+    for _ in range(20):
+        with running(study, store) as process:
+            time.sleep(moments.uniform(1.5, 6.0))  # the start alone takes about four seconds
+            kills += process.poll() is None
+            kill_all(process)
+    assert kills >= 10
+    result = run(study, store, "--processes", "2", *LONGER)
+    assert result.returncode == 0, result.stderr
+    tiny.check_equal(tiny.results(Store(store)), alone_longer)
+    assert list((tmp_path / "states").iterdir()) == []
+
+
+# --- failures ------------------------------------------------------------------------------------------
+
+FAILING = FOUR_CELLS + "[[axes]]\nT.lr = [1e30, 5e-3]\n"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_cells_that_fail_end_with_1_after_the_others_and_are_tried_again_when_asked(tmp_path, processes):
+    study, store = tiny.write(tmp_path, FAILING), tmp_path / "s.duckdb"
+    result = run(study, store, "--processes", processes)
+    assert result.returncode == 1, result.stderr
+    assert "4 of 8 cells failed" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(Store(store).finished_cells("tiny")) == 4
+    again = run(study, store, "--processes", processes)
+    assert again.returncode == 1
+    assert again.stdout.count("failed before") == 4
+    assert len(Store(store).rows("FROM attempts")) == 8
+    assert run(study, store, "--processes", processes, "--retry-failed").returncode == 1
+    assert len(Store(store).rows("FROM attempts")) == 12
+
+
+def test_fail_fast_ends_at_the_first_failure(tmp_path):
+    study, store = tiny.write(tmp_path, FAILING), tmp_path / "s.duckdb"
+    result = run(study, store, "--processes", "1", "--fail-fast")
+    assert result.returncode == 1
+    assert [row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")] == ["failed"]
+
+
+class Small:
+    """A denoiser that runs out of memory at more than five images."""
+
+    sigma_min, sigma_max = 0.002, 80.0
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def __call__(self, noisy: torch.Tensor, _sigma: object, _labels: object = None) -> torch.Tensor:
+        self.counts.append(len(noisy))
+        if len(noisy) > 5:
+            raise torch.OutOfMemoryError("no memory")
+        return torch.zeros_like(noisy)
+
+
+def test_out_of_memory_while_generating_halves_the_batch(study, tmp_path):
+    cell = Study.load(study).cells[0].cell
+    images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+    store = Store(tmp_path / "s.duckdb")
+    small = Small()
+    work = CellRun(cell, store, "a", ALONE, tmp_path / "state", lambda: False)
+    list(work._measure(small, images, 1, 1, None, 0.0))
+    assert set(small.counts) == {12, 6, 3, 2}  # 12 of 20 images, then halves; 20 = 6 * 3 + 2
+    (row,) = store.rows("SELECT samples FROM checkpoints")
+    assert row["samples"] == 20
+    assert store.rows("SELECT count(DISTINCT sample) AS n FROM evidence")[0]["n"] == 20
