@@ -532,7 +532,10 @@ def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Pat
 
 @main.group("store", cls=Group)
 def store_group() -> None:
-    """Work on stores themselves."""
+    """Work on stores themselves.
+
+    Example: diffmem store merge one.duckdb two.duckdb -o both.duckdb
+    """
 
 
 @store_group.command()

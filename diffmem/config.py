@@ -223,6 +223,17 @@ class Estimation(Settings):
     threshold: float = Field(
         THRESHOLD, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest."
     )
+    search: Literal["grid", "bisect"] = Field(
+        "grid", description="The sizes of an axis, or those that a search for the EMM chooses one after another."
+    )
+    range: Annotated[Integers, Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Smallest and largest size of the search."
+    )
+    tolerance: float = Field(0.1, gt=0, le=1, description="The search ends when the EMM is known to this share.")
+    stop: Literal["crossed", "end"] = Field(
+        "crossed",
+        description="A cell of a search ends at the first checkpoint above the line, or is trained to its end.",
+    )
 
 
 class Dataset(NamedTuple):

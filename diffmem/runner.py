@@ -9,7 +9,7 @@ import pickle
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from diffmem.launch import leave
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
+from diffmem.search import enough as enough_of
+from diffmem.search import next_round
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 from diffmem.training import TrainingState, cpu_threads, set_precision, train
@@ -38,6 +40,9 @@ LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
+
+SEARCH_POLL = 2.0
+"""Seconds between two looks whether a search has something to do for this process."""
 
 UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 """What reading a damaged training state may raise, beside the usual."""
@@ -96,7 +101,7 @@ class CellEnded:
     cell: Cell
     name: str
     number: int
-    outcome: str  # finished, already finished, busy elsewhere, failed, failed before
+    outcome: str  # finished, already finished, busy elsewhere, failed, failed before, crossed
     error: str = ""
 
 
@@ -121,17 +126,17 @@ def run_study(
     `stop` is asked between steps; once it says so, the state is saved and Interrupted raised. A cell that
     fails is recorded with its reason and the next one begins. StoreError where the store itself cannot be used.
     """
+    if study.estimation.search == "bisect":
+        if options.split == "batch":
+            raise RunError("a search trains a curve in each process: use --split cells")
+        if group.count > 1:
+            leave()
+        yield from _run_search(study, store, stop=stop, group=group, options=options)
+        return
     if group.leads:
-        store.register(
-            study.name,
-            title=study.title,
-            figure=study.figure,
-            path=study.path,
-            axes=study.axes,
-            estimation=study.estimation.model_dump(mode="json"),
-            cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
-        )
+        _register(study, store, study.cells)
     group.any(True)  # the others read the store after this
+    failures = store.failures(study.name)
     numbered = shard_of(study, options.shard)
     settled = _settled(study, store, options)
     # as the first process sees it, for the others look a moment later
@@ -149,7 +154,61 @@ def run_study(
         return
     if group.count > 1:
         leave()
-    yield from _run_apart(waiting, store, stop=stop, count=group.count, device=group.device, options=options)
+
+    def failed_meanwhile(cell: Cell) -> bool:
+        now = store.failures(study.name) if group.count > 1 else failures
+        return now.get(cell.cell_id, 0) > failures.get(cell.cell_id, 0)
+
+    yield from _run_apart(waiting, store, stop=stop, group=group, options=options, skip=failed_meanwhile)
+
+
+def _register(study: Study, store: Store, cells: Sequence[StudyCell]) -> None:
+    store.register(
+        study.name,
+        title=study.title,
+        figure=study.figure,
+        path=study.path,
+        axes=study.axes,
+        estimation=study.estimation.model_dump(mode="json"),
+        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in cells],
+    )
+
+
+def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
+    """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
+    alone = Group(device=group.device)
+    line = enough_of(study.estimation)
+    failed: set[str] = set()
+    _register(study, store, [])
+    if not options.retry_failed:
+        rows = store.rows("SELECT cell_id FROM attempts GROUP BY cell_id HAVING max_by(outcome, started_at) = 'failed'")
+        failed = {row["cell_id"] for row in rows}
+    number = 0
+    while not stop():
+        state = next_round(study, store)
+        _register(study, store, [*state.used, *state.wanted])
+        wanted = [entry for entry in state.wanted if entry.cell.cell_id not in failed]
+        if not wanted:
+            return
+        worked = False
+        for entry in wanted[group.rank % len(wanted) :] + wanted[: group.rank % len(wanted)]:
+            for event in run_cell(
+                entry.cell, store, name=entry.name, number=number + 1, stop=stop, group=alone, enough=line
+            ):
+                outcome = event.outcome if isinstance(event, CellEnded) else ""
+                worked = worked or outcome not in ("", "busy elsewhere")
+                if outcome == "failed":
+                    failed.add(entry.cell.cell_id)
+                if outcome != "busy elsewhere":
+                    yield event
+                if outcome == "failed" and options.fail_fast:
+                    return
+            if worked:
+                number += 1
+                break
+        else:
+            time.sleep(SEARCH_POLL)  # every curve is in another process' hands
+    raise Interrupted
 
 
 def shard_of(study: Study, shard: tuple[int, int]) -> list[tuple[int, StudyCell]]:
@@ -213,27 +272,29 @@ def _run_apart(
     store: Store,
     *,
     stop: Stop,
-    count: int,
-    device: torch.device,
+    group: Group,
     options: Options,
+    skip: Callable[[Cell], bool],
 ) -> Iterator[Event]:
-    """Train one cell after another in this process, leaving out those that another one works on.
+    """Train one cell after another in this process, leaving out those that another one works on, or that failed there.
 
     The lock of each cell is what deals the cells out: nothing is sent between processes, and the cell of one that
     dies is free for the others, which look again once they are through.
     """
-    alone = Group(device=device)
-    queue = _largest_first(waiting) if count > 1 else waiting
+    alone = Group(device=group.device)
+    queue = _largest_first(waiting) if group.count > 1 else waiting
     for last_look in (False, True):
         busy = []
         for number, entry in queue:
             if stop():
                 raise Interrupted
+            if skip(entry.cell):
+                continue
             for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=alone):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
                 if outcome == "busy elsewhere":
                     busy.append((number, entry))
-                by_others = outcome in ("busy elsewhere", "already finished") and count > 1
+                by_others = outcome in ("busy elsewhere", "already finished") and group.count > 1
                 if not by_others and (outcome != "busy elsewhere" or last_look):
                     yield event
                 if outcome == "failed" and options.fail_fast:
@@ -241,8 +302,20 @@ def _run_apart(
         queue = busy
 
 
-def run_cell(cell: Cell, store: Store, *, name: str, number: int, stop: Stop, group: Group = ALONE) -> Iterator[Event]:
-    """Train and score one cell, unless it is finished or another process works on it."""
+def run_cell(
+    cell: Cell,
+    store: Store,
+    *,
+    name: str,
+    number: int,
+    stop: Stop,
+    group: Group = ALONE,
+    enough: float | None = None,
+) -> Iterator[Event]:
+    """Train and score one cell, unless it is finished or another process works on it.
+
+    With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
+    """
     path = store.state_path(cell.cell_id)
     with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(True) as free:
         if group.first([int(free)]) == [0]:
@@ -259,7 +332,13 @@ def run_cell(cell: Cell, store: Store, *, name: str, number: int, stop: Stop, gr
             return
         attempt = Attempt(store, cell.cell_id, group)
         try:
-            yield from CellRun(cell, store, attempt.id, group, path, stop).events(name, number, missing)
+            for event in CellRun(cell, store, attempt.id, group, path, stop).events(name, number, missing):
+                yield event
+                answer = (event.ratio, event.epoch) if isinstance(event, Measured) else (0.0, 0)
+                if enough is not None and answer[0] >= enough and answer[1] < cell.T.epochs:
+                    attempt.end("crossed")
+                    yield CellEnded(cell, name, number, "crossed")
+                    return
         except Interrupted:
             attempt.end("interrupted")
             raise

@@ -112,49 +112,49 @@ MIGRATIONS = [
 
 
 CONFLICTS = """
-    WITH shared AS (FROM checkpoints SEMI JOIN other.checkpoints USING (cell_id, epoch))
-    SELECT cell_id, epoch FROM shared JOIN other.checkpoints AS o USING (cell_id, epoch)
+    WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))
+    SELECT cell_id, epoch FROM shared JOIN other_.checkpoints AS o USING (cell_id, epoch)
     WHERE (shared.samples, shared.memorized) IS DISTINCT FROM (o.samples, o.memorized)
     UNION
     SELECT cell_id, epoch
-    FROM evidence JOIN other.evidence AS o USING (cell_id, epoch, sample)
+    FROM evidence JOIN other_.evidence AS o USING (cell_id, epoch, sample)
     WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
     ORDER BY ALL
 """
 """Checkpoints that two stores have measured differently."""
 
 MERGE = [
-    "INSERT OR IGNORE INTO cells FROM other.cells",
+    "INSERT OR IGNORE INTO cells FROM other_.cells",
     """
     DELETE FROM study_cells WHERE study IN (
-        SELECT study FROM studies JOIN other.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
     )
     """,
     """
-    INSERT INTO study_cells FROM other.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
-        SELECT study FROM studies JOIN other.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    INSERT INTO study_cells FROM other_.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
     )
     """,
     """
-    INSERT OR REPLACE INTO studies FROM other.studies AS o WHERE NOT EXISTS (
+    INSERT OR REPLACE INTO studies FROM other_.studies AS o WHERE NOT EXISTS (
         FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
     )
     """,
-    "INSERT OR IGNORE INTO attempts FROM other.attempts",
+    "INSERT OR IGNORE INTO attempts FROM other_.attempts",
     """
-    INSERT INTO evidence FROM other.evidence AS o
+    INSERT INTO evidence FROM other_.evidence AS o
     WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
     """,
-    "INSERT OR IGNORE INTO pairs FROM other.pairs",
+    "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     """
-    INSERT OR REPLACE INTO checkpoints FROM other.checkpoints AS o WHERE NOT EXISTS (
+    INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
         FROM checkpoints AS c
         WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch
             AND (c.measured_at, c.attempt_id) <= (o.measured_at, o.attempt_id)
     )
     """,
 ]
-"""How one store takes over another one, attached as `other`; studies' cells before the studies that decide on them."""
+"""How one store takes over another one, attached as `other_`; studies' cells before the studies that decide on them."""
 
 
 @dataclass(frozen=True)
@@ -531,7 +531,7 @@ class Store:
         with other.reading():
             pass  # says what is wrong with it, if anything
         with self.writing(PATIENCE) as connection:
-            connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS other (READ_ONLY)")
+            connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS other_ (READ_ONLY)")
             conflicts = connection.execute(CONFLICTS).fetchall()
             if conflicts:
                 named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
@@ -562,6 +562,17 @@ class Store:
     def finished_cells(self, study: str) -> set[str]:
         """Return the cells of a study that have all their checkpoints."""
         return {row["cell_id"] for row in self.cells(study) if row["measured"] >= row["expected"]}
+
+    def failures(self, study: str) -> dict[str, int]:
+        """Return how often each cell of a study has failed."""
+        rows = self.rows(
+            """
+            SELECT cell_id, count(*) AS failures FROM attempts
+            WHERE outcome = 'failed' AND cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id
+            """,
+            [study],
+        )
+        return {row["cell_id"]: row["failures"] for row in rows}
 
     def studies(self) -> list[Row]:
         """Return every study, the one registered last first; JSON columns decoded."""

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -56,6 +56,7 @@ class Study:
     axes: tuple[tuple[str, ...], ...]
     cells: tuple[StudyCell, ...]
     estimation: Estimation
+    layer: Layer = field(default_factory=Layer, repr=False, compare=False)  # what the file says, to ask other sizes
 
     @classmethod
     def load(cls, path: Path, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -65,7 +66,9 @@ class Study:
         """
         faults = Faults()
         layer = read_study(path, profile=profile, overrides=overrides, faults=faults)
-        texts, axes, cells, estimation = _resolve(layer, path, faults)
+        estimation = _build(Estimation, "emm", layer.settings, path, faults, set()) or Estimation()
+        searched = _searched(layer, estimation, path, faults)
+        texts, axes, cells = _resolve(searched, path, faults)
         faults.raise_if_any()
         return cls(
             name=study_name(path, profile),
@@ -75,7 +78,38 @@ class Study:
             axes=tuple(tuple(axis) for axis in axes),
             cells=cells,
             estimation=estimation,
+            layer=layer,
         )
+
+    @property
+    def search_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest size of a search; ValueError where the study is a grid."""
+        if self.estimation.search != "bisect" or self.estimation.range is None:
+            raise ValueError(f"{self.name} has no search")
+        low, high = self.estimation.range
+        return low, high
+
+    @property
+    def one_more_draw(self) -> int | None:
+        """Return a draw that is not the study's; None where draws are on an axis, or are the file's order."""
+        on_axis = any("P.draw" in axis for axis in self.axes)
+        draw = self.cells[0].cell.P.draw
+        return None if on_axis or isinstance(draw, str) else draw + 1
+
+    def at(self, size: int, *, draw: int | None = None) -> list[StudyCell]:
+        """Return the cells of a search at one size, on the study's draw or another one."""
+        faults = Faults()
+        fixed = {"P.size": size} | ({} if draw is None else {"P.draw": draw})
+        above = Layer({key: Setting(value, Place(self.path)) for key, value in fixed.items()})
+        _, _, cells = _resolve(above.over(self.layer), Path(self.path), faults)
+        faults.raise_if_any()
+        text = _as_text(fixed)
+        return [
+            replace(
+                entry, axis_values={**entry.axis_values, **fixed}, name=", ".join(filter(None, [entry.curve, text]))
+            )
+            for entry in cells
+        ]
 
     @property
     def distinct(self) -> list[StudyCell]:
@@ -88,16 +122,38 @@ def study_name(path: Path, profile: str | None = None) -> str:
     return path.stem if profile is None else f"{path.stem}@{profile}"
 
 
-def _resolve(
-    layer: Layer, path: Path, faults: Faults
-) -> tuple[dict[str, str], list[list[str]], tuple[StudyCell, ...], Estimation]:
+def _searched(layer: Layer, estimation: Estimation, path: Path, faults: Faults) -> Layer:
+    """Return the layer with the two ends of a search as its sizes, with the faults that a search can have noted."""
+    settings = layer.settings
+    place = next((settings[key].place for key in ("emm.range", "emm.search") if key in settings), Place(str(path)))
+    if estimation.search == "grid":
+        if estimation.range is not None:
+            faults.add(place, "emm.range", 'is for a search; add search = "bisect", or put P.size on an axis')
+        return layer
+    if estimation.range is None:
+        faults.add(
+            place, "emm.range", "missing; a search needs its smallest and largest size, as in range = [16, 4096]"
+        )
+        return layer
+    low, high = estimation.range
+    if not 2 <= low < high:
+        faults.add(place, "emm.range", f"must be two sizes from 2 on, the smaller one first, not {[low, high]}")
+        return layer
+    for axis in layer.axes or []:
+        if "P.size" in axis:
+            faults.add(axis["P.size"].place, "P.size", "is on an axis, but a search chooses the sizes itself")
+            return layer
+    kept = {key: setting for key, setting in settings.items() if key != "P.size"}
+    return Layer(kept, [*(layer.axes or []), {"P.size": Setting([low, high], place)}])
+
+
+def _resolve(layer: Layer, path: Path, faults: Faults) -> tuple[dict[str, str], list[list[str]], tuple[StudyCell, ...]]:
     texts: dict[str, str] = {key: layer.settings[key].value for key in ("title", "figure") if key in layer.settings}
     axes = layer.axes or []
-    estimation = _build(Estimation, "emm", layer.settings, path, faults, set()) or Estimation()
     count = math.prod(len(next(iter(axis.values())).value) for axis in axes)
     if count > MOST_CELLS:
         faults.add(Place(str(path)), "axes", f"cross to {count} cells; {MOST_CELLS} is the most")
-        return texts, [], (), estimation
+        return texts, [], ()
     cells: dict[tuple[str, str], StudyCell] = {}
     for values in _combinations(axes):
         cell = _cell({**layer.settings, **values}, path, faults)
@@ -105,7 +161,7 @@ def _resolve(
             axis_values = {key: setting.value for key, setting in values.items()}
             curve, name = _curve(axes, axis_values), _as_text(axis_values) or f"P.size = {cell.P.size}"
             cells.setdefault((cell.cell_id, curve), StudyCell(cell, axis_values, name, curve))
-    return texts, [list(axis) for axis in axes], tuple(cells.values()), estimation
+    return texts, [list(axis) for axis in axes], tuple(cells.values())
 
 
 def _combinations(axes: list[dict[str, Setting]]) -> Iterator[dict[str, Setting]]:

@@ -31,6 +31,7 @@ LAYERS = [
     "training",
     "emm",
     "store",
+    "search",
     "provenance",
     "scoring",
 ]
@@ -61,6 +62,7 @@ MAY_IMPORT = {
     "emm": set(),
     "store": {"config", "errors"},
     "provenance": {"store"},
+    "search": {"config", "emm", "store", "study"},
     "scoring": {"config", "data", "errors", "group", "images", "memorization", "provenance", "store"},
     "runner": set(LAYERS),
     "report": {"store", "emm", "config", "errors"},
@@ -81,7 +83,20 @@ MATHEMATICS = {
 
 FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqlite3", "subprocess", "tempfile"}
 
-WITHOUT_TORCH = ["errors", "layout", "config", "cost", "plan", "studyfile", "study", "emm", "store", "report", "cli"]
+WITHOUT_TORCH = [
+    "errors",
+    "layout",
+    "config",
+    "cost",
+    "plan",
+    "search",
+    "studyfile",
+    "study",
+    "emm",
+    "store",
+    "report",
+    "cli",
+]
 
 
 def sources(module: str) -> list[Path]:

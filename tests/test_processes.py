@@ -24,7 +24,7 @@ from diffmem.store import Row, Store, merged
 from diffmem.study import Study
 
 FOUR_CELLS = tiny.TEXT + "[[axes]]\nP.draw = [0, 1]\n"
-LONGER = ("--set", "T.epochs=300", "--set", "score.every=100")
+LONGER = ("--set", "T.epochs=240", "--set", "score.every=80")
 MINUTES = 300.0
 
 
@@ -74,14 +74,13 @@ def test_two_processes_with_a_cell_each_measure_the_same_bit_by_bit(study, alone
     assert sum("cell 1/4" in line for line in result.stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("processes", ["2", "3"])
-def test_processes_that_train_a_cell_together_measure_the_same_up_to_rounding(study, alone, tmp_path, processes):
-    result = run(study, tmp_path / "s.duckdb", "--processes", processes, "--split", "batch")
+def test_processes_that_train_a_cell_together_measure_the_same_up_to_rounding(study, alone, tmp_path):
+    result = run(study, tmp_path / "s.duckdb", "--processes", "2", "--split", "batch")
     assert result.returncode == 0, result.stderr
     check_close(tiny.results(Store(tmp_path / "s.duckdb")), alone)
     assert {line[:3] for line in result.stdout.splitlines()} == {"[0]"}
     attempts = Store(tmp_path / "s.duckdb").rows("SELECT device FROM attempts")
-    assert all(row["device"].startswith(f"{processes} x ") for row in attempts)
+    assert all(row["device"].startswith("2 x ") for row in attempts)
     assert list((tmp_path / "states").iterdir()) == []
 
 
@@ -284,12 +283,11 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("split", ["cells", "batch"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("split", "number"), [("cells", signal.SIGINT), ("batch", signal.SIGTERM)])
 def test_a_signal_to_the_launcher_saves_everything_and_the_run_goes_on(study, alone_longer, tmp_path, split, number):
     store = tmp_path / "s.duckdb"
     with running(study, store, "--split", split) as process:
-        wait_for(process, "epoch 100")
+        wait_for(process, "epoch 80")
         process.send_signal(number)
         _, errors = process.communicate(timeout=MINUTES)
     assert process.returncode == 128 + number, errors
@@ -307,7 +305,7 @@ def test_a_process_lost_in_batch_mode_ends_the_run_with_a_reason_and_the_next_ru
 ):
     store = tmp_path / "s.duckdb"
     with running(study, store, "--split", "batch") as process:
-        wait_for(process, "epoch 100")
+        wait_for(process, "epoch 80")
         os.kill(max(workers(process)), signal.SIGKILL)
         _, errors = process.communicate(timeout=MINUTES)
     assert process.returncode != 0

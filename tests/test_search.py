@@ -1,15 +1,24 @@
 """The search for an EMM: the right bracket in few trainings, whatever the curve."""
 
 import math
+from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
+from diffmem.errors import StudyError
+from diffmem.report.estimates import study_curves
+from diffmem.search import next_round
+from diffmem.store import Store
+from diffmem.study import Study
 
 
-def search(crossing: float, low: int, high: int, tolerance: float, known: dict[int, float] | None = None) -> dict[int, float]:
+def search(
+    crossing: float, low: int, high: int, tolerance: float, known: dict[int, float] | None = None
+) -> dict[int, float]:
     """Search a curve that crosses 0.9 at a size; return the points, in the order of their measurement."""
     points = dict(known or {})
     while (size := next_size(points, low, high, tolerance=tolerance)) is not None:
@@ -49,7 +58,9 @@ def test_a_search_brackets_the_crossing_within_the_tolerance_and_the_bound(ends,
 def test_a_search_never_takes_more_trainings_than_promised(ends, tolerance, where):
     low, high = ends
     promised = math.ceil(2 + max(0.0, math.log2(math.log(high / low) / math.log(1 + tolerance))))
-    assert len(search(low * (high / low) ** where, low, high, tolerance)) <= promised == most_sizes(low, high, tolerance)
+    assert (
+        len(search(low * (high / low) ** where, low, high, tolerance)) <= promised == most_sizes(low, high, tolerance)
+    )
 
 
 @pytest.mark.parametrize(("crossing", "text", "trainings"), [(1, "< 10", 1), (1e6, "> 1000", 2)])
@@ -72,3 +83,120 @@ def test_neighbouring_sizes_are_close_enough_whatever_the_tolerance():
 @pytest.mark.parametrize(("value", "near"), [(0.9, True), (0.87, True), (0.93, True), (0.8, False), (1.0, False)])
 def test_a_ratio_near_the_line_is_one_that_noise_could_move_across(value, near):
     assert near_line(value, samples=200) == near
+
+
+# --- a study that searches -----------------------------------------------------------------------------
+
+STUDY = """
+[P]
+dataset = "digits"
+[M]
+precondition = "edm"
+width = 4
+channel_mult = [1, 1]
+blocks = 1
+[T]
+epochs = 40
+batch_size = 8
+[[axes]]
+M.dropout = [0.0, 0.2]
+[score]
+samples = 200
+every = 10
+steps = 3
+[emm]
+search = "bisect"
+range = [4, 64]
+tolerance = 0.5
+"""
+
+
+def load(folder: Path, text: str = STUDY) -> Study:
+    (folder / "found.toml").write_text(text)
+    return Study.load(folder / "found.toml")
+
+
+def pretend(study: Study, store: Store, crossing: dict[str, float], most: int = 100) -> list[list[str]]:
+    """Search with cells that have the ratio of a curve instead of training them; return the names of each round."""
+    rounds = []
+    for _ in range(most):
+        state = next_round(study, store)
+        if not state.wanted:
+            return rounds
+        rounds.append([entry.name for entry in state.wanted])
+        tiny.register(store, study, [*state.used, *state.wanted])
+        for entry in state.wanted:
+            value = ratio(entry.cell.P.size, crossing[entry.curve])
+            tiny.measure(store, entry.cell, [value] * len(entry.cell.checkpoints), samples=200)
+    raise AssertionError("the search does not end")
+
+
+def test_every_curve_of_a_study_is_searched_on_its_own(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study, [])
+    crossing = {"M.dropout = 0.0": 11.0, "M.dropout = 0.2": 30.0}
+    rounds = pretend(study, store, crossing)
+    assert rounds[0] == ["M.dropout = 0.0, P.size = 4", "M.dropout = 0.2, P.size = 4"]
+    assert len(rounds) <= most_sizes(4, 64, 0.5) + 2  # and one more draw near the line
+    for curve in study_curves(store, next(iter(store.studies()))):
+        assert curve.estimate.lower <= crossing[curve.label] <= curve.estimate.upper
+        assert (curve.estimate.upper - 1) / curve.estimate.lower <= 1.5
+
+
+def test_a_ratio_near_the_line_is_measured_on_one_more_draw(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study, [])
+    rounds = pretend(study, store, {"M.dropout = 0.0": 4.1, "M.dropout = 0.2": 1000.0})
+    assert rounds[1][0] == "M.dropout = 0.0, P.size = 4, P.draw = 1"
+    assert sum("P.size = 4, P.draw = 1" in name for names in rounds for name in names) == 1
+
+
+def test_cells_that_the_store_has_count_first(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study, [entry for size in (4, 20, 24, 64) for entry in study.at(size)])
+    for size in (4, 20, 24, 64):
+        for entry in study.at(size):
+            value = 1.0 if size <= 20 else 0.1
+            tiny.measure(store, entry.cell, [value] * len(entry.cell.checkpoints), samples=200)
+    assert next_round(study, store).wanted == []
+
+
+@pytest.mark.parametrize(
+    ("emm", "message"),
+    [
+        ('search = "bisect"', "emm.range: missing"),
+        ("range = [4, 64]", "emm.range: is for a search"),
+        ('search = "bisect"\nrange = [64, 4]', "must be two sizes from 2 on, the smaller one first"),
+        ('search = "bisect"\nrange = [4, 5000]', "balanced sets of up to 1740"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_with_its_line(tmp_path, emm, message):
+    text = STUDY.split("[emm]")[0] + f"[emm]\n{emm}\n"
+    if "search" not in emm:
+        text = text.replace("[P]\n", "[P]\nsize = 8\n")
+    with pytest.raises(StudyError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+    assert "found.toml:" in str(caught.value)
+
+
+def test_a_search_chooses_the_sizes_itself(tmp_path):
+    with pytest.raises(StudyError, match="is on an axis, but a search chooses"):
+        load(tmp_path, STUDY + "[[axes]]\nP.size = [4, 8]\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path, processes):
+    text = STUDY.replace("samples = 200", "samples = 60").replace("[emm]", "[emm]\nepsilon = 0.999\nthreshold = 1.0")
+    study, store = load(tmp_path, text), Store(tmp_path / "s.duckdb")
+    command = ("run", tmp_path / "found.toml", "--store", store.path, "--processes", processes)
+    result = tiny.diffmem(*command)
+    assert result.returncode == 0, result.stderr
+    outcomes = {row["outcome"] for row in store.rows("SELECT outcome FROM attempts")}
+    assert outcomes <= {"crossed", "finished"}
+    assert next_round(study, store).wanted == []
+    before = len(store.rows("FROM attempts"))
+    assert tiny.diffmem(*command).returncode == 0
+    assert len(store.rows("FROM attempts")) == before
+    assert "EMM" in tiny.diffmem("emm", "found", "--store", store.path).stdout

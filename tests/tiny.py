@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffmem.config import Cell
 from diffmem.store import Checkpoint, Provenance, Row, Store
-from diffmem.study import Study
+from diffmem.study import Study, StudyCell
 
 TEXT = """
 title = "Tiny"
@@ -146,8 +146,9 @@ def load(folder: Path, text: str, name: str = "tiny") -> Study:
     return Study.load(write(folder, text, name))
 
 
-def register(store: Store, study: Study) -> None:
-    """Make the study known to the store, as a run does."""
+def register(store: Store, study: Study, cells: Sequence[StudyCell] | None = None) -> None:
+    """Make the study known to the store, as a run does, with its own cells or others."""
+    listed = study.cells if cells is None else cells
     store.register(
         study.name,
         title=study.title,
@@ -155,7 +156,7 @@ def register(store: Store, study: Study) -> None:
         path=study.path,
         axes=study.axes,
         estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
+        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in listed],
     )
 
 

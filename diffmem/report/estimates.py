@@ -69,7 +69,7 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
         Point(size, fmean(cell["best"] for cell in runs), fmean(cell["last"] for cell in runs), len(runs))
         for size, runs in sorted(sizes.items())
     ]
-    unfinished = sum(cell["measured"] < cell["expected"] for cell in cells)
+    unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
     note = f"{unfinished} of {len(cells)} cells are not finished" if unfinished else ""
     if not points:
         return Curve(label, points, epsilon, None, None, note)
@@ -81,7 +81,8 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
 
 
 def cell_state(cell: Row) -> str:
-    """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost or waiting."""
+    """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost,
+    crossed (a search needed no more of it) or waiting."""
     if cell["measured"] >= cell["expected"]:
         return "finished"
     outcome = cell["outcome"]
