@@ -333,7 +333,7 @@ def plan(
     if measure and tflops:
         raise click.UsageError("--measure and --tflops are two ways to tell the time; take one")
     loaded = _load(study, profile, overrides)
-    from diffmem.plan import Throughput, plan_cells
+    from diffmem.plan import Throughput, plan_cells, plan_search
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -376,6 +376,13 @@ def plan(
         f"to go: {_with_unit(trained)} images to train, {_with_unit(generated)} to generate, "
         f"{_with_unit(operations)} floating-point operations"
     )
+    if loaded.estimation.search == "bisect":
+        search = plan_search(loaded)
+        click.echo(
+            f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
+            f"{_with_unit(search.expected)} operations expected, {_with_unit(search.worst)} at worst; a grid as fine has "
+            f"{search.grid_sizes} sizes a curve and {_with_unit(search.grid)} operations"
+        )
     if speed is not None:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
         click.echo(f"time on one device, {whence}: {_duration(sum(row['seconds'] for row in rows))}")

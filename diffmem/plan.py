@@ -1,5 +1,6 @@
 """Plans: what a study would train and generate, how much of it is there already, and what the rest costs."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 from diffmem.config import Cell
 from diffmem.cost import Cost, cell_cost
+from diffmem.emm import most_sizes
 from diffmem.errors import DiffmemError
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
@@ -70,3 +72,35 @@ def _cells_of_other_studies(path: Path, profile: str | None) -> Counter[str]:
             continue
         found.update(entry.cell.cell_id for entry in study.distinct)
     return found
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search costs, beside a grid of sizes as fine as its tolerance; operations over all curves."""
+
+    sizes: int  # at most, for each curve
+    expected: int  # operations, with every crossing in the middle of the range on a log scale
+    worst: int  # with every crossing at its upper end
+    grid_sizes: int
+    grid: int
+
+
+def plan_search(study: Study) -> SearchPlan:
+    """Return what the search of a study costs from the start, each cell trained to its end."""
+    low, high = study.search_range
+    tolerance = study.estimation.tolerance
+
+    def operations(size: float) -> int:
+        return sum(cell_cost(entry.cell).operations for entry in study.at(round(size)))
+
+    sizes = most_sizes(low, high, tolerance)
+    ends = operations(low) + operations(high)
+    steps = math.ceil(math.log(high / low) / math.log(1 + tolerance))
+    grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
+    return SearchPlan(
+        sizes=sizes,
+        expected=ends + (sizes - 2) * operations(math.sqrt(low * high)),
+        worst=ends + (sizes - 2) * operations(high),
+        grid_sizes=len(grid),
+        grid=sum(map(operations, grid)),
+    )

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "layout": set(),
     "config": {"errors", "layout"},
     "cost": {"config", "layout"},
-    "plan": {"config", "cost", "errors", "store", "study"},
+    "plan": {"config", "cost", "emm", "errors", "store", "study"},
     "throughput": {"config", "cost", "denoiser", "plan", "sampling", "training"},
     "studyfile": {"config", "errors"},
     "images": {"errors"},

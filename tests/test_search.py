@@ -8,9 +8,11 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmem.cost import cell_cost
 from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.errors import StudyError
 from diffmem.report.estimates import study_curves
+from diffmem.plan import plan_search
 from diffmem.search import next_round
 from diffmem.store import Store
 from diffmem.study import Study
@@ -183,6 +185,20 @@ def test_a_search_that_cannot_be_is_refused_with_its_line(tmp_path, emm, message
 def test_a_search_chooses_the_sizes_itself(tmp_path):
     with pytest.raises(StudyError, match="is on an axis, but a search chooses"):
         load(tmp_path, STUDY + "[[axes]]\nP.size = [4, 8]\n")
+
+
+def test_plan_shows_a_search_beside_a_grid_as_fine(tmp_path):
+    study = load(tmp_path)
+    planned = plan_search(study)
+    cost = {size: sum(cell_cost(entry.cell).operations for entry in study.at(size)) for size in (4, 16, 64)}
+    assert planned.sizes == most_sizes(4, 64, 0.5) == 5
+    assert planned.worst == cost[4] + 4 * cost[64]
+    assert planned.expected == cost[4] + cost[64] + 3 * cost[16]
+    assert planned.grid_sizes == 8  # 4 * 1.5^7 = 68
+    assert planned.expected < planned.worst < planned.grid
+    shown = tiny.diffmem("plan", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb").stdout
+    assert "at most 5 sizes a curve" in shown
+    assert "8 sizes a curve" in shown
 
 
 @pytest.mark.slow
