@@ -380,8 +380,8 @@ def plan(
         search = plan_search(loaded)
         click.echo(
             f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
-            f"{_with_unit(search.expected)} operations expected, {_with_unit(search.worst)} at worst; a grid as fine has "
-            f"{search.grid_sizes} sizes a curve and {_with_unit(search.grid)} operations"
+            f"{_with_unit(search.expected)} operations expected, {_with_unit(search.worst)} at worst; "
+            f"a grid as fine has {search.grid_sizes} sizes a curve and {_with_unit(search.grid)} operations"
         )
     if speed is not None:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"

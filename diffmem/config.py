@@ -204,6 +204,9 @@ class Scoring(Settings):
         None, ge=1, description="Epochs between checkpoints; default: a sixteenth of the training."
     )
     steps: int = Field(18, ge=2, description="Noise levels of the Heun sampler.")
+    precision: float | None = Field(
+        None, gt=0, lt=0.5, description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower."
+    )
     batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
     pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
 
@@ -314,7 +317,8 @@ class Cell(Settings):
 
         A user's own files stand in it by their content, so that the same images at another place are the same cell.
         """
-        data = self.model_dump(mode="json", include={"P", "M", "T", "score"}, exclude={"score": set(NO_NUMBERS)})
+        without = NO_NUMBERS | ({"precision"} if self.score.precision is None else set())
+        data = self.model_dump(mode="json", include={"P", "M", "T", "score"}, exclude={"score": set(without)})
         for part in (data["P"], data["P"]["blend"] or {}):
             if part.get("dataset") in self.fingerprints:
                 part["dataset"] = self.fingerprints[part["dataset"]]

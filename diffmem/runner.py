@@ -41,6 +41,8 @@ LOSS_CHECK = 100
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
 
+PRECISION_CHECK = 500
+"""Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
 SEARCH_POLL = 2.0
 """Seconds between two looks whether a search has something to do for this process."""
 
@@ -534,22 +536,15 @@ class CellRun:
     ) -> Iterator[Event]:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
-        score, share = self.cell.score, self.group.share(self.cell.score.samples)
+        score = self.cell.score
         scores = Scores(images, pairs=score.pairs if self.group.leads else 0)
-        start, size = share.start, score.batch_size
-        while start < share.stop:
-            batch = range(start, min(start + size, share.stop))
-            try:
-                scores.add(self._generate(denoiser, batch, images))
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size = (len(batch) + 1) // 2
-                torch.cuda.empty_cache()
-                continue
-            start = batch.stop
-            yield Generated(self.cell, epoch, batch.stop)
-        scores.gather(self.group, score.samples)
+        at_once = PRECISION_CHECK if score.precision else score.samples
+        for first in range(0, score.samples, at_once):
+            part = range(first, min(first + at_once, score.samples))
+            yield from self._score(denoiser, images, epoch, part, scores)
+            scores.gather(self.group, len(part))
+            if score.precision and scores.half_width() <= score.precision:
+                break
         checkpoint = scores.checkpoint(
             self.cell.cell_id,
             self.attempt,
@@ -562,6 +557,25 @@ class CellRun:
         if self.group.leads:
             self.store.append(checkpoint)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _score(
+        self, denoiser: DenoiserFunction, images: Tensor, epoch: int, part: range, scores: Scores
+    ) -> Iterator[Event]:
+        """Generate and score this process' share of the images `part`; half as many at once where memory runs out."""
+        share = part[self.group.share(len(part))]
+        done, at_once = 0, self.cell.score.batch_size
+        while done < len(share):
+            batch = share[done : done + at_once]
+            try:
+                scores.add(self._generate(denoiser, batch, images))
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                at_once = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            done += len(batch)
+            yield Generated(self.cell, epoch, batch.stop)
 
     def _generate(self, denoiser: DenoiserFunction, batch: range, images: Tensor) -> Tensor:
         """Generate images of these numbers, of the shape of the training images."""

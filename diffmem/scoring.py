@@ -16,7 +16,7 @@ from torch import Tensor
 from diffmem.config import Estimation, content_hash
 from diffmem.data import load_source
 from diffmem.errors import DataError
-from diffmem.group import Group
+from diffmem.group import ALONE, Group
 from diffmem.images import read_images
 from diffmem.memorization import is_memorized, two_nearest
 from diffmem.provenance import provenance
@@ -31,6 +31,8 @@ class Scores:
 
     def __init__(self, training_images: Tensor, *, pairs: int) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
+        self.added_nearest: list[Tensor] = []
+        self.added_distances: list[Tensor] = []
         self.nearest: list[Tensor] = []
         self.distances: list[Tensor] = []
         self.pairs: list[tuple[bytes, bytes]] = []
@@ -38,18 +40,24 @@ class Scores:
     def add(self, generated: Tensor) -> None:
         """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
         index, distance = two_nearest(generated, self.training_images)
-        self.nearest.append(index[:, 0].cpu())
-        self.distances.append(distance.cpu())
+        self.added_nearest.append(index[:, 0].cpu())
+        self.added_distances.append(distance.cpu())
         for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
             self.pairs.append((png(image), png(self.training_images[nearest])))
 
-    def gather(self, group: Group, samples: int) -> None:
-        """Put the shares of all processes together, in the order of the images."""
-        if group.count > 1:
-            self.nearest = [group.gather(torch.cat(self.nearest or [torch.empty(0, dtype=torch.int64)]), samples)]
-            self.distances = [
-                group.gather(torch.cat(self.distances or [torch.empty(0, 2, dtype=torch.float64)]), samples)
-            ]
+    def gather(self, group: Group, count: int) -> None:
+        """Put together what the processes of a group have added since last time, `count` images in their order."""
+        nearest = torch.cat([torch.empty(0, dtype=torch.int64), *self.added_nearest])
+        distances = torch.cat([torch.empty(0, 2, dtype=torch.float64), *self.added_distances])
+        self.nearest.append(group.gather(nearest, count))
+        self.distances.append(group.gather(distances, count))
+        self.added_nearest, self.added_distances = [], []
+
+    def half_width(self) -> float:
+        """Return half the width of the 95% Wilson interval of the ratio so far."""
+        distances = torch.cat(self.distances)
+        low, high = wilson(int(is_memorized(distances).sum()), len(distances))
+        return (high - low) / 2
 
     def checkpoint(self, cell_id: str, attempt_id: str, **measured: Any) -> Checkpoint:
         """Return the row of the store; `measured` is epoch, step, loss, train_seconds and score_seconds."""
@@ -64,6 +72,12 @@ class Scores:
             pairs=self.pairs,
             **measured,
         )
+
+
+def wilson(memorized: int, samples: int) -> tuple[float, float]:
+    """Return the 95% Wilson interval of a memorization ratio."""
+    interval = binomtest(memorized, samples).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def png(image: Tensor) -> bytes:
@@ -153,13 +167,12 @@ def score_images(images: Path, against: str, store: Store) -> Score:
     scores = Scores(torch.from_numpy(source.images).to(device), pairs=PAIRS)
     for batch in torch.from_numpy(generated.images).split(BATCH):  # type: ignore[no-untyped-call]
         scores.add(batch.to(device))
+    scores.gather(ALONE, len(generated.images))
     seconds = time.monotonic() - started
     checkpoint = scores.checkpoint(
         cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
     )
     store.append(checkpoint)
     store.end_attempt(attempt, "finished")
-    interval = binomtest(checkpoint.memorized, checkpoint.samples).proportion_ci(method="wilson")
-    return Score(
-        name, checkpoint.samples, checkpoint.memorized, interval.low, interval.high, store.most_copied(cell.cell_id)
-    )
+    low, high = wilson(checkpoint.memorized, checkpoint.samples)
+    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, store.most_copied(cell.cell_id))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from scipy.stats import binomtest
 
 from diffmem.errors import StoreError
 from diffmem.group import ALONE
@@ -388,3 +389,45 @@ def test_out_of_memory_while_generating_halves_the_batch(study, tmp_path):
     (row,) = store.rows("SELECT samples FROM checkpoints")
     assert row["samples"] == 20
     assert store.rows("SELECT count(DISTINCT sample) AS n FROM evidence")[0]["n"] == 20
+
+
+# --- as many images as the precision asks for ----------------------------------------------------------
+
+PRECISE = tiny.TEXT.replace("samples = 20", "samples = 4000\nprecision = 0.02").replace("every = 12", "every = 30")
+
+
+@pytest.mark.slow
+def test_generation_stops_once_the_interval_is_narrow_enough_whatever_the_batches_and_processes(tmp_path):
+    study = tiny.write(tmp_path, PRECISE.replace("[0.0, 0.2]", "[0.0]"))
+    stores = [Store(tmp_path / f"{i}.duckdb") for i in range(3)]
+    for store, more in zip(
+        stores, [(), ("--set", "score.batch_size=130"), ("--processes", "2", "--split", "batch")], strict=True
+    ):
+        assert run(study, store.path, *more).returncode == 0
+    (row,) = stores[0].rows("SELECT samples, memorized FROM checkpoints")
+    assert row["samples"] % 500 == 0
+    assert row["samples"] < 4000
+
+    def half_width(memorized: float, samples: int) -> float:
+        interval = binomtest(round(memorized), samples).proportion_ci(method="wilson")
+        return (interval.high - interval.low) / 2
+
+    assert half_width(row["memorized"], row["samples"]) <= 0.02
+    if row["samples"] > 500:
+        (first,) = stores[0].rows(
+            "SELECT count(*) FILTER (d1 < d2 / 3) AS n FROM evidence WHERE sample < ?", [row["samples"] - 500]
+        )
+        assert half_width(first["n"], row["samples"] - 500) > 0.02
+    tiny.check_equal(
+        {"evidence": stores[1].rows("SELECT * FROM evidence ORDER BY ALL")},
+        {"evidence": stores[0].rows("SELECT * FROM evidence ORDER BY ALL")},
+    )
+    assert stores[2].rows("SELECT samples FROM checkpoints") == [{"samples": row["samples"]}]
+
+
+def test_precision_is_part_of_a_cell_only_where_it_is_asked_for(study):
+    plain = Study.load(study).cells[0].cell
+    assert "precision" not in plain.configuration["score"]
+    precise = Study.load(study, overrides=["score.precision=0.02"]).cells[0].cell
+    assert precise.configuration["score"]["precision"] == 0.02
+    assert precise.cell_id != plain.cell_id

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from diffmem.cost import cell_cost
 from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.errors import StudyError
-from diffmem.report.estimates import study_curves
 from diffmem.plan import plan_search
+from diffmem.report.estimates import study_curves
 from diffmem.search import next_round
 from diffmem.store import Store
 from diffmem.study import Study
