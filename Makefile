@@ -1,9 +1,9 @@
-# make demo: install, run the quickstart study, write its report.  make test: install, run all tests.
+# make demo: install, run the quickstart study, write its report.  make test: install, run all tests.  make bench: install, measure speed.
 
 PYTHON ?= python3
 STAMP = .venv/.installed-with-$(notdir $(PYTHON))
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint bench
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ demo: install
 
 test: install
 	.venv/bin/python -m pytest
+
+bench: install
+	.venv/bin/python -m pip install --quiet faiss-cpu
+	.venv/bin/diffmem bench --compare
 
 lint: install
 	.venv/bin/ruff check .

@@ -657,6 +657,26 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--compare", is_flag=True, help="Measure torch.cdist and faiss (pip install faiss-cpu) beside it.")
+@_json_option
+def bench(compare: bool, as_json: bool) -> None:
+    """Measure how fast this device trains, generates and finds neighbours, as shares of its matrix-product peak.
+
+    All figures are from one run, measured in turn, since a time alone says little on a machine that does other things.
+
+    Example: diffmem bench --compare --json > bench.json
+    """
+    from diffmem import bench as figures
+
+    device, name = figures.this_device()
+    rows = figures.bench(device) + (figures.compare(device) if compare else [])
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    _print_table(name, rows)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON schema of a study file, for completion in an editor.
 

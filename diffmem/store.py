@@ -124,7 +124,11 @@ CONFLICTS = """
 """Checkpoints that two stores have measured differently."""
 
 MERGE = [
-    "INSERT OR IGNORE INTO cells FROM other_.cells",
+    """
+    INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
+        FROM cells WHERE cells.cell_id = o.cell_id AND cells.created_at <= o.created_at
+    )
+    """,
     """
     DELETE FROM study_cells WHERE study IN (
         SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at

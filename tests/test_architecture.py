@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "config": {"errors", "layout"},
     "cost": {"config", "layout"},
     "plan": {"config", "cost", "emm", "errors", "store", "study"},
+    "bench": {"config", "cost", "denoiser", "memorization", "sampling", "streams", "training"},
     "throughput": {"config", "cost", "denoiser", "plan", "sampling", "training"},
     "studyfile": {"config", "errors"},
     "images": {"errors"},
@@ -66,7 +67,19 @@ MAY_IMPORT = {
     "scoring": {"config", "data", "errors", "group", "images", "memorization", "provenance", "store"},
     "runner": set(LAYERS),
     "report": {"store", "emm", "config", "errors"},
-    "cli": {"study", "store", "runner", "scoring", "report", "config", "errors", "plan", "throughput", "launch"},
+    "cli": {
+        "study",
+        "store",
+        "runner",
+        "scoring",
+        "report",
+        "config",
+        "errors",
+        "plan",
+        "throughput",
+        "launch",
+        "bench",
+    },
 }
 
 MATHEMATICS = {
