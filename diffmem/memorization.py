@@ -9,7 +9,10 @@ THRESHOLD = 1 / 3
 # A product of two values in -128..127 is at most 2^14, so a float32 sum of 1,024 of them is a whole number
 # of at most 2^24: exact, whatever the order of the additions, and also where TF32 rounds its factors.
 EXACT_TERMS = 1024
-IMAGE_ROWS, TRAINING_ROWS = 1024, 4096
+ROUNDING = 2.0**-24
+"""Relative rounding of one float32 addition."""
+CANDIDATES = 4
+IMAGE_ROWS, TRAINING_ROWS = 4096, 2048
 
 
 @torch.inference_mode()
@@ -32,8 +35,50 @@ def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor
 
 
 def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices and squared distances [n, 2] of the two nearest, keeping the best two block by block."""
+    """Return the indices and squared distances [n, 2] of the two nearest.
+
+    One float32 product ranks them, and the best few are then computed exactly. Where another one could be nearer, as
+    far as rounding goes, the row is computed exactly altogether.
+    """
     x = _centred(images)
+    x_norms = _squared_norms(x)
+    columns, ranks = [], []
+    guard, longest = torch.full((len(x),), torch.inf, device=x.device), x.new_zeros(())  # the best rank left out
+    for start in range(0, len(training_images), TRAINING_ROWS):
+        y = _centred(training_images[start : start + TRAINING_ROWS])
+        y_norms = _squared_norms(y)
+        longest = torch.maximum(longest, y_norms.max().float())
+        rank = torch.addmm((y_norms / 2).float(), x, y.T, alpha=-1)  # (||x - y||^2 - ||x||^2) / 2, rounded
+        for _ in range(min(2, len(y))):
+            column = rank.argmin(dim=1, keepdim=True)
+            columns.append(column + start)
+            ranks.append(rank.gather(1, column))
+            rank.scatter_(1, column, torch.inf)
+        guard = torch.minimum(guard, rank.amin(dim=1))
+    best, order = torch.cat(ranks, dim=1).sort(dim=1)
+    if best.shape[1] > CANDIDATES:
+        guard = torch.minimum(guard, best[:, CANDIDATES])
+    chosen = torch.cat(columns, dim=1).gather(1, order[:, :CANDIDATES]).sort(dim=1).values  # lower index first
+    index, squared = _exact_two(x, training_images, chosen)
+    # the norm of y and each addition of a product round once
+    error = (x.shape[1] + 2) * ROUNDING * (x_norms.sqrt() * longest.sqrt() + longest / 2)
+    unsure = torch.nonzero(guard - error <= (squared[:, 1] - x_norms) / 2 + error)[:, 0]
+    if len(unsure):
+        index[unsure], squared[unsure] = _search_exactly(x[unsure], training_images)
+    return index, squared
+
+
+def _exact_two(x: Tensor, training_images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two nearest of the chosen training images [n, k] of each row, exact."""
+    squared = torch.stack(
+        [(x - _centred(training_images[column])).double().square().sum(dim=1) for column in chosen.unbind(dim=1)], dim=1
+    )
+    values, order = _two_smallest(squared)
+    return chosen.gather(1, order), values
+
+
+def _search_exactly(x: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and squared distances [n, 2] of the two nearest, keeping the best two block by block."""
     x_norms = _squared_norms(x)
     index = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
     values = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
@@ -51,7 +96,8 @@ def _centred(images: Tensor) -> Tensor:
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    return rows.double().square().sum(dim=1)
+    parts = torch.split(rows, EXACT_TERMS, dim=1)
+    return torch.stack([part.square().sum(dim=1) for part in parts]).double().sum(dim=0)
 
 
 def _squared_distances(x: Tensor, y: Tensor, x_norms: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import LargestTensor, random_images
 
 from diffmem.memorization import (
+    CANDIDATES,
     EXACT_TERMS,
     IMAGE_ROWS,
     TRAINING_ROWS,
@@ -142,7 +143,7 @@ def test_no_generated_images_give_no_neighbours():
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images():
     largest = []
-    for n, N in ((IMAGE_ROWS, TRAINING_ROWS), (3000, 20_000)):
+    for n, N in ((IMAGE_ROWS, TRAINING_ROWS), (2 * IMAGE_ROWS, 20_000)):
         generated, training = random_images(n, 1, 8, 8), random_images(N, 1, 8, 8, seed=1)
         with LargestTensor() as seen:
             two_nearest(generated, training)
@@ -210,3 +211,19 @@ def test_duplicates_in_the_training_set_hide_a_replica():
     training = random_images(5, 1, 4, 4)
     _, distance = two_nearest(training[:1], torch.cat([training, training[:1]]))
     assert memorization_ratio(distance) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_neighbours_that_float32_cannot_tell_apart_are_told_apart(seed):
+    blocks, generator = 3 * CANDIDATES, torch.Generator().manual_seed(seed)
+    image = torch.randint(2, (1, 3, 32, 32), dtype=torch.uint8, generator=generator) * 255
+    training = (255 - image).repeat(blocks * TRAINING_ROWS, 1, 1, 1)
+    # one in each block: changed by one level in 3, the last two in 2 and 1 pixels; squared norms of 5e7 hide that
+    for block in range(blocks):
+        near = image.clone().flatten()
+        for pixel in range(min(3, blocks - block)):
+            near[pixel] = 254 if near[pixel] == 255 else 1
+        training[block * TRAINING_ROWS + 7] = near.view(3, 32, 32)
+    index, distance = two_nearest(image, training)
+    assert index.tolist() == [[(blocks - 1) * TRAINING_ROWS + 7, (blocks - 2) * TRAINING_ROWS + 7]]
+    assert distance.square().tolist() == [[pytest.approx(1.0), pytest.approx(2.0)]]
