@@ -134,7 +134,7 @@ def compare(device: torch.device) -> list[Row]:
         "torch.cdist and topk": lambda: [torch.cdist(rows, b).topk(2, largest=False) for rows in torch.split(a, 500)]
     }
     try:
-        import faiss  # type: ignore[import-not-found]
+        import faiss
 
         index = faiss.IndexFlatL2(a.shape[1])
         index.add(b.cpu().numpy())

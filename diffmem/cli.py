@@ -208,7 +208,8 @@ class StopOnSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
-            if time.monotonic() - self.at < 1:  # a terminal's Ctrl-C comes a second time from the launcher
+            again = number == self.signal and time.monotonic() - self.at < 1
+            if again and "RANK" in os.environ:  # a terminal's Ctrl-C comes a second time from the launcher
                 return
             os.write(2, b"\x1b[?25h" if os.isatty(2) else b"")  # the progress bars hide the cursor
             os._exit(128 + number)
