@@ -130,6 +130,7 @@ def run(
     stop = StopOnSignal()
     from diffmem.launch import default_processes, join, launched, leave, start
     from diffmem.runner import Interrupted, Options, run_study
+    from diffmem.search import most_cells
     from diffmem.store import Store
 
     store = Store(store_path)
@@ -140,10 +141,11 @@ def run(
         sys.exit(start(count, arguments))
     group = join()
     options = Options(split, part, fail_fast, retry_failed)
+    total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
     try:
         outcomes = _show(
             run_study(loaded, store, stop=stop, group=group, options=options),
-            total=len(loaded.distinct),
+            total=total,
             label=f"[{group.rank}] " if group.count > 1 else "",
         )
     except Interrupted:
@@ -153,11 +155,9 @@ def run(
     finally:
         leave()
     if busy := outcomes["busy elsewhere"]:
-        total = len(loaded.distinct)
         click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
     if failed := _failed(loaded, store, several=group.count > 1):
         tells = f"diffmem status {loaded.name} --store {store_path}"
-        total = len(loaded.distinct)
         click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
         sys.exit(1)
 
@@ -177,7 +177,9 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _waiting(study: "Study", store: "Store") -> int:
-    """Return how many cells of a study are not finished."""
+    """Return how many cells of a study can be trained at once: all that are not finished; of a search one a curve."""
+    if study.estimation.search == "bisect":
+        return len({entry.curve for entry in study.cells})
     finished = store.finished_cells(study.name) if store.exists() else set()
     return sum(entry.cell.cell_id not in finished for entry in study.distinct)
 

@@ -30,8 +30,7 @@ from diffmem.launch import leave
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
-from diffmem.search import enough as enough_of
-from diffmem.search import next_round
+from diffmem.search import enough, next_round
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 from diffmem.training import TrainingState, cpu_threads, set_precision, train
@@ -43,6 +42,8 @@ STATE_SECONDS = 300.0
 
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
+STOP_CHECK = 10
+"""Optimizer steps between two questions to a group on GPUs whether to stop."""
 SEARCH_POLL = 2.0
 """Seconds between two looks whether a search has something to do for this process."""
 
@@ -138,7 +139,7 @@ def run_study(
     if group.leads:
         _register(study, store, study.cells)
     group.any(True)  # the others read the store after this
-    failures = store.failures(study.name)
+    failures = Failures(store)
     numbered = shard_of(study, options.shard)
     settled = _settled(study, store, options)
     # as the first process sees it, for the others look a moment later
@@ -156,12 +157,7 @@ def run_study(
         return
     if group.count > 1:
         leave()
-
-    def failed_meanwhile(cell: Cell) -> bool:
-        now = store.failures(study.name) if group.count > 1 else failures
-        return now.get(cell.cell_id, 0) > failures.get(cell.cell_id, 0)
-
-    yield from _run_apart(waiting, store, stop=stop, group=group, options=options, skip=failed_meanwhile)
+    yield from _run_apart(waiting, store, stop=stop, group=group, options=options, failures=failures)
 
 
 def _register(study: Study, store: Store, cells: Sequence[StudyCell]) -> None:
@@ -178,39 +174,53 @@ def _register(study: Study, store: Store, cells: Sequence[StudyCell]) -> None:
 
 def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
     """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
-    alone = Group(device=group.device)
-    line = enough_of(study.estimation)
-    failed: set[str] = set()
-    _register(study, store, [])
-    if not options.retry_failed:
-        rows = store.rows("SELECT cell_id FROM attempts GROUP BY cell_id HAVING max_by(outcome, started_at) = 'failed'")
-        failed = {row["cell_id"] for row in rows}
+    alone, line = Group(device=group.device), enough(study.estimation)
+    _register(study, store, study.cells)
+    failures = Failures(store)
+    failed = set() if options.retry_failed else failures.latest()
     number = 0
     while not stop():
         state = next_round(study, store)
         _register(study, store, [*state.used, *state.wanted])
-        wanted = [entry for entry in state.wanted if entry.cell.cell_id not in failed]
+        wanted = [e for e in state.wanted if e.cell.cell_id not in failed and not failures.new(e.cell)]
         if not wanted:
             return
-        worked = False
-        for entry in wanted[group.rank % len(wanted) :] + wanted[: group.rank % len(wanted)]:
+        first = group.rank % len(wanted)
+        for entry in wanted[first:] + wanted[:first]:
+            outcome = ""
             for event in run_cell(
                 entry.cell, store, name=entry.name, number=number + 1, stop=stop, group=alone, enough=line
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
-                worked = worked or outcome not in ("", "busy elsewhere")
-                if outcome == "failed":
-                    failed.add(entry.cell.cell_id)
                 if outcome != "busy elsewhere":
                     yield event
-                if outcome == "failed" and options.fail_fast:
-                    return
-            if worked:
+            if outcome == "failed" and options.fail_fast:
+                return
+            if outcome != "busy elsewhere":
                 number += 1
                 break
         else:
             time.sleep(SEARCH_POLL)  # every curve is in another process' hands
     raise Interrupted
+
+
+class Failures:
+    """What has failed before, and what has failed since, in this process or another one of the run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.before = store.failures()
+
+    def latest(self) -> set[str]:
+        """Return the cells whose last attempt had failed."""
+        rows = self.store.rows(
+            "SELECT cell_id FROM attempts GROUP BY cell_id HAVING max_by(outcome, started_at) = 'failed'"
+        )
+        return {row["cell_id"] for row in rows}
+
+    def new(self, cell: Cell) -> bool:
+        """Return whether a cell has failed since."""
+        return self.store.failures().get(cell.cell_id, 0) > self.before.get(cell.cell_id, 0)
 
 
 def shard_of(study: Study, shard: tuple[int, int]) -> list[tuple[int, StudyCell]]:
@@ -276,7 +286,7 @@ def _run_apart(
     stop: Stop,
     group: Group,
     options: Options,
-    skip: Callable[[Cell], bool],
+    failures: Failures,
 ) -> Iterator[Event]:
     """Train one cell after another in this process, leaving out those that another one works on, or that failed there.
 
@@ -290,7 +300,7 @@ def _run_apart(
         for number, entry in queue:
             if stop():
                 raise Interrupted
-            if skip(entry.cell):
+            if group.count > 1 and failures.new(entry.cell):
                 continue
             for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=alone):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
@@ -319,8 +329,8 @@ def run_cell(
     With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
     """
     path = store.state_path(cell.cell_id)
-    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(True) as free:
-        if group.first([int(free)]) == [0]:
+    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
+        if not group.any(free):
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
         measured = store.measured_epochs(cell.cell_id) if group.leads else set()
@@ -504,7 +514,9 @@ class CellRun:
             loss = next(steps)
             if state.step % LOSS_CHECK == 0 or state.step == step:
                 yield Trained(self.cell, state.step, self._checked(loss, state))
-            stopping = self.group.any(self.stop())
+            # to agree, the processes of a group wait for their devices: not at every step of a GPU
+            asks = self.group.count == 1 or self.group.device.type == "cpu" or state.step % STOP_CHECK == 0
+            stopping = asks and self.group.any(self.stop())
             if stopping or time.monotonic() - saved > STATE_SECONDS:
                 self._save(state)
                 saved = time.monotonic()

@@ -1,12 +1,11 @@
 """Searching for the EMM of each curve: which cells to train next (bisection on a log scale)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.config import Estimation
-from diffmem.emm import near_line, next_size
+from diffmem.config import THRESHOLD, Estimation
+from diffmem.emm import most_sizes, near_line, next_size
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 
@@ -29,8 +28,18 @@ class Round:
 
 
 def enough(estimation: Estimation) -> float | None:
-    """Return the ratio at which a cell of a search has answered, None where each trains to its end."""
-    return 1 - estimation.epsilon if estimation.stop == "crossed" else None
+    """Return the stored ratio at which a cell of a search has answered, None where each trains to its end.
+
+    Stored ratios are at the threshold of 1/3; at another one only the whole evidence tells.
+    """
+    early = estimation.stop == "crossed" and estimation.threshold == THRESHOLD
+    return 1 - estimation.epsilon if early else None
+
+
+def most_cells(study: Study) -> int:
+    """Return how many cells a search trains at most, one more draw near the line aside."""
+    low, high = study.search_range
+    return len(study.at(low)) * most_sizes(low, high, study.estimation.tolerance)
 
 
 def next_round(study: Study, store: Store) -> Round:
@@ -40,42 +49,62 @@ def next_round(study: Study, store: Store) -> Round:
     crossing, is measured on one more draw of the training set before the search goes on.
     """
     low, high = study.search_range
-    known = _known(store)
+    look = _Look(study, _known(store, study.estimation))
     sizes = sorted({low, high, *_sizes(store, low, high)})
-    cells = {size: _by_curve(study.at(size)) for size in sizes}
     used: list[StudyCell] = []
     wanted: list[StudyCell] = []
-    for curve in cells[low]:
+    for curve in look.at(low):
         points: dict[int, float] = {}
-        behind: dict[int, list[StudyCell]] = {}
+        samples: dict[int, int] = {}
         for size in sizes:
-            if all(_settled(entry, known, study.estimation) for entry in cells[size][curve]):
-                more = [entry for entry in _one_more(study, size, curve) if _settled(entry, known, study.estimation)]
-                behind[size] = cells[size][curve] + more
-                points[size] = fmean(known[entry.cell.cell_id].best for entry in behind[size])
-        used += [entry for size in behind for entry in behind[size]]
-        wanted += _next_cells(study, curve, points, behind, known)
+            cells = look.at(size)[curve]
+            if all(map(look.settled, cells)):
+                cells = cells + [entry for entry in look.one_more(size, curve) if look.settled(entry)]
+                found = [look.known[entry.cell.cell_id] for entry in cells]
+                points[size], samples[size] = fmean(k.best for k in found), sum(k.samples for k in found)
+                used += cells
+        wanted += _next_cells(look, curve, points, samples)
     return Round(used, wanted)
 
 
-def _next_cells(
-    study: Study,
-    curve: str,
-    points: dict[int, float],
-    behind: dict[int, list[StudyCell]],
-    known: dict[str, Known],
-) -> list[StudyCell]:
-    low, high = study.search_range
-    estimation = study.estimation
+class _Look:
+    """A study and what the store has, as one round of its search sees them."""
+
+    def __init__(self, study: Study, known: dict[str, Known]) -> None:
+        self.study, self.known = study, known
+        self._cells: dict[tuple[int, int | None], dict[str, list[StudyCell]]] = {}
+
+    def at(self, size: int, draw: int | None = None) -> dict[str, list[StudyCell]]:
+        """Return the cells at a size by their curve."""
+        if (size, draw) not in self._cells:
+            curves: dict[str, list[StudyCell]] = defaultdict(list)
+            for entry in self.study.at(size, draw=draw):
+                curves[entry.curve].append(entry)
+            self._cells[size, draw] = curves
+        return self._cells[size, draw]
+
+    def one_more(self, size: int, curve: str) -> list[StudyCell]:
+        """Return the cells at a size on one more draw; none where draws are an axis, or the file's order."""
+        draw = self.study.one_more_draw
+        return [] if draw is None else self.at(size, draw)[curve]
+
+    def settled(self, entry: StudyCell) -> bool:
+        """Return whether a cell is finished, or has answered before its end."""
+        found = self.known.get(entry.cell.cell_id)
+        line = enough(self.study.estimation)
+        return found is not None and (found.finished or (line is not None and found.best >= line))
+
+
+def _next_cells(look: _Look, curve: str, points: dict[int, float], samples: dict[int, int]) -> list[StudyCell]:
+    """Return the cells that one curve needs next, from its ratios and the images behind them by size."""
+    low, high = look.study.search_range
+    estimation = look.study.estimation
     for size in _around_crossing(points, estimation.epsilon):
-        samples = sum(known[entry.cell.cell_id].samples for entry in behind[size])
-        more = [entry for entry in _one_more(study, size, curve) if entry.cell.cell_id not in known]
-        if more and near_line(points[size], samples, epsilon=estimation.epsilon):
+        more = [entry for entry in look.one_more(size, curve) if not look.settled(entry)]
+        if more and near_line(points[size], samples[size], epsilon=estimation.epsilon):
             return more
     chosen = next_size(points, low, high, epsilon=estimation.epsilon, tolerance=estimation.tolerance)
-    if chosen is None:
-        return []
-    return [entry for entry in _by_curve(study.at(chosen))[curve] if not _settled(entry, known, estimation)]
+    return [] if chosen is None else [entry for entry in look.at(chosen)[curve] if not look.settled(entry)]
 
 
 def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
@@ -84,35 +113,25 @@ def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
     return [size for size in (last, min((size for size in points if size > last), default=0)) if size]
 
 
-def _one_more(study: Study, size: int, curve: str) -> list[StudyCell]:
-    """Return the cells of a curve at a size on one more draw; none where draws are an axis, or the file's order."""
-    draw = study.one_more_draw
-    return [] if draw is None else _by_curve(study.at(size, draw=draw))[curve]
-
-
-def _by_curve(cells: Sequence[StudyCell]) -> dict[str, list[StudyCell]]:
-    curves: dict[str, list[StudyCell]] = defaultdict(list)
-    for entry in cells:
-        curves[entry.curve].append(entry)
-    return curves
-
-
-def _settled(entry: StudyCell, known: dict[str, Known], estimation: Estimation) -> bool:
-    """Return whether a cell is finished, or has answered before its end."""
-    found = known.get(entry.cell.cell_id)
-    line = enough(estimation)
-    return found is not None and (found.finished or (line is not None and found.best >= line))
-
-
-def _known(store: Store) -> dict[str, Known]:
+def _known(store: Store, estimation: Estimation) -> dict[str, Known]:
+    """Return what the store has of every cell, its ratios counted at the threshold of the study."""
     rows = store.rows(
-        """
+        f"""
+        WITH measured AS ({RATIOS if estimation.threshold == THRESHOLD else RATIOS_FROM_EVIDENCE})
         SELECT cell_id, max(ratio) AS best, max_by(samples, ratio) AS samples,
             count(*) >= any_value(cells.checkpoints) AS finished
-        FROM checkpoints JOIN cells USING (cell_id) GROUP BY cell_id
-        """
+        FROM measured JOIN cells USING (cell_id) GROUP BY cell_id
+        """,
+        [] if estimation.threshold == THRESHOLD else [estimation.threshold],
     )
     return {row["cell_id"]: Known(row["best"], row["samples"], row["finished"]) for row in rows}
+
+
+RATIOS = "SELECT cell_id, epoch, samples, ratio FROM checkpoints"
+RATIOS_FROM_EVIDENCE = """
+    SELECT cell_id, epoch, count(*) AS samples, count(*) FILTER (d1 < ? * d2) / count(*) AS ratio
+    FROM evidence GROUP BY ALL
+"""
 
 
 def _sizes(store: Store, low: int, high: int) -> list[int]:

@@ -567,15 +567,9 @@ class Store:
         """Return the cells of a study that have all their checkpoints."""
         return {row["cell_id"] for row in self.cells(study) if row["measured"] >= row["expected"]}
 
-    def failures(self, study: str) -> dict[str, int]:
-        """Return how often each cell of a study has failed."""
-        rows = self.rows(
-            """
-            SELECT cell_id, count(*) AS failures FROM attempts
-            WHERE outcome = 'failed' AND cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id
-            """,
-            [study],
-        )
+    def failures(self) -> dict[str, int]:
+        """Return how often each cell has failed."""
+        rows = self.rows("SELECT cell_id, count(*) AS failures FROM attempts WHERE outcome = 'failed' GROUP BY cell_id")
         return {row["cell_id"]: row["failures"] for row in rows}
 
     def studies(self) -> list[Row]:

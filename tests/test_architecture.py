@@ -79,6 +79,7 @@ MAY_IMPORT = {
         "throughput",
         "launch",
         "bench",
+        "search",
     },
 }
 

@@ -13,7 +13,7 @@ from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.errors import StudyError
 from diffmem.plan import plan_search
 from diffmem.report.estimates import study_curves
-from diffmem.search import next_round
+from diffmem.search import enough, next_round
 from diffmem.store import Store
 from diffmem.study import Study
 
@@ -89,28 +89,13 @@ def test_a_ratio_near_the_line_is_one_that_noise_could_move_across(value, near):
 
 # --- a study that searches -----------------------------------------------------------------------------
 
-STUDY = """
-[P]
-dataset = "digits"
-[M]
-precondition = "edm"
-width = 4
-channel_mult = [1, 1]
-blocks = 1
-[T]
-epochs = 40
-batch_size = 8
-[[axes]]
-M.dropout = [0.0, 0.2]
-[score]
-samples = 200
-every = 10
-steps = 3
-[emm]
-search = "bisect"
-range = [4, 64]
-tolerance = 0.5
-"""
+STUDY = (
+    tiny.TEXT.replace("size = 8\n", "", 1)
+    .replace("epochs = 30 ", "epochs = 40 ")
+    .replace("samples = 20", "samples = 200")
+    .replace("every = 12", "every = 10")
+    + '[emm]\nsearch = "bisect"\nrange = [4, 64]\ntolerance = 0.5\n'
+)
 
 
 def load(folder: Path, text: str = STUDY) -> Study:
@@ -201,16 +186,66 @@ def test_plan_shows_a_search_beside_a_grid_as_fine(tmp_path):
     assert "8 sizes a curve" in shown
 
 
+def test_another_threshold_decides_from_the_evidence(tmp_path):
+    study = load(tmp_path, STUDY + "threshold = 0.5\n")
+    store = Store(tmp_path / "s.duckdb")
+    cells = [entry for size in (4, 64) for entry in study.at(size)]
+    tiny.register(store, study, cells)
+    for entry in cells:  # of the 200 images none is memorized at 1/3, and half of them are at 0.5
+        tiny.measure(store, entry.cell, [0.0] * len(entry.cell.checkpoints), samples=200)
+    assert next_round(study, store).wanted == []
+    half = load(tmp_path, STUDY + "threshold = 0.5\nepsilon = 0.6\n")
+    assert study_curves(store, next(iter(store.studies())))[0].points[0].best == 0.5
+    assert next_round(half, store).wanted == []  # both ends are above the line of 0.4
+    assert next_round(load(tmp_path, STUDY + "epsilon = 0.6\n"), store).wanted == []
+    assert enough(study.estimation) is None
+    assert enough(load(tmp_path).estimation) == pytest.approx(0.9)
+
+
+def test_one_more_draw_that_was_interrupted_goes_on(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    ends = [entry for size in (4, 64) for entry in study.at(size)]
+    tiny.register(store, study, ends)
+    for entry in ends:
+        value = 0.89 if entry.cell.P.size == 4 else 0.0
+        tiny.measure(store, entry.cell, [value] * len(entry.cell.checkpoints), samples=200)
+    wanted = next_round(study, store).wanted
+    assert {entry.name.rpartition(", ")[2] for entry in wanted} == {"P.draw = 1"}
+    tiny.register(store, study, [*ends, *wanted])
+    for entry in wanted:
+        tiny.measure(store, entry.cell, [0.3], samples=200)  # the first of its checkpoints
+    assert next_round(study, store).wanted == wanted
+
+
+def test_a_failure_ends_the_search_of_its_curve_alone(tmp_path):
+    text = STUDY.replace("M.dropout = [0.0, 0.2]", "T.lr = [1e30, 5e-3]").replace("[4, 64]", "[4, 8]")
+    load(tmp_path, text.replace("samples = 200", "samples = 10"))
+    result = tiny.diffmem("run", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb")
+    assert result.returncode == 1
+    assert "1 of 6 cells failed" in result.stderr
+    outcomes = Store(tmp_path / "s.duckdb").rows("SELECT outcome FROM attempts ORDER BY outcome")
+    assert [row["outcome"] for row in outcomes] == ["failed", "finished"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path, processes):
-    text = STUDY.replace("samples = 200", "samples = 60").replace("[emm]", "[emm]\nepsilon = 0.999\nthreshold = 1.0")
-    study, store = load(tmp_path, text), Store(tmp_path / "s.duckdb")
-    command = ("run", tmp_path / "found.toml", "--store", store.path, "--processes", processes)
+def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path):
+    text = (
+        STUDY.replace("[4, 64]", "[2, 4]")
+        .replace("epochs = 40 ", "epochs = 6000 ")
+        .replace("every = 10", "every = 1500")
+    )
+    text = text.replace("samples = 200", "samples = 60").replace("steps = 3", "steps = 12")
+    study, store = load(tmp_path, text + "epsilon = 0.98\n"), Store(tmp_path / "s.duckdb")
+    command = ("run", tmp_path / "found.toml", "--store", store.path, "--processes", "2")
     result = tiny.diffmem(*command)
     assert result.returncode == 0, result.stderr
-    outcomes = {row["outcome"] for row in store.rows("SELECT outcome FROM attempts")}
-    assert outcomes <= {"crossed", "finished"}
+    assert "cell 1/6" in result.stdout
+    crossed = store.rows("SELECT cell_id FROM attempts WHERE outcome = 'crossed'")
+    assert crossed
+    for row in crossed:
+        ratios = store.rows("SELECT epoch, ratio FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [row["cell_id"]])
+        assert [r["ratio"] >= 0.02 for r in ratios] == [False] * (len(ratios) - 1) + [True]
+        assert ratios[-1]["epoch"] < 6000
     assert next_round(study, store).wanted == []
     before = len(store.rows("FROM attempts"))
     assert tiny.diffmem(*command).returncode == 0
