@@ -1,8 +1,8 @@
-"""What the paper finds, as claims that a store can bear out or contradict (Gu et al. 2023, Sections 3 to 5)."""
+"""Whether a store bears out what the paper finds: each claim's value, its 95% interval, and the verdict."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any, NamedTuple
@@ -10,205 +10,12 @@ from typing import Any, NamedTuple
 from scipy.special import chdtri, stdtrit
 
 from diffmem.config import REPLICATES
+from diffmem.report.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
 from diffmem.report.estimates import study_cells
 from diffmem.report.published import Published, published_values, settings_of
 from diffmem.store import Row, Store
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
-
-Settings = Mapping[str, Any]
-Range = tuple[float, float]
-
-LOWEST, HIGHEST = "the lowest", "the highest"
-
-ANY_HIGHER: Range = (0, math.inf)
-ANY_LOWER: Range = (-math.inf, 0)
-MARGIN = 0.1
-"""Differences of ratios below it are little, above it much; the paper's own EMA rates differ by up to 0.04."""
-MUCH_HIGHER: Range = (MARGIN, math.inf)
-MUCH_LOWER: Range = (-math.inf, -MARGIN)
-NO_LOWER: Range = (-MARGIN, math.inf)
-ALIKE: Range = (-MARGIN, MARGIN)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That a difference of memorization ratios, or a ratio, lies within a range.
-
-    The difference is the ratio at level `high` of a factor minus that at `low`; without `low`, the ratio at `high`.
-    """
-
-    text: str
-    study: str
-    keys: tuple[str, ...]  # of the factor
-    low: Any
-    high: Any
-    within: Range
-    level: Callable[[Settings], Any] | None = None  # of a cell; None: takes no part; default: the first key's value
-
-    def level_of(self, settings: Settings) -> Any:
-        """Return the level of the factor that a cell of these settings has."""
-        return settings.get(self.keys[0]) if self.level is None else self.level(settings)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding of the paper and the claims that it consists of; the last one, about sample counts, has none."""
-
-    number: int
-    text: str
-    claims: tuple[Claim, ...]
-
-
-def _up_to(key: str, most: float) -> Callable[[Settings], Any]:
-    return lambda settings: settings[key] if settings[key] <= most else None
-
-
-def _from(key: str, least: float) -> Callable[[Settings], Any]:
-    return lambda settings: settings[key] if settings[key] >= least else None
-
-
-def _random_labels(settings: Settings) -> Any:
-    return settings["M.labels"] if settings["M.condition"] == "random" else None
-
-
-def _kept_skip(settings: Settings) -> str | None:
-    """Return where the one kept skip connection is, or `all`."""
-    groups = settings["M.skips"].split()
-    kept = [level for level, group in enumerate(groups) for bit in group if bit == "1"]
-    if "0" not in settings["M.skips"]:
-        return "all"
-    if len(kept) != 1:
-        return None
-    return {0: "one, highest resolution", len(groups) - 1: "one, lowest resolution"}.get(kept[0])
-
-
-FINDINGS = (
-    Finding(
-        1,
-        "The ratio falls as N grows",
-        (Claim("more images: lower", "dataset_size", ("P.size",), LOWEST, HIGHEST, ANY_LOWER),),
-    ),
-    Finding(
-        2,
-        "It rises with epochs",
-        (Claim("more epochs: higher", "dataset_size", ("T.epochs",), LOWEST, HIGHEST, ANY_HIGHER),),
-    ),
-    Finding(
-        3,
-        "Lower resolution: much larger training sets are memorized",
-        (Claim("higher resolution: lower", "resolution", ("P.resolution",), LOWEST, HIGHEST, ANY_LOWER),),
-    ),
-    Finding(
-        4,
-        "More classes: slightly lower",
-        (Claim("more classes: lower", "classes", ("P.classes",), LOWEST, HIGHEST, ANY_LOWER),),
-    ),
-    Finding(
-        5,
-        "More images of another collection: slightly lower",
-        (Claim("larger share: lower", "blend", ("P.blend.share",), LOWEST, HIGHEST, ANY_LOWER),),
-    ),
-    Finding(6, "Wider: higher", (Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER),)),
-    Finding(
-        7,
-        "Deeper: up to 6 blocks higher, then lower",
-        (
-            Claim("up to 6: higher", "depth", ("M.blocks",), LOWEST, HIGHEST, ANY_HIGHER, _up_to("M.blocks", 6)),
-            Claim("from 6 on: lower", "depth", ("M.blocks",), LOWEST, HIGHEST, ANY_LOWER, _from("M.blocks", 6)),
-        ),
-    ),
-    Finding(
-        8,
-        "Fourier embedding in DDPM++: much lower",
-        (Claim("fourier: much lower", "time_embedding", ("M.embedding",), "positional", "fourier", MUCH_LOWER),),
-    ),
-    Finding(
-        9,
-        "Skips at high resolution carry memorization; one is enough",
-        (
-            Claim(
-                "highest resolution: much higher",
-                "skip",
-                ("M.skips",),
-                "one, lowest resolution",
-                "one, highest resolution",
-                MUCH_HIGHER,
-                _kept_skip,
-            ),
-            Claim(
-                "one at the highest: no lower than all",
-                "skip",
-                ("M.skips",),
-                "all",
-                "one, highest resolution",
-                NO_LOWER,
-                _kept_skip,
-            ),
-        ),
-    ),
-    Finding(
-        10,
-        "Larger batches: slightly higher",
-        (Claim("larger batches: higher", "batch_size", ("T.batch_size",), LOWEST, HIGHEST, ANY_HIGHER),),
-    ),
-    Finding(
-        11,
-        "Weight decay from 1e-2 on: drops to 0",
-        (
-            Claim(
-                "up to 1e-3: alike",
-                "weight_decay",
-                ("T.weight_decay",),
-                LOWEST,
-                HIGHEST,
-                ALIKE,
-                _up_to("T.weight_decay", 1e-3),
-            ),
-            Claim("the largest: much lower", "weight_decay", ("T.weight_decay",), LOWEST, HIGHEST, MUCH_LOWER),
-            Claim("the largest: near 0", "weight_decay", ("T.weight_decay",), None, HIGHEST, (-math.inf, 0.05)),
-        ),
-    ),
-    Finding(12, "EMA rate: little effect", (Claim("any rate: alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE),)),
-    Finding(
-        13,
-        "True labels: higher",
-        (Claim("true labels: higher", "condition", ("M.condition", "M.labels"), "none", "true", ANY_HIGHER),),
-    ),
-    Finding(
-        14,
-        "Random labels: as high as true ones",
-        (Claim("random labels: alike", "condition", ("M.condition", "M.labels"), "true", "random", ALIKE),),
-    ),
-    Finding(
-        15,
-        "More random classes: higher still",
-        (
-            Claim(
-                "more labels: higher",
-                "random_labels",
-                ("M.labels", "M.condition"),
-                LOWEST,
-                HIGHEST,
-                ANY_HIGHER,
-                _random_labels,
-            ),
-        ),
-    ),
-    Finding(
-        16,
-        "Unique labels: near 100%, and over 65% of a large set where the unconditional net stays at 0",
-        (
-            Claim("unique labels: near 1", "condition", ("M.condition", "M.labels"), None, "unique", (0.9, math.inf)),
-            Claim("large set: over 0.65", "unique_50k", ("M.condition",), None, "unique", (0.65, math.inf)),
-            Claim("without labels: near 0", "unique_50k", ("M.condition",), None, "none", (-math.inf, 0.05)),
-        ),
-    ),
-    Finding(17, "Past 10k generated images the ratio's variance is negligible", ()),
-)
-
-
-# --- evidence for and against --------------------------------------------------------------------------
 
 
 class Measurement(NamedTuple):
@@ -218,6 +25,8 @@ class Measurement(NamedTuple):
     stratum: str  # the settings in which cells must agree to be compared
     ratio: float
     samples: int
+    draw: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -264,15 +73,31 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}" + ("s" if count != 1 else "")
 
 
+class Evidence(NamedTuple):
+    """A study as claims see it: its row of `store.studies`, its cells, and the paper's numbers."""
+
+    study: Row
+    cells: Sequence[Row]
+    published: Sequence[Published]
+
+
 def check_findings(store: Store, profile: str | None) -> list[tuple[Finding, str, list[Result]]]:
     """Return every finding with its verdict from the studies of a profile (None: the paper's scale)."""
-    studies = {row["study"]: row for row in store.studies()}
+    evidence = {
+        row["study"]: Evidence(row, study_cells(store, row)[0], published_values(store, row["study"]))
+        for row in store.studies()
+        if row["study"].partition("@")[2] == (profile or "")
+    }
     checked = []
     for finding in FINDINGS:
-        if finding.claims:
-            results = [check_claim(store, claim, studies, profile) for claim in finding.claims]
-        else:
-            results = [_check_sample_counts(store, studies, profile)]
+        results = []
+        for claim in finding.claims:
+            name = claim.study if profile is None else f"{claim.study}@{profile}"
+            if name not in evidence:
+                option = "" if profile is None else f" --profile {profile}"
+                results.append(_unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}"))
+            else:
+                results.append(_check(store, claim, evidence[name]))
         checked.append((finding, _together([result.verdict for result in results]), results))
     return checked
 
@@ -283,43 +108,30 @@ def _together(verdicts: Sequence[str]) -> str:
     return UNKNOWN if UNKNOWN in verdicts else HOLDS
 
 
-def study_results(store: Store, study: Row) -> list[Result]:
-    """Return the results of all claims about one study (a row of `store.studies`)."""
-    stem, _, profile = study["study"].partition("@")
-    studies = {study["study"]: study}
+def study_results(store: Store, evidence: Evidence) -> list[Result]:
+    """Return the results of all claims about one study."""
+    stem = evidence.study["study"].partition("@")[0]
     claims = [claim for finding in FINDINGS for claim in finding.claims if claim.study == stem]
-    return [check_claim(store, claim, studies, profile or None) for claim in claims]
+    return [_check(store, claim, evidence) for claim in claims]
 
 
-def check_claim(store: Store, claim: Claim, studies: Mapping[str, Row], profile: str | None) -> Result:
-    """Return what the store says of a claim; only finished cells count, each with its best checkpoint."""
-    name = claim.study if profile is None else f"{claim.study}@{profile}"
-    if name not in studies:
-        option = "" if profile is None else f" --profile {profile}"
-        return _unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}")
-    study = studies[name]
-    cells, _ = study_cells(store, study)
+def _check(store: Store, claim: Claim, evidence: Evidence) -> Result:
+    return check_sample_counts(store, claim, evidence) if claim.keys == IMAGES else check_claim(claim, evidence)
+
+
+def check_claim(claim: Claim, evidence: Evidence) -> Result:
+    """Return what a study says of a claim; only finished cells count, each with its best checkpoint."""
+    study, cells, published = evidence
     finished = [cell for cell in cells if cell["measured"] >= cell["expected"]]
-    held = [key for axis in study["axes"] if not set(axis) & set(claim.keys) for key in axis]
-    measured = [_measurement(claim, cell, [key for key in held if key not in REPLICATES]) for cell in finished]
-    part = [m for m in measured if m.level is not None]
-    levels = _levels(claim, [m.level for m in part])
+    held = [key for axis in study["axes"] if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
+    measured = [_measurement(claim, cell, held) for cell in finished]
+    levels = _levels(claim, [m.level for m in measured if m.level is not None])
     missing = len(cells) - len(finished)
     note = f"{missing} of {len(cells)} cells are not finished" if missing else ""
     if levels is None:
-        return _unknown(claim, name, note or "the study has no cells at the levels that this is about")
-    published = _published_value(claim, published_values(store, claim.study))
-    replicates = [settings_of(cell) for cell in finished]
-    return _judged(
-        claim,
-        name,
-        part,
-        levels,
-        published,
-        draws=len({str(settings.get("P.draw")) for settings in replicates}),
-        seeds=len({settings.get("T.seed") for settings in replicates}),
-        note=note,
-    )
+        return _unknown(claim, study["study"], note or "the study has no cells at the levels that this is about")
+    compared = [m for m in measured if m.level in levels and m.level is not None]
+    return _judged(claim, study["study"], compared, levels, _published_value(claim, published), note)
 
 
 def _unknown(claim: Claim, study: str, reason: str) -> Result:
@@ -329,7 +141,8 @@ def _unknown(claim: Claim, study: str, reason: str) -> Result:
 def _measurement(claim: Claim, cell: Row, held: Sequence[str]) -> Measurement:
     settings = settings_of(cell)
     stratum = ", ".join(f"{key} = {cell['axis_values'][key]}" for key in held)
-    return Measurement(claim.level_of(settings), stratum, cell["best"], settings["score.samples"])
+    level, samples = claim.level_of(settings), settings["score.samples"]
+    return Measurement(level, stratum, cell["best"], samples, str(settings["P.draw"]), settings["T.seed"])
 
 
 def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -397,38 +210,32 @@ def _binomial_variance(ratio: float, samples: int) -> float:
 def _judged(
     claim: Claim,
     study: str,
-    part: Sequence[Measurement],
+    compared: Sequence[Measurement],
     levels: tuple[Any, Any],
     published: float | None,
-    *,
-    draws: int,
-    seeds: int,
     note: str,
 ) -> Result:
-    low, high, value, spread = _difference(part, levels)
+    low, high, value, spread = _difference(compared, levels)
     if math.isnan(value):
         return _unknown(claim, study, "no two finished cells agree in everything else")
-    cell_variance, degrees = _cell_variance([m for m in part if m.level in levels])
+    cell_variance, degrees = _cell_variance(compared)
     reach = _quantile(degrees) * math.sqrt(cell_variance * spread)
     least = 0.0 if low is None else -1.0
     interval = (max(value - reach, least), min(value + reach, 1.0))
-    notes = [note] if note else []
-    if math.isinf(degrees):
-        notes.append("one draw and seed: the interval has the images' noise only")
-    named = str(levels[1]) if levels[0] is None else f"{levels[0]} to {levels[1]}"
+    alone = "one draw and seed: the interval has the images' noise only" if math.isinf(degrees) else ""
     return Result(
         claim.text,
         study,
         verdict(interval, claim.within),
-        f"{claim.keys[0]} {named}",
+        f"{claim.keys[0]} " + (str(levels[1]) if levels[0] is None else f"{levels[0]} to {levels[1]}"),
         low,
         high,
         value,
         interval,
         published,
-        draws,
-        seeds,
-        "; ".join(notes),
+        len({m.draw for m in compared}),
+        len({m.seed for m in compared}),
+        "; ".join(filter(None, [note, alone])),
     )
 
 
@@ -451,7 +258,7 @@ def _published_value(claim: Claim, published: Sequence[Published]) -> float | No
         if number.metric != "ratio" or claim.keys[0] not in number.settings:
             continue
         stratum = str([(key, value) for key, value in number.settings.items() if key not in claim.keys])
-        part.append(Measurement(claim.level_of(number.settings), stratum, number.value, 1))
+        part.append(Measurement(claim.level_of(number.settings), stratum, number.value, 1, "", 0))
     part = [m for m in part if m.level is not None]
     levels = _levels(claim, [m.level for m in part])
     if levels is None:
@@ -462,38 +269,32 @@ def _published_value(claim: Claim, published: Sequence[Published]) -> float | No
 
 # --- how many generated images a ratio needs -----------------------------------------------------------
 
-ENOUGH = 10_000
-NEGLIGIBLE = 0.01
 GROUPS = 100
+"""Parts of a cell's images whose ratios are compared; the claim is about the ratio of all."""
 
 
-def _check_sample_counts(store: Store, studies: Mapping[str, Row], profile: str | None) -> Result:
-    """Check that a ratio of 10,000 images or more varies by less than a point, by comparing hundredths of them."""
-    claim = Claim("standard deviation below 0.01", "sample_size", ("score.samples",), None, ENOUGH, (0, NEGLIGIBLE))
-    name = claim.study if profile is None else f"{claim.study}@{profile}"
-    if name not in studies:
-        option = "" if profile is None else f" --profile {profile}"
-        return _unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}")
-    rows = store.sample_counts(name, studies[name]["estimation"]["threshold"])
-    groups = [row for row in rows if row["samples"] >= ENOUGH and row["images"] == row["samples"] // GROUPS]
+def check_sample_counts(store: Store, claim: Claim, evidence: Evidence) -> Result:
+    """Check how much a ratio of `claim.high` images or more varies, by comparing hundredths of them."""
+    study, cells, _ = evidence
+    rows = store.sample_counts(study["study"], study["estimation"]["threshold"])
+    groups = [row for row in rows if row["samples"] >= claim.high and row["images"] == row["samples"] // GROUPS]
     if not groups:
-        return _unknown(claim, name, f"no cell has {ENOUGH} generated images")
-    cells = store.cells(name)
-    replicates = [settings_of(cell) for cell in cells]
-    value = math.sqrt(fmean(row["deviation"] ** 2 * row["images"] / ENOUGH for row in groups))
+        return _unknown(claim, study["study"], f"no cell has {claim.high} generated images")
+    value = math.sqrt(fmean(row["deviation"] ** 2 * row["images"] / claim.high for row in groups))
     degrees = len(groups) * (GROUPS - 1)
     low, high = (value * math.sqrt(degrees / chdtri(degrees, tail)) for tail in (0.025, 0.975))
+    used = [settings_of(cell) for cell in cells if cell["position"] in {row["position"] for row in groups}]
     return Result(
         claim.text,
-        name,
+        study["study"],
         verdict((low, high), claim.within),
-        f"score.samples {ENOUGH}",
+        f"{claim.keys[0]} {claim.high}",
         None,
         fmean(row["ratio"] for row in groups),
         value,
         (low, high),
         None,
-        len({str(settings.get("P.draw")) for settings in replicates}),
-        len({settings.get("T.seed") for settings in replicates}),
+        len({str(settings["P.draw"]) for settings in used}),
+        len({settings["T.seed"] for settings in used}),
         f"between {GROUPS} groups of each cell's images, divided by the root of their number",
     )

@@ -18,7 +18,7 @@ from diffmem.config import THRESHOLD
 from diffmem.errors import DiffmemError, RunError
 from diffmem.report import figures
 from diffmem.report.estimates import Curve, cell_state, curves_of, study_cells
-from diffmem.report.findings import study_results
+from diffmem.report.findings import Evidence, study_results
 from diffmem.report.published import at_paper_scale, beside, published_values
 from diffmem.store import Row, Store
 
@@ -68,10 +68,11 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         cells, points = study_cells(store, study)
         pairs = store.pairs(study["study"])
         counts = store.sample_counts(study["study"], study["estimation"]["threshold"])
-        results = study_results(store, study)
+        evidence = Evidence(study, cells, published_values(store, study["study"]))
+        results = study_results(store, evidence)
     curves = curves_of(cells, study["estimation"]["epsilon"])
     comparable = [cell for cell in cells if at_paper_scale(cell)]
-    published = beside(published_values(store, study["study"]), comparable) if comparable else []
+    published = beside(evidence.published, comparable) if comparable else []
     return {
         **study,
         "curves": curves,

@@ -1,7 +1,7 @@
 """The numbers of the paper, from store/published.csv, as settings and values that compare with measured cells."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def at_paper_scale(cell: Row) -> bool:
     return settings.get("P.dataset") == "cifar10" and settings.get("T.epochs", 0) >= PAPER_EPOCHS
 
 
-def beside(published: list[Published], cells: list[Row]) -> list[dict[str, Any]]:
+def beside(published: Sequence[Published], cells: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the paper's ratios, each with the mean best ratio of the cells that have its settings, if any."""
     measured = [(settings_of(cell), cell["curve"], cell["best"]) for cell in cells if cell["best"] is not None]
     rows = []

@@ -3,70 +3,52 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner
 from scipy import stats
 
 from diffmem.cli import main
+from diffmem.report.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
 from diffmem.report.findings import (
-    ALIKE,
-    ANY_HIGHER,
     FAILS,
-    FINDINGS,
-    HIGHEST,
     HOLDS,
-    LOWEST,
     UNKNOWN,
-    Claim,
+    Evidence,
     check_claim,
     check_findings,
     verdict,
 )
-from diffmem.store import Checkpoint, Store
+from diffmem.report.published import published_values
+from diffmem.store import Store
 from diffmem.study import Study
 
 SAMPLES = 200
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
-def fill(store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str]) -> None:
+def fill(
+    store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str], *, samples: int = SAMPLES
+) -> None:
     """Put a study with finished cells into the store: a ratio for each combination of axis values."""
     path = store.path.parent / f"{name.partition('@')[0]}.toml"
     lines = ['[P]\ndataset = "digits"\nsize = 8\n[M]\nchannel_mult = [2, 2]\nlabels = 2\n']
     for key in axes:
         values = list(dict.fromkeys(combination[axes.index(key)] for combination in ratios))
         lines.append(f"[[axes]]\n{key} = {json.dumps(values)}\n")
-    lines.append(f"[score]\nsamples = {SAMPLES}\nevery = 1000000000\n")
+    lines.append(f"[score]\nsamples = {samples}\nevery = 1000000000\n")
     path.write_text("".join(lines))
-    study = Study.load(path)
-    cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
-    estimation = study.estimation.model_dump(mode="json")
-    store.register(name, title="", figure="", path=str(path), axes=study.axes, estimation=estimation, cells=cells)
+    study = replace(Study.load(path), name=name)
+    tiny.register(store, study)
     for entry in study.cells:
         ratio = ratios.get(tuple(entry.axis_values[key] for key in axes))
-        if ratio is None:
-            continue
-        memorized = round(ratio * SAMPLES)
-        d1 = np.where(np.arange(SAMPLES) < memorized, 1.0, 2.0)
-        store.append(
-            Checkpoint(
-                cell_id=entry.cell.cell_id,
-                epoch=entry.cell.T.epochs,
-                step=1,
-                loss=1.0,
-                nearest=np.zeros(SAMPLES, dtype=np.int64),
-                d1=d1,
-                d2=np.full(SAMPLES, 4.0),
-                memorized=memorized,
-                train_seconds=1.0,
-                score_seconds=1.0,
-                attempt_id="a",
-            )
-        )
+        if ratio is not None:
+            tiny.measure(store, entry.cell, [ratio], samples=samples)
 
 
 @pytest.fixture
@@ -74,8 +56,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store.duckdb")
 
 
-def check(store: Store, claim: Claim, profile: str | None = None) -> Any:
-    return check_claim(store, claim, {row["study"]: row for row in store.studies()}, profile)
+def check(store: Store, claim: Claim) -> Any:
+    study = next(row for row in store.studies() if row["study"] == claim.study)
+    return check_claim(claim, Evidence(study, store.cells(claim.study), published_values(store, claim.study)))
 
 
 WIDER = Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER)
@@ -86,7 +69,7 @@ def test_the_paper_has_seventeen_findings_and_every_claim_has_a_study_file():
     for finding in FINDINGS:
         for claim in finding.claims:
             keys = {key for axis in Study.load(STUDIES / f"{claim.study}.toml").axes for key in axis}
-            assert claim.keys[0] in keys
+            assert claim.keys[0] in keys or claim.keys == IMAGES
 
 
 @pytest.mark.parametrize(
@@ -145,9 +128,15 @@ def test_levels_that_are_not_there_cannot_be_told(store):
 
 def test_a_study_that_was_not_run_names_the_command(store):
     fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
-    result = check(store, WIDER, profile="laptop")
+    (result,) = next(results for finding, _, results in check_findings(store, "laptop") if finding.number == 6)
     assert result.verdict == UNKNOWN
     assert result.reason == "not run: diffmem run studies/width.toml --profile laptop"
+
+
+def test_draws_are_counted_where_they_are_compared(store):
+    ratios = {(8, 0): 0.2, (8, 1): 0.3, (16, 0): 0.5, (16, 1): 0.6, (12, 2): 0.4}
+    fill(store, "width", ratios, ["M.width", "P.draw"])
+    assert check(store, WIDER).draws == 2
 
 
 def test_little_effect_needs_a_narrow_interval(store):
@@ -191,11 +180,36 @@ def test_the_paper_s_own_value_comes_from_its_numbers(store, number, claim, expe
     assert check(store, wanted).published == pytest.approx(expected)
 
 
-def test_the_number_of_images_is_checked_from_groups_of_them(store):
+def sample_counts(store: Store) -> Any:
+    (result,) = next(results for finding, _, results in check_findings(store, None) if finding.number == 17)
+    return result
+
+
+def test_too_few_images_do_not_tell_how_much_a_ratio_varies(store):
     fill(store, "sample_size", {(8,): 0.5}, ["P.size"])
-    finding, result = next((f, r) for f, _, (r, *_) in check_findings(store, None) if f.number == 17)
-    assert finding.text.startswith("Past 10k")
-    assert (result.verdict, result.reason) == (UNKNOWN, "no cell has 10000 generated images")
+    assert (sample_counts(store).verdict, sample_counts(store).reason) == (
+        UNKNOWN,
+        "no cell has 10000 generated images",
+    )
+
+
+@pytest.mark.parametrize(("independent", "expected"), [(True, HOLDS), (False, FAILS)])
+def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, independent, expected):
+    fill(store, "sample_size", {(8,): 0.5}, ["P.size"], samples=10_000)
+    flags = np.random.default_rng(5).random(10_000) < 0.5
+    if not independent:  # a hundred at a time are alike
+        flags = np.repeat(flags[:100], 100)
+    with store.writing() as connection:
+        connection.execute("DELETE FROM evidence")
+        rows = {"sample": np.arange(10_000), "d1": np.where(flags, 1.0, 3.0)}
+        connection.execute("INSERT INTO evidence SELECT cell_id, epoch, sample, 0, d1, 4.0 FROM rows, checkpoints")
+        del rows
+    result = sample_counts(store)
+    deviation = flags.reshape(100, 100).mean(axis=1).std(ddof=1) / 10
+    low, high = (deviation * math.sqrt(99 / stats.chi2.ppf(tail, 99)) for tail in (0.975, 0.025))
+    assert result.value == pytest.approx(deviation)
+    assert result.interval == pytest.approx((low, high))
+    assert result.verdict == expected
 
 
 def test_findings_are_printed_as_a_table_as_data_and_as_markdown(store, monkeypatch):

@@ -2,15 +2,17 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from diffmem.report import figures
 from diffmem.report.page import render_page
 from diffmem.report.published import beside, published_values, settings_of
-from diffmem.store import Checkpoint, Store
+from diffmem.store import Store
 from diffmem.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -19,30 +21,13 @@ STUDIES = ROOT / "studies"
 
 def register(store: Store, stem: str, *, profile: str | None = None) -> Study:
     study = Study.load(STUDIES / f"{stem}.toml", profile=profile)
-    cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
-    estimation = study.estimation.model_dump(mode="json")
-    store.register(
-        study.name, title="", figure="", path=study.path, axes=study.axes, estimation=estimation, cells=cells
-    )
+    tiny.register(store, study)
     return study
 
 
 def measure(store: Store, cell_id: str, memorized: np.ndarray, epoch: int = 40_000) -> None:
-    store.append(
-        Checkpoint(
-            cell_id=cell_id,
-            epoch=epoch,
-            step=1,
-            loss=1.0,
-            nearest=np.zeros(len(memorized), dtype=np.int64),
-            d1=np.where(memorized, 1.0, 2.0),
-            d2=np.full(len(memorized), 4.0),
-            memorized=int(memorized.sum()),
-            train_seconds=1.0,
-            score_seconds=1.0,
-            attempt_id="a",
-        )
-    )
+    found = tiny.checkpoint(cell_id, epoch, memorized.mean(), samples=len(memorized))
+    store.append(replace(found, d1=np.where(memorized, 1.0, 2.0), d2=np.full(len(memorized), 4.0)))
 
 
 @pytest.fixture
