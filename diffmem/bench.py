@@ -1,19 +1,19 @@
 """How fast this device does what diffmem spends its time on, beside the matrix-product peak of the same run."""
 
 import resource
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.cost import PASSES, forward_operations
-from diffmem.denoiser import build_denoiser, draw_noise, loss
+from diffmem.denoiser import draw_noise, loss
 from diffmem.memorization import two_nearest
-from diffmem.sampling import generate
 from diffmem.streams import stream
-from diffmem.training import TrainingState, train
+from diffmem.throughput import EVALUATIONS, generation, seconds_in_turn, training_step
+from diffmem.training import TrainingState
 
 SIDE = 2048
 """Side of the square matrices whose product is the peak."""
@@ -31,17 +31,16 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
 """Dataset, settings of M, batch size of training and of generation."""
 
 
-def this_device() -> tuple[torch.device, str]:
-    """Return the device that would train here, and what it is."""
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.cuda.get_device_name()
-    return torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads"
+def name_of(device: torch.device) -> str:
+    """Return what a device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def bench(device: torch.device) -> list[Row]:
     """Measure all figures: rows of what, a value and its unit, and where that is one, its share of the peak."""
     side = torch.randn(SIDE, SIDE, device=device)
-    peak = 2 * SIDE**3 / _seconds(lambda: side @ side, device)
+    (seconds,) = seconds_in_turn([lambda: side @ side], device, at_least=SECONDS)
+    peak = 2 * SIDE**3 / seconds
     rows = [_row("matrix product, float32", peak, peak)]
     for name, (dataset, M, batch, at_once) in NETWORKS.items():
         rows += _network(name, _cell(dataset, M, batch), at_once, peak, device)
@@ -59,18 +58,9 @@ def _cell(dataset: str, M: dict[str, Any], batch: int) -> Cell:
 
 def _network(name: str, cell: Cell, at_once: int, peak: float, device: torch.device) -> list[Row]:
     forward, batch = forward_operations(cell), cell.T.batch_size
-    side = cell.P.resolution or 0
-    shape = (cell.channels, side, side)
-    denoiser = build_denoiser(cell.M, resolution=side, channels=cell.channels).to(device)
-    state = TrainingState(denoiser, cell.T)
-    images = torch.randint(256, (cell.P.size, *shape), dtype=torch.uint8, device=device)
-    steps = train(state, images)
-    bare = _bare_step(state, shape, device)
-    step, bare_step = _seconds_in_turn([lambda: next(steps), bare], device)
-    state.averaged.eval()
-    generation = _seconds(
-        lambda: generate(state.averaged, range(at_once), shape=shape, labels=0, seed=0, steps=2, device=device), device
-    )
+    state, step_work = training_step(cell, batch, device)
+    step, bare_step = seconds_in_turn([step_work, _bare_step(state, cell, device)], device, at_least=SECONDS)
+    (generated,) = seconds_in_turn([generation(cell, state, at_once, device)], device, at_least=SECONDS)
     return [
         _row(f"training step, {name}, batch {batch}", PASSES * forward * batch / step, peak, batch / step),
         {
@@ -80,16 +70,17 @@ def _network(name: str, cell: Cell, at_once: int, peak: float, device: torch.dev
         },
         _row(
             f"generation, {name}, batch {at_once}",
-            3 * forward * at_once / generation,
+            EVALUATIONS * forward * at_once / generated,
             peak,
-            at_once * 3 / 35 / generation,
+            at_once * EVALUATIONS / 35 / generated,  # as the sampler's 35 evaluations would take
         ),
     ]
 
 
-def _bare_step(state: TrainingState, shape: tuple[int, int, int], device: torch.device) -> Callable[[], None]:
+def _bare_step(state: TrainingState, cell: Cell, device: torch.device) -> Callable[[], None]:
     """Return forward, backward and optimizer step on one batch that is there already."""
-    clean = torch.rand(state.T.batch_size, *shape, device=device) * 2 - 1
+    side = cell.P.resolution or 0
+    clean = torch.rand(cell.T.batch_size, cell.channels, side, side, device=device) * 2 - 1
     generator = stream("training", 0, 0, device)
     sigma, noise = draw_noise(state.denoiser, clean.shape, generator)
 
@@ -103,9 +94,14 @@ def _bare_step(state: TrainingState, shape: tuple[int, int, int], device: torch.
     return work
 
 
-def _neighbours(peak: float, device: torch.device) -> list[Row]:
+def _images(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return generated and training images of noise for the neighbour search."""
     generated = torch.randint(256, (GENERATED, 3, 32, 32), dtype=torch.uint8, device=device)
-    training = torch.randint(256, (TRAINING_IMAGES, 3, 32, 32), dtype=torch.uint8, device=device)
+    return generated, torch.randint(256, (TRAINING_IMAGES, 3, 32, 32), dtype=torch.uint8, device=device)
+
+
+def _neighbours(peak: float, device: torch.device) -> list[Row]:
+    generated, training = _images(device)
     operations = 2 * GENERATED * TRAINING_IMAGES * 3 * 32 * 32
     a, b = generated.flatten(1).float(), training.flatten(1).float()
 
@@ -113,22 +109,17 @@ def _neighbours(peak: float, device: torch.device) -> list[Row]:
         for rows in torch.split(a, 500):
             rows @ b.T
 
-    found, products = _seconds_in_turn([lambda: two_nearest(generated, training), product], device)
+    found, products = seconds_in_turn([lambda: two_nearest(generated, training), product], device, at_least=SECONDS)
+    what = f"two nearest of {TRAINING_IMAGES} for {GENERATED} images, 32x32 RGB"
     return [
-        _row(
-            f"two nearest of {TRAINING_IMAGES} for {GENERATED} images, 32x32 RGB",
-            operations / found,
-            peak,
-            GENERATED / found,
-        ),
+        _row(what, operations / found, peak, GENERATED / found),
         {"what": "the same, over its matrix products alone", "value": found / products, "unit": "times"},
     ]
 
 
 def compare(device: torch.device) -> list[Row]:
     """Measure what one would otherwise take, as times of diffmem's own time; faiss where it is installed."""
-    generated = torch.randint(256, (GENERATED, 3, 32, 32), dtype=torch.uint8, device=device)
-    training = torch.randint(256, (TRAINING_IMAGES, 3, 32, 32), dtype=torch.uint8, device=device)
+    generated, training = _images(device)
     a, b = generated.flatten(1).float(), training.flatten(1).float()
     others: dict[str, Callable[[], object]] = {
         "torch.cdist and topk": lambda: [torch.cdist(rows, b).topk(2, largest=False) for rows in torch.split(a, 500)]
@@ -141,7 +132,8 @@ def compare(device: torch.device) -> list[Row]:
         others["faiss IndexFlatL2"] = lambda: index.search(a.cpu().numpy(), 2)
     except ImportError:
         pass
-    own, *times = _seconds_in_turn([lambda: two_nearest(generated, training), *others.values()], device)
+    works = [lambda: two_nearest(generated, training), *others.values()]
+    own, *times = seconds_in_turn(works, device, at_least=SECONDS)
     return [
         {"what": f"two nearest with {name}", "value": seconds / own, "unit": "times diffmem's time"}
         for name, seconds in zip(others, times, strict=True)
@@ -159,28 +151,3 @@ def _memory() -> Row:
         "value": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "unit": "GiB",
     }
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    return _seconds_in_turn([work], device)[0]
-
-
-def _seconds_in_turn(works: list[Callable[[], object]], device: torch.device) -> list[float]:
-    """Return the median time of each, measured in turn, so that what else the machine does meets all alike."""
-    for work in works:
-        work()
-    times: list[list[float]] = [[] for _ in works]
-    started = time.perf_counter()
-    while time.perf_counter() - started < SECONDS * len(works) or len(times[0]) < 3:
-        for work, found in zip(works, times, strict=True):
-            _wait(device)
-            begun = time.perf_counter()
-            work()
-            _wait(device)
-            found.append(time.perf_counter() - begun)
-    return [sorted(found)[len(found) // 2] for found in times]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

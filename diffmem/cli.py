@@ -670,13 +670,14 @@ def bench(compare: bool, as_json: bool) -> None:
     Example: diffmem bench --compare --json > bench.json
     """
     from diffmem import bench as figures
+    from diffmem.throughput import this_device
 
-    device, name = figures.this_device()
+    device = this_device()
     rows = figures.bench(device) + (figures.compare(device) if compare else [])
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    _print_table(name, rows)
+    _print_table(figures.name_of(device), rows)
 
 
 @main.command()

@@ -60,8 +60,9 @@ def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
         guard = torch.minimum(guard, best[:, CANDIDATES])
     chosen = torch.cat(columns, dim=1).gather(1, order[:, :CANDIDATES]).sort(dim=1).values  # lower index first
     index, squared = _exact_two(x, training_images, chosen)
-    # the norm of y and each addition of a product round once
-    error = (x.shape[1] + 2) * ROUNDING * (x_norms.sqrt() * longest.sqrt() + longest / 2)
+    # n roundings, one after another, of a sum of products: n u / (1 - n u) of the sum of their sizes (Higham 2002, 3.1)
+    roundings = (x.shape[1] + 3) * ROUNDING
+    error = roundings / (1 - roundings) * (x_norms.sqrt() * longest.sqrt() + longest / 2)
     unsure = torch.nonzero(guard - error <= (squared[:, 1] - x_norms) / 2 + error)[:, 0]
     if len(unsure):
         index[unsure], squared[unsure] = _search_exactly(x[unsure], training_images)

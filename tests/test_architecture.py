@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "config": {"errors", "layout"},
     "cost": {"config", "layout"},
     "plan": {"config", "cost", "emm", "errors", "store", "study"},
-    "bench": {"config", "cost", "denoiser", "memorization", "sampling", "streams", "training"},
+    "bench": {"config", "cost", "denoiser", "memorization", "streams", "throughput", "training"},
     "throughput": {"config", "cost", "denoiser", "plan", "sampling", "training"},
     "studyfile": {"config", "errors"},
     "images": {"errors"},
