@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, Protocol
 
 import duckdb
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from diffmem.config import THRESHOLD
 from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.schema import MIGRATIONS
 
 Row = dict[str, Any]
 
@@ -28,137 +28,6 @@ PATIENCE = 10.0
 """Seconds to wait for a store that another program holds, before a run starts and when reading."""
 RUN_PATIENCE = 300.0
 """Seconds to wait within a run, where giving up would cost work."""
-
-MIGRATIONS = [
-    """
-    CREATE TABLE cells (
-        cell_id VARCHAR PRIMARY KEY,
-        configuration JSON NOT NULL,       -- P, M, T, score, every default written out
-        checkpoints INTEGER NOT NULL,      -- how many a finished cell has
-        created_at TIMESTAMP NOT NULL
-    );
-    CREATE TABLE studies (
-        study VARCHAR PRIMARY KEY,         -- the file's name without .toml, and @profile
-        title VARCHAR NOT NULL,
-        figure VARCHAR NOT NULL,
-        path VARCHAR NOT NULL,
-        axes JSON NOT NULL,                -- the keys of each axis
-        estimation JSON NOT NULL,          -- [emm]
-        registered_at TIMESTAMP NOT NULL
-    );
-    CREATE TABLE study_cells (
-        study VARCHAR NOT NULL,
-        position INTEGER NOT NULL,
-        cell_id VARCHAR NOT NULL,          -- two positions may be the same cell, on two curves
-        curve VARCHAR NOT NULL,            -- the axis values that tell one EMM curve from another
-        name VARCHAR NOT NULL,             -- all axis values
-        axis_values JSON NOT NULL,
-        PRIMARY KEY (study, position)
-    );
-    CREATE TABLE attempts (
-        attempt_id VARCHAR PRIMARY KEY,
-        cell_id VARCHAR NOT NULL,
-        outcome VARCHAR NOT NULL,          -- running, finished, interrupted, failed, lost
-        error VARCHAR,
-        started_at TIMESTAMP NOT NULL,
-        ended_at TIMESTAMP,
-        host VARCHAR NOT NULL,
-        pid INTEGER NOT NULL,
-        device VARCHAR NOT NULL,
-        versions JSON NOT NULL,
-        git_commit VARCHAR,
-        git_dirty BOOLEAN
-    );
-    CREATE TABLE checkpoints (
-        cell_id VARCHAR NOT NULL,
-        epoch INTEGER NOT NULL,
-        step BIGINT NOT NULL,
-        samples INTEGER NOT NULL,          -- images generated
-        memorized INTEGER NOT NULL,        -- of them, d1 < d2 / 3
-        ratio DOUBLE NOT NULL,             -- memorized / samples
-        loss DOUBLE,                       -- mean training loss per image since the last checkpoint
-        train_seconds DOUBLE NOT NULL,
-        score_seconds DOUBLE NOT NULL,
-        attempt_id VARCHAR NOT NULL,
-        measured_at TIMESTAMP NOT NULL,
-        PRIMARY KEY (cell_id, epoch)
-    );
-    CREATE TABLE evidence (
-        cell_id VARCHAR NOT NULL,
-        epoch INTEGER NOT NULL,
-        sample INTEGER NOT NULL,           -- number of the generated image
-        nearest INTEGER NOT NULL,          -- position of its nearest image in the training set
-        d1 DOUBLE NOT NULL,                -- l2 distance to it, on the 0..255 scale
-        d2 DOUBLE NOT NULL                 -- l2 distance to the second nearest
-    );
-    CREATE TABLE pairs (
-        cell_id VARCHAR NOT NULL,
-        epoch INTEGER NOT NULL,
-        sample INTEGER NOT NULL,
-        generated BLOB NOT NULL,           -- PNG
-        nearest BLOB NOT NULL,             -- PNG
-        PRIMARY KEY (cell_id, epoch, sample)
-    );
-    CREATE VIEW results AS
-        SELECT study, position, curve,
-            CAST(configuration->>'$.P.size' AS INTEGER) AS size,
-            configuration->>'$.P.draw' AS draw,
-            CAST(configuration->>'$.T.seed' AS BIGINT) AS seed,
-            cell_id, epoch, samples, memorized, ratio, loss
-        FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
-    """,
-]
-"""Append only. Each runs in one transaction with its record."""
-
-
-CONFLICTS = """
-    WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))
-    SELECT cell_id, epoch FROM shared JOIN other_.checkpoints AS o USING (cell_id, epoch)
-    WHERE (shared.samples, shared.memorized) IS DISTINCT FROM (o.samples, o.memorized)
-    UNION
-    SELECT cell_id, epoch
-    FROM evidence JOIN other_.evidence AS o USING (cell_id, epoch, sample)
-    WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
-    ORDER BY ALL
-"""
-"""Checkpoints that two stores have measured differently."""
-
-MERGE = [
-    """
-    INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
-        FROM cells WHERE cells.cell_id = o.cell_id AND cells.created_at <= o.created_at
-    )
-    """,
-    """
-    DELETE FROM study_cells WHERE study IN (
-        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
-    )
-    """,
-    """
-    INSERT INTO study_cells FROM other_.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
-        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
-    )
-    """,
-    """
-    INSERT OR REPLACE INTO studies FROM other_.studies AS o WHERE NOT EXISTS (
-        FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
-    )
-    """,
-    "INSERT OR IGNORE INTO attempts FROM other_.attempts",
-    """
-    INSERT INTO evidence FROM other_.evidence AS o
-    WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
-    """,
-    "INSERT OR IGNORE INTO pairs FROM other_.pairs",
-    """
-    INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
-        FROM checkpoints AS c
-        WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch
-            AND (c.measured_at, c.attempt_id) <= (o.measured_at, o.attempt_id)
-    )
-    """,
-]
-"""How one store takes over another one, attached as `other_`; studies' cells before the studies that decide on them."""
 
 
 @dataclass(frozen=True)
@@ -524,31 +393,6 @@ class Store:
         del arrays
         return True
 
-    def merge(self, path: Path) -> int:
-        """Take over what another store has and this one lacks; return how many checkpoints that were.
-
-        Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
-        registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
-        checkpoint differently.
-        """
-        other = Store(path)
-        with other.reading():
-            pass  # says what is wrong with it, if anything
-        with self.writing(PATIENCE) as connection:
-            connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS other_ (READ_ONLY)")
-            conflicts = connection.execute(CONFLICTS).fetchall()
-            if conflicts:
-                named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
-                more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-                raise StoreError(
-                    f"{path}: measured otherwise than in {self.path}: {named}{more}; merge one of the two only"
-                )
-            before = connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0]
-            for statement in MERGE:
-                connection.execute(statement)
-            after = connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0]
-        return int(after - before)
-
     # --- reading ---
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -680,16 +524,6 @@ class Store:
             """,
             [study],
         )
-
-
-@contextmanager
-def merged(paths: Sequence[Path]) -> Iterator[Store]:
-    """Merge several stores into one that is there for the while of a block. Raises StoreError as `Store.merge`."""
-    with TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "merged.duckdb")
-        for path in paths:
-            store.merge(path)
-        yield store
 
 
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:

@@ -24,8 +24,10 @@ import pytest
 import tiny
 import torch
 
-from diffmem import runner
-from diffmem.runner import CellEnded, CellStarted, Event, Interrupted, Measured, Trained, run_study
+from diffmem import cellrun
+from diffmem.cellrun import CellEnded, CellStarted, Event, Interrupted, Measured, Trained
+from diffmem.errors import StoreError
+from diffmem.runner import run_study
 from diffmem.store import Row, Store
 from diffmem.study import Study
 
@@ -354,7 +356,7 @@ def test_a_run_stopped_again_and_again_comes_to_the_same_numbers(
 def test_a_run_saves_its_state_now_and_then_without_being_asked(
     one_cell: Study, store: Store, expected: dict[str, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "STATE_SECONDS", -1.0)
+    monkeypatch.setattr(cellrun, "STATE_SECONDS", -1.0)
     moment = tiny.Moment(*IN_TRAINING)
 
     def stop() -> bool:
@@ -612,7 +614,7 @@ def test_rows_whose_state_was_deleted_are_kept_and_the_others_added(
 def test_states_that_cannot_be_kept_are_an_error_with_the_folder(one_cell: Study, store: Store) -> None:
     store.path.parent.mkdir()
     store.states.write_text("a file where the folder should be")
-    with pytest.raises(runner.StoreError, match="cannot keep training states there") as caught:
+    with pytest.raises(StoreError, match="cannot keep training states there") as caught:
         go_on(one_cell, store)
     assert str(store.states) in str(caught.value)
 

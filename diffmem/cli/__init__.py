@@ -1,23 +1,22 @@
 """The command line: parse, call one function, print. The only place that prints and that ends the process."""
 
 import json
-import os
 import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffmem.cli.signals import StopOnSignal
+from diffmem.cli.tables import as_markdown, duration, print_table, with_unit
 from diffmem.errors import DiffmemError, StoreError
 
 if TYPE_CHECKING:
-    from diffmem.runner import Event
+    from diffmem.plan import PlannedCell, Throughput
     from diffmem.store import Row, Store
     from diffmem.study import Study
 
@@ -128,8 +127,10 @@ def run(
     loaded = _load(study, profile, overrides)
     part = _shard(shard)
     stop = StopOnSignal()
+    from diffmem.cellrun import Interrupted
+    from diffmem.cli.progress import show
     from diffmem.launch import default_processes, join, launched, leave, start
-    from diffmem.runner import Interrupted, Options, run_study
+    from diffmem.runner import Options, run_study
     from diffmem.search import most_cells
     from diffmem.store import Store
 
@@ -143,7 +144,7 @@ def run(
     options = Options(split, part, fail_fast, retry_failed)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
     try:
-        outcomes = _show(
+        outcomes = show(
             run_study(loaded, store, stop=stop, group=group, options=options),
             total=total,
             label=f"[{group.rank}] " if group.count > 1 else "",
@@ -195,113 +196,10 @@ def _failed(study: "Study", store: "Store", *, several: bool) -> int:
     return sum(outcome == "failed" for outcome in states.values())
 
 
-class StopOnSignal:
-    """Says whether SIGINT or SIGTERM has come; the second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.at = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def __call__(self) -> bool:
-        """Return whether a signal has come."""
-        return self.signal is not None
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
-            again = number == self.signal and time.monotonic() - self.at < 1
-            if again and "RANK" in os.environ:  # a terminal's Ctrl-C comes a second time from the launcher
-                return
-            os.write(2, b"\x1b[?25h" if os.isatty(2) else b"")  # the progress bars hide the cursor
-            os._exit(128 + number)
-        self.signal, self.at = number, time.monotonic()
-        if os.environ.get("RANK", "0") == "0":
-            os.write(2, b"stopping after this step; once more to stop at once\n")
-
-
 def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
     from diffmem.study import Study
 
     return Study.load(path, profile=profile, overrides=overrides)
-
-
-def _show(events: "Iterator[Event]", *, total: int, label: str) -> Counter[str]:
-    """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how.
-
-    Of several processes none draws bars, and each begins its lines with its `label`.
-    """
-    from rich.console import Console
-
-    from diffmem import runner
-
-    console = Console(highlight=False, soft_wrap=True)
-    bars = Bars(console, total) if console.is_terminal and not label else None
-    outcomes: Counter[str] = Counter()
-    try:
-        for event in events:
-            if bars is not None:
-                bars.update(event)
-            if isinstance(event, runner.CellEnded):
-                outcomes[event.outcome] += 1
-            line = _line(event, total)
-            if line:
-                console.print(label + line.replace("\n", "\n" + label), markup=False)
-    finally:
-        if bars is not None:
-            bars.stop()
-    return outcomes
-
-
-def _line(event: "Event", total: int) -> str:
-    """Return what an event says as a line of text, empty for what only moves a bar."""
-    from diffmem import runner
-
-    match event:
-        case runner.CellStarted(name=name, number=number, step=step, steps=steps, note=note):
-            going_on = f", going on at step {step} of {steps}" if step else ""
-            return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")
-        case runner.Measured(epoch=epoch, ratio=ratio, loss=loss):
-            trained = "" if loss is None else f"  loss {loss:.4g}"
-            return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
-        case runner.CellEnded(name=name, number=number, outcome="failed", error=error):
-            return f"cell {number}/{total} {name} failed: {error}"
-        case runner.CellEnded(name=name, number=number, outcome="failed before"):
-            return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
-        case runner.CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
-            return f"cell {number}/{total} {name}: {outcome}"
-    return ""
-
-
-class Bars:
-    """Two progress bars at the bottom of a terminal: cells of the study, and the current cell."""
-
-    def __init__(self, console: Any, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.study = self.progress.add_task("cells", total=total)
-        self.cell = self.progress.add_task("steps", total=None)
-        self.progress.start()
-
-    def update(self, event: "Event") -> None:
-        """Move the bars to where the event says the run is."""
-        from diffmem import runner
-
-        match event:
-            case runner.CellStarted(step=step, steps=steps):
-                self.progress.reset(self.cell, total=steps, completed=step, description="steps")
-            case runner.Trained(step=step, loss=loss):
-                self.progress.update(self.cell, completed=step, description=f"steps, loss {loss:.4g}")
-            case runner.Generated(cell=cell, count=count):
-                self.progress.update(self.cell, description=f"images {count}/{cell.score.samples}")
-            case runner.CellEnded():
-                self.progress.advance(self.study)
-
-    def stop(self) -> None:
-        """Take the bars off the screen."""
-        self.progress.stop()
 
 
 # --- what would be and has been run --------------------------------------------------------------------
@@ -347,73 +245,55 @@ def plan(
         from diffmem.throughput import measure_cells
 
         speed = measure_cells([each.cell for each in planned if not each.finished])
-    rows = [
-        {
-            "cell_id": each.cell.cell_id,
-            "P.size": each.cell.P.size,
-            **each.entry.axis_values,
-            "parameters": each.cost.parameters,
-            "checkpoints": len(each.cell.checkpoints),
-            "measured": each.measured,
-            "shared": each.shared,
-            "images to train": each.cost.images_trained,
-            "images to generate": each.cost.images_generated,
-            "operations": each.cost.operations,
-            **({} if speed is None else {"seconds": 0.0 if each.finished else each.seconds(speed[each.cell.cell_id])}),
-        }
-        for each in planned
-    ]
+    rows = [_planned_row(each, speed) for each in planned]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    shown = [{key: _with_unit(value) if key in MAGNITUDES else value for key, value in row.items()} for row in rows]
-    if speed is not None:
-        shown = [{**row, "seconds": _duration(full["seconds"])} for row, full in zip(shown, rows, strict=True)]
-    _print_table(f"{loaded.title} ({loaded.name})", shown)
+    units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
+    shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]
+    print_table(f"{loaded.title} ({loaded.name})", shown)
     click.echo(
         f"{len(rows)} cells, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
     )
-    trained, generated, operations = (sum(row[key] for row in rows) for key in MAGNITUDES[1:])
-    click.echo(
-        f"to go: {_with_unit(trained)} images to train, {_with_unit(generated)} to generate, "
-        f"{_with_unit(operations)} floating-point operations"
-    )
+    trained, generated, operations = (with_unit(sum(row[key] for row in rows)) for key in MAGNITUDES[1:])
+    click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
     if loaded.estimation.search == "bisect":
         search = plan_search(loaded)
         click.echo(
             f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
-            f"{_with_unit(search.expected)} operations expected, {_with_unit(search.worst)} at worst; "
-            f"a grid as fine has {search.grid_sizes} sizes a curve and {_with_unit(search.grid)} operations"
+            f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
+            f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
-    if speed is not None:
-        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
-        click.echo(f"time on one device, {whence}: {_duration(sum(row['seconds'] for row in rows))}")
-    else:
+    if speed is None:
         click.echo("--measure tells the time on this device, --tflops on another one")
+    else:
+        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
+        click.echo(f"time on one device, {whence}: {duration(sum(row['seconds'] for row in rows))}")
 
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
 """Columns of a plan that are shown with a unit; the last three add up."""
 
 
-def _with_unit(count: float) -> str:
-    """Return a count with three digits and a unit of thousands: 35.1 M."""
-    for unit in ("", " k", " M", " G", " T", " P", " E"):
-        if count < 999.5:
-            return f"{count:.3g}{unit}"
-        count /= 1000
-    return f"{count:.3g} Z"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in the two largest units that say something: 3 d 4 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if minutes < 60:
-        return f"{minutes:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
+def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None") -> dict[str, Any]:
+    """Return a cell of a plan as a row, with its time where the speed is known."""
+    cell, cost = planned.cell, planned.cost
+    row = {
+        "cell_id": cell.cell_id,
+        "P.size": cell.P.size,
+        **planned.entry.axis_values,
+        "parameters": cost.parameters,
+        "checkpoints": len(cell.checkpoints),
+        "measured": planned.measured,
+        "shared": planned.shared,
+        "images to train": cost.images_trained,
+        "images to generate": cost.images_generated,
+        "operations": cost.operations,
+    }
+    if speed is not None:
+        row["seconds"] = 0.0 if planned.finished else planned.seconds(speed[cell.cell_id])
+    return row
 
 
 @main.command()
@@ -451,7 +331,7 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
         click.echo(json.dumps(rows, indent=2))
         return
     failures = [(row["cell_id"], row["error"]) for row in rows if row["error"]]
-    _print_table(name, [{key: value for key, value in row.items() if key != "error"} for row in rows])
+    print_table(name, [{key: value for key, value in row.items() if key != "error"} for row in rows])
     for cell_id, error in failures:
         click.echo(f"{cell_id} failed: {error}")
 
@@ -499,7 +379,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         }
         for row, curve in zip(rows, curves, strict=True)
     ]
-    _print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
+    print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
 
 
 @main.command()
@@ -529,8 +409,9 @@ def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Pat
 
     Example: diffmem report quickstart -o quickstart.html
     """
+    from diffmem.merging import merged
     from diffmem.report.page import write_page
-    from diffmem.store import Store, merged
+    from diffmem.store import Store
 
     with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
         names = [_stored(store.path, study, profile)[1] for study in studies]
@@ -559,11 +440,12 @@ def merge(stores: tuple[Path, ...], output: Path) -> None:
 
     Example: diffmem store merge machine1.duckdb machine2.duckdb -o store/diffmem.duckdb
     """
+    from diffmem.merging import merge as take_over
     from diffmem.store import Store
 
     into = Store(output)
     for path in stores:
-        click.echo(f"{path}: {into.merge(path)} checkpoints taken into {output}")
+        click.echo(f"{path}: {take_over(into, path)} checkpoints taken into {output}")
 
 
 @main.command()
@@ -613,17 +495,11 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
         for first, result in [(number == 0, result) for number, result in enumerate(results)]
     ]
     if markdown:
-        click.echo(_markdown(rows))
+        click.echo(as_markdown(rows))
         return
-    _print_table(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""), rows)
+    print_table(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""), rows)
     verdicts = Counter(verdict for _, verdict, _ in checked)
     click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    """Return rows of the same keys as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_text, row.values())) for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 @main.command()
@@ -655,7 +531,7 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         f"{result.memorized} of {result.samples} images are nearer than a third to one training image of {against}"
     )
     if result.most_copied:
-        _print_table("the training images that are copied most (position in the dataset)", result.most_copied)
+        print_table("the training images that are copied most (position in the dataset)", result.most_copied)
     click.echo(f"`diffmem report {result.study}` shows them")
 
 
@@ -677,7 +553,7 @@ def bench(compare: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    _print_table(figures.name_of(device), rows)
+    print_table(figures.name_of(device), rows)
 
 
 @main.command()
@@ -709,27 +585,3 @@ def _registered(store: "Store", name: str) -> "Row":
         known = ", ".join(row["study"] for row in rows) or "none yet"
         raise StoreError(f"{store.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
     return found
-
-
-def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table with a column per key of any row."""
-    from rich.console import Console
-    from rich.table import Table
-
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title, title_justify="left", highlight=False)
-    for key in keys:
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(row.get(key)) for key in keys))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,439 @@
+"""One cell end to end: training set, training, scoring, store; interrupted and resumed at any moment."""
+
+import math
+import os
+import pickle
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffmem.config import RESULTS_VERSION, Cell
+from diffmem.data import TrainingSet, training_set
+from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
+from diffmem.errors import DiffmemError, RunError, StoreError
+from diffmem.group import ALONE, Group, LostProcess
+from diffmem.provenance import provenance
+from diffmem.sampling import DenoiserFunction, generate
+from diffmem.scoring import Scores
+from diffmem.store import Store
+from diffmem.training import TrainingState, cpu_threads, set_precision, train
+
+LOSS_CHECK = 100
+"""Optimizer steps between two looks at the loss; each look waits for the device once."""
+STATE_SECONDS = 300.0
+"""Longest time of training that a crash can cost."""
+PRECISION_CHECK = 500
+"""Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
+STOP_CHECK = 10
+"""Optimizer steps between two questions to a group on GPUs whether to stop."""
+
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
+"""What reading a damaged training state may raise, beside the usual."""
+
+Stop = Callable[[], bool]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; all that is needed to go on is saved."""
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """Work on a cell begins, at optimizer step `step` of `steps`."""
+
+    cell: Cell
+    name: str  # its axis values
+    number: int  # position in the study, from 1
+    step: int
+    steps: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training has come to optimizer step `step`."""
+
+    cell: Cell
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`count` of the images of a checkpoint are generated and scored."""
+
+    cell: Cell
+    epoch: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A checkpoint is in the store."""
+
+    cell: Cell
+    epoch: int
+    ratio: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell is finished, was so before, is worked on by another process, or has failed."""
+
+    cell: Cell
+    name: str
+    number: int
+    outcome: str  # finished, already finished, busy elsewhere, failed, failed before, crossed
+    error: str = ""
+
+
+Event = CellStarted | Trained | Generated | Measured | CellEnded
+
+
+def run_cell(
+    cell: Cell,
+    store: Store,
+    *,
+    name: str,
+    number: int,
+    stop: Stop,
+    group: Group = ALONE,
+    enough: float | None = None,
+) -> Iterator[Event]:
+    """Train and score one cell, unless it is finished or another process works on it.
+
+    With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
+    """
+    path = store.state_path(cell.cell_id)
+    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
+        if not group.any(free):
+            yield CellEnded(cell, name, number, "busy elsewhere")
+            return
+        measured = store.measured_epochs(cell.cell_id) if group.leads else set()
+        flags = group.first([int(epoch not in measured) for epoch, _ in cell.checkpoints])
+        missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
+        if not missing:
+            if group.leads:
+                _remove_state(path)
+                store.end_open_attempts(cell.cell_id)
+            yield CellEnded(cell, name, number, "already finished")
+            return
+        attempt = Attempt(store, cell.cell_id, group)
+        try:
+            for event in CellRun(cell, store, attempt.id, group, path, stop).events(name, number, missing):
+                yield event
+                answer = (event.ratio, event.epoch) if isinstance(event, Measured) else (0.0, 0)
+                if enough is not None and answer[0] >= enough and answer[1] < cell.T.epochs:
+                    attempt.end("crossed")
+                    yield CellEnded(cell, name, number, "crossed")
+                    return
+        except Interrupted:
+            attempt.end("interrupted")
+            raise
+        except StoreError:
+            raise
+        except LostProcess as error:
+            attempt.end("lost", str(error))
+            raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
+        except Exception as error:
+            reason = _reason(error)
+            attempt.end("failed", reason)
+            yield CellEnded(cell, name, number, "failed", reason)
+            if group.count > 1 and not isinstance(error, DiffmemError):
+                raise RunError(
+                    f"{name} failed in one process of {group.count}, which ends the run: {reason}"
+                ) from error
+            return
+        if group.leads:
+            _remove_state(path)
+        attempt.end("finished")
+        yield CellEnded(cell, name, number, "finished")
+
+
+class Attempt:
+    """The record of one try to train a cell, which the leading process of its group writes."""
+
+    def __init__(self, store: Store, cell_id: str, group: Group) -> None:
+        self.store = store
+        self.id = ""
+        if group.leads:
+            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count))
+
+    def end(self, outcome: str, error: str | None = None) -> None:
+        """Record how it ended."""
+        if self.id:
+            self.store.end_attempt(self.id, outcome, error)
+
+
+def _remove_state(path: Path) -> None:
+    """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
+    for suffix in (".pt", ".tmp", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, blocking=False)
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _reason(error: Exception) -> str:
+    """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
+    if isinstance(error, DiffmemError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; lower T.batch_size or M.width, or only score.batch_size if it was while generating"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror or error}"
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+@dataclass
+class CellRun:
+    """The work on one cell, by one process on one device."""
+
+    cell: Cell
+    store: Store
+    attempt: str
+    group: Group
+    state_path: Path
+    stop: Stop
+
+    def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
+        """Train from checkpoint to checkpoint and score those of `missing` epochs."""
+        data = training_set(self.cell)
+        images, labels = self._on_device(data)
+        if self.cell.M.network == "optimum":
+            used = 0 if labels is None else len(torch.unique(labels))
+            if used < self.cell.labels:
+                raise RunError(
+                    f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
+                    "optimum; take fewer labels or a larger size"
+                )
+            yield CellStarted(self.cell, name, number, 0, 0)
+            optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
+            yield from self._measure(optimum, images, 0, 0, None, 0.0)
+            return
+        set_precision(self.cell.T)
+        state, note = self._restore(missing)
+        yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
+        steps = train(state, images, labels, group=self.group)
+        for epoch, step in self.cell.checkpoints:
+            if step < state.step:
+                continue
+            started = time.monotonic()
+            with cpu_threads(self.cell):
+                yield from self._train_to(step, state, steps)
+            if epoch not in missing:
+                state.take_mean_loss()
+                continue
+            # the state is kept with its loss still in it, so that a run killed while scoring finds it again
+            self._save(state)
+            seconds = time.monotonic() - started
+            loss = state.take_mean_loss()
+            yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
+
+    def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
+        images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
+        labels = None if data.labels is None else torch.from_numpy(data.labels).to(self.group.device)
+        return images, labels
+
+    def _restore(self, missing: set[int]) -> tuple[TrainingState, str]:
+        """Return the saved training state, or a fresh one and why where the saved one is of no use."""
+        state, note = self._saved_state(missing)
+        if self.group.first([state.step]) != [state.step]:
+            raise RunError(f"{self.state_path.parent}: the processes see different training states; share the folder")
+        return state, note
+
+    def _saved_state(self, missing: set[int]) -> tuple[TrainingState, str]:
+        state = TrainingState(self._fresh_denoiser(), self.cell.T)
+        if not self.state_path.exists():
+            return state, ""
+        first = min(step for epoch, step in self.cell.checkpoints if epoch in missing)
+        try:
+            saved = load_state(self.state_path, self.cell, self.group.device)
+            if saved["step"] > first:
+                return state, "the saved state is past a checkpoint that the store lacks: training from the start"
+            state.load_state_dict(saved)
+        except (RunError, KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            return TrainingState(self._fresh_denoiser(), self.cell.T), f"{reason}: training from the start"
+        return state, ""
+
+    def _fresh_denoiser(self) -> Denoiser:
+        cell = self.cell
+        denoiser = build_denoiser(
+            cell.M,
+            resolution=cell.P.resolution or 0,
+            channels=cell.channels,
+            labels=cell.labels,
+            seed=cell.T.seed,
+        )
+        return denoiser.to(self.group.device)
+
+    def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
+        """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""
+        saved = time.monotonic()
+        while state.step < step:
+            loss = next(steps)
+            if state.step % LOSS_CHECK == 0 or state.step == step:
+                yield Trained(self.cell, state.step, self._checked(loss, state))
+            # to agree, the processes of a group wait for their devices: not at every step of a GPU
+            asks = self.group.count == 1 or self.group.device.type == "cpu" or state.step % STOP_CHECK == 0
+            stopping = asks and self.group.any(self.stop())
+            if stopping or time.monotonic() - saved > STATE_SECONDS:
+                self._save(state)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted
+
+    def _save(self, state: TrainingState) -> None:
+        """Save the state, which all processes of the group have, once."""
+        if self.group.leads:
+            save_state(self.state_path, self.cell, state)
+
+    def _checked(self, loss: Tensor, state: TrainingState) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RunError(
+                f"the training loss is {value} at step {state.step}; lower T.lr (now {self.cell.T.lr:g}) or "
+                "lengthen T.warmup_epochs"
+            )
+        return value
+
+    def _measure(
+        self,
+        denoiser: DenoiserFunction,
+        images: Tensor,
+        epoch: int,
+        step: int,
+        loss: float | None,
+        train_seconds: float,
+    ) -> Iterator[Event]:
+        """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
+        started = time.monotonic()
+        score = self.cell.score
+        scores = Scores(images, pairs=score.pairs if self.group.leads else 0)
+        at_once = PRECISION_CHECK if score.precision else score.samples
+        for first in range(0, score.samples, at_once):
+            part = range(first, min(first + at_once, score.samples))
+            yield from self._score(denoiser, images, epoch, part, scores)
+            scores.gather(self.group, len(part))
+            if score.precision and scores.half_width() <= score.precision:
+                break
+        checkpoint = scores.checkpoint(
+            self.cell.cell_id,
+            self.attempt,
+            epoch=epoch,
+            step=step,
+            loss=loss,
+            train_seconds=train_seconds,
+            score_seconds=time.monotonic() - started,
+        )
+        if self.group.leads:
+            self.store.append(checkpoint)
+        yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _score(
+        self, denoiser: DenoiserFunction, images: Tensor, epoch: int, part: range, scores: Scores
+    ) -> Iterator[Event]:
+        """Generate and score this process' share of the images `part`; half as many at once where memory runs out."""
+        share = part[self.group.share(len(part))]
+        done, at_once = 0, self.cell.score.batch_size
+        while done < len(share):
+            batch = share[done : done + at_once]
+            try:
+                scores.add(self._generate(denoiser, batch, images))
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                at_once = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            done += len(batch)
+            yield Generated(self.cell, epoch, batch.stop)
+
+    def _generate(self, denoiser: DenoiserFunction, batch: range, images: Tensor) -> Tensor:
+        """Generate images of these numbers, of the shape of the training images."""
+        return generate(
+            Interruptible(denoiser, self.stop),
+            batch,
+            shape=(images.shape[1], images.shape[2], images.shape[3]),
+            labels=self.cell.labels,
+            seed=self.cell.T.seed,
+            steps=self.cell.score.steps,
+            device=self.group.device,
+        )
+
+
+class Interruptible:
+    """A denoiser that is asked to stop between two noise levels, so that a long generation can be left."""
+
+    def __init__(self, denoiser: DenoiserFunction, stop: Stop) -> None:
+        self.denoiser, self.stop = denoiser, stop
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise, or raise Interrupted."""
+        if self.stop():
+            raise Interrupted
+        return self.denoiser(noisy, sigma, labels)
+
+
+# --- training states -----------------------------------------------------------------------------------
+
+
+def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
+    """Write a training state so that at every moment either the old or the new one is whole."""
+    temporary = path.with_suffix(".tmp")
+    content = {"cell_id": cell.cell_id, "results_version": RESULTS_VERSION, **state.state_dict()}
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: the training state cannot be saved ({str(error).splitlines()[0]}); free some space or check "
+            "the folder's permissions, then run the same command again"
+        ) from error
+
+
+def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
+    """Return a saved training state; RunError if the file is damaged or of another cell."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch.load does not look at the checksums
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
+        raise RunError(f"{path}: damaged") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: damaged")
+    if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
+        raise RunError(f"{path}: written by another diffmem")
+    return dict(state)

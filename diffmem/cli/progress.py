@@ -1,0 +1,78 @@
+"""A run on the terminal: its lines and its progress bars."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diffmem.cellrun import CellEnded, CellStarted, Event, Generated, Measured, Trained
+
+
+def show(events: Iterator[Event], *, total: int, label: str) -> Counter[str]:
+    """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how.
+
+    Of several processes none draws bars, and each begins its lines with its `label`.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    bars = Bars(console, total) if console.is_terminal and not label else None
+    outcomes: Counter[str] = Counter()
+    try:
+        for event in events:
+            if bars is not None:
+                bars.update(event)
+            if isinstance(event, CellEnded):
+                outcomes[event.outcome] += 1
+            line = _line(event, total)
+            if line:
+                console.print(label + line.replace("\n", "\n" + label), markup=False)
+    finally:
+        if bars is not None:
+            bars.stop()
+    return outcomes
+
+
+def _line(event: Event, total: int) -> str:
+    """Return what an event says as a line of text, empty for what only moves a bar."""
+    match event:
+        case CellStarted(name=name, number=number, step=step, steps=steps, note=note):
+            going_on = f", going on at step {step} of {steps}" if step else ""
+            return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")
+        case Measured(epoch=epoch, ratio=ratio, loss=loss):
+            trained = "" if loss is None else f"  loss {loss:.4g}"
+            return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
+        case CellEnded(name=name, number=number, outcome="failed", error=error):
+            return f"cell {number}/{total} {name} failed: {error}"
+        case CellEnded(name=name, number=number, outcome="failed before"):
+            return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
+        case CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
+            return f"cell {number}/{total} {name}: {outcome}"
+    return ""
+
+
+class Bars:
+    """Two progress bars at the bottom of a terminal: cells of the study, and the current cell."""
+
+    def __init__(self, console: Any, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True)
+        self.study = self.progress.add_task("cells", total=total)
+        self.cell = self.progress.add_task("steps", total=None)
+        self.progress.start()
+
+    def update(self, event: Event) -> None:
+        """Move the bars to where the event says the run is."""
+        match event:
+            case CellStarted(step=step, steps=steps):
+                self.progress.reset(self.cell, total=steps, completed=step, description="steps")
+            case Trained(step=step, loss=loss):
+                self.progress.update(self.cell, completed=step, description=f"steps, loss {loss:.4g}")
+            case Generated(cell=cell, count=count):
+                self.progress.update(self.cell, description=f"images {count}/{cell.score.samples}")
+            case CellEnded():
+                self.progress.advance(self.study)
+
+    def stop(self) -> None:
+        """Take the bars off the screen."""
+        self.progress.stop()

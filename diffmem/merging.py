@@ -1,0 +1,99 @@
+"""Merging stores: what several machines have measured, as one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+from diffmem.errors import StoreError
+from diffmem.store import PATIENCE, Store
+
+CONFLICTS = """
+    WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))
+    SELECT cell_id, epoch FROM shared JOIN other_.checkpoints AS o USING (cell_id, epoch)
+    WHERE (shared.samples, shared.memorized) IS DISTINCT FROM (o.samples, o.memorized)
+    UNION
+    SELECT cell_id, epoch
+    FROM evidence JOIN other_.evidence AS o USING (cell_id, epoch, sample)
+    WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
+    ORDER BY ALL
+"""
+"""Checkpoints that two stores have measured differently."""
+
+MERGE = [
+    """
+    INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
+        FROM cells WHERE cells.cell_id = o.cell_id AND cells.created_at <= o.created_at
+    )
+    """,
+    """
+    DELETE FROM study_cells WHERE study IN (
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    """
+    INSERT INTO study_cells FROM other_.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    """
+    INSERT OR REPLACE INTO studies FROM other_.studies AS o WHERE NOT EXISTS (
+        FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
+    )
+    """,
+    "INSERT OR IGNORE INTO attempts FROM other_.attempts",
+    """
+    INSERT INTO evidence FROM other_.evidence AS o
+    WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
+    """,
+    "INSERT OR IGNORE INTO pairs FROM other_.pairs",
+    """
+    INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
+        FROM checkpoints AS c
+        WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch
+            AND (c.measured_at, c.attempt_id) <= (o.measured_at, o.attempt_id)
+    )
+    """,
+]
+"""How one store takes over another one, attached as `other_`; studies' cells before the studies that decide on them."""
+
+
+def merge(store: Store, path: Path) -> int:
+    """Take over into `store` what the one at `path` has and it lacks; return how many checkpoints that were.
+
+    Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
+    registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
+    checkpoint differently.
+    """
+    with Store(path).reading():
+        pass  # says what is wrong with it, if anything
+    quoted = str(path).replace("'", "''")
+    with store.writing(PATIENCE) as connection:
+        connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
+        conflicts = connection.execute(CONFLICTS).fetchall()
+        if conflicts:
+            named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
+            more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+            raise StoreError(
+                f"{path}: measured otherwise than in {store.path}: {named}{more}; merge one of the two only"
+            )
+        before = _checkpoints(connection)
+        for statement in MERGE:
+            connection.execute(statement)
+        return _checkpoints(connection) - before
+
+
+def _checkpoints(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0])
+
+
+@contextmanager
+def merged(paths: Sequence[Path]) -> Iterator[Store]:
+    """Merge several stores into one that is there for the while of a block. Raises StoreError as `merge`."""
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "merged.duckdb")
+        for path in paths:
+            merge(store, path)
+        yield store

@@ -1,0 +1,82 @@
+"""The tables of the store, as the list of changes that have made them."""
+
+MIGRATIONS = [
+    """
+    CREATE TABLE cells (
+        cell_id VARCHAR PRIMARY KEY,
+        configuration JSON NOT NULL,       -- P, M, T, score, every default written out
+        checkpoints INTEGER NOT NULL,      -- how many a finished cell has
+        created_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE studies (
+        study VARCHAR PRIMARY KEY,         -- the file's name without .toml, and @profile
+        title VARCHAR NOT NULL,
+        figure VARCHAR NOT NULL,
+        path VARCHAR NOT NULL,
+        axes JSON NOT NULL,                -- the keys of each axis
+        estimation JSON NOT NULL,          -- [emm]
+        registered_at TIMESTAMP NOT NULL
+    );
+    CREATE TABLE study_cells (
+        study VARCHAR NOT NULL,
+        position INTEGER NOT NULL,
+        cell_id VARCHAR NOT NULL,          -- two positions may be the same cell, on two curves
+        curve VARCHAR NOT NULL,            -- the axis values that tell one EMM curve from another
+        name VARCHAR NOT NULL,             -- all axis values
+        axis_values JSON NOT NULL,
+        PRIMARY KEY (study, position)
+    );
+    CREATE TABLE attempts (
+        attempt_id VARCHAR PRIMARY KEY,
+        cell_id VARCHAR NOT NULL,
+        outcome VARCHAR NOT NULL,          -- running, finished, interrupted, failed, lost
+        error VARCHAR,
+        started_at TIMESTAMP NOT NULL,
+        ended_at TIMESTAMP,
+        host VARCHAR NOT NULL,
+        pid INTEGER NOT NULL,
+        device VARCHAR NOT NULL,
+        versions JSON NOT NULL,
+        git_commit VARCHAR,
+        git_dirty BOOLEAN
+    );
+    CREATE TABLE checkpoints (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        step BIGINT NOT NULL,
+        samples INTEGER NOT NULL,          -- images generated
+        memorized INTEGER NOT NULL,        -- of them, d1 < d2 / 3
+        ratio DOUBLE NOT NULL,             -- memorized / samples
+        loss DOUBLE,                       -- mean training loss per image since the last checkpoint
+        train_seconds DOUBLE NOT NULL,
+        score_seconds DOUBLE NOT NULL,
+        attempt_id VARCHAR NOT NULL,
+        measured_at TIMESTAMP NOT NULL,
+        PRIMARY KEY (cell_id, epoch)
+    );
+    CREATE TABLE evidence (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        sample INTEGER NOT NULL,           -- number of the generated image
+        nearest INTEGER NOT NULL,          -- position of its nearest image in the training set
+        d1 DOUBLE NOT NULL,                -- l2 distance to it, on the 0..255 scale
+        d2 DOUBLE NOT NULL                 -- l2 distance to the second nearest
+    );
+    CREATE TABLE pairs (
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        sample INTEGER NOT NULL,
+        generated BLOB NOT NULL,           -- PNG
+        nearest BLOB NOT NULL,             -- PNG
+        PRIMARY KEY (cell_id, epoch, sample)
+    );
+    CREATE VIEW results AS
+        SELECT study, position, curve,
+            CAST(configuration->>'$.P.size' AS INTEGER) AS size,
+            configuration->>'$.P.draw' AS draw,
+            CAST(configuration->>'$.T.seed' AS BIGINT) AS seed,
+            cell_id, epoch, samples, memorized, ratio, loss
+        FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
+    """,
+]
+"""Append only. Each runs in one transaction with its record."""
