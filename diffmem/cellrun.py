@@ -186,7 +186,7 @@ def _remove_state(path: Path) -> None:
 def _exclusive(path: Path) -> Iterator[bool]:
     """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
         lock = filelock.FileLock(path, blocking=False)
         lock.acquire()
     except filelock.Timeout:

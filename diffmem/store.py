@@ -108,14 +108,21 @@ class Store:
     # --- opening ---
 
     @contextmanager
-    def writing(self, patience: float = RUN_PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open to write: one transaction, committed if the block ends well. Creates and migrates the file."""
+    def writing(
+        self, patience: float = RUN_PATIENCE, *, create: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open to write: one transaction, committed if the block ends well. Migrates the file.
+
+        Without `create`, a file that is not there is an error: measurements without their cells are of no use.
+        """
         deadline = time.monotonic() + patience
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(f"{self.path}.lock", timeout=patience)
-            with lock:
-                if not self.exists():
+            if create:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            elif not self.exists():
+                raise StoreUnavailable(self._gone())
+            with filelock.FileLock(f"{self.path}.lock", timeout=patience):
+                if create and not self.exists():
                     self._create()
                 with self._connected(read_only=False, deadline=deadline) as connection:
                     self._migrate(connection)
@@ -238,6 +245,12 @@ class Store:
         who = f"process {holder.partition(')')[0]}" if found else "another program"
         return f"{self.path}: {who} holds the store open; close it (a notebook or a DuckDB shell?) and try again"
 
+    def _gone(self) -> str:
+        return (
+            f"{self.path}: the store is gone (was it moved, or its disk taken away?); once it is back, the same command "
+            "goes on from what was saved last"
+        )
+
     def _refuse(self, error: Exception) -> NoReturn:
         """Turn what the system or DuckDB says into a sentence that tells what to do."""
         text = str(error).splitlines()[0]
@@ -295,8 +308,10 @@ class Store:
             "name": _texts(text for _, _, text, _ in cells),
             "axis_values": _texts(json.dumps(values) for *_, values in cells),
         }
-        with self.writing(PATIENCE) as connection:
-            connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?, ?, ?, ?, ?, ?)", study)
+        with self.writing(PATIENCE, create=True) as connection:
+            connection.execute(
+                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}", study
+            )
             connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
             connection.execute(
                 "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM rows", [now]
@@ -316,11 +331,15 @@ class Store:
                 [cell_id],
             )
             connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, 'running', NULL, ?, NULL, ?, ?, ?, ?, ?, ?)",
+                f"""
+                INSERT INTO attempts
+                SELECT ?, ?, 'running', NULL, {_later("started_at", "attempts WHERE cell_id = ?")}, NULL, ?, ?, ?, ?, ?, ?
+                """,
                 [
                     attempt_id,
                     cell_id,
                     _now(),
+                    cell_id,
                     where.host,
                     where.pid,
                     where.device,
@@ -335,7 +354,7 @@ class Store:
         """Record how an attempt ended: finished, interrupted or failed."""
         with self.writing() as connection:
             connection.execute(
-                "UPDATE attempts SET outcome = ?, error = ?, ended_at = ? WHERE attempt_id = ?",
+                "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
                 [outcome, error, _now(), attempt_id],
             )
 
@@ -529,6 +548,14 @@ class Store:
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
     """Return texts as an array that DuckDB scans as a column."""
     return np.array(list(values), dtype=object)
+
+
+def _later(column: str, rows: str) -> str:
+    """Return SQL for the time given as its first parameter, or just after the latest of some rows if that is later.
+
+    The order in which things were done must survive a clock that was set back.
+    """
+    return f"greatest(?::TIMESTAMP, (SELECT max({column}) + INTERVAL 1 MICROSECOND FROM {rows}))"
 
 
 def _now() -> datetime:

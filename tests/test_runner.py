@@ -26,7 +26,7 @@ import torch
 
 from diffmem import cellrun
 from diffmem.cellrun import CellEnded, CellStarted, Event, Interrupted, Measured, Trained
-from diffmem.errors import StoreError
+from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.runner import run_study
 from diffmem.store import Row, Store
 from diffmem.study import Study
@@ -617,6 +617,26 @@ def test_states_that_cannot_be_kept_are_an_error_with_the_folder(one_cell: Study
     with pytest.raises(StoreError, match="cannot keep training states there") as caught:
         go_on(one_cell, store)
     assert str(store.states) in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", [("CellStarted", 1, 7), ("Trained", 1, 2), ("Measured", 1, 1)])
+def test_a_run_whose_store_is_taken_away_ends_and_goes_on_once_it_is_back(
+    moment: tuple[str, int, int], one_cell: Study, store: Store, expected: dict[str, list[Row]], tmp_path: Path
+) -> None:
+    when, away = tiny.Moment(*moment), tmp_path / "away"
+
+    def stop() -> bool:
+        if when():
+            store.path.parent.rename(away)
+        return False
+
+    with pytest.raises(StoreUnavailable, match="the store is gone"):
+        for event in run_study(one_cell, store, stop=stop):
+            when.see(event)
+    assert not store.path.parent.exists()
+    away.rename(store.path.parent)
+    go_on(one_cell, store)
+    tiny.check_equal(tiny.results(store), of(one_cell, expected))
 
 
 # --- cells that fail -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -25,8 +26,14 @@ PATIENCE = 0.2
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def fresh(tmp_path: Path) -> Store:
     return Store(tmp_path / "store" / "diffmem.duckdb")
+
+
+@pytest.fixture
+def store(fresh: Store) -> Store:
+    with fresh.writing(create=True):
+        return fresh
 
 
 def checkpoint(epoch: int = 1, cell_id: str = "cell", ratio: float = 0.25) -> Checkpoint:
@@ -52,8 +59,8 @@ def refuses_to_read(path: Path, kind: type[StoreError]) -> str:
     return sentence(caught.value, path, kind)
 
 
-def refuses_to_write(path: Path, kind: type[StoreError]) -> str:
-    with pytest.raises(StoreError) as caught, Store(path).writing(PATIENCE) as connection:
+def refuses_to_write(path: Path, kind: type[StoreError], *, create: bool = True) -> str:
+    with pytest.raises(StoreError) as caught, Store(path).writing(PATIENCE, create=create) as connection:
         connection.execute("SELECT 1")
     return sentence(caught.value, path, kind)
 
@@ -69,27 +76,27 @@ def sentence(error: StoreError, path: Path, kind: type[StoreError]) -> str:
 # --- schema and migrations -----------------------------------------------------------------------------
 
 
-def test_a_fresh_file_gets_the_schema_with_its_folder(store: Store) -> None:
-    with store.writing():
+def test_a_fresh_file_gets_the_schema_with_its_folder(fresh: Store) -> None:
+    with fresh.writing(create=True):
         pass
-    assert tables(store) == TABLES
-    assert version(store) == len(MIGRATIONS)
-    assert store.rows("SELECT * FROM results") == []
+    assert tables(fresh) == TABLES
+    assert version(fresh) == len(MIGRATIONS)
+    assert fresh.rows("SELECT * FROM results") == []
 
 
-def test_reading_where_nothing_is_creates_nothing(store: Store) -> None:
-    said = refuses_to_read(store.path, StoreError)
+def test_reading_where_nothing_is_creates_nothing(fresh: Store) -> None:
+    said = refuses_to_read(fresh.path, StoreError)
     assert "no store there yet" in said
     assert "diffmem run" in said
-    assert not store.path.parent.exists()
+    assert not fresh.path.parent.exists()
 
 
-def test_each_migration_is_recorded_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_migration_is_recorded_once(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
     for _ in range(3):
-        with store.writing():
+        with fresh.writing(create=True):
             pass
-    numbers = [row["version"] for row in store.rows("SELECT version FROM migrations ORDER BY applied_at")]
+    numbers = [row["version"] for row in fresh.rows("SELECT version FROM migrations ORDER BY applied_at")]
     assert numbers == [*range(1, len(MIGRATIONS) + 2)]
 
 
@@ -127,31 +134,31 @@ def test_a_failing_migration_rolls_back_whole_and_leaves_the_version(
     assert count(store, "pairs") == 1
 
 
-def test_a_migration_whose_record_fails_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_whose_record_fails_leaves_nothing(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = f"CREATE TABLE half (i INTEGER); INSERT INTO migrations VALUES ({len(MIGRATIONS) + 1}, now()::TIMESTAMP)"
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, taken])
-        with pytest.raises(StoreError), store.writing():
+        with pytest.raises(StoreError), fresh.writing(create=True):
             pass
-    assert version(store) == len(MIGRATIONS)
-    assert tables(store) == TABLES
+    assert version(fresh) == len(MIGRATIONS)
+    assert tables(fresh) == TABLES
 
 
-def test_the_migrations_before_a_failing_one_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_migrations_before_a_failing_one_stay(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)", BAD])
-        with pytest.raises(StoreError), store.writing():
+        with pytest.raises(StoreError), fresh.writing(create=True):
             pass
         patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
-        assert tables(store) == TABLES | {"second"}
+        assert tables(fresh) == TABLES | {"second"}
 
 
-def test_a_migration_that_was_mended_runs_on_the_next_opening(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_was_mended_runs_on_the_next_opening(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, BAD])
-    with pytest.raises(StoreError), store.writing():
+    with pytest.raises(StoreError), fresh.writing(create=True):
         pass
     monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE half (i INTEGER)"])
-    assert tables(store) == TABLES | {"half"}
+    assert tables(fresh) == TABLES | {"half"}
 
 
 # --- one transaction -----------------------------------------------------------------------------------
@@ -343,10 +350,13 @@ def test_a_reader_gets_in_between_the_writes_of_another_process(store: Store) ->
 
 
 @pytest.mark.slow
-def test_two_processes_append_at_once_and_none_is_lost(store: Store) -> None:
-    at_once((WRITER, store.path, "one", "30"), (WRITER, store.path, "two", "30"))
-    assert store.measured_epochs("one") == store.measured_epochs("two") == {*range(1, 31)}
-    assert count(store, "evidence") == 60 * 20
+def test_four_processes_append_a_thousand_checkpoints_while_a_reader_asks_again_and_again(store: Store) -> None:
+    cells = ["one", "two", "three", "four"]
+    *_, reads = at_once(*((WRITER, store.path, cell, "250") for cell in cells), (READER, store.path, "1000"))
+    assert int(reads) > 10
+    assert count(store, "checkpoints") == 1000
+    assert count(store, "evidence") == 1000 * 20
+    assert [store.measured_epochs(cell) for cell in cells] == [{*range(1, 251)}] * 4
 
 
 HALF_DONE = """
@@ -392,6 +402,25 @@ def test_what_a_killed_writer_committed_is_read_from_the_wal_it_left(store: Stor
     assert store.measured_epochs("cell") == {1}
     assert store.append(checkpoint(epoch=2)) is True
     assert store.rows("SELECT cell_id FROM cells") == [{"cell_id": "kept"}]
+
+
+# --- time ----------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_attempts_and_studies_survives_a_clock_that_is_set_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [datetime(2030, 1, 1) - timedelta(days=day) for day in range(100)]
+    monkeypatch.setattr(store_module, "_now", lambda: clock.pop(0))
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    cell = study.cells[0].cell
+    for outcome in ("failed", "interrupted"):
+        store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), outcome)
+    assert store.cells(study.name)[0]["outcome"] == "interrupted"
+    assert all(row["ended_at"] >= row["started_at"] for row in store.rows("SELECT * FROM attempts"))
+    tiny.register(store, tiny.load(tmp_path, tiny.TEXT, name="second"))
+    assert [row["study"] for row in store.studies()] == ["second", study.name]
 
 
 # --- what is no store, or cannot be used ---------------------------------------------------------------
@@ -465,6 +494,16 @@ def shell(store: Store) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+def test_what_is_measured_is_never_written_to_a_new_store_in_the_place_of_one_that_is_gone(store: Store) -> None:
+    with store.writing(create=True):
+        pass
+    shutil.rmtree(store.path.parent)
+    assert "the store is gone" in refuses_to_write(store.path, StoreUnavailable, create=False)
+    with pytest.raises(StoreUnavailable, match="the store is gone"):
+        store.append(checkpoint())
+    assert not store.path.parent.exists()
+
+
 def test_a_store_that_another_program_holds_open_is_named_with_its_process(
     store: Store, shell: subprocess.Popen[str]
 ) -> None:
@@ -501,6 +540,8 @@ if sys.argv[2] != "disk":  # no file may grow beyond so many bytes; Python ignor
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 store = Store(Path(sys.argv[1]))
 try:
+    with store.writing(create=True):
+        pass
     for epoch in range(1, 200):
         point = tiny.checkpoint("cell", epoch, 0.5, samples=3000)
         noise = np.random.default_rng(epoch).random((2, 3000))  # does not compress
