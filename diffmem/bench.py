@@ -86,7 +86,7 @@ def _bare_step(state: TrainingState, cell: Cell, device: torch.device) -> Callab
 
     def work() -> None:
         state.denoiser.train()
-        state.denoiser.network.seed_dropout(generator)
+        state.denoiser.network.draw_dropout(generator, total=len(clean))
         state.gradients.zero_()
         loss(state.denoiser, clean, sigma=sigma, noise=noise).mean().backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()

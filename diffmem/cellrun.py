@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmem.compiling import Compile, compile_networks, is_compiled
 from diffmem.config import RESULTS_VERSION, Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
@@ -110,6 +111,7 @@ def run_cell(
     stop: Stop,
     group: Group = ALONE,
     enough: float | None = None,
+    compiling: Compile = "off",
 ) -> Iterator[Event]:
     """Train and score one cell, unless it is finished or another process works on it.
 
@@ -129,9 +131,11 @@ def run_cell(
                 store.end_open_attempts(cell.cell_id)
             yield CellEnded(cell, name, number, "already finished")
             return
-        attempt = Attempt(store, cell.cell_id, group)
+        compiled = is_compiled(cell, group.device, compiling)
+        attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
         try:
-            for event in CellRun(cell, store, attempt.id, group, path, stop).events(name, number, missing):
+            work = CellRun(cell, store, attempt.id, group, path, stop, compiled)
+            for event in work.events(name, number, missing):
                 yield event
                 answer = (event.ratio, event.epoch) if isinstance(event, Measured) else (0.0, 0)
                 if enough is not None and answer[0] >= enough and answer[1] < cell.T.epochs:
@@ -164,11 +168,11 @@ def run_cell(
 class Attempt:
     """The record of one try to train a cell, which the leading process of its group writes."""
 
-    def __init__(self, store: Store, cell_id: str, group: Group) -> None:
+    def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:
         self.store = store
         self.id = ""
         if group.leads:
-            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count))
+            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
 
     def end(self, outcome: str, error: str | None = None) -> None:
         """Record how it ended."""
@@ -221,6 +225,7 @@ class CellRun:
     group: Group
     state_path: Path
     stop: Stop
+    compiled: bool = False
 
     def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
@@ -239,6 +244,8 @@ class CellRun:
             return
         set_precision(self.cell.T)
         state, note = self._restore(missing)
+        if self.compiled:
+            compile_networks(state, self.group.device)
         yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
         steps = train(state, images, labels, group=self.group)
         for epoch, step in self.cell.checkpoints:

@@ -12,8 +12,8 @@ import torch
 from diffmem.store import Provenance
 
 
-def provenance(device: torch.device, *, processes: int = 1) -> Provenance:
-    """Return where this process runs and with what, and how many of its kind work together."""
+def provenance(device: torch.device, *, processes: int = 1, compiled: bool = False) -> Provenance:
+    """Return where this process runs and with what, how many of its kind work together, and whether compiled."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     tracked = (
         _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
@@ -21,6 +21,7 @@ def provenance(device: torch.device, *, processes: int = 1) -> Provenance:
     commit = _git("rev-parse", "HEAD") if tracked else None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     text = f"{device.type} ({name}, {torch.get_num_threads()} threads)" if device.type == "cpu" else name
+    text += ", compiled" * compiled
     return Provenance(
         host=socket.gethostname(),
         pid=os.getpid(),

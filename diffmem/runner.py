@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from diffmem.cellrun import CellEnded, Event, Interrupted, Stop, run_cell
+from diffmem.compiling import Compile
 from diffmem.config import Cell
 from diffmem.cost import cell_cost
 from diffmem.errors import RunError
@@ -29,6 +30,7 @@ class Options:
     shard: tuple[int, int] = (1, 1)  # number I of N: only every N-th cell, from the I-th on
     fail_fast: bool = False  # the first failed cell ends the run
     retry_failed: bool = False  # cells that have failed before are tried again
+    compile: Compile = "auto"  # torch.compile: where it pays, always, never
 
 
 def run_study(
@@ -99,7 +101,14 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
         for entry in wanted[first:] + wanted[:first]:
             outcome = ""
             for event in run_cell(
-                entry.cell, store, name=entry.name, number=number + 1, stop=stop, group=alone, enough=line
+                entry.cell,
+                store,
+                name=entry.name,
+                number=number + 1,
+                stop=stop,
+                group=alone,
+                enough=line,
+                compiling=options.compile,
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
                 if outcome != "busy elsewhere":
@@ -183,7 +192,9 @@ def _run_together(
                 f"{entry.name}: a batch of {entry.cell.T.batch_size} images cannot be split over {group.count} "
                 "processes; start fewer, or use --split cells"
             )
-        for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=group):
+        for event in run_cell(
+            entry.cell, store, name=entry.name, number=number, stop=stop, group=group, compiling=options.compile
+        ):
             yield event
             if options.fail_fast and isinstance(event, CellEnded) and event.outcome == "failed":
                 return
@@ -212,7 +223,9 @@ def _run_apart(
                 raise Interrupted
             if group.count > 1 and failures.new(entry.cell):
                 continue
-            for event in run_cell(entry.cell, store, name=entry.name, number=number, stop=stop, group=alone):
+            for event in run_cell(
+                entry.cell, store, name=entry.name, number=number, stop=stop, group=alone, compiling=options.compile
+            ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
                 if outcome == "busy elsewhere":
                     busy.append((number, entry))

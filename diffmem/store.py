@@ -108,9 +108,7 @@ class Store:
     # --- opening ---
 
     @contextmanager
-    def writing(
-        self, patience: float = RUN_PATIENCE, *, create: bool = False
-    ) -> Iterator[duckdb.DuckDBPyConnection]:
+    def writing(self, patience: float = RUN_PATIENCE, *, create: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open to write: one transaction, committed if the block ends well. Migrates the file.
 
         Without `create`, a file that is not there is an error: measurements without their cells are of no use.
@@ -247,8 +245,8 @@ class Store:
 
     def _gone(self) -> str:
         return (
-            f"{self.path}: the store is gone (was it moved, or its disk taken away?); once it is back, the same command "
-            "goes on from what was saved last"
+            f"{self.path}: the store is gone (was it moved, or its disk taken away?); once it is back, the same "
+            "command goes on from what was saved last"
         )
 
     def _refuse(self, error: Exception) -> NoReturn:
@@ -332,8 +330,8 @@ class Store:
             )
             connection.execute(
                 f"""
-                INSERT INTO attempts
-                SELECT ?, ?, 'running', NULL, {_later("started_at", "attempts WHERE cell_id = ?")}, NULL, ?, ?, ?, ?, ?, ?
+                INSERT INTO attempts SELECT ?, ?, 'running', NULL,
+                    {_later("started_at", "attempts WHERE cell_id = ?")}, NULL, ?, ?, ?, ?, ?, ?
                 """,
                 [
                     attempt_id,

@@ -146,8 +146,8 @@ def train(
     for indices in batches(T, size=size, first_step=state.step):
         indices = indices.to(images.device, non_blocking=True)
         generator = stream("training", T.seed, state.step, images.device)
-        state.denoiser.network.seed_dropout(generator, rows=rows, total=T.batch_size)
         sigma, noise = draw_noise(state.denoiser, torch.Size((T.batch_size, *images.shape[1:])), generator)
+        state.denoiser.network.draw_dropout(generator, total=T.batch_size, rows=rows)
         clean = images[indices[rows]].float() / 127.5 - 1
         wanted = None if labels is None else labels[indices[rows]]
         with autocast(T, images.device):

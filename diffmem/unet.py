@@ -92,22 +92,30 @@ class LabelEmbedding(Linear):
 
 
 class Dropout(nn.Module):
-    """Drop activations with a mask from `generator`, which the training loop seeds anew for every step."""
+    """Drop activations [n, *shape] with a mask that the training loop has drawn anew for every step."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.rate = rate
-        self.generator: torch.Generator | None = None
-        self.rows, self.total = slice(None), 0
+        self.rate, self.shape = rate, shape
+        self.mask: Tensor | None = None
+
+    def draw(self, generator: torch.Generator, *, rows: slice, total: int) -> None:
+        """Draw the masks of `total` images and keep those of `rows`: 0 for a share `rate`, else 1 / (1 - rate)."""
+        if self.rate > 0:
+            count = total * math.prod(self.shape)
+            # 32 random bits an element: on a CPU, Tensor.bernoulli_ takes six times as long and a tenth of a step
+            words = torch.empty((count + 1) // 2, dtype=torch.int64, device=generator.device)
+            bits = words.random_(-(2**63), None, generator=generator).view(torch.int32)[:count]
+            kept = bits.view(total, *self.shape)[rows] >= round((self.rate - 0.5) * 2**32)
+            self.mask = torch.where(kept, 1 / (1 - self.rate), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero a share `rate` of x and scale the rest by 1 / (1 - rate), in training only."""
         if not self.training or self.rate == 0:
             return x
-        if self.generator is None:
-            raise RuntimeError("a network in training mode needs seed_dropout(generator) before its first step")
-        mask = x.new_empty(self.total or len(x), *x.shape[1:]).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * mask[self.rows] / (1 - self.rate)
+        if self.mask is None:
+            raise RuntimeError("a network in training mode needs draw_dropout(generator, total=...) before each step")
+        return x * self.mask.to(x.dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -115,8 +123,16 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
+def _mean(x: Tensor, branch: Tensor) -> Tensor:
+    """(x + branch) / sqrt(2), which keeps the variance of independent terms."""
+    return torch.add(x * math.sqrt(0.5), branch, alpha=math.sqrt(0.5))
+
+
 class Block(nn.Module):
-    """A residual block with the noise embedding added inside, and self-attention after it where asked."""
+    """A residual block with the noise embedding added inside, and self-attention after it where asked.
+
+    `side` is that of its output in pixels.
+    """
 
     def __init__(
         self,
@@ -124,6 +140,7 @@ class Block(nn.Module):
         outputs: int,
         embedding: int,
         *,
+        side: int,
         dropout: float,
         attention: bool = False,
         resample: str | None = None,
@@ -134,7 +151,7 @@ class Block(nn.Module):
         self.conv0 = Convolution(inputs, outputs, 3, resample=resample, taps=taps)
         self.affine = Linear(embedding, outputs)
         self.norm1 = group_norm(outputs)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, (outputs, side, side))
         self.conv1 = Convolution(outputs, outputs, 3)
         self.skip = None
         if inputs != outputs or resample:
@@ -150,8 +167,8 @@ class Block(nn.Module):
         h = self.conv0(functional.silu(self.norm0(x)))
         h = h + self.affine(embedding)[:, :, None, None]
         h = self.conv1(self.dropout(functional.silu(self.norm1(h))))
-        x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
-        return (x + self._attend(x)) * math.sqrt(0.5) if self.attention else x
+        x = _mean(x if self.skip is None else self.skip(x), h)
+        return _mean(x, self._attend(x)) if self.attention else x
 
     def _attend(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -244,14 +261,14 @@ class UNet(nn.Module):
             raise ValueError(f"this network has {kept} skip connections, not {len(self.skips)}")
         initialise(self, seed)
 
-    def seed_dropout(self, generator: torch.Generator, *, rows: slice = slice(None), total: int = 0) -> None:
-        """Let every dropout mask of the next passes come from `generator`, in the order of the layers.
+    def draw_dropout(self, generator: torch.Generator, *, total: int, rows: slice = slice(None)) -> None:
+        """Draw the dropout masks of the next training pass from `generator`, in the order of the layers.
 
-        Masks are drawn for `total` images (0: as many as there are), and the images passed are `rows` of them.
+        Masks are drawn for `total` images, and the images passed are `rows` of them.
         """
         for module in self.modules():
             if isinstance(module, Dropout):
-                module.generator, module.rows, module.total = generator, rows, total
+                module.draw(generator, rows=rows, total=total)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x [n, c, h, w], c_noise [n] and class indices [n] to [n, c, h, w]."""
@@ -260,7 +277,7 @@ class UNet(nn.Module):
         auxiliary = x
         for name, layer in self.enc.items():
             if name.endswith("aux_residual"):
-                x = auxiliary = (x + layer(auxiliary)) * math.sqrt(0.5)
+                x = auxiliary = _mean(x, layer(auxiliary))
                 if self.skips[len(skips) - 1]:
                     skips[-1] = x
                 continue
@@ -299,6 +316,7 @@ def _build(layer: Layer, embedding: int, dropout: float, taps: Sequence[float]) 
                 layer.inputs,
                 layer.outputs,
                 embedding,
+                side=layer.side,
                 dropout=dropout,
                 attention=layer.attention,
                 resample=layer.resample,

@@ -29,6 +29,7 @@ LAYERS = [
     "sampling",
     "memorization",
     "training",
+    "compiling",
     "emm",
     "store",
     "search",
@@ -60,6 +61,7 @@ MAY_IMPORT = {
     "sampling": {"streams"},
     "memorization": set(),
     "training": {"config", "denoiser", "group", "streams"},
+    "compiling": {"config", "cost", "errors", "training"},
     "emm": set(),
     "schema": set(),
     "store": {"config", "errors", "schema"},
@@ -85,6 +87,7 @@ MAY_IMPORT = {
         "launch",
         "bench",
         "search",
+        "compiling",
     },
 }
 

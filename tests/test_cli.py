@@ -466,7 +466,7 @@ def make_other(path: Path) -> None:
 
 
 def make_newer(path: Path) -> None:
-    with Store(path).writing():
+    with Store(path).writing(create=True):
         pass
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     with duckdb.connect(path) as connection:

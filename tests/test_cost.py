@@ -29,7 +29,7 @@ def counted(denoiser: Denoiser, of: Cell, images: int, *, backward: bool) -> int
     """Count the operations of a pass over `images` images with torch's own counter."""
     side = of.P.resolution or 0
     labels = torch.zeros(images, dtype=torch.int64) if of.labels else None
-    denoiser.network.seed_dropout(torch.Generator())
+    denoiser.network.draw_dropout(torch.Generator(), total=images)
     with FlopCounterMode(display=False) as counter:
         result = denoiser(torch.zeros(images, of.channels, side, side), 1.0, labels)
         if backward:

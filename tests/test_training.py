@@ -183,10 +183,10 @@ def plain_step(denoiser, T, step, images, labels):
     """Return loss and flat gradient of a step by a plain autograd pass over the published formula of VP."""
     denoiser = copy.deepcopy(denoiser).train()
     generator = stream("training", T.seed, step)
-    denoiser.network.seed_dropout(generator)
     indices = next(batches(T, size=len(images), first_step=step))
     clean = images[indices].double().div(127.5).sub(1).float()
     sigma, noise = draw_noise(denoiser, clean.shape, generator)
+    denoiser.network.draw_dropout(generator, total=len(clean))
     wanted = None if labels is None else labels[indices]
     denoised = denoiser(clean + sigma[:, None, None, None] * noise, sigma, wanted)
     squares = ((denoised - clean) ** 2).flatten(1).sum(dim=1)

@@ -1,6 +1,7 @@
 """The raw networks DDPM++ and NCSN++: golden outputs, published sizes, labels, initial weights, dropout, skips."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_attention_is_softmax_over_keys_of_interleaved_channels():
 
 @pytest.mark.parametrize("resample", ["down", "up"])
 def test_box_resampling_averages_or_repeats_pixels(resample):
-    block = Block(4, 4, 8, dropout=0.0, resample=resample, taps=BOX)
+    block = Block(4, 4, 8, side=8, dropout=0.0, resample=resample, taps=BOX)
     nn.init.eye_(block.skip.weight.data[:, :, 0, 0])
     nn.init.zeros_(block.skip.bias)
     x = torch.arange(64.0).reshape(1, 4, 4, 4)
@@ -337,9 +338,9 @@ def generator(seed: int) -> torch.Generator:
 
 
 def test_dropout_zeroes_a_share_and_scales_the_rest():
-    layer = Dropout(0.13).train()
-    layer.generator = generator(0)
-    dropped = layer(torch.full((100_000,), 2.0))
+    layer = Dropout(0.13, (10, 10, 10)).train()
+    layer.draw(generator(0), rows=slice(None), total=100)
+    dropped = layer(torch.full((100, 10, 10, 10), 2.0))
     zeros = (dropped == 0).double().mean().item()
     assert abs(zeros - 0.13) < 4 * math.sqrt(0.13 * 0.87 / 100_000)
     torch.testing.assert_close(dropped[dropped != 0].unique(), torch.tensor([2 / 0.87]))
@@ -350,7 +351,7 @@ def test_dropout_mask_is_a_function_of_the_generator():
     noisy = golden_arrays("ddpmpp_vp")["noisy"]
 
     def run(seed: int) -> torch.Tensor:
-        denoiser.network.seed_dropout(generator(seed))
+        denoiser.network.draw_dropout(generator(seed), total=len(noisy))
         with torch.no_grad():
             return denoiser(noisy, 1.0)
 
@@ -361,24 +362,36 @@ def test_dropout_mask_is_a_function_of_the_generator():
 
 
 def test_each_layer_has_a_mask_of_its_own():
-    block = nn.Sequential(Dropout(0.5), Dropout(0.5)).train()
-    shared = generator(0)
-    for layer in block:
-        layer.generator = shared
-    once, twice = block[0](torch.ones(1000)), block[1](torch.ones(1000))
-    assert not torch.equal(once, twice)
+    network = tiny_denoiser(dropout=0.5).network
+    network.draw_dropout(generator(0), total=2)
+    masks = [module.mask for module in network.modules() if isinstance(module, Dropout)]
+    assert len(masks) > 2
+    assert not any(
+        torch.equal(one, other) for one, other in itertools.combinations(masks, 2) if one.shape == other.shape
+    )
+
+
+def test_a_share_of_a_batch_has_its_part_of_the_masks():
+    network = tiny_denoiser(dropout=0.5).network
+
+    def masks(rows: slice) -> list[torch.Tensor]:
+        network.draw_dropout(generator(3), total=5, rows=rows)
+        return [module.mask for module in network.modules() if isinstance(module, Dropout)]
+
+    for whole, *parts in zip(masks(slice(None)), masks(slice(0, 2)), masks(slice(2, 5)), strict=True):
+        assert torch.equal(torch.cat(parts), whole)
 
 
 def test_dropout_does_nothing_in_evaluation():
     denoiser = golden_denoiser("ddpmpp_vp")
     arrays = golden_arrays("ddpmpp_vp")
-    denoiser.network.seed_dropout(generator(1))
+    denoiser.network.draw_dropout(generator(1), total=len(arrays["noisy"]))
     with torch.no_grad():
         assert relative_error(denoiser(arrays["noisy"], arrays["sigma"]), arrays["denoised"]) < 1e-5
 
 
 def test_training_without_a_generator_is_refused():
-    with pytest.raises(RuntimeError, match="seed_dropout"):
+    with pytest.raises(RuntimeError, match="draw_dropout"):
         tiny_denoiser().train()(torch.zeros(1, 1, 8, 8), 1.0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffmem.config import Cell
@@ -118,6 +119,17 @@ def check_equal(found: dict[str, list[Row]], expected: dict[str, list[Row]]) -> 
     for table, rows in expected.items():
         assert len(found[table]) == len(rows), table
         assert [pair for pair in zip(found[table], rows, strict=True) if pair[0] != pair[1]][:1] == [], table
+
+
+def check_close(found: dict[str, list[Row]], expected: dict[str, list[Row]]) -> None:
+    """Check that losses agree to 1e-4 and ratios to one image in 200."""
+    assert len(found["checkpoints"]) == len(expected["checkpoints"])
+    for one, other in zip(found["checkpoints"], expected["checkpoints"], strict=True):
+        assert (one["cell_id"], one["epoch"], one["samples"]) == (other["cell_id"], other["epoch"], other["samples"])
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["memorized"] == pytest.approx(other["memorized"], abs=max(1, one["samples"] / 200))
+    nearest = [[row["nearest"] for row in results["evidence"]] for results in (found, expected)]
+    assert np.mean(np.equal(*nearest)) > 0.99
 
 
 class Moment:

@@ -16,6 +16,7 @@ from diffmem.cli.tables import as_markdown, duration, print_table, with_unit
 from diffmem.errors import DiffmemError, StoreError
 
 if TYPE_CHECKING:
+    from diffmem.compiling import Compile
     from diffmem.plan import PlannedCell, Throughput
     from diffmem.store import Row, Store
     from diffmem.study import Study
@@ -103,6 +104,13 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print data 
     default="auto",
     help="Several processes train a cell each, or one cell together. auto: together where cells are fewer.",
 )
+@click.option(
+    "--compile",
+    "compiling",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="torch.compile the networks. auto: where a cell's work is long enough to pay for it.",
+)
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
 @click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
 @click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
@@ -113,6 +121,7 @@ def run(
     store_path: Path,
     processes: int | None,
     split: str,
+    compiling: "Compile",
     shard: str | None,
     fail_fast: bool,
     retry_failed: bool,
@@ -138,10 +147,10 @@ def run(
     if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
         arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
         arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
-        arguments += ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
+        arguments += ["--compile", compiling] + ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
         sys.exit(start(count, arguments))
     group = join()
-    options = Options(split, part, fail_fast, retry_failed)
+    options = Options(split, part, fail_fast, retry_failed, compiling)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
     try:
         outcomes = show(
