@@ -23,8 +23,8 @@ test: install
 	.venv/bin/python -m pytest
 
 bench: install
-	.venv/bin/python -m pip install --quiet faiss-cpu
-	.venv/bin/diffmem bench --compare
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu diffusers
+	.venv/bin/diffmem bench --compile --compare --growth --output store/bench.json
 
 lint: install
 	.venv/bin/ruff check .

@@ -2,11 +2,13 @@
 
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffmem.compiling import compile_networks
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.cost import PASSES, forward_operations
 from diffmem.denoiser import draw_noise, loss
@@ -36,18 +38,19 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def bench(device: torch.device) -> list[Row]:
-    """Measure all figures: rows of what, a value and its unit, and where that is one, its share of the peak."""
-    side = torch.randn(SIDE, SIDE, device=device)
-    (seconds,) = seconds_in_turn([lambda: side @ side], device, at_least=SECONDS)
-    peak = 2 * SIDE**3 / seconds
-    rows = [_row("matrix product, float32", peak, peak)]
+def bench(device: torch.device, *, compiled: bool = False) -> list[Row]:
+    """Measure all figures: rows of what, a value and its unit, and where that is one, its share of the peak.
+
+    Each share is of a peak measured in turn with it. With `compiled`, also the figures of compiled networks.
+    """
+    rows = _neighbours(device)  # first, for the memory: a process only knows the most it ever had
     for name, (dataset, M, batch, at_once) in NETWORKS.items():
-        rows += _network(name, _cell(dataset, M, batch), at_once, peak, device)
-    return [*rows, *_neighbours(peak, device), _memory()]
+        rows += _network(name, cell_of(dataset, M, batch), at_once, device, compiled=compiled)
+    return [*rows, {"what": "most memory of all of this", "value": _most_memory(device) / 2**30, "unit": "GiB"}]
 
 
-def _cell(dataset: str, M: dict[str, Any], batch: int) -> Cell:
+def cell_of(dataset: str, M: dict[str, Any], batch: int) -> Cell:
+    """Return a cell with a network of NETWORKS."""
     return Cell.resolve(
         DataDistribution(dataset=dataset, size=1000),
         ModelConfiguration(**M),
@@ -56,25 +59,40 @@ def _cell(dataset: str, M: dict[str, Any], batch: int) -> Cell:
     )
 
 
-def _network(name: str, cell: Cell, at_once: int, peak: float, device: torch.device) -> list[Row]:
+def _network(name: str, cell: Cell, at_once: int, device: torch.device, *, compiled: bool) -> list[Row]:
+    state, step = training_step(cell, cell.T.batch_size, device)
+    works = [_product(device), _bare_step(state, cell, device), step, generation(cell, state, at_once, device)]
+    if compiled:
+        other, other_step = training_step(cell, cell.T.batch_size, device)
+        compile_networks(other, device)
+        works += [other_step, generation(cell, other, at_once, device)]
+    product, bare_step, *times = seconds_in_turn(works, device, at_least=SECONDS)
+    peak = 2 * SIDE**3 / product
+    rows = [_row("matrix product, float32", peak, peak), *_speeds(name, cell, at_once, times[:2], peak)]
+    if compiled:
+        rows += _speeds(f"compiled, {name}", cell, at_once, times[2:], peak)
+    outside = max(0.0, 1 - bare_step / times[0])
+    return [
+        *rows,
+        {"what": f"step outside forward, backward and optimizer, {name}", "value": outside, "unit": "of the step"},
+    ]
+
+
+def _speeds(name: str, cell: Cell, at_once: int, seconds: list[float], peak: float) -> list[Row]:
+    """Return the speeds of training and generation, from the seconds of a step and of a measured generation."""
     forward, batch = forward_operations(cell), cell.T.batch_size
-    state, step_work = training_step(cell, batch, device)
-    step, bare_step = seconds_in_turn([step_work, _bare_step(state, cell, device)], device, at_least=SECONDS)
-    (generated,) = seconds_in_turn([generation(cell, state, at_once, device)], device, at_least=SECONDS)
+    step, generated = seconds
+    images = at_once * EVALUATIONS / 35 / generated  # as the sampler's 35 evaluations would take
     return [
         _row(f"training step, {name}, batch {batch}", PASSES * forward * batch / step, peak, batch / step),
-        {
-            "what": f"step outside forward, backward and optimizer, {name}",
-            "value": max(0.0, 1 - bare_step / step),
-            "unit": "of the step",
-        },
-        _row(
-            f"generation, {name}, batch {at_once}",
-            EVALUATIONS * forward * at_once / generated,
-            peak,
-            at_once * EVALUATIONS / 35 / generated,  # as the sampler's 35 evaluations would take
-        ),
+        _row(f"generation, {name}, batch {at_once}", EVALUATIONS * forward * at_once / generated, peak, images),
     ]
+
+
+def _product(device: torch.device) -> Callable[[], object]:
+    """Return the product of two square matrices, whose speed is the peak."""
+    matrix = torch.randn(SIDE, SIDE, device=device)
+    return lambda: matrix @ matrix
 
 
 def _bare_step(state: TrainingState, cell: Cell, device: torch.device) -> Callable[[], None]:
@@ -94,14 +112,17 @@ def _bare_step(state: TrainingState, cell: Cell, device: torch.device) -> Callab
     return work
 
 
-def _images(device: torch.device) -> tuple[Tensor, Tensor]:
+def noise_images(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return generated and training images of noise for the neighbour search."""
     generated = torch.randint(256, (GENERATED, 3, 32, 32), dtype=torch.uint8, device=device)
     return generated, torch.randint(256, (TRAINING_IMAGES, 3, 32, 32), dtype=torch.uint8, device=device)
 
 
-def _neighbours(peak: float, device: torch.device) -> list[Row]:
-    generated, training = _images(device)
+def _neighbours(device: torch.device) -> list[Row]:
+    generated, training = noise_images(device)
+    before = _memory(device)
+    two_nearest(generated, training)
+    beyond = _most_memory(device) - before
     operations = 2 * GENERATED * TRAINING_IMAGES * 3 * 32 * 32
     a, b = generated.flatten(1).float(), training.flatten(1).float()
 
@@ -109,34 +130,14 @@ def _neighbours(peak: float, device: torch.device) -> list[Row]:
         for rows in torch.split(a, 500):
             rows @ b.T
 
-    found, products = seconds_in_turn([lambda: two_nearest(generated, training), product], device, at_least=SECONDS)
+    works = [_product(device), lambda: two_nearest(generated, training), product]
+    seconds, found, products = seconds_in_turn(works, device, at_least=SECONDS)
+    peak = 2 * SIDE**3 / seconds
     what = f"two nearest of {TRAINING_IMAGES} for {GENERATED} images, 32x32 RGB"
     return [
         _row(what, operations / found, peak, GENERATED / found),
         {"what": "the same, over its matrix products alone", "value": found / products, "unit": "times"},
-    ]
-
-
-def compare(device: torch.device) -> list[Row]:
-    """Measure what one would otherwise take, as times of diffmem's own time; faiss where it is installed."""
-    generated, training = _images(device)
-    a, b = generated.flatten(1).float(), training.flatten(1).float()
-    others: dict[str, Callable[[], object]] = {
-        "torch.cdist and topk": lambda: [torch.cdist(rows, b).topk(2, largest=False) for rows in torch.split(a, 500)]
-    }
-    try:
-        import faiss
-
-        index = faiss.IndexFlatL2(a.shape[1])
-        index.add(b.cpu().numpy())
-        others["faiss IndexFlatL2"] = lambda: index.search(a.cpu().numpy(), 2)
-    except ImportError:
-        pass
-    works = [lambda: two_nearest(generated, training), *others.values()]
-    own, *times = seconds_in_turn(works, device, at_least=SECONDS)
-    return [
-        {"what": f"two nearest with {name}", "value": seconds / own, "unit": "times diffmem's time"}
-        for name, seconds in zip(others, times, strict=True)
+        {"what": "the same, memory above the images", "value": beyond / 2**30, "unit": "GiB"},
     ]
 
 
@@ -145,9 +146,16 @@ def _row(what: str, per_second: float, peak: float, images: float | None = None)
     return row if images is None else {**row, "images per second": images}
 
 
-def _memory() -> Row:
-    return {
-        "what": "most memory of this process",
-        "value": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "unit": "GiB",
-    }
+def _memory(device: torch.device) -> int:
+    """Return the memory that is in use, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _most_memory(device: torch.device) -> int:
+    """Return the most memory that has been in use so far, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -545,24 +545,44 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--compare", is_flag=True, help="Measure torch.cdist and faiss (pip install faiss-cpu) beside it.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Measure compiled networks too; takes minutes the first time."
+)
+@click.option("--compare", is_flag=True, help="Measure torch.cdist beside it, and faiss and diffusers where installed.")
+@click.option("--growth", is_flag=True, help="Measure how store and report grow up to 10,000 cells.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the figures as JSON, and beside it the plot of --growth as .html.",
+)
 @_json_option
-def bench(compare: bool, as_json: bool) -> None:
+def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_json: bool) -> None:
     """Measure how fast this device trains, generates and finds neighbours, as shares of its matrix-product peak.
 
     All figures are from one run, measured in turn, since a time alone says little on a machine that does other things.
 
-    Example: diffmem bench --compare --json > bench.json
+    Example: diffmem bench --compare -o bench.json
     """
     from diffmem import bench as figures
+    from diffmem import comparison, scaling
     from diffmem.throughput import this_device
 
     device = this_device()
-    rows = figures.bench(device) + (figures.compare(device) if compare else [])
+    rows = figures.bench(device, compiled=compiled) + (comparison.compare(device) if compare else [])
+    grown = scaling.measure_growth() if growth else []
+    data = json.dumps({"device": figures.name_of(device), "speed": rows, "growth": grown}, indent=2)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(data + "\n", encoding="utf-8")
+        if grown:
+            scaling.growth_figure(grown).write_html(output.with_suffix(".html"))
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(data)
         return
     print_table(figures.name_of(device), rows)
+    if grown:
+        print_table("Seconds, by the number of cells in the store", grown)
 
 
 @main.command()

@@ -335,7 +335,7 @@ def test_studies_come_in_the_order_asked_for(store: Store) -> None:
 
 
 def test_a_store_without_a_study_makes_a_page_that_says_so(store: Store) -> None:
-    with store.writing():
+    with store.writing(create=True):
         pass
     page = Page(render_page(store, []))
     assert "The store has no study yet" in page.text
