@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 ROUNDING = 1e-9
 """A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
@@ -101,3 +102,101 @@ def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
     """Return whether a ratio of so many images is within two standard deviations of 1 - epsilon."""
     line = 1 - epsilon
     return abs(ratio - line) < 2 * math.sqrt(line * (1 - line) / samples)
+
+
+class Interval(NamedTuple):
+    """A 95% interval of an EMM in training images; None at an end that lies outside the measured sizes."""
+
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self == (None, None):
+            return "open"
+        low, high = ("?" if end is None else f"{end:.0f}" if end >= 100 else f"{end:.1f}" for end in self)
+        return f"{low} to {high}"
+
+
+class Bands(NamedTuple):
+    """Mean memorization ratios of groups of models, on the scale arcsin(sqrt(ratio)), with the variance of each mean.
+
+    On that scale, the noise of n generated images has the variance 1 / (4 n) at every ratio.
+    """
+
+    angle: np.ndarray  # [groups]
+    images: np.ndarray  # [groups], variance by the noise of the generated images
+    models: np.ndarray  # [groups], variance by what models of one group differ by: draws and seeds
+    freedom: float  # degrees of freedom of `models`
+
+    def ratios(self, above: np.ndarray) -> np.ndarray:
+        """Return the ratios [..., groups] that lie `above` the means by so much on their scale."""
+        ratios: np.ndarray = np.sin(np.clip(self.angle + above, 0, np.pi / 2)) ** 2
+        return ratios
+
+
+def bands(groups: Sequence[float], ratios: Sequence[float], samples: Sequence[int]) -> Bands:
+    """Return the mean ratio of each group, ascending, with its variance over images, draws and seeds.
+
+    Each entry is one trained model: its group (a training set size, say), its memorization ratio, and the generated
+    images behind it. Models of one group are taken to differ alike on the log-odds scale in all groups, so that their
+    variance is estimated from all of them together; with one model a group, it is unknown and left out.
+    """
+    distinct, mean = _curve(groups, ratios)
+    member = np.searchsorted(distinct, np.asarray(groups, dtype=float))
+    count = np.bincount(member)
+    angle = np.arcsin(np.sqrt(mean))
+    noise = 1 / (4 * np.asarray(samples, dtype=float))
+    images = np.bincount(member, weights=noise) / count**2
+    # the variance of log-odds times mean (1 - mean) / 4 is that of the angle
+    slope = mean * (1 - mean) / 4
+    weight = (count - 1) * slope
+    if not weight.any():
+        return Bands(angle, images, np.zeros_like(images), 1.0)
+    apart = (np.arcsin(np.sqrt(np.asarray(ratios, dtype=float))) - angle[member]) ** 2
+    beyond_noise = apart.sum() - ((count - 1) * images * count).sum()
+    log_odds = max(0.0, beyond_noise) / weight.sum()
+    freedom = weight.sum() ** 2 / (weight**2 / np.maximum(count - 1, 1)).sum()
+    return Bands(angle, images, log_odds * slope / count, float(freedom))
+
+
+def ratio_intervals(found: Bands) -> np.ndarray:
+    """Return the 95% interval of each group's ratio, [groups, 2], with Student's t as Satterthwaite approximates it."""
+    variance = found.images + found.models
+    freedom = found.freedom * (variance / np.maximum(found.models, 1e-12)) ** 2
+    width = special.stdtrit(np.minimum(freedom, 1e6), 0.975) * np.sqrt(variance)
+    return np.stack([found.ratios(-width), found.ratios(width)], axis=1)
+
+
+def emm_interval(
+    sizes: Sequence[float], ratios: Sequence[float], samples: Sequence[int], *, epsilon: float = 0.1, seed: int = 0
+) -> Interval:
+    """Return the 95% interval of the EMM: the middle of a parametric bootstrap over images, draws and seeds.
+
+    The arguments are those of `bands`. Every resample draws a ratio at each size from what its images and its models
+    leave open, the latter with Student's t for few models. The EMMs of RESAMPLES such curves make the interval, whose
+    ends are open where they fall outside the measured sizes.
+    """
+    found = bands(sizes, ratios, samples)
+    generator = np.random.default_rng(seed)
+    by_images, by_models = generator.standard_normal((2, RESAMPLES, len(found.angle)))
+    scale = np.sqrt(found.freedom / generator.chisquare(found.freedom, size=(RESAMPLES, 1)))
+    above = by_images * np.sqrt(found.images) + by_models * scale * np.sqrt(found.models)
+    emms = _crossings(np.unique(np.asarray(sizes, dtype=float)), found.ratios(above), 1 - epsilon)
+    low, high = np.quantile(emms, [0.025, 0.975], method="nearest")
+    return Interval(None if np.isinf(low) else float(low), None if np.isinf(high) else float(high))
+
+
+RESAMPLES = 4000
+"""Curves of a bootstrap: more would move the ends of an interval by less than a twentieth of its width."""
+
+
+def _crossings(N: np.ndarray, ratios: np.ndarray, target: float) -> np.ndarray:
+    """Return where each curve [n, sizes] last falls through the target; -inf or inf where it is outside the sizes."""
+    above = ratios >= target - ROUNDING
+    last = above.shape[1] - 1 - np.argmax(above[:, ::-1], axis=1)
+    inside = above.any(axis=1) & (last < len(N) - 1)
+    row, i = np.flatnonzero(inside), last[inside]
+    start, end = ratios[row, i], ratios[row, i + 1]
+    crossing = np.where(above.any(axis=1), np.inf, -np.inf)
+    crossing[inside] = N[i] + np.maximum(start - target, 0) / (start - end) * (N[i + 1] - N[i])
+    return crossing

@@ -24,6 +24,8 @@ from diffmem.schema import MIGRATIONS
 
 Row = dict[str, Any]
 
+THRESHOLD_LEVELS = 120
+"""Steps of the threshold between 0 and 1; the paper's third is one of them."""
 PATIENCE = 10.0
 """Seconds to wait for a store that another program holds, before a run starts and when reading."""
 RUN_PATIENCE = 300.0
@@ -514,6 +516,64 @@ class Store:
             FROM groups GROUP BY position, size, samples, images ORDER BY position, images
             """,
             [study, threshold],
+        )
+
+    def distance_counts(self, study: str) -> list[Row]:
+        """Return how alike the images of each checkpoint of a study are to training images: position, epoch, level
+        and images.
+
+        `level` is the smallest k with d1 < k / THRESHOLD_LEVELS * d2, so that the images memorized at a threshold of
+        k / THRESHOLD_LEVELS are those of levels up to k; THRESHOLD_LEVELS + 1 where there is none.
+        """
+        return self.rows(
+            f"""
+            WITH rounded AS (
+                SELECT cell_id, epoch, d1, d2,
+                    CASE WHEN d2 > 0 THEN floor({THRESHOLD_LEVELS} * d1 / d2) ELSE {THRESHOLD_LEVELS} END AS k
+                FROM evidence WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+            ), levels AS (  -- the division may round across a level
+                SELECT cell_id, epoch, CAST(least({THRESHOLD_LEVELS} + 1, CASE
+                    WHEN d1 < k / {THRESHOLD_LEVELS} * d2 THEN k
+                    WHEN d1 < (k + 1) / {THRESHOLD_LEVELS} * d2 THEN k + 1
+                    ELSE k + 2 END) AS INTEGER) AS level
+                FROM rounded
+            )
+            SELECT position, epoch, level, count(*) AS images
+            FROM levels JOIN study_cells USING (cell_id) WHERE study = ?
+            GROUP BY ALL ORDER BY ALL
+            """,
+            [study, study],
+        )
+
+    def copies(self, study: str, threshold: float) -> list[Row]:
+        """Return which training images the memorized images of each cell's last checkpoint are nearest to: position,
+        nearest (position in the training set) and copies, most copied first."""
+        return self.rows(
+            """
+            SELECT position, nearest, count(*) AS copies
+            FROM evidence JOIN study_cells USING (cell_id)
+                JOIN (SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id) USING (cell_id, epoch)
+            WHERE study = ? AND d1 < ? * d2
+            GROUP BY ALL ORDER BY position, copies DESC, nearest
+            """,
+            [study, threshold],
+        )
+
+    def attempts(self, study: str) -> list[Row]:
+        """Return every attempt at the cells of a study, the first one first, with the seconds that its checkpoints
+        took: position, and the columns of `attempts`, train_seconds, score_seconds and measured."""
+        return self.rows(
+            """
+            SELECT position, attempts.*, coalesce(train_seconds, 0) AS train_seconds,
+                coalesce(score_seconds, 0) AS score_seconds, coalesce(measured, 0) AS measured
+            FROM study_cells JOIN attempts USING (cell_id) LEFT JOIN (
+                SELECT attempt_id, sum(train_seconds) AS train_seconds, sum(score_seconds) AS score_seconds,
+                    count(*) AS measured
+                FROM checkpoints GROUP BY attempt_id
+            ) USING (attempt_id)
+            WHERE study = ? ORDER BY position, started_at
+            """,
+            [study],
         )
 
     def most_copied(self, cell_id: str, count: int = 10) -> list[Row]:

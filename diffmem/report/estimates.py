@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.emm import Estimate, estimate_emm
+from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, ratio_intervals
 from diffmem.store import Row, Store
 
 
@@ -18,6 +18,8 @@ class Point:
     best: float  # mean over draws and seeds of the highest ratio of any checkpoint: the paper's number
     last: float  # mean over draws and seeds of the ratio of the last checkpoint: without that upward bias
     cells: int  # draws and seeds behind the means
+    low: float  # 95% interval of `best`, over images, draws and seeds
+    high: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Curve:
     points: list[Point]
     epsilon: float
     estimate: Estimate | None  # from the best checkpoints; None where nothing is measured
+    interval: Interval | None  # 95%, of `estimate`
     last_estimate: Estimate | None  # from the last checkpoints
     note: str
 
@@ -42,13 +45,14 @@ def study_curves(store: Store, study: Row) -> list[Curve]:
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
     """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
     points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    ratios: dict[str, list[float]] = defaultdict(list)
+    ratios: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for point in points:
-        ratios[point["cell_id"]].append(point["ratio"])
+        ratios[point["cell_id"]].append((point["ratio"], point["samples"]))
     cells = store.cells(study["study"])
     for cell in cells:
         measured = ratios[cell["cell_id"]]
-        cell["best"], cell["last"] = (max(measured), measured[-1]) if measured else (None, None)
+        cell["best"], cell["samples"] = max(measured) if measured else (None, None)
+        cell["last"] = measured[-1][0] if measured else None
     return cells, points
 
 
@@ -61,23 +65,40 @@ def curves_of(cells: list[Row], epsilon: float) -> list[Curve]:
 
 
 def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
-    sizes: dict[int, list[Row]] = defaultdict(list)
-    for cell in cells:
-        if cell["best"] is not None:
-            sizes[cell["configuration"]["P"]["size"]].append(cell)
-    points = [
-        Point(size, fmean(cell["best"] for cell in runs), fmean(cell["last"] for cell in runs), len(runs))
-        for size, runs in sorted(sizes.items())
-    ]
+    measured = [cell for cell in cells if cell["best"] is not None]
+    sizes = [size_of(cell) for cell in measured]
+    best, samples = [cell["best"] for cell in measured], [cell["samples"] for cell in measured]
+    points = []
+    if measured:
+        intervals = ratio_intervals(bands(sizes, best, samples))
+        for size, (low, high) in zip(sorted(set(sizes)), intervals.tolist(), strict=True):
+            runs = [cell for cell in measured if size_of(cell) == size]
+            mean, last_mean = (fmean(cell[which] for cell in runs) for which in ("best", "last"))
+            points.append(Point(size, mean, last_mean, len(runs), low, high))
     unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
     note = f"{unfinished} of {len(cells)} cells are not finished" if unfinished else ""
     if not points:
-        return Curve(label, points, epsilon, None, None, note)
+        return Curve(label, points, epsilon, None, None, None, note)
+    interval = emm_interval(sizes, best, samples, epsilon=epsilon)
     estimate, last = (
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
-    return Curve(label, points, epsilon, estimate, last, "; ".join(filter(None, [estimate.note, note])))
+    return Curve(label, points, epsilon, estimate, interval, last, "; ".join(filter(None, [estimate.note, note])))
+
+
+def size_of(cell: Row) -> int:
+    """Return the training set size N of a cell (a row of `store.cells`)."""
+    return int(cell["configuration"]["P"]["size"])
+
+
+GOING_ON = ("running", "waiting", "interrupted", "lost")
+"""States of a cell that a run can still change."""
+
+
+def going_on(store: Store, studies: list[str]) -> bool:
+    """Return whether a run can still change a cell of these studies."""
+    return any(cell_state(cell) in GOING_ON for study in studies for cell in store.cells(study))
 
 
 def cell_state(cell: Row) -> str:

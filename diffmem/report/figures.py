@@ -4,13 +4,14 @@ import html
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from diffmem.report.estimates import Curve
-from diffmem.store import Row
+from diffmem.store import THRESHOLD_LEVELS, Row
 
 COLOURS = qualitative.D3
 COLUMNS = 2
@@ -31,6 +32,7 @@ def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go
             name=label,
             mode="lines+markers",
             line_color=colour,
+            error_y=error_bars([p.best for p in curve.points], [(p.low, p.high) for p in curve.points]),
             customdata=[[p.last, p.cells] for p in curve.points],
             hovertemplate="N = %{x}: ratio %{y:.3f} (best), %{customdata[0]:.3f} (last), cells: %{customdata[1]}",
         )
@@ -51,15 +53,55 @@ def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go
                 name=f"EMM {curve.estimate}: {label}",
                 mode="markers",
                 marker={"symbol": "star", "size": 14, "color": colour},
+                error_x=_interval_bar(curve),
                 hovertemplate="EMM %{x:.1f}",
             )
     if curves:
         line = 1 - curves[0].epsilon
         figure.add_hline(line, line_dash="dash", line_color="#888", annotation_text=f"1 - eps = {line:g}")
     sizes = sorted({p.size for curve in curves for p in curve.points})
-    figure.update_xaxes(title="training images N", type="log", **_ticks(sizes))
+    figure.update_xaxes(title="training images N", type="log", **ticks_at(sizes))
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
-    return _styled(figure)
+    return styled(figure)
+
+
+def error_bars(values: Sequence[float], intervals: Iterable[Sequence[float]]) -> dict[str, object]:
+    """Return 95% intervals as the error bars that Plotly draws."""
+    ends = list(zip(values, intervals, strict=True))
+    return {
+        "array": [max(0.0, high - value) for value, (_, high) in ends],
+        "arrayminus": [max(0.0, value - low) for value, (low, _) in ends],
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _interval_bar(curve: Curve) -> dict[str, object]:
+    """Return the 95% interval of a curve's EMM as an error bar, up to the sizes measured where an end is open."""
+    value, sizes = curve.estimate.value if curve.estimate else None, [p.size for p in curve.points]
+    if value is None or curve.interval is None:
+        return {}
+    low = min(sizes) if curve.interval.low is None else curve.interval.low
+    high = max(sizes) if curve.interval.high is None else curve.interval.high
+    return {"array": [max(0.0, high - value)], "arrayminus": [max(0.0, value - low)], "thickness": 2, "width": 6}
+
+
+def distance_histogram(counts: Sequence[Row], threshold: float) -> go.Figure:
+    """Draw how many images of the last checkpoints have which distance ratio d1 / d2, with the threshold as a line."""
+    last: dict[int, int] = {}
+    for row in counts:
+        last[row["position"]] = max(row["epoch"], last.get(row["position"], 0))
+    images = [0] * (THRESHOLD_LEVELS + 2)
+    for row in counts:
+        if row["epoch"] == last[row["position"]]:
+            images[row["level"]] += row["images"]
+    middle = [(level - 0.5) / THRESHOLD_LEVELS for level in range(1, THRESHOLD_LEVELS + 1)]
+    figure = go.Figure()
+    figure.add_bar(x=middle, y=images[1:-1], name="images", marker_color="#7f8ea3", hovertemplate="%{x:.3f}: %{y}")
+    figure.add_vline(threshold, line_color="#b3261e")
+    figure.update_xaxes(title="distance to the nearest training image over that to the second nearest", range=[0, 1.01])
+    figure.update_yaxes(title="generated images")
+    return styled(figure, height=320).update_layout(bargap=0)
 
 
 def ratio_against_epochs(points: list[Row]) -> go.Figure:
@@ -96,7 +138,7 @@ def ratio_against_epochs(points: list[Row]) -> go.Figure:
     figure.update_xaxes(title="epochs")
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_yaxes(title="memorization ratio", col=1)
-    return _styled(figure, height=360 * rows)
+    return styled(figure, height=360 * rows)
 
 
 def ratio_against_samples(rows: list[Row]) -> go.Figure:
@@ -147,7 +189,32 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
     figure.update_xaxes(title="generated images n", type="log", dtick=1)
     figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio", col=1)
     figure.update_yaxes(type="log", dtick=1, tickformat="~g", col=2)
-    return _styled(figure)
+    return styled(figure)
+
+
+def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
+    """Return the axes on which the page's script draws ratio against N at another threshold, a line a curve."""
+    figure = go.Figure()
+    for number, label in enumerate(labels):
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_scatter(x=[], y=[], name=plain(label), mode="lines+markers", line_color=colour)
+    figure.add_hline(line, line_dash="dash", line_color="#888")
+    figure.update_xaxes(title="training images N", type="log")
+    figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
+    return styled(figure, height=320).update_layout(legend_y=-0.35)
+
+
+def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:
+    """Return what a figure shows as rows of a table: the name of its line, x, y, and the interval of y."""
+    rows = []
+    for trace in figure.data:
+        above, below = (trace.error_y.array, trace.error_y.arrayminus) if trace.error_y else (None, None)
+        for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
+            interval = ""
+            if above is not None:
+                interval = f"{y - (above if below is None else below)[i]:.3f} to {y + above[i]:.3f}"
+            rows.append((html.unescape(trace.name or ""), x, y, interval))
+    return rows
 
 
 def plain(text: str) -> str:
@@ -155,12 +222,14 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _ticks(values: Iterable[int]) -> dict[str, object]:
+def ticks_at(values: Iterable[float]) -> dict[str, object]:
+    """Return an axis' ticks at the values themselves, where they are not too many."""
     ticks = list(values)
     return {"tickvals": ticks, "ticktext": [str(tick) for tick in ticks]} if 0 < len(ticks) <= 12 else {}
 
 
-def _styled(figure: go.Figure, height: int = 420) -> go.Figure:
+def styled(figure: go.Figure, height: int = 420) -> go.Figure:
+    """Give a figure the look of the page; its script recolours text and grid."""
     return figure.update_layout(
         height=height,
         template="plotly_white",

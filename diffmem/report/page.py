@@ -3,7 +3,7 @@
 import base64
 import errno
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,17 +17,21 @@ from plotly.offline import get_plotlyjs
 from diffmem.config import THRESHOLD
 from diffmem.errors import DiffmemError, RunError
 from diffmem.report import figures
-from diffmem.report.estimates import Curve, cell_state, curves_of, study_cells
+from diffmem.report.estimates import GOING_ON, Curve, cell_state, curves_of, size_of, study_cells
+from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.findings import Evidence, study_results
-from diffmem.report.published import at_paper_scale, beside, published_values
-from diffmem.store import Row, Store
+from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
+from diffmem.store import THRESHOLD_LEVELS, Row, Store
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
-def write_page(store: Store, names: list[str], path: Path, *, source: str = "") -> None:
-    """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
-    text = render_page(store, names, source=source)
+def write_page(store: Store, names: list[str], path: Path, *, source: str = "", refresh: int = 0) -> None:
+    """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be.
+
+    With `refresh`, the page loads itself anew every so many seconds while a study is not finished.
+    """
+    text = render_page(store, names, source=source, refresh=refresh)
     temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +46,11 @@ def write_page(store: Store, names: list[str], path: Path, *, source: str = "") 
         ) from error
 
 
-def render_page(store: Store, names: list[str], *, source: str = "") -> str:
-    """Return the page of the named studies as HTML; `source` is what it says of where they are from."""
+def render_page(store: Store, names: list[str], *, source: str = "", refresh: int = 0) -> str:
+    """Return the page of the named studies as HTML.
+
+    `source` is what it says of where they are from, `refresh` the seconds after which an unfinished one loads anew.
+    """
     studies = {row["study"]: row for row in store.studies()}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
@@ -52,8 +59,11 @@ def render_page(store: Store, names: list[str], *, source: str = "") -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    sections = [_section(store, studies[name]) for name in names]
+    going_on = any(section["going_on"] for section in sections)
     return environment.get_template("page.html").render(
-        studies=[_section(store, studies[name]) for name in names],
+        studies=sections,
+        refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
         store=source or str(store.path),
         version=version("diffmem"),
@@ -64,38 +74,96 @@ def render_page(store: Store, names: list[str], *, source: str = "") -> str:
 
 def _section(store: Store, study: Row) -> dict[str, Any]:
     """Return all that the template shows of one study."""
+    threshold, epsilon = study["estimation"]["threshold"], study["estimation"]["epsilon"]
     with store.snapshot():
         cells, points = study_cells(store, study)
         pairs = store.pairs(study["study"])
-        counts = store.sample_counts(study["study"], study["estimation"]["threshold"])
+        counts = store.sample_counts(study["study"], threshold)
+        distances = store.distance_counts(study["study"])
+        copies = store.copies(study["study"], threshold)
+        attempts = store.attempts(study["study"])
         evidence = Evidence(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
-    curves = curves_of(cells, study["estimation"]["epsilon"])
+    curves = curves_of(cells, epsilon)
     comparable = [cell for cell in cells if at_paper_scale(cell)]
     published = beside(evidence.published, comparable) if comparable else []
+    drawn = _figures(study, curves, cells, points, counts, published)
+    states = Counter(cell_state(cell) for cell in cells)
     return {
         **study,
         "curves": curves,
         "sizes": sorted({point.size for curve in curves for point in curve.points}),
-        "figures": _figures(curves, points, counts, published),
+        "states": states,
+        "done": sum(cell["measured"] for cell in cells),
+        "expected": sum(cell["expected"] for cell in cells),
+        "going_on": any(states[state] for state in GOING_ON),
+        "figures": [_shown(title, text, figure) for title, text, figure in drawn],
+        "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
         "results": results,
         "published": published,
-        "galleries": _galleries(pairs, cells, study["estimation"]["threshold"]),
-        "cells": [_provenance(cell) for cell in cells],
+        "galleries": _galleries(pairs, cells, copies, threshold),
+        "cells": _provenance(cells, attempts),
     }
 
 
-def _figures(curves: list[Curve], points: list[Row], counts: list[Row], published: list[Row]) -> list[tuple[str, str]]:
-    """Return the title and the HTML of each figure that there is something for."""
+Figure = tuple[str, str, go.Figure]
+"""A title, what is to be seen, and the figure."""
+
+
+def _figures(
+    study: Row, curves: list[Curve], cells: list[Row], points: list[Row], counts: list[Row], published: list[Row]
+) -> list[Figure]:
+    """Return each figure that there is something for."""
     if not points:
         return []
-    drawn = [
-        ("Memorization ratio against the number of training images", figures.ratio_against_size(curves, published)),
-        ("Memorization ratio against epochs", figures.ratio_against_epochs(points)),
-    ]
+    drawn = []
+    axes = factors(study["axes"])
+    if len({point["size"] for point in points}) > 1 or not axes:
+        title = "Memorization ratio against the number of training images"
+        text = (
+            "Bars: 95% intervals over generated images, and over draws and seeds where there are several. Stars: EMMs."
+        )
+        drawn.append((title, text, figures.ratio_against_size(curves, published)))
+    text = "One line for each trained model, coloured by its number of training images."
+    drawn.append(("Memorization ratio against epochs", text, figures.ratio_against_epochs(points)))
+    for keys in axes:
+        title = f"Memorization ratio against {', '.join(keys)}"
+        text = "The highest ratio of any checkpoint, averaged over draws and seeds, with 95% intervals."
+        drawn.append((title, text, ratio_against_factor(keys, cells, published)))
     if counts:
-        drawn.append(("How many generated images the ratio needs", figures.ratio_against_samples(counts)))
-    return [(title, _html(figure)) for title, figure in drawn]
+        text = "Left, the ratio of the first n images; right, how far apart groups of n images are."
+        drawn.append(("How many generated images the ratio needs", text, figures.ratio_against_samples(counts)))
+    return drawn
+
+
+def _shown(title: str, text: str, figure: go.Figure) -> dict[str, Any]:
+    """Return what the template shows of a figure: drawn, in words and as a table."""
+    return {"title": title, "text": text, "html": _html(figure), "rows": figures.data_table(figure)}
+
+
+def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: float) -> dict[str, Any]:
+    """Return the histogram of distance ratios, and for the page's script the counts behind every ratio.
+
+    For each curve and size, the script gets the models, of each its checkpoints, and of each how many images have
+    which level (`store.distance_counts`).
+    """
+    levels: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * (THRESHOLD_LEVELS + 2)))
+    for row in counts:
+        levels[row["position"]][row["epoch"]][row["level"]] = row["images"]
+    curves: dict[str, dict[int, list[list[list[int]]]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        if cell["position"] in levels:
+            curves[cell["curve"]][size_of(cell)].append(list(levels[cell["position"]].values()))
+    by_curve = [
+        {"label": label or "all cells", "sizes": [{"size": n, "models": m} for n, m in sorted(sizes.items())]}
+        for label, sizes in curves.items()
+    ]
+    return {
+        **_shown("", "", figures.distance_histogram(counts, threshold)),
+        "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)),
+        "data": {"levels": THRESHOLD_LEVELS, "epsilon": epsilon, "curves": by_curve},
+        "level": round(threshold * THRESHOLD_LEVELS),
+    }
 
 
 def _share(threshold: float) -> str:
@@ -107,16 +175,21 @@ def _html(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG))
 
 
-def _galleries(pairs: list[Row], cells: list[Row], threshold: float) -> list[dict[str, Any]]:
-    """Return, for each cell that has image pairs, its name and the pairs as data URIs."""
+def _galleries(pairs: list[Row], cells: list[Row], copies: list[Row], threshold: float) -> list[dict[str, Any]]:
+    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most."""
     at_position: dict[int, list[Row]] = defaultdict(list)
     for pair in pairs:
         at_position[pair["position"]].append(pair)
+    copied: dict[int, list[Row]] = defaultdict(list)
+    for row in copies:
+        copied[row["position"]].append(row)
     return [
         {
             "name": cell["name"],
             "epoch": at_position[cell["position"]][0]["epoch"],
             "ratio": cell["last"],
+            "size": size_of(cell),
+            "copied": copied[cell["position"]],
             "pairs": [
                 {
                     "generated": _data_uri(pair["generated"]),
@@ -136,13 +209,47 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _provenance(cell: Row) -> dict[str, Any]:
-    commit = cell["git_commit"]
+def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
+    """Return each cell with its state, what sets it apart in its study, its attempts and what they took."""
+    tried: dict[int, list[Row]] = defaultdict(list)
+    for attempt in attempts:
+        tried[attempt["position"]].append(attempt)
+    base = _most_common([settings_of(cell) for cell in cells])
+    rows = []
+    for cell in cells:
+        mine = tried[cell["position"]]
+        apart = {key: value for key, value in settings_of(cell).items() if base.get(key) != value}
+        rows.append(
+            {
+                **cell,
+                "state": cell_state(cell),
+                "error": cell["error"] if cell_state(cell) == "failed" else None,
+                "configuration": json.dumps(cell["configuration"], indent=2),
+                "apart": ", ".join(f"{key} = {value}" for key, value in apart.items()),
+                "train_seconds": sum(attempt["train_seconds"] for attempt in mine),
+                "score_seconds": sum(attempt["score_seconds"] for attempt in mine),
+                "attempts": [_attempt(attempt) for attempt in mine],
+            }
+        )
+    return rows
+
+
+def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the value of each setting that most cells have, the first one where several are as frequent."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    found = {}
+    for one in settings:
+        for key, value in one.items():
+            values[key][json.dumps(value)] += 1
+    for key, counted in values.items():
+        found[key] = json.loads(counted.most_common(1)[0][0])
+    return found
+
+
+def _attempt(attempt: Row) -> Row:
+    commit, versions = attempt["git_commit"], json.loads(attempt["versions"])
     return {
-        **cell,
-        "state": cell_state(cell),
-        "configuration": json.dumps(cell["configuration"], indent=2),
-        "versions": ", ".join(f"{package} {number}" for package, number in cell["versions"].items()),
-        "source": "-" if commit is None else commit[:10] + (" with local changes" if cell["git_dirty"] else ""),
-        "error": cell["error"] if cell_state(cell) == "failed" else None,
+        **attempt,
+        "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
+        "source": "-" if commit is None else commit[:10] + (" with local changes" if attempt["git_dirty"] else ""),
     }

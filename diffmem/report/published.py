@@ -115,6 +115,7 @@ def beside(published: Sequence[Published], cells: Sequence[Row]) -> list[dict[st
         ratios = [best for _, best in found]
         rows.append(
             {
+                "values": dict(number.settings),
                 "settings": ", ".join(f"{key} = {value}" for key, value in number.settings.items()),
                 "source": number.source,
                 "note": number.note,

@@ -6,7 +6,7 @@ import math
 import plotly.graph_objects as go
 import pytest
 
-from diffmem.emm import estimate_emm
+from diffmem.emm import Interval, estimate_emm
 from diffmem.report import figures
 from diffmem.report.estimates import Curve, Point
 from diffmem.store import Row
@@ -15,9 +15,10 @@ SIZES = [8, 16, 32]
 
 
 def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
-    points = [Point(size, ratio, ratio / 2, 3) for size, ratio in zip(SIZES, ratios, strict=False)]
+    points = [Point(size, ratio, ratio / 2, 3, ratio * 0.9, ratio) for size, ratio in zip(SIZES, ratios, strict=False)]
     estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
-    return Curve(label, points, epsilon, estimate, estimate, "")
+    interval = Interval(9.0, None) if ratios else None
+    return Curve(label, points, epsilon, estimate, interval, estimate, "")
 
 
 def row(label: str, cell: str, size: int, epoch: int, ratio: float) -> Row:

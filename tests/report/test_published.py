@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from diffmem.report import figures
+from diffmem.report.estimates import curves_of, study_cells
 from diffmem.report.page import render_page
 from diffmem.report.published import beside, published_values, settings_of
 from diffmem.store import Store
@@ -90,10 +91,8 @@ def test_published_ratios_are_open_markers_in_the_colour_of_their_curve(store):
     study = register(store, "weight_decay")
     for entry in study.cells:
         measure(store, entry.cell.cell_id, np.arange(100) < 50)
-    page_cells = store.cells("weight_decay")
+    page_cells, _ = study_cells(store, store.studies()[0])
     rows = beside(published_values(store, "weight_decay"), page_cells)
-    from diffmem.report.estimates import curves_of
-
     figure = figures.ratio_against_size(curves_of(page_cells, 0.1), rows)
     line = next(trace for trace in figure.data if trace.name == "T.weight_decay = 0.1")
     marks = next(trace for trace in figure.data if trace.name == "published: T.weight_decay = 0.1")

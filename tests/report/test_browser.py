@@ -1,0 +1,213 @@
+"""The page in a browser: figures drawn, no error, nothing fetched, the controls work, and it fits a phone."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+import tiny
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from diffmem.emm import estimate_emm
+from diffmem.report.page import write_page
+from diffmem.store import Checkpoint, Store
+from diffmem.study import Study
+
+DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")
+SIZES = [4, 8, 16]
+TEXT = tiny.TEXT.replace('"Tiny"', '"<script>document.title = 1</script> & more"') + f"[[axes]]\nP.size = {SIZES}\n"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (DRIVER and CHROMIUM), reason="needs chromium and its driver"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def distances(cell_number: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return d1 and d2 of 200 images, more alike at later epochs and in smaller training sets."""
+    generator = np.random.default_rng([cell_number, epoch])
+    share = generator.beta(1.0 + cell_number / 4, 1 + epoch / 6, 200)
+    return share * 100, np.full(200, 100.0)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Store]:
+    folder = tmp_path_factory.mktemp("browser")
+    study, store = tiny.load(folder, TEXT), Store(folder / "store.duckdb")
+    tiny.register(store, study)
+    for number, entry in enumerate(study.cells):
+        for epoch, step in entry.cell.checkpoints:
+            d1, d2 = distances(number, epoch)
+            store.append(
+                Checkpoint(
+                    cell_id=entry.cell.cell_id,
+                    epoch=epoch,
+                    step=step,
+                    loss=1.0,
+                    nearest=np.arange(200) % 4,
+                    d1=d1,
+                    d2=d2,
+                    memorized=int((d1 < d2 / 3).sum()),
+                    train_seconds=1.0,
+                    score_seconds=1.0,
+                    attempt_id="by hand",
+                    pairs=[(tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)],
+                )
+            )
+    return study, store
+
+
+@pytest.fixture(scope="module")
+def browser(study: tuple[Study, Store], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """Open the page in headless Chromium that logs its console and every request."""
+    folder = tmp_path_factory.mktemp("page")
+    write_page(study[1], ["tiny"], folder / "page.html")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={folder / 'profile'}",
+    ):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    try:
+        driver.set_window_size(1100, 900)
+        driver.get((folder / "page.html").as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def ratio(study: Study, size: int, dropout: float, threshold: float) -> float:
+    """Return the ratio of the best checkpoint at a threshold, counted anew."""
+    (number,) = (i for i, e in enumerate(study.cells) if e.cell.P.size == size and e.cell.M.dropout == dropout)
+    counts = []
+    for epoch, _ in study.cells[number].cell.checkpoints:
+        d1, d2 = distances(number, epoch)
+        counts.append(np.mean(d1 < threshold * d2))
+    return max(counts)
+
+
+def table(browser: webdriver.Chrome) -> list[list[str]]:
+    rows = browser.find_elements(By.CSS_SELECTOR, ".at-threshold tbody tr")
+    return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+
+
+def expected_table(study: Study, threshold: float) -> list[list[str]]:
+    rows = []
+    for dropout in (0.0, 0.2):
+        ratios = [ratio(study, size, dropout, threshold) for size in SIZES]
+        rows.append([f"M.dropout = {dropout}", str(estimate_emm(SIZES, ratios)), *(f"{r:.3f}" for r in ratios)])
+    return rows
+
+
+def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webdriver.Chrome) -> None:
+    plots = browser.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
+    assert len(plots) == 6  # against N, epochs, dropout and samples; the histogram, and the curves at its threshold
+    assert all(plot.find_elements(By.CSS_SELECTOR, "svg.main-svg") for plot in plots)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert "<script>" in browser.title  # the study's title is text and has not run
+    requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in requests if e["method"] == "Network.requestWillBeSent"]
+    assert {urlparse(url).scheme for url in urls} <= {"file", "data", "blob", "chrome"}  # chrome: its own first tab
+    assert sum(urlparse(url).scheme == "file" for url in urls) == 1
+
+
+def test_the_threshold_starts_at_a_third_with_the_numbers_of_the_store(
+    browser: webdriver.Chrome, study: tuple[Study, Store]
+) -> None:
+    assert browser.find_element(By.CSS_SELECTOR, ".evidence output").text == "0.333 (1/3, the paper's)"
+    assert table(browser) == expected_table(study[0], 1 / 3)
+
+
+@pytest.mark.parametrize("level", [30, 60, 119])
+def test_the_slider_moves_ratios_emms_curves_and_the_line(
+    browser: webdriver.Chrome, study: tuple[Study, Store], level: int
+) -> None:
+    slider = browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]")
+    key = Keys.ARROW_RIGHT if level > 40 else Keys.ARROW_LEFT
+    slider.send_keys(key * abs(level - 40))
+    try:
+        assert table(browser) == expected_table(study[0], level / 120)
+        line, y = browser.execute_script(
+            "const [h, c] = document.querySelectorAll('.evidence .plotly-graph-div');"
+            "return [h.layout.shapes[0].x0, Array.from(c.data[1].y)]"
+        )
+        assert line == pytest.approx(level / 120)
+        assert y == pytest.approx([ratio(study[0], size, 0.2, level / 120) for size in SIZES])
+    finally:
+        browser.find_element(By.CSS_SELECTOR, ".evidence button").click()
+    assert table(browser) == expected_table(study[0], 1 / 3)
+
+
+def test_the_gallery_filters_and_sorts(browser: webdriver.Chrome) -> None:
+    gallery = browser.find_element(By.CSS_SELECTOR, "details[open] .gallery")
+    details = gallery.find_element(By.XPATH, "..")
+
+    def shown() -> list[tuple[bool, float]]:
+        pairs = [pair for pair in gallery.find_elements(By.CSS_SELECTOR, ".pair") if pair.is_displayed()]
+        return [("memorized" in pair.get_attribute("class"), float(pair.get_attribute("data-alike"))) for pair in pairs]
+
+    def choose(which: str, value: str) -> None:
+        details.find_element(By.CSS_SELECTOR, f"select.{which} option[value={value}]").click()
+
+    everything = shown()
+    assert len(everything) == 12
+    choose("show", "memorized")
+    assert shown() == [pair for pair in everything if pair[0]]
+    choose("show", "others")
+    assert shown() == [pair for pair in everything if not pair[0]]
+    choose("show", "all")
+    choose("sort", "alike")
+    assert shown() == sorted(everything, key=lambda pair: pair[1])
+    choose("sort", "number")
+    assert shown() == everything
+
+
+def test_every_control_can_be_reached_with_the_keyboard(browser: webdriver.Chrome) -> None:
+    for selector in ("input", "button", "select", "summary", "a"):
+        for element in browser.find_elements(By.CSS_SELECTOR, f"section {selector}"):
+            assert browser.execute_script("return arguments[0].tabIndex", element) >= 0 or "modebar" in (
+                element.get_attribute("class") or ""
+            )
+    for scrolled in browser.find_elements(By.CSS_SELECTOR, ".scroll"):
+        assert scrolled.get_attribute("tabindex") == "0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_the_page_in_light_and_dark(browser: webdriver.Chrome, scheme: str) -> None:
+    feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+    body, axis = browser.execute_script(
+        "const style = getComputedStyle(document.body);"
+        "return [[style.color, style.backgroundColor], document.querySelector('.plotly-graph-div').layout.font.color]"
+    )
+    text, page = ([int(v) for v in colour[4:-1].split(",")] for colour in body)
+    assert abs(sum(text) - sum(page)) > 450
+    drawn = [int(axis[i : i + 2], 16) for i in (1, 3, 5)]
+    assert abs(sum(drawn) - sum(page)) > 450
+
+
+def test_nothing_scrolls_sideways_on_a_phone(browser: webdriver.Chrome) -> None:
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        for element in browser.find_elements(By.CSS_SELECTOR, "details:not([open]) > summary"):
+            browser.execute_script("arguments[0].parentElement.open = true", element)
+        deadline = time.monotonic() + 20  # figures follow the new width in their own time
+        while browser.execute_script("return document.documentElement.scrollWidth") > 360:
+            assert time.monotonic() < deadline, browser.execute_script(
+                "return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 361 "
+                "&& !e.closest('.scroll')).map(e => e.tagName + '.' + e.className).slice(0, 10)"
+            )
+            time.sleep(0.2)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
