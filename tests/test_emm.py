@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, t
 
-from diffmem.emm import Estimate, estimate_emm
+from diffmem.emm import Estimate, bands, emm_interval, estimate_emm, ratio_intervals
 
 deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=300)
 SIZES = [1000, 2000, 4000, 8000]
@@ -214,3 +215,88 @@ def test_repeating_and_shuffling_points_changes_nothing(points, epsilon, random)
     once = estimate_emm(*zip(*twice[: len(points)], strict=True), epsilon=epsilon)
     random.shuffle(twice)
     assert estimate_emm(*zip(*twice, strict=True), epsilon=epsilon) == once
+
+
+# --- intervals -----------------------------------------------------------------------------------------
+
+
+def test_noise_of_images_alone_is_that_of_a_binomial_share():
+    found = bands([8, 16], [0.5, 0.8], [400, 400])
+    deviation = np.sqrt(found.images)
+    # the slope of arcsin(sqrt(r)) is 1 / (2 sqrt(r (1 - r)))
+    slope = 1 / (2 * np.sqrt(np.array([0.5, 0.8]) * np.array([0.5, 0.2])))
+    np.testing.assert_allclose(deviation, slope * np.sqrt([0.25 / 400, 0.16 / 400]))
+    assert found.models.tolist() == [0, 0]
+    low, high = ratio_intervals(found)[0]
+    wilson = binomtest(200, 400).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+
+
+def test_models_that_differ_beyond_the_noise_of_their_images_widen_the_interval_with_students_t():
+    ratios = [0.4, 0.6, 0.45, 0.55]
+    found = bands([8] * 4, ratios, [1_000_000] * 4)
+    (interval,) = ratio_intervals(found)
+    angles = np.arcsin(np.sqrt(ratios))
+    error = angles.std(ddof=1) / 2
+    expected = np.sin(found.angle[0] + np.array([-1, 1]) * t.ppf(0.975, 3) * error) ** 2
+    np.testing.assert_allclose(interval, expected, rtol=2e-3)
+
+
+def test_models_of_one_size_tell_how_far_those_of_another_differ():
+    found = bands([8, 8, 16], [0.4, 0.6, 0.5], [10_000] * 3)
+    assert found.models[1] == pytest.approx(2 * found.models[0])
+
+
+def test_interval_holds_the_estimate_and_narrows_with_more_images():
+    few, many = (emm_interval([8, 16, 32], [0.99, 0.93, 0.6], [n] * 3) for n in (100, 10_000))
+    value = estimate_emm([8, 16, 32], [0.99, 0.93, 0.6]).value
+    assert few.low < many.low < value < many.high < few.high
+
+
+@pytest.mark.parametrize(
+    ("ratios", "open_ends"),
+    [
+        ([0.99, 0.98], (False, True)),
+        ([0.5, 0.4], (True, True)),
+        ([0.93, 0.5], (True, False)),
+        ([1.0, 0.0], (False, False)),
+    ],
+)
+def test_interval_is_open_where_the_curve_may_not_cross_within_the_sizes(ratios, open_ends):
+    interval = emm_interval([8, 16], ratios, [30, 30])
+    assert (interval.low is None, interval.high is None) in (open_ends, (True, True))
+    assert str(emm_interval([8, 16], [0.5, 0.4], [500, 500])) == "open"
+
+
+def test_interval_is_the_same_every_time():
+    arguments = ([8, 8, 16, 16], [0.97, 0.95, 0.7, 0.8], [500] * 4)
+    assert emm_interval(*arguments) == emm_interval(*arguments)
+    assert emm_interval(*arguments, epsilon=0.2) != emm_interval(*arguments)
+
+
+def covers(generator: np.random.Generator, models: int, images: int, apart: float, count: int) -> bool:
+    """Draw a study of `count` sizes whose models differ by `apart` in log-odds, and tell whether its interval holds
+    the crossing of the true curve, drawn between its sizes as every curve is."""
+    sizes = 4.0 * 2 ** np.arange(count)
+    crossing = np.exp(generator.uniform(np.log(6), np.log(0.8 * sizes[-1])))
+    log_odds = np.log(9) + generator.uniform(0.8, 3) * np.log(crossing / sizes)
+    spread = apart * np.sqrt(2) * np.polynomial.hermite.hermgauss(40)[0]
+    weight = np.polynomial.hermite.hermgauss(40)[1] / np.sqrt(np.pi)
+    truth = estimate_emm(sizes, (1 / (1 + np.exp(-log_odds[:, None] - spread))) @ weight)
+    of_models = np.repeat(log_odds, models) + apart * generator.standard_normal(count * models)
+    ratios = generator.binomial(images, 1 / (1 + np.exp(-of_models))) / images
+    low, high = emm_interval(np.repeat(sizes, models), ratios, [images] * len(ratios))
+    if truth.value is None:
+        return (low is None) if truth.lower is None else (high is None)
+    return (low is None or low <= truth.value) and (high is None or truth.value <= high)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("models", "images", "apart", "count"),
+    [(1, 500, 0.0, 5), (2, 500, 0.0, 5), (2, 500, 0.3, 5), (3, 10_000, 0.3, 6), (5, 500, 0.6, 6)],
+)
+def test_interval_covers_the_true_crossing_in_93_to_97_per_cent_of_studies(models, images, apart, count):
+    generator = np.random.default_rng(11)
+    covered = sum(covers(generator, models, images, apart, count) for _ in range(1000))
+    assert 930 <= covered <= 970

@@ -295,6 +295,60 @@ def test_an_attempt_left_open_counts_as_lost_when_the_next_one_starts(store: Sto
     assert outcomes == {lost: "lost", other: "running", second: "running"}
 
 
+# --- evidence ------------------------------------------------------------------------------------------
+
+
+def with_distances(store: Store, folder: Path, d1: list[float], d2: list[float]) -> str:
+    """Register a study and append these distances as one checkpoint, of images nearest to 0, 1, 0, 1, ..."""
+    study = tiny.load(folder, tiny.TEXT)
+    tiny.register(store, study)
+    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.5, samples=len(d1))
+    nearest = np.arange(len(d1)) % 2
+    store.append(dataclasses.replace(point, d1=np.array(d1), d2=np.array(d2), nearest=nearest))
+    return study.name
+
+
+def test_levels_of_distance_count_what_every_threshold_counts(store: Store, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    d2 = generator.uniform(1, 4000, 3000)
+    exact = np.repeat(np.arange(1, 121), 5)  # ratios on the levels themselves, where division rounds either way
+    d1 = np.concatenate([generator.uniform(0, 1, 2400) * d2[:2400], exact / 120 * d2[2400:]])
+    name = with_distances(store, tmp_path, list(d1), list(d2))
+    rows = store.distance_counts(name)
+    assert {row["epoch"] for row in rows} == {12}
+    for k in range(1, 121):
+        counted = sum(row["images"] for row in rows if row["level"] <= k)
+        assert counted == int((d1 < k / 120 * d2).sum()), k
+    assert sum(row["images"] for row in rows) == 3000
+
+
+def test_images_on_two_equal_training_images_are_beyond_every_level(store: Store, tmp_path: Path) -> None:
+    name = with_distances(store, tmp_path, [0.0, 0.0, 5.0], [0.0, 1.0, 5.0])
+    assert [(row["level"], row["images"]) for row in store.distance_counts(name)] == [(1, 1), (121, 2)]
+
+
+def test_copies_are_counted_for_each_training_image_at_the_threshold(store: Store, tmp_path: Path) -> None:
+    name = with_distances(store, tmp_path, [1, 1, 1, 4, 9], [10.0] * 5)
+    assert [(row["nearest"], row["copies"]) for row in store.copies(name, 1 / 3)] == [(0, 2), (1, 1)]
+    assert [(row["nearest"], row["copies"]) for row in store.copies(name, 0.5)] == [(0, 2), (1, 2)]
+
+
+def test_attempts_come_with_the_seconds_of_their_checkpoints(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    tiny.register(store, study)
+    cell = study.cells[0].cell
+    first = store.start_attempt(cell.cell_id, tiny.HERE)
+    tiny.measure(store, cell, [0.5, 0.5], attempt=first)
+    store.end_attempt(first, "interrupted")
+    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "failed", "no reason")
+    rows = store.attempts(study.name)
+    assert [(row["position"], row["outcome"], row["measured"]) for row in rows] == [
+        (0, "interrupted", 2),
+        (0, "failed", 0),
+    ]
+    assert [(row["train_seconds"], row["score_seconds"]) for row in rows] == [(3.0, 1.0), (0.0, 0.0)]
+
+
 # --- several processes ---------------------------------------------------------------------------------
 
 WRITER = """

@@ -1,0 +1,104 @@
+"""A ratio against an axis of its study: numbers as lines, names as bars, skips in words, intervals, published marks."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from diffmem.emm import bands, ratio_intervals
+from diffmem.report.estimates import study_cells
+from diffmem.report.factors import factors, ratio_against_factor, skips_in_words
+from diffmem.store import Row, Store
+
+AXIS = "[[axes]]\nM.dropout = [0.0, 0.2]\n"
+
+
+def cells_of(folder: Path, axes: str, ratios: list[float]) -> list[Row]:
+    """Return the cells of a study with these axes, each with one checkpoint of 20 images."""
+    study, store = tiny.load(folder, tiny.TEXT.replace(AXIS, axes)), Store(folder / "s.duckdb")
+    tiny.register(store, study)
+    for entry, ratio in zip(study.cells, ratios, strict=True):
+        tiny.measure(store, entry.cell, [ratio])
+    return study_cells(store, store.studies()[0])[0]
+
+
+def test_sizes_draws_and_seeds_alone_are_no_factor():
+    axes = [["P.size"], ["T.seed", "P.draw"], ["M.width"], ["P.size", "T.epochs"]]
+    assert factors(axes) == [("M.width",), ("P.size", "T.epochs")]
+
+
+def test_numbers_are_a_line_with_draws_averaged_and_their_interval(tmp_path):
+    cells = cells_of(tmp_path, "[[axes]]\nM.width = [8, 4]\n[[axes]]\nP.draw = [0, 1]\n", [0.5, 0.7, 0.2, 0.3])
+    (line,) = ratio_against_factor(("M.width",), cells).data
+    assert line.name == "N = 8"
+    assert line.mode == "lines+markers"
+    assert list(line.x) == [4, 8]
+    assert list(line.y) == pytest.approx([0.25, 0.6])
+    expected = ratio_intervals(bands([1, 1, 0, 0], [0.5, 0.7, 0.2, 0.3], [20] * 4))
+    found = [
+        [y - below, y + above]
+        for y, below, above in zip(line.y, line.error_y.arrayminus, line.error_y.array, strict=True)
+    ]
+    assert found == [pytest.approx(list(interval)) for interval in expected]
+
+
+def test_names_are_bars_in_the_order_of_the_file_one_colour_for_each_choice_of_the_others(tmp_path):
+    axes = '[[axes]]\nM.condition = ["unique", "none"]\n[[axes]]\nP.size = [8, 16]\n'
+    bars = ratio_against_factor(("M.condition",), cells_of(tmp_path, axes, [1.0, 0.9, 0.5, 0.4])).data
+    assert [(bar.type, bar.name, list(bar.x), list(bar.y)) for bar in bars] == [
+        ("bar", "N = 8", ["unique", "none"], [1.0, 0.5]),
+        ("bar", "N = 16", ["unique", "none"], [0.9, 0.4]),
+    ]
+    assert len({bar.marker.color for bar in bars}) == 2
+
+
+def test_several_keys_of_an_axis_stand_together(tmp_path):
+    axes = '[[axes]]\nM.condition = ["random", "random"]\nM.labels = [2, 4]\n'
+    (bars,) = ratio_against_factor(("M.condition", "M.labels"), cells_of(tmp_path, axes, [0.5, 0.6])).data
+    assert list(bars.x) == ["random, 2", "random, 4"]
+
+
+def test_wide_ranges_of_numbers_have_a_logarithmic_axis(tmp_path):
+    cells = cells_of(tmp_path, "[[axes]]\nT.batch_size = [1, 2, 8]\n", [0.1, 0.2, 0.3])
+    figure = ratio_against_factor(("T.batch_size",), cells)
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.tickvals) == [1, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ("111 111 111", "all"),
+        ("000 000 000", "none"),
+        ("010 000 000", "32x32: skip 2 of 3"),
+        ("000 000 001", "8x8: skip 3 of 3"),
+        ("000 110 000", "16x16: 2 skips"),
+        ("100 100 000", "100 100 000"),
+    ],
+)
+def test_skips_are_told_by_resolution_and_place(mask, words):
+    assert skips_in_words(mask, 32) == words
+
+
+def test_skips_of_one_resolution_have_one_colour(tmp_path):
+    axes = '[[axes]]\nM.skips = ["11 11", "10 00", "01 00", "00 10"]\n'
+    (bars,) = ratio_against_factor(("M.skips",), cells_of(tmp_path, axes, [0.7, 0.8, 0.6, 0.0])).data
+    assert list(bars.x) == ["all", "8x8: skip 1 of 2", "8x8: skip 2 of 2", "4x4: skip 1 of 2"]
+    every, high, also_high, low = bars.marker.color
+    assert high == also_high
+    assert len({every, high, low}) == 3
+
+
+def test_published_ratios_at_the_levels_of_the_axis_are_open_markers(tmp_path):
+    cells = cells_of(tmp_path, "[[axes]]\nM.width = [4, 8]\n", [0.2, 0.6])
+    published = [{"values": {"M.width": 8}, "published": 0.5}, {"values": {"M.blocks": 2}, "published": 0.1}]
+    *_, marks = ratio_against_factor(("M.width",), cells, published).data
+    assert (marks.name, marks.marker.symbol, list(marks.x), list(marks.y)) == ("published", "circle-open", [8], [0.5])
+
+
+def test_cells_without_a_checkpoint_are_left_out(tmp_path):
+    study, store = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[1].cell, [0.4])
+    (line,) = ratio_against_factor(("M.dropout",), study_cells(store, store.studies()[0])[0]).data
+    assert (list(line.x), list(line.y)) == ([0.2], [0.4])
