@@ -294,9 +294,9 @@ def covers(generator: np.random.Generator, models: int, images: int, apart: floa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "images", "apart", "count"),
-    [(1, 500, 0.0, 5), (2, 500, 0.0, 5), (2, 500, 0.3, 5), (3, 10_000, 0.3, 6), (5, 500, 0.6, 6)],
+    [(1, 500, 0.0, 5), (2, 500, 0.0, 5), (2, 500, 0.1, 5), (2, 500, 0.3, 5), (2, 10_000, 0.5, 5), (3, 500, 0.15, 6)],
 )
 def test_interval_covers_the_true_crossing_in_93_to_97_per_cent_of_studies(models, images, apart, count):
-    generator = np.random.default_rng(11)
-    covered = sum(covers(generator, models, images, apart, count) for _ in range(1000))
-    assert 930 <= covered <= 970
+    generator = np.random.default_rng(21)
+    covered = sum(covers(generator, models, images, apart, count) for _ in range(2500))
+    assert 0.93 <= covered / 2500 <= 0.97
