@@ -161,14 +161,20 @@ def arguments_of(command: list[str]) -> list[str] | None:
 def parsed(arguments: list[str]) -> click.Context:
     """Return the context of a command line; click's error where there is no such command, option or value."""
     command: click.Command = main
-    name = "diffmem"
+    context = click.Context(main, info_name="diffmem", **main.context_settings)
     while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
-        inner = command.get_command(click.Context(command), name)
+        inner = command.get_command(context, name)
         if inner is None:
             raise click.UsageError(f"no such command: {name}")
         command = inner
-    return command.make_context(name, list(arguments))
+        if isinstance(command, click.Group):
+            context = click.Context(command, parent=context, info_name=name)
+    return (
+        context
+        if isinstance(command, click.Group)
+        else command.make_context(command.name, list(arguments), parent=context)
+    )
 
 
 def fault_of(arguments: list[str]) -> str | None:
