@@ -39,10 +39,13 @@ def _as_mask(value: Any) -> Any:
     return value
 
 
-Integers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)]
-ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Integers = tuple[Annotated[int, Field(ge=1)], ...]
+List = Annotated[Integers, BeforeValidator(_as_tuple)]
+NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
+Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Classes = Annotated[int, Field(ge=1, le=100_000)] | ClassList
-Mask = Annotated[str, BeforeValidator(_as_mask), Field(pattern=r"^[01 ]+$")]
+Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
 
 
 class Blend(Settings):
@@ -78,7 +81,7 @@ class DataDistribution(Settings):
     classes: Classes | None = Field(
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
     )
-    blend: Blend | None = Field(None, description="Another dataset and its share of the training set.")
+    blend: Blend | None = Field(None, description="Another dataset and its share of the training set; default: none.")
 
     @property
     def parts(self) -> list[Part]:
@@ -106,23 +109,26 @@ class ModelConfiguration(Settings):
         "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
     )
     width: int = Field(128, ge=1, description="Channel multiplier.")
-    channel_mult: Annotated[Integers, Field(min_length=1)] = Field(
+    channel_mult: NonEmptyList = Field(
         (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
     )
     blocks: int = Field(2, ge=1, le=1000, description="Residual blocks per resolution.")
-    attention: Integers | None = Field(None, description="Resolutions with self-attention; default: the second one.")
+    attention: List | None = Field(None, description="Resolutions with self-attention; default: the second one.")
     embedding: Literal["positional", "fourier"] | None = Field(
         None, description="Noise-level embedding; default: positional for ddpm++, fourier for ncsn++."
     )
     skips: Mask | None = Field(
         None,
-        description="Skip connections, 1 kept and 0 zero-filled, a group per resolution, highest first.",
+        description="Skip connections, 1 kept and 0 zero-filled, blocks + 1 for each resolution, highest first: "
+        "`111 100 000`; default: all kept.",
     )
     dropout: float = Field(0.13, ge=0, lt=1, description="Share of activations dropped in training.")
     condition: Literal["none", "true", "random", "unique"] = Field(
         "none", description="Labels: none, the true classes, random ones, or one per training image."
     )
-    labels: int | None = Field(None, ge=1, description="C, the number of random labels.")
+    labels: int | None = Field(
+        None, ge=1, description="C, the number of random labels; needed with condition = random, else without effect."
+    )
 
     def resolved(self, resolution: int) -> Self:
         """Return the same model with every default that depends on `resolution` (pixels) written out."""
@@ -179,7 +185,7 @@ class TrainingProcedure(Settings):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
     weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
-    ema: float = Field(0.99929, ge=0, lt=1, description="Decay of the averaged weights after the warm-up.")
+    ema: float = Field(0.99929, ge=0, lt=1, description="Decay of the weights' running average, which generates.")
     shuffle: Literal["once", "epoch"] = Field(
         "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
     )
@@ -205,7 +211,10 @@ class Scoring(Settings):
     )
     steps: int = Field(18, ge=2, description="Noise levels of the Heun sampler.")
     precision: float | None = Field(
-        None, gt=0, lt=0.5, description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower."
+        None,
+        gt=0,
+        lt=0.5,
+        description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower; default: never.",
     )
     batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
     pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
@@ -229,8 +238,8 @@ class Estimation(Settings):
     search: Literal["grid", "bisect"] = Field(
         "grid", description="The sizes of an axis, or those that a search for the EMM chooses one after another."
     )
-    range: Annotated[Integers, Field(min_length=2, max_length=2)] | None = Field(
-        None, description="Smallest and largest size of the search."
+    range: Pair | None = Field(
+        None, description="Smallest and largest size of the search; needed with search = bisect."
     )
     tolerance: float = Field(0.1, gt=0, le=1, description="The search ends when the EMM is known to this share.")
     stop: Literal["crossed", "end"] = Field(

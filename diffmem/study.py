@@ -301,11 +301,11 @@ def json_schema() -> dict[str, Any]:
         "description": "Keys in one table move together; different tables cross.",
         "items": {"type": "object", "additionalProperties": False, "properties": axis},
     }
-    texts = {name: {"type": "string"} for name in TEXTS}
+    texts = {name: {"type": "string", "description": TEXTS[name]} for name in TEXTS}
     profile = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {"title": {"type": "string"}, **sections, "axes": axes},
+        "properties": {"title": texts["title"], **sections, "axes": axes},
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -316,7 +316,11 @@ def json_schema() -> dict[str, Any]:
             **texts,
             **sections,
             "axes": axes,
-            "profiles": {"type": "object", "additionalProperties": profile},
+            "profiles": {
+                "type": "object",
+                "description": "What is different at another scale; `--profile NAME` asks for it.",
+                "additionalProperties": profile,
+            },
         },
     }
 
@@ -335,7 +339,6 @@ def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
         return {key: written_out(value) for key, value in part.items() if key != "required"}
 
     plain: dict[str, Any] = written_out(schema)
-    plain.pop("description", None)
     return plain
 
 

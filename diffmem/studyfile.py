@@ -34,7 +34,12 @@ def _keys_of(model: type[Settings], prefix: str) -> Iterator[str]:
 
 KEYS = {key for section, model in SECTIONS.items() for key in _keys_of(model, section)}
 AXIS_KEYS = {key for key in KEYS if key.startswith(("P.", "M.", "T."))}
-TEXTS = ("title", "figure", "extends")
+TEXTS = {
+    "title": "What the report calls the study; default: the file's name.",
+    "figure": "The figure or table of the paper that it is about.",
+    "extends": "Another study file, relative to this one, whose tables this one's are merged over.",
+}
+"""Keys outside the tables, and their meaning."""
 
 
 class Place(NamedTuple):

@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "images": {"errors"},
     "data": {"images", "config", "errors"},
     "study": {"studyfile", "data", "config", "errors"},
+    "reference": {"study", "studyfile"},
     "streams": set(),
     "group": {"errors"},
     "launch": {"errors", "group"},
@@ -92,6 +93,7 @@ MAY_IMPORT = {
         "scaling",
         "search",
         "compiling",
+        "reference",
     },
 }
 
@@ -118,6 +120,7 @@ WITHOUT_TORCH = [
     "search",
     "studyfile",
     "study",
+    "reference",
     "emm",
     "store",
     "report",
@@ -253,6 +256,7 @@ Store(Path("small.duckdb")).register(
         ["--version"],
         ["run", "--help"],
         ["schema"],
+        ["schema", "--markdown"],
         ["plan", "small.toml", "--store", "small.duckdb"],
         ["status", "small", "--store", "small.duckdb"],
         ["emm", "small", "--store", "small.duckdb"],

@@ -586,14 +586,16 @@ def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_j
 
 
 @main.command()
-def schema() -> None:
+@click.option("--markdown", is_flag=True, help="Print tables of all keys for people instead.")
+def schema(markdown: bool) -> None:
     """Print the JSON schema of a study file, for completion in an editor.
 
     Example: diffmem schema > studies/study.schema.json
     """
+    from diffmem.reference import key_tables
     from diffmem.study import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(key_tables() if markdown else json.dumps(json_schema(), indent=2))
 
 
 def _stored(store_path: Path, study: str, profile: str | None) -> "tuple[Store, str]":
