@@ -39,8 +39,12 @@ def _as_mask(value: Any) -> Any:
     return value
 
 
-Integers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple)]
-ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+MOST = 10**9
+"""The largest whole number of a setting: more is a slip of the pen, and its products are still numbers that the store
+can hold."""
+
+Integers = Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], BeforeValidator(_as_tuple)]
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Classes = Annotated[int, Field(ge=1, le=100_000)] | ClassList
 Mask = Annotated[str, BeforeValidator(_as_mask), Field(pattern=r"^[01 ]+$")]
 
@@ -68,12 +72,12 @@ class DataDistribution(Settings):
         description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
         "images (one sub-folder a class), a .npz, a Parquet file or a pattern of them."
     )
-    size: int = Field(ge=2, description="N, the number of training images; the axis of EMM.")
-    draw: Annotated[int, Field(ge=0)] | Literal["first"] = Field(
+    size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
+    draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(
         0, description="Which balanced, nested draw of training images; `first`: in file order."
     )
     resolution: int | None = Field(
-        None, ge=4, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
+        None, ge=4, le=4096, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
     )
     classes: Classes | None = Field(
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
@@ -105,7 +109,7 @@ class ModelConfiguration(Settings):
     precondition: Literal["vp", "ve", "edm"] = Field(
         "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
     )
-    width: int = Field(128, ge=1, description="Channel multiplier.")
+    width: int = Field(128, ge=1, le=MOST, description="Channel multiplier.")
     channel_mult: Annotated[Integers, Field(min_length=1)] = Field(
         (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
     )
@@ -122,7 +126,7 @@ class ModelConfiguration(Settings):
     condition: Literal["none", "true", "random", "unique"] = Field(
         "none", description="Labels: none, the true classes, random ones, or one per training image."
     )
-    labels: int | None = Field(None, ge=1, description="C, the number of random labels.")
+    labels: int | None = Field(None, ge=1, le=MOST, description="C, the number of random labels.")
 
     def resolved(self, resolution: int) -> Self:
         """Return the same model with every default that depends on `resolution` (pixels) written out."""
@@ -172,10 +176,10 @@ class ModelConfiguration(Settings):
 class TrainingProcedure(Settings):
     """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
 
-    epochs: int = Field(40_000, ge=1, le=10**9, description="Passes over the training set.")
-    batch_size: int = Field(512, ge=1, description="Images per optimizer step, over all processes.")
+    epochs: int = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
+    batch_size: int = Field(512, ge=1, le=MOST, description="Images per optimizer step, over all processes.")
     lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
-    warmup_epochs: int = Field(200, ge=0, description="Epochs over which learning rate and EMA warm up.")
+    warmup_epochs: int = Field(200, ge=0, le=MOST, description="Epochs over which learning rate and EMA warm up.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
     weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
@@ -199,16 +203,16 @@ class TrainingProcedure(Settings):
 class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured."""
 
-    samples: int = Field(10_000, ge=1, description="Images generated per checkpoint.")
+    samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
-        None, ge=1, description="Epochs between checkpoints; default: a sixteenth of the training."
+        None, ge=1, le=MOST, description="Epochs between checkpoints; default: a sixteenth of the training."
     )
-    steps: int = Field(18, ge=2, description="Noise levels of the Heun sampler.")
+    steps: int = Field(18, ge=2, le=MOST, description="Noise levels of the Heun sampler.")
     precision: float | None = Field(
         None, gt=0, lt=0.5, description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower."
     )
-    batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
-    pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
+    batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
+    pairs: int = Field(32, ge=0, le=MOST, description="Generated images kept for the gallery; changes looks only.")
 
 
 NO_NUMBERS = frozenset({"batch_size", "pairs"})
@@ -232,7 +236,7 @@ class Estimation(Settings):
     range: Annotated[Integers, Field(min_length=2, max_length=2)] | None = Field(
         None, description="Smallest and largest size of the search."
     )
-    tolerance: float = Field(0.1, gt=0, le=1, description="The search ends when the EMM is known to this share.")
+    tolerance: float = Field(0.1, ge=0.001, le=1, description="The search ends when the EMM is known to this share.")
     stop: Literal["crossed", "end"] = Field(
         "crossed",
         description="A cell of a search ends at the first checkpoint above the line, or is trained to its end.",

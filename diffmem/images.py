@@ -74,15 +74,19 @@ def read_images(pattern: str, *, resolution: int | None, only: range | None = No
 
 def _files(pattern: str) -> list[Path]:
     """Return the files that a path or pattern names, sorted; DataError if there are none."""
-    path = Path(pattern).expanduser()
+    try:
+        path = Path(pattern).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{pattern}: no such user") from error
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         missing = f"no images in it ({', '.join(sorted(SUFFIXES))})"
     elif path.is_file():
         found, missing = [path], ""
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - patterns may be absolute
-        missing = "no such file or folder"
+        named = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - patterns may be absolute
+        found = [file for file in named if file.is_file()]  # a pipe or a device may never end
+        missing = "neither a file nor a folder" if named else "no such file or folder"
     if not found:
         raise DataError(f"{pattern}: {missing}")
     return sorted(found)

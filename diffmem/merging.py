@@ -69,7 +69,7 @@ def merge(store: Store, path: Path) -> int:
     """
     with Store(path).reading():
         pass  # says what is wrong with it, if anything
-    quoted = str(path).replace("'", "''")
+    quoted = str(path.absolute()).replace("'", "''")
     with store.writing(PATIENCE, create=True) as connection:
         connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
         conflicts = connection.execute(CONFLICTS).fetchall()
