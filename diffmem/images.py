@@ -159,7 +159,9 @@ def _pixels(item: Item, resolution: int | None) -> Pixels:
         with Image.open(io.BytesIO(item.data)) as opened:
             grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
             image = opened.convert("L" if grey else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{item.where}: not an image that can be read (of no known format)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{item.where}: not an image that can be read ({error})") from error
     if resolution is not None:
         image = crop_and_resize(image, resolution)
@@ -223,6 +225,8 @@ def _columns(columns: list[tuple[Any, ...]], file: str) -> tuple[str, str]:
 
 def _from_npz(path: Path, resolution: int | None) -> Source:
     """Return the arrays `images` (or the only one of images) and `labels` of a .npz."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a .npz that can be read (no zip file)")
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}

@@ -136,7 +136,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
         return Document(unreadable=True)
     except (ValueError, RecursionError) as error:
-        faults.add(Place(str(path)), "", f"not valid TOML: {error}")
+        faults.add(Place(str(path)), "", f"not valid TOML: {_first_words(error)}")
         return Document(unreadable=True)
     except OSError as error:
         where = f"; {above[-1]} extends it" if above else ""
@@ -170,6 +170,11 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         for name in {**base.profiles, **document.profiles}
     }
     return Document(document.layer.over(base.layer), profiles, base.unreadable)
+
+
+def _first_words(error: Exception) -> str:
+    """Return what Python says of a number or a nesting that is too large, without what a program could do about it."""
+    return str(error).partition(";")[0]
 
 
 def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
@@ -328,6 +333,10 @@ def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] 
             faults.add(place, key, f"must be a table, not {shown(value)}")
         elif inner:
             faults.add(place, key, f"must be a table of {', '.join(inner)}, not {shown(value)}")
+        elif key in KEYS or key in TEXTS:
+            faults.add(place, key, "cannot be on an axis; only keys of P, M and T can")
+        elif not key:
+            faults.add(place, "axes", "an axis needs a key with its values, as in P.size = [4, 8]")
         else:
             faults.add(place, key, no_such_key(key, known))
         del settings[key]
@@ -375,7 +384,7 @@ def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
         except UnicodeEncodeError:
             faults.add(place, "", "not UTF-8 text")
         except (ValueError, RecursionError) as error:
-            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error}")
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {_first_words(error)}")
         for key, setting in list(settings.items()):
             if key == "extends":
                 faults.add(place, key, "cannot be overridden")
