@@ -39,11 +39,15 @@ def _as_mask(value: Any) -> Any:
     return value
 
 
-Integers = tuple[Annotated[int, Field(ge=1)], ...]
+MOST = 10**9
+"""The largest whole number of a setting: more is a slip of the pen, and its products are still numbers that the store
+can hold."""
+
+Integers = tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
 List = Annotated[Integers, BeforeValidator(_as_tuple)]
 NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
 Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
-ClassList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Classes = Annotated[int, Field(ge=1, le=100_000)] | ClassList
 Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
 
@@ -71,12 +75,12 @@ class DataDistribution(Settings):
         description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
         "images (one sub-folder a class), a .npz, a Parquet file or a pattern of them."
     )
-    size: int = Field(ge=2, description="N, the number of training images; the axis of EMM.")
-    draw: Annotated[int, Field(ge=0)] | Literal["first"] = Field(
+    size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
+    draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(
         0, description="Which balanced, nested draw of training images; `first`: in file order."
     )
     resolution: int | None = Field(
-        None, ge=4, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
+        None, ge=4, le=4096, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
     )
     classes: Classes | None = Field(
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
@@ -108,7 +112,7 @@ class ModelConfiguration(Settings):
     precondition: Literal["vp", "ve", "edm"] = Field(
         "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
     )
-    width: int = Field(128, ge=1, description="Channel multiplier.")
+    width: int = Field(128, ge=1, le=MOST, description="Channel multiplier.")
     channel_mult: NonEmptyList = Field(
         (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
     )
@@ -127,7 +131,10 @@ class ModelConfiguration(Settings):
         "none", description="Labels: none, the true classes, random ones, or one per training image."
     )
     labels: int | None = Field(
-        None, ge=1, description="C, the number of random labels; needed with condition = random, else without effect."
+        None,
+        ge=1,
+        le=MOST,
+        description="C, the number of random labels; needed with condition = random, else without effect.",
     )
 
     def resolved(self, resolution: int) -> Self:
@@ -178,10 +185,10 @@ class ModelConfiguration(Settings):
 class TrainingProcedure(Settings):
     """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
 
-    epochs: int = Field(40_000, ge=1, le=10**9, description="Passes over the training set.")
-    batch_size: int = Field(512, ge=1, description="Images per optimizer step, over all processes.")
+    epochs: int = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
+    batch_size: int = Field(512, ge=1, le=MOST, description="Images per optimizer step, over all processes.")
     lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
-    warmup_epochs: int = Field(200, ge=0, description="Epochs over which learning rate and EMA warm up.")
+    warmup_epochs: int = Field(200, ge=0, le=MOST, description="Epochs over which learning rate and EMA warm up.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
     weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
@@ -205,19 +212,19 @@ class TrainingProcedure(Settings):
 class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured."""
 
-    samples: int = Field(10_000, ge=1, description="Images generated per checkpoint.")
+    samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
-        None, ge=1, description="Epochs between checkpoints; default: a sixteenth of the training."
+        None, ge=1, le=MOST, description="Epochs between checkpoints; default: a sixteenth of the training."
     )
-    steps: int = Field(18, ge=2, description="Noise levels of the Heun sampler.")
+    steps: int = Field(18, ge=2, le=MOST, description="Noise levels of the Heun sampler.")
     precision: float | None = Field(
         None,
         gt=0,
         lt=0.5,
         description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower; default: never.",
     )
-    batch_size: int = Field(500, ge=1, description="Images generated at once; changes speed only.")
-    pairs: int = Field(32, ge=0, description="Generated images kept for the gallery; changes looks only.")
+    batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
+    pairs: int = Field(32, ge=0, le=MOST, description="Generated images kept for the gallery; changes looks only.")
 
 
 NO_NUMBERS = frozenset({"batch_size", "pairs"})
@@ -241,7 +248,7 @@ class Estimation(Settings):
     range: Pair | None = Field(
         None, description="Smallest and largest size of the search; needed with search = bisect."
     )
-    tolerance: float = Field(0.1, gt=0, le=1, description="The search ends when the EMM is known to this share.")
+    tolerance: float = Field(0.1, ge=0.001, le=1, description="The search ends when the EMM is known to this share.")
     stop: Literal["crossed", "end"] = Field(
         "crossed",
         description="A cell of a search ends at the first checkpoint above the line, or is trained to its end.",

@@ -74,15 +74,19 @@ def read_images(pattern: str, *, resolution: int | None, only: range | None = No
 
 def _files(pattern: str) -> list[Path]:
     """Return the files that a path or pattern names, sorted; DataError if there are none."""
-    path = Path(pattern).expanduser()
+    try:
+        path = Path(pattern).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{pattern}: no such user") from error
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         missing = f"no images in it ({', '.join(sorted(SUFFIXES))})"
     elif path.is_file():
         found, missing = [path], ""
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - patterns may be absolute
-        missing = "no such file or folder"
+        named = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - patterns may be absolute
+        found = [file for file in named if file.is_file()]  # a pipe or a device may never end
+        missing = "neither a file nor a folder" if named else "no such file or folder"
     if not found:
         raise DataError(f"{pattern}: {missing}")
     return sorted(found)
@@ -155,7 +159,9 @@ def _pixels(item: Item, resolution: int | None) -> Pixels:
         with Image.open(io.BytesIO(item.data)) as opened:
             grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
             image = opened.convert("L" if grey else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{item.where}: not an image that can be read (of no known format)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{item.where}: not an image that can be read ({error})") from error
     if resolution is not None:
         image = crop_and_resize(image, resolution)
@@ -219,6 +225,8 @@ def _columns(columns: list[tuple[Any, ...]], file: str) -> tuple[str, str]:
 
 def _from_npz(path: Path, resolution: int | None) -> Source:
     """Return the arrays `images` (or the only one of images) and `labels` of a .npz."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a .npz that can be read (no zip file)")
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}

@@ -60,16 +60,18 @@ MERGE = [
 """How one store takes over another one, attached as `other_`; studies' cells before the studies that decide on them."""
 
 
-def merge(store: Store, path: Path) -> int:
+def merge(store: Store, path: Path, *, name: str = "") -> int:
     """Take over into `store` what the one at `path` has and it lacks; return how many checkpoints that were.
 
     Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
     registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
-    checkpoint differently.
+    checkpoint differently; it calls the first one `name`, or by its path. A store has all of itself already.
     """
     with Store(path).reading():
         pass  # says what is wrong with it, if anything
-    quoted = str(path).replace("'", "''")
+    if store.exists() and path.samefile(store.path):
+        return 0
+    quoted = str(path.absolute()).replace("'", "''")
     with store.writing(PATIENCE, create=True) as connection:
         connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
         conflicts = connection.execute(CONFLICTS).fetchall()
@@ -77,7 +79,7 @@ def merge(store: Store, path: Path) -> int:
             named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
             more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
             raise StoreError(
-                f"{path}: measured otherwise than in {store.path}: {named}{more}; merge one of the two only"
+                f"{path}: measured otherwise than in {name or store.path}: {named}{more}; merge one of the two only"
             )
         before = _checkpoints(connection)
         for statement in MERGE:
@@ -94,6 +96,6 @@ def merged(paths: Sequence[Path]) -> Iterator[Store]:
     """Merge several stores into one that is there for the while of a block. Raises StoreError as `merge`."""
     with TemporaryDirectory() as folder:
         store = Store(Path(folder) / "merged.duckdb")
-        for path in paths:
-            merge(store, path)
+        for number, path in enumerate(paths):
+            merge(store, path, name=", ".join(map(str, paths[:number])))
         yield store

@@ -1,8 +1,10 @@
 """Plans: what a study would train and generate, how much of it is there already, and what the rest costs."""
 
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +66,7 @@ def _cells_of_other_studies(path: Path, profile: str | None) -> Counter[str]:
     """Count in how many of the other study files beside `path` each cell is; files with faults have none."""
     found: Counter[str] = Counter()
     for other in sorted(path.parent.glob("*.toml")):
-        if other.resolve() == path.resolve():
+        if os.path.realpath(other) == os.path.realpath(path):
             continue
         try:
             study = Study.load(other, profile=profile)
@@ -90,8 +92,12 @@ def plan_search(study: Study) -> SearchPlan:
     low, high = study.search_range
     tolerance = study.estimation.tolerance
 
+    @cache
+    def at(size: int) -> int:
+        return sum(cell_cost(entry.cell).operations for entry in study.at(size))
+
     def operations(size: float) -> int:
-        return sum(cell_cost(entry.cell).operations for entry in study.at(round(size)))
+        return at(round(size))
 
     sizes = most_sizes(low, high, tolerance)
     ends = operations(low) + operations(high)

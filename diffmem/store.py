@@ -157,7 +157,7 @@ class Store:
         """Make an empty database: beside its place first, so that a file cut short is never taken for a store."""
         new = self.path.with_name(f"{self.path.name}.new")
         new.unlink(missing_ok=True)
-        duckdb.connect(new).close()
+        duckdb.connect(new.absolute()).close()
         new.replace(self.path)
 
     @contextmanager
@@ -194,7 +194,8 @@ class Store:
         pause = 0.005
         while True:
             try:
-                connection = duckdb.connect(self.path, read_only=read_only)
+                # absolute, for DuckDB gives `:memory:` and names like `s3:...` a meaning of their own
+                connection = duckdb.connect(self.path.absolute(), read_only=read_only)
                 break
             except duckdb.IOException as error:
                 if "could not set lock" not in str(error).lower():

@@ -25,7 +25,7 @@ from diffmem.config import (
 )
 from diffmem.data import describe
 from diffmem.errors import DataError
-from diffmem.studyfile import KEYS, SECTIONS, TEXTS, Faults, Layer, Place, Setting, read_study
+from diffmem.studyfile import KEYS, SECTIONS, TEXTS, Faults, Layer, Place, Setting, read_study, shown
 
 S = TypeVar("S", bound=Settings)
 
@@ -66,8 +66,9 @@ class Study:
         """
         faults = Faults()
         layer = read_study(path, profile=profile, overrides=overrides, faults=faults)
-        estimation = _build(Estimation, "emm", layer.settings, path, faults, set()) or Estimation()
-        searched = _searched(layer, estimation, path, faults)
+        bad: set[str] = set()
+        estimation = _build(Estimation, "emm", layer.settings, path, faults, bad) or Estimation()
+        searched = layer if bad & {"emm.search", "emm.range"} else _searched(layer, estimation, path, faults)
         texts, axes, cells = _resolve(searched, path, faults)
         faults.raise_if_any()
         return cls(
@@ -217,10 +218,17 @@ def _facts(P: DataDistribution, settings: dict[str, Setting], path: Path, faults
         except DataError as error:
             place = settings[key].place if key in settings else Place(str(path))
             known = ", ".join(sorted(DATASETS))
-            named = f" (datasets with a name: {known})" if not Path(name).exists() else ""
+            named = "" if _exists(name) else f" (datasets with a name: {known})"
             faults.add(place, key, f"{error}{named}")
             return None
     return facts
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long, or a loop of links
+        return False
 
 
 def _build(
@@ -273,7 +281,7 @@ def _messages(error: ValidationError, prefix: str) -> dict[str, str]:
         text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         text = PLAIN_WORDS.get(item["type"], text)
         alternatives.setdefault(key, []).append(text)
-        values[key] = "missing" if item["type"] == "missing" else repr(item["input"])
+        values[key] = "missing" if item["type"] == "missing" else shown(item["input"])
     return {
         key: "missing; every cell needs it"
         if values[key] == "missing"

@@ -1,5 +1,7 @@
 """Reading study files: TOML text with the line of every key, merged with what it extends, a profile and overrides."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -40,6 +42,11 @@ TEXTS = {
     "extends": "Another study file, relative to this one, whose tables this one's are merged over.",
 }
 """Keys outside the tables, and their meaning."""
+
+MOST_BYTES = 10_000_000
+"""No study file is longer; a device that never ends is."""
+MOST_BASES = 20
+"""Files that extend one another in a row."""
 
 
 class Place(NamedTuple):
@@ -120,7 +127,12 @@ class Document:
 def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
     """Read a file and all that it extends; `above` are the files that led here."""
     try:
-        text = path.read_bytes().decode()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            faults.add(Place(str(path)), "", f"longer than {MOST_BYTES} bytes; no study file is")
+            return Document(unreadable=True)
+        text = content.decode("utf-8-sig")  # some editors of Windows begin with a mark
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}")
@@ -129,7 +141,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
         return Document(unreadable=True)
     except (ValueError, RecursionError) as error:
-        faults.add(Place(str(path)), "", f"not valid TOML: {error}")
+        faults.add(Place(str(path)), "", f"not valid TOML: {_first_words(error)}")
         return Document(unreadable=True)
     except OSError as error:
         where = f"; {above[-1]} extends it" if above else ""
@@ -151,8 +163,11 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         faults.add(place("extends"), "extends", "not a file name")
         return document
     base_path = path.parent / extends
-    if base_path.resolve() in {p.resolve() for p in (*above, path)}:
+    if os.path.realpath(base_path) in map(os.path.realpath, (*above, path)):  # Path.resolve trips over a loop of links
         faults.add(place("extends"), "extends", f"{extends} leads back to this file")
+        return document
+    if len(above) == MOST_BASES:
+        faults.add(place("extends"), "extends", f"more than {MOST_BASES} files extend one another")
         return document
     base = _read(base_path, faults, (*above, path))
     profiles = {
@@ -162,21 +177,23 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
     return Document(document.layer.over(base.layer), profiles, base.unreadable)
 
 
+def _first_words(error: Exception) -> str:
+    """Return what Python says of a number or a nesting that is too large, without what a program could do about it."""
+    return str(error).partition(";")[0]
+
+
 def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
-    """Return the line (from 1) of every key of a valid TOML text; tomli itself finds where a statement ends.
+    """Return the line (from 1) of every key of a valid TOML text; a key has the line at which its statement begins.
 
     The elements of an array of tables are keyed by their index: ("axes", "0", "M", "width").
     """
     lines: dict[tuple[str, ...], int] = {}
-    rows = text.replace("\r\n", "\n").split("\n")
     table: tuple[str, ...] = ()
     counts: dict[tuple[str, ...], int] = {}
-    start = 0
-    while start < len(rows):
-        statement, end = _statement(rows, start)
-        keys = _keys(statement)
-        is_table = rows[start].lstrip().startswith("[")
-        if rows[start].lstrip().startswith("[["):
+    for line, statement in _statements(text.replace("\r\n", "\n")):
+        keys = _keys(tomli.loads(statement))
+        is_table = statement.lstrip().startswith("[")
+        if statement.lstrip().startswith("[["):
             number = counts.get(keys, 0)
             counts[keys] = number + 1
             keys = (*keys, str(number))
@@ -185,19 +202,27 @@ def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
         table = keys if is_table else table
         path = keys if is_table else (*table, *keys)
         for length in range(1, len(path) + 1):
-            lines.setdefault(path[:length], start + 1)
-        start = end
+            lines.setdefault(path[:length], line)
     return lines
 
 
-def _statement(rows: list[str], start: int) -> tuple[dict[str, Any], int]:
-    """Return the parsed statement that begins at row `start`, and the row after it."""
-    for end in range(start + 1, len(rows) + 1):
-        try:
-            return tomli.loads("\n".join(rows[start:end])), end
-        except tomli.TOMLDecodeError:
-            continue
-    return {}, start + 1
+TOKENS = re.compile(
+    r'''"""(?:\\.|[^\\])*?"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\])*"|'[^']*'|#[^\n]*|[\[\]{}\n]''', re.DOTALL
+)
+"""What tells where a statement of a valid TOML text ends: texts, comments, brackets and line ends."""
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the statements of a valid TOML text with the line, from 1, that each begins at: a line end outside of
+    brackets ends one."""
+    start, line, depth, lines = 0, 1, 0, 0
+    for token in TOKENS.finditer(text + "\n"):
+        found = token[0]
+        lines += found.count("\n")
+        depth += (found in ("[", "{")) - (found in ("]", "}"))
+        if found == "\n" and depth == 0:
+            yield line, text[start : token.end()]
+            start, line = token.end(), lines + 1
 
 
 def _in_last_element(keys: tuple[str, ...], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
@@ -248,7 +273,7 @@ def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faul
         elif name not in known:
             faults.add(where, name, no_such_key(name, known))
         elif name in TEXTS and not isinstance(value, str):
-            faults.add(where, name, f"must be text, not {value!r}")
+            faults.add(where, name, f"must be text, not {shown(value)}")
         elif name in TEXTS:
             layer.settings[name] = Setting(value, where)
     _drop_unknown(layer.settings, faults)
@@ -286,7 +311,7 @@ def _check_axis(axis: dict[str, Setting], faults: Faults) -> None:
     """Note and drop the keys of an axis whose values are no list or not as many as the others'."""
     for key, (values, place) in list(axis.items()):
         if not isinstance(values, list) or not values:
-            faults.add(place, key, f"an axis needs a list of values, not {values!r}")
+            faults.add(place, key, f"an axis needs a list of values, not {shown(values)}")
             del axis[key]
     if len({len(setting.value) for setting in axis.values()}) > 1:
         counts = ", ".join(f"{key} has {len(setting.value)}" for key, setting in axis.items())
@@ -310,12 +335,25 @@ def _drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] 
             continue
         inner = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == key)
         if key in SECTIONS and known is KEYS:
-            faults.add(place, key, f"must be a table, not {value!r}")
+            faults.add(place, key, f"must be a table, not {shown(value)}")
         elif inner:
-            faults.add(place, key, f"must be a table of {', '.join(inner)}, not {value!r}")
+            faults.add(place, key, f"must be a table of {', '.join(inner)}, not {shown(value)}")
+        elif key in KEYS or key in TEXTS:
+            faults.add(place, key, "cannot be on an axis; only keys of P, M and T can")
+        elif not key:
+            faults.add(place, "axes", "an axis needs a key with its values, as in P.size = [4, 8]")
         else:
             faults.add(place, key, no_such_key(key, known))
         del settings[key]
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, the middle of a long one left out."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number in hex, of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]} ... {text[-10:]}"
 
 
 def no_such_key(key: str, known: Iterable[str]) -> str:
@@ -343,18 +381,21 @@ def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
         place = Place(f"--set {text}")
         settings: dict[str, Setting] = {}
         try:
+            text.encode()
             for keys, value in _leaves(tomli.loads(text), ()):
                 settings[".".join(keys)] = Setting(value, place)
         except tomli.TOMLDecodeError as error:
             faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error.msg} (text needs quotes)")
+        except UnicodeEncodeError:
+            faults.add(place, "", "not UTF-8 text")
         except (ValueError, RecursionError) as error:
-            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {error}")
+            faults.add(place, "", f"not KEY=VALUE in TOML syntax: {_first_words(error)}")
         for key, setting in list(settings.items()):
             if key == "extends":
                 faults.add(place, key, "cannot be overridden")
                 del settings[key]
             elif key in TEXTS and not isinstance(setting.value, str):
-                faults.add(place, key, f"must be text, not {setting.value!r}")
+                faults.add(place, key, f"must be text, not {shown(setting.value)}")
                 del settings[key]
         _drop_unknown(settings, faults)
         for key, setting in settings.items():

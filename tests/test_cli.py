@@ -18,6 +18,7 @@ import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cli import main
+from diffmem.cli.tables import MOST_ROWS, print_table
 from diffmem.cost import cell_cost
 from diffmem.store import MIGRATIONS, Checkpoint, Provenance, Store
 from diffmem.study import Study
@@ -535,3 +536,28 @@ def test_the_test_waits_for_no_store_for_long():
     """Where a signature changes, the patience of the tests above would silently be ten seconds again."""
     assert Store.reading.__wrapped__.__defaults__ is not None
     assert Store.writing.__wrapped__.__defaults__ is not None
+
+
+def test_a_long_table_ends_with_how_many_rows_it_leaves_out(capsys):
+    print_table("many", [{"row": number} for number in range(MOST_ROWS + 5)])
+    printed = capsys.readouterr().out
+    assert f" {MOST_ROWS - 1} " in printed
+    assert f" {MOST_ROWS} " not in printed
+    assert printed.endswith("... and 5 rows more, which --json prints\n")
+
+
+def test_what_the_terminal_cannot_show_is_no_reason_to_end():
+    path = study(STUDY.replace("Small", "Kleine Größe 小"))
+    result = tiny.diffmem("plan", path, PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Kleine Gr\\xf6\\xdfe \\u5c0f" in result.stdout
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("name", [":memory:", "md:mine", "sqlite:mine", "it's.duckdb"])
+def test_a_store_of_a_name_that_means_something_to_duckdb_is_a_file(name):
+    assert diffmem("store", "merge", "store/diffmem.duckdb", "-o", name).exit_code == 0
+    assert Path(name).is_file()
+    assert [row["measured"] for row in data("plan", study(), "--store", name)] == [2, 2, 2, 2]
+    assert diffmem("store", "merge", name, "-o", "again.duckdb").exit_code == 0
+    assert data("emm", "small", "--store", "again.duckdb") == data("emm", "small")

@@ -13,6 +13,7 @@ from diffmem.config import (
     DATASETS,
     Cell,
     DataDistribution,
+    Dataset,
     Estimation,
     ModelConfiguration,
     Scoring,
@@ -361,3 +362,12 @@ def test_a_size_is_a_fault_exactly_where_the_source_has_too_few_images(classes):
     assert [
         fault.keys[0] for fault in impossible_pairs(too_large, ModelConfiguration(), TrainingProcedure(), Scoring())
     ] == ["P.size"]
+
+
+def test_images_of_many_sizes_need_a_common_one():
+    facts = {"mine": Dataset((50, 50), resolution=None, channels=1)}
+    M, T, score = ModelConfiguration(channel_mult=(2, 2)), TrainingProcedure(), Scoring()
+    (fault,) = impossible_pairs(DataDistribution(dataset="mine", size=8), M, T, score, facts)
+    assert fault.keys == ("P.resolution", "P.dataset")
+    assert fault.message == "missing; the images of mine differ in size, so a common one must be chosen"
+    assert impossible_pairs(DataDistribution(dataset="mine", size=8, resolution=8), M, T, score, facts) == []

@@ -1,6 +1,7 @@
 """Reading images: folders, Parquet in the published layout, .npz, what is kept, and what is refused."""
 
 import io
+import os
 from pathlib import Path
 
 import duckdb
@@ -318,3 +319,13 @@ def test_a_study_of_a_users_own_images_resolves_to_cells(tmp_path: Path, monkeyp
     (entry,) = Study.load(Path("study.toml")).cells
     assert (entry.cell.P.resolution, entry.cell.channels, entry.cell.labels) == (8, 3, 2)
     assert entry.cell.configuration["P"]["dataset"].startswith("sha256:")
+
+
+def test_a_pipe_is_no_file_of_images_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "neither a file nor a folder" in refusal(str(tmp_path / "pipe.png"))
+    assert "no images in it" in refusal(str(tmp_path))
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    assert refusal("~nobody-of-that-name/images") == "~nobody-of-that-name/images: no such user"

@@ -917,3 +917,39 @@ def test_the_schema_requires_no_key_because_a_base_or_an_axis_may_give_it():
 def test_what_moves_with_a_replicate_still_tells_curves_apart():
     study = load(BASE + "[[axes]]\nT.seed = [0, 1]\nM.width = [4, 8]\n")
     assert [entry.curve for entry in study.cells] == ["M.width = 4", "M.width = 8"]
+
+
+def test_a_mark_that_windows_editors_begin_a_file_with_changes_nothing():
+    assert load(b"\xef\xbb\xbf" + BASE.encode()).cells == load(BASE).cells
+
+
+def test_the_lines_of_a_long_list_are_found_in_one_pass():
+    """As one statement of 50,000 lines, which took hours to find the end of by trying each."""
+    numbers = "".join(f"  {number},\n" for number in range(50_000))
+    text = BASE + f"[[axes]]\nT.seed = [\n{numbers}]\n[score]\nstesp = 0  # WRONG\n[[axes]]\nT.lr = [\n{numbers}]\n"
+    assert places(faults(text)) == [*marked(text), "study.toml"]
+
+
+@pytest.mark.parametrize("closing", ['"""', '""""', '"""""'])
+def test_a_text_that_ends_in_quotes_moves_no_line(closing):
+    text = f'title = """[\n\\"\n{closing}\n' + BASE + "seed = -1  # WRONG\n"
+    assert places(faults(text)) == marked(text)
+
+
+def test_files_that_extend_each_other_without_end_are_one_fault():
+    for number in range(50):
+        write(f'extends = "{number + 1}.toml"\n' + BASE, f"{number}.toml")
+    with pytest.raises(StudyError) as caught:
+        Study.load(Path("0.toml"))
+    assert places(list(caught.value.faults)) == ["20.toml:1"]
+
+
+def test_a_loop_of_links_is_a_fault():
+    Path("loop.toml").symlink_to("loop.toml")
+    (fault,) = faults('extends = "loop.toml"\n' + BASE)
+    assert fault.startswith("loop.toml: cannot be read: ")
+
+
+def test_a_value_of_a_search_that_is_wrong_is_not_missing_too():
+    for line in ('search = "bisect"\nrange = [2]', "range = [2, 4]\nsearch = 3"):
+        assert len(faults(BASE + f"[emm]\n{line}\n")) == 1

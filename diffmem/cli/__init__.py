@@ -1,6 +1,8 @@
 """The command line: parse, call one function, print. The only place that prints and that ends the process."""
 
+import io
 import json
+import math
 import signal
 import sys
 from collections import Counter
@@ -24,11 +26,30 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+class FileName(click.Path):
+    """A path as text: no name that only bytes can write, which no study, store or page could keep."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        try:
+            usable = b"\0" not in str(value).encode()
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            self.fail(f"{str(value)!r} is not a file name in UTF-8", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Group(click.Group):
     """A group whose commands end with a sentence and an exit code where a DiffmemError comes through."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal's encoding lacks is no reason to end
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except DiffmemError as error:
@@ -55,7 +76,7 @@ def _store_option(command: Any) -> Any:
     return click.option(
         "--store",
         "store_path",
-        type=click.Path(path_type=Path),
+        type=FileName(),
         envvar="DIFFMEM_STORE",
         default=Path("store/diffmem.duckdb"),
         show_default=True,
@@ -87,7 +108,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print data 
 
 
 @main.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=FileName())
 @_profile_option
 @_set_option
 @_store_option
@@ -181,7 +202,8 @@ def _shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 1, 1
     number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    digits = slash and number.isdecimal() and count.isdecimal() and len(text) < 100
+    if not (digits and 1 <= int(number) <= int(count)):
         raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, as in 2/8", param_hint="--shard")
     return int(number), int(count)
 
@@ -215,13 +237,13 @@ def _load(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study
 
 
 @main.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=FileName())
 @_profile_option
 @_set_option
 @_store_option
 @click.option("--measure", is_flag=True, help="Train and generate a little with each network to tell the time.")
 @click.option(
-    "--tflops", type=click.FloatRange(min=0, min_open=True), help="Tell the time at so many 10^12 operations a second."
+    "--tflops", type=click.FloatRange(min=1e-6, max=1e9), help="Tell the time at so many 10^12 operations a second."
 )
 @_json_option
 def plan(
@@ -242,6 +264,8 @@ def plan(
     """
     if measure and tflops:
         raise click.UsageError("--measure and --tflops are two ways to tell the time; take one")
+    if tflops is not None and math.isnan(tflops):
+        raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = _load(study, profile, overrides)
     from diffmem.plan import Throughput, plan_cells, plan_search
     from diffmem.store import Store
@@ -397,7 +421,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 @click.option(
     "--store",
     "store_paths",
-    type=click.Path(path_type=Path),
+    type=FileName(),
     multiple=True,
     envvar="DIFFMEM_STORE",
     default=[Path("store/diffmem.duckdb")],
@@ -408,7 +432,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FileName(dir_okay=False),
     help="Where to write the page.  [default: report.html beside the store]",
 )
 def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None) -> None:
@@ -439,8 +463,8 @@ def store_group() -> None:
 
 
 @store_group.command()
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The store to merge into.")
+@click.argument("stores", nargs=-1, required=True, type=FileName())
+@click.option("-o", "--output", required=True, type=FileName(), help="The store to merge into.")
 def merge(stores: tuple[Path, ...], output: Path) -> None:
     """Take what other stores have measured into one, which is made where it is not there.
 
@@ -514,7 +538,7 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
 @main.command()
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=FileName(),
     required=True,
     help="Generated images: a folder of PNG files, a .npz, a Parquet file or a pattern of them.",
 )
@@ -553,7 +577,7 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FileName(dir_okay=False),
     help="Also write the figures as JSON, and beside it the plot of --growth as .html.",
 )
 @_json_option

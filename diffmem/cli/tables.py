@@ -2,6 +2,9 @@
 
 from typing import Any
 
+MOST_ROWS = 1000
+"""More rows nobody reads, and a table of them takes minutes to lay out."""
+
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     """Print rows as a table with a column per key of any row."""
@@ -13,12 +16,14 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     for key in keys:
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in rows[:MOST_ROWS]:
         table.add_row(*(text(row.get(key)) for key in keys))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
 
 
 def text(value: Any) -> str:

@@ -1,0 +1,601 @@
+"""Every sentence that a user's mistake is answered with, word by word, and that no error is without one.
+
+What only other hardware, another process or a broken disk causes is caused in other tests; its words are in ELSEWHERE.
+"""
+# ruff: noqa: E501 - a sentence is easier to find on one line
+
+import ast
+import io
+import itertools
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import diffmem
+from diffmem.cli import main
+from diffmem.store import Store
+
+BASE = """\
+P.dataset = "digits"
+P.size = 8
+M.width = 8
+M.channel_mult = [2, 2]
+T.epochs = 10
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Work in an empty folder, alone, with the signals put back that `run` takes over."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFMEM_STORE", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("DIFFMEM_PROCESSES", "1")
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def command(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+# --- study files ---------------------------------------------------------------------------------------
+
+
+FAULTS = {
+    # files
+    "M.width 8": "study.toml:1: not valid TOML: Expected '=' after a key in a key/value pair",
+    "T.epochs = 3\nT.epochs = 4": "study.toml:2: not valid TOML: Cannot overwrite a value",
+    "M = ["
+    + 500 * "[": "study.toml: not valid TOML: TOML inline arrays/tables are nested more than the allowed 400 levels",
+    'title = "\\u0000"\nextends = "\\u0000"': "study.toml:2: extends: not a file name",
+    'extends = "nowhere.toml"': "nowhere.toml: cannot be read: No such file or directory; study.toml extends it",
+    'extends = "study.toml"': "study.toml:1: extends: study.toml leads back to this file",
+    # keys
+    "M.widht = 8": "study.toml:1: M.widht: no such key; did you mean width?",
+    "M.xyz = 8": "study.toml:1: M.xyz: no such key",
+    "T.samples = 8": "study.toml:1: T.samples: no such key; did you mean score.samples?",
+    "titel = 1": "study.toml:1: titel: no such key; did you mean title?",
+    "title = 5": "study.toml:1: title: must be text, not 5",
+    "score = 3": "study.toml:1: score: must be a table, not 3",
+    "P.blend = 3": "study.toml:1: P.blend: must be a table of classes, dataset, share, not 3",
+    "profiles = 3": "study.toml:1: profiles: must be a table of tables: [profiles.NAME]",
+    "profiles.laptop = 3": "study.toml:1: profiles.laptop: must be a table",
+    # axes
+    "axes = [1, 2]": "study.toml:1: axes: must be [[axes]] tables of lists",
+    "axes = [{}]": "study.toml:1: axes: an axis needs a key with its values, as in P.size = [4, 8]",
+    "axes = [{title = [1]}]": "study.toml:1: title: cannot be on an axis; only keys of P, M and T can",
+    "axes = [{P.size = 8}]": "study.toml:1: P.size: an axis needs a list of values, not 8",
+    "axes = [{P.size = []}]": "study.toml:1: P.size: an axis needs a list of values, not []",
+    "axes = [{emm.epsilon = [0.1]}]": "study.toml:1: emm.epsilon: cannot be on an axis; only keys of P, M and T can",
+    "axes = [{M.blocks = [1, 2], M.dropout = [0.1]}]": "study.toml:1: M.blocks: keys of one axis move together and need equally many values: M.blocks has 2, M.dropout has 1",
+    "axes = [{M.blocks = [1, 2]}, {M.blocks = [1]}]": "study.toml:1: M.blocks: is on an axis already, at study.toml:1",
+    f"axes = [{{T.seed = {list(range(1000))}}}, {{P.draw = {list(range(1000))}}}]": "study.toml: axes: cross to 1000000 cells; 100000 is the most",
+    # values of one key
+    "M.blocks = 0": "study.toml:1: M.blocks: must be greater than or equal to 1, not 0",
+    "M.blocks = 1" + 20 * "0": "study.toml:1: M.blocks: must be less than or equal to 1000, not 100000000000000000000",
+    "T.lr = nan": "study.toml:1: T.lr: must be a finite number, not nan",
+    "M.attention = 4": "study.toml:1: M.attention: must be a list, not 4",
+    'M.skips = "12"': "study.toml:1: M.skips: must be 0s and 1s, not '12'",
+    "P.draw = -1": "study.toml:1: P.draw: must be greater than or equal to 0 or 'first', not -1",
+    'M.condition = "maybe"': "study.toml:1: M.condition: must be 'none', 'true', 'random' or 'unique', not 'maybe'",
+    f"title = {list(range(100))}": "study.toml:1: title: must be text, not [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1 ... 7, 98, 99]",
+    "P.blend.share = 0.5": "study.toml: P.blend.dataset: missing; every cell needs it",
+    # values of several keys
+    'P.blend = {dataset = "nowhere", share = 0.5}': "study.toml:1: P.blend.dataset: nowhere: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
+    'P.blend = {dataset = "~nobody-of-that-name", share = 0.5}': "study.toml:1: P.blend.dataset: ~nobody-of-that-name: no such user (datasets with a name: cifar10, digits, imagenet-dogs)",
+    'P.blend = {dataset = "study.toml", share = 0.5}': "study.toml:1: P.blend.dataset: study.toml: not a folder of images, a .npz or a Parquet file",
+    'P.blend = {dataset = "/dev/null", share = 0.5}': "study.toml:1: P.blend.dataset: /dev/null: neither a file nor a folder",
+    'P.blend = {dataset = "cifar10", share = 0.5}': "study.toml:1: P.blend.dataset: cifar10 and digits differ: one is grey, the other RGB",
+    'P.blend = {dataset = "digits", share = 0.5}': "study.toml:1: P.blend.classes: class 0 of digits is in both parts of the blend, and an image must not be there twice",
+    'P.blend = {dataset = "digits", classes = [1], share = 0.5}\nM.condition = "true"\nP.classes = [0]': "study.toml:2: M.condition: true labels of two blended datasets do not agree",
+    "P.classes = 11": "study.toml:1: P.classes: digits has 10 classes, 0 to 9, and no class 10",
+    "P.classes = [1, 1]": "study.toml:1: P.classes: names a class twice: [1, 1]",
+    "P.resolution = 16": "study.toml:1: P.resolution: digits has 8x8 pixels, not 16",
+    "axes = [{P.size = [1741]}]": "study.toml:1: P.size: digits has images for balanced sets of up to 1740, not 1741",
+    'M.condition = "random"': "study.toml:1: M.labels: missing; condition = random needs a number of labels",
+    "M.attention = [3]": "study.toml:1: M.attention: the net has no resolution 3; it has 8, 4",
+    'M.skips = "111"': "study.toml:1: M.skips: 2 levels of 2 blocks have 6 skips, not 3",
+    "axes = [{M.width = [9]}]": "study.toml:1: M.width: the noise embedding is half sines and half cosines; 9 is odd",
+    "axes = [{M.width = [2]}]": "study.toml:1: M.width: group norm cannot split 2 channels evenly; take a multiple of 4 (of 32 from 64 on)",
+    "axes = [{M.channel_mult = [[1, 1, 1, 1, 1]]}]": "study.toml:1: M.channel_mult: 5 levels halve the side 4 times, which 8 pixels do not allow",
+    "score.every = 1\naxes = [{T.epochs = [10001]}]": "study.toml:1: score.every: 10001 epochs with a checkpoint every 1 are more than 10000 checkpoints",
+    # searches
+    'emm.search = "bisect"': "study.toml:1: emm.range: missing; a search needs its smallest and largest size, as in range = [16, 4096]",
+    "emm.range = [4, 8]": 'study.toml:1: emm.range: is for a search; add search = "bisect", or put P.size on an axis',
+    'emm.search = "bisect"\nemm.range = [8, 4]': "study.toml:2: emm.range: must be two sizes from 2 on, the smaller one first, not [8, 4]",
+    'emm.search = "bisect"\nemm.range = [4, 8]\naxes = [{P.size = [4]}]': "study.toml:3: P.size: is on an axis, but a search chooses the sizes itself",
+}
+
+
+OVERRIDES = {
+    "M.widht=8": "--set M.widht=8: M.widht: no such key; did you mean width?",
+    "T.epochs": "--set T.epochs: not KEY=VALUE in TOML syntax: Expected '=' after a key in a key/value pair (text needs quotes)",
+    "T.epochs=1"
+    + 5000
+    * "0": f"--set T.epochs=1{5000 * '0'}: not KEY=VALUE in TOML syntax: Exceeds the limit (4300 digits) for integer string conversion: value has 5001 digits",
+    'extends="a"': '--set extends="a": extends: cannot be overridden',
+    "title=5": "--set title=5: title: must be text, not 5",
+    'title="\udcff"': '--set title="\\udcff": not UTF-8 text',
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), OVERRIDES.items(), ids=lambda text: ascii(text[:30]))
+def test_a_fault_of_the_command_line_is_told_in_these_words(override, sentence):
+    Path("study.toml").write_text(BASE)
+    result = command("plan", "study.toml", "--set", override)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
+
+
+# --- everything else -----------------------------------------------------------------------------------
+
+
+def nothing() -> None:
+    """Make no file."""
+
+
+def a_study() -> None:
+    tiny.write(Path())
+
+
+def bytes_of(name: str, content: bytes) -> Callable[[], None]:
+    def make() -> None:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+
+    return make
+
+
+def arrays(**named: object) -> Callable[[], None]:
+    return lambda: np.savez("a.npz", **{name: np.asarray(value) for name, value in named.items()})
+
+
+def grey(*shape: int) -> np.ndarray:
+    return np.zeros(shape, dtype=np.uint8)
+
+
+def picture(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def pictures(*sides: tuple[int, int]) -> Callable[[], None]:
+    def make() -> None:
+        Path("images").mkdir()
+        for number, (width, height) in enumerate(sides):
+            Path(f"images/{number}.png").write_bytes(picture(width, height))
+
+    return make
+
+
+def parquet(sql: str) -> Callable[[], None]:
+    def make() -> None:
+        with duckdb.connect() as connection:
+            connection.execute(f"COPY ({sql}) TO 'a.parquet'")
+
+    return make
+
+
+def database(sql: str) -> Callable[[], None]:
+    def make() -> None:
+        with duckdb.connect("a.duckdb") as connection:
+            connection.execute(sql)
+
+    return make
+
+
+def store(name: str = "a.duckdb", ratio: float = 1.0) -> Store:
+    """Make a store in which both cells of the tiny study are finished."""
+    loaded = tiny.load(Path(), tiny.TEXT)
+    made = Store(Path(name))
+    tiny.register(made, loaded)
+    for entry in loaded.cells:
+        tiny.measure(made, entry.cell, [ratio] * 3)
+    return made
+
+
+def newer() -> None:
+    with store().writing() as connection:
+        connection.execute("INSERT INTO migrations VALUES (99, now()::TIMESTAMP)")
+
+
+def two_stores() -> None:
+    store("a.duckdb", 1.0)
+    store("b.duckdb", 0.5)
+
+
+def state_is_a_file() -> None:
+    tiny.write(Path())
+    Path("states").write_text("a file where the folder should be")
+
+
+def chain() -> None:
+    for number in range(30):
+        Path(f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n{BASE}')
+
+
+def unequal_pictures() -> None:
+    pictures((8, 8), (9, 9))()
+    Path("s.toml").write_text('P.dataset = "images"\nP.size = 2')
+
+
+def cache_is_a_file() -> None:
+    arrays(images=grey(2, 8, 8))()
+    Path("cache").write_text("")
+
+
+class Case(NamedTuple):
+    """A command line, what it finds, and what it says last."""
+
+    arguments: str
+    sentence: str
+    make: Callable[[], object] = nothing
+    exit_code: int = 2
+
+
+SCORE = "score --images a.npz --against digits --store s.duckdb"
+TEXTS = "SELECT 'a' AS name"
+RUN = "run tiny.toml --store a.duckdb"
+
+CASES = [
+    # study files
+    Case("plan nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
+    Case("plan .", ".: cannot be read: Is a directory; a study file ends in .toml, as studies/quickstart.toml"),
+    Case("plan latin.toml", "latin.toml: not valid TOML: not UTF-8 text", bytes_of("latin.toml", b'title = "\xe9"')),
+    Case("plan /dev/zero", "/dev/zero: longer than 10000000 bytes; no study file is"),
+    Case("plan tiny.toml --profile laptop", "tiny.toml: profiles: no profile 'laptop'; there is none", a_study),
+    Case(
+        "plan empty.toml",
+        "empty.toml: P.dataset: missing; every cell needs it\nempty.toml: P.size: missing; every cell needs it",
+        bytes_of("empty.toml", b""),
+    ),
+    Case("plan 0.toml", "20.toml:1: extends: more than 20 files extend one another", chain),
+    Case(
+        "plan s.toml",
+        "s.toml:1: P.dataset: images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; P.resolution makes sizes equal",
+        unequal_pictures,
+    ),
+    # command lines
+    Case(
+        "plan tiny.toml --measure --tflops 1",
+        "Error: --measure and --tflops are two ways to tell the time; take one",
+        a_study,
+    ),
+    Case(
+        "plan tiny.toml --tflops nan", "Error: Invalid value for --tflops: nan is not a number of operations", a_study
+    ),
+    Case(
+        RUN + " --shard 3/2",
+        "Error: Invalid value for --shard: '3/2' is not I/N with I from 1 to N, as in 2/8",
+        a_study,
+    ),
+    Case("plan a\0b", "Error: Invalid value for 'STUDY': 'a\\x00b' is not a file name in UTF-8"),
+    # images
+    Case("score --images nowhere --against digits", "nowhere: no such file or folder"),
+    Case(
+        "score --images images --against digits",
+        "images: no images in it (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        lambda: Path("images").mkdir(),
+    ),
+    Case("score --images ~nobody-of-that-name --against digits", "~nobody-of-that-name: no such user"),
+    Case("score --images /dev/null --against digits", "/dev/null: neither a file nor a folder"),
+    Case("score --images " + 300 * "x" + " --against digits", 300 * "x" + ": cannot be read: File name too long"),
+    Case(
+        "score --images notes.txt --against digits",
+        "notes.txt: not a folder of images, a .npz or a Parquet file",
+        bytes_of("notes.txt", b"notes"),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/1.png: not an image that can be read (of no known format)",
+        bytes_of("images/1.png", b"no image"),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/0.png: 8x9 pixels, not square; P.resolution crops and resizes",
+        pictures((8, 9)),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; P.resolution makes sizes equal",
+        pictures((8, 8), (9, 9)),
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'a.parquet' too small to be a Parquet file",
+        bytes_of("a.parquet", b"PAR1"),
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet: no column of images (bytes, or a struct of bytes and path); it has ['name']",
+        parquet(TEXTS),
+    ),
+    Case(
+        "score --images a.parquet --against digits", "a.parquet, row 0: no image", parquet("SELECT NULL::BLOB AS image")
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet, row 0: no label",
+        parquet("SELECT 'a'::BLOB AS image, -1 AS label"),
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet: no images in it",
+        parquet("SELECT 'a'::BLOB AS image WHERE false"),
+    ),
+    Case(SCORE, "a.npz: not a .npz that can be read (no zip file)", bytes_of("a.npz", b"no zip")),
+    Case(SCORE, "a.npz: not a .npz that can be read (no zip file)", bytes_of("a.npz", b"")),
+    Case(
+        SCORE,
+        "a.npz: needs an array `images` of uint8 [n, h, w], [n, h, w, c] or [n, c, h, w]; has {'pixels': 'uint8 [2, 8, 8]'}",
+        arrays(pixels=grey(2, 8, 8)),
+    ),
+    Case(SCORE, "a.npz: `images` has neither 1 nor 3 channels: [2, 8, 8, 5]", arrays(images=grey(2, 8, 8, 5))),
+    Case(SCORE, "a.npz: 9x8 pixels, not square; P.resolution crops and resizes", arrays(images=grey(2, 8, 9))),
+    Case(
+        SCORE,
+        "a.npz: `labels` must be 2 whole numbers from 0, not float64 [2]",
+        arrays(images=grey(2, 8, 8), labels=[0.5, 1.0]),
+    ),
+    Case(SCORE, "a.npz: RGB images, but those of digits are grey", arrays(images=grey(2, 8, 8, 3))),
+    Case(
+        "score --images a.npz --against a.npz",
+        "a.npz: one image; a second nearest training image needs two",
+        arrays(images=grey(1, 8, 8)),
+    ),
+    Case(
+        SCORE,
+        "FOLDER/cache/fingerprints/HASH: decoded images cannot be kept there (Not a directory); name another folder with DIFFMEM_CACHE",
+        cache_is_a_file,
+    ),
+    Case(
+        "score --images a.npz --against digits --store a.npz",
+        "a.npz: not a DuckDB file; name another store with --store",
+        arrays(images=grey(2, 8, 8)),
+    ),
+    # stores
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: no store there yet; `diffmem run STUDY` makes one, --store names another",
+    ),
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: not a DuckDB file; name another store with --store",
+        bytes_of("a.duckdb", b"notes"),
+    ),
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: a DuckDB file, but not a diffmem store; name another one with --store",
+        database("CREATE TABLE mine (i INTEGER)"),
+    ),
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: made by a newer diffmem (schema 99, this one knows 1); upgrade diffmem, or name another store with --store",
+        newer,
+    ),
+    Case("emm tiny --store .", ".: no file can be there; name another store with --store"),
+    Case(
+        "emm other --store a.duckdb",
+        "a.duckdb: no study 'other'; it has tiny. `diffmem run STUDY.toml` adds one",
+        store,
+    ),
+    Case(
+        "emm other --store a.duckdb",
+        "a.duckdb: no study 'other'; it has none yet. `diffmem run STUDY.toml` adds one",
+        database("SELECT 1"),
+    ),
+    Case(
+        "report --store a.duckdb -o tiny.toml/page.html",
+        "tiny.toml/page.html: the report cannot be written: File exists",
+        store,
+    ),
+    Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
+    Case(
+        "report --store a.duckdb --store b.duckdb",
+        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge one of the two only",
+        two_stores,
+    ),
+    Case(
+        "store merge b.duckdb -o a.duckdb",
+        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge one of the two only",
+        two_stores,
+    ),
+    Case(
+        "store merge a.duckdb -o tiny.toml/b.duckdb",
+        "tiny.toml/b.duckdb: no file can be there; name another store with --store",
+        store,
+    ),
+    # runs
+    Case(RUN, "states: cannot keep training states there: File exists", state_is_a_file),
+    Case(
+        RUN + ' --split batch --set emm.search="bisect" --set emm.range=[4,8]',
+        "a search trains a curve in each process: use --split cells",
+        a_study,
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.arguments[:40]}: {case.sentence[:40]}")
+def test_a_mistake_is_told_in_these_words(case, folder):
+    case.make()
+    result = command(*case.arguments.split(" "))
+    said = result.stderr.replace(str(folder), "FOLDER").rstrip("\n")
+    said = re.sub("[0-9a-f]{64}", "HASH", re.sub("^Usage: .*(?=Error: )", "", said, flags=re.DOTALL))
+    assert (result.exit_code, result.stdout, said) == (case.exit_code, "", case.sentence)
+
+
+FAILED = {
+    "T.lr=1e30": "the training loss is nan at step 12; lower T.lr (now 1e+30) or lengthen T.warmup_epochs",
+    'M = {network = "optimum", condition = "random", labels = 100}': "only 8 of 100 labels are on a training image, and "
+    "the others have no optimum; take fewer labels or a larger size",
+}
+
+
+@pytest.mark.parametrize(("override", "sentence"), FAILED.items(), ids=["loss", "labels"])
+def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, sentence):
+    a_study()
+    result = command("run", "tiny.toml", "--store", "a.duckdb", "--set", override, "--set", "M.dropout=0.0")
+    tells = "`diffmem status tiny --store a.duckdb` tells why, --retry-failed tries them again"
+    assert (result.exit_code, result.stderr) == (1, f"1 of 1 cells failed; {tells}\n")
+    assert f"cell 1/1 P.size = 8 failed: {sentence}\n" in result.stdout
+    assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")
+
+
+def test_a_store_merged_into_itself_has_all_of_it_already():
+    store()
+    result = command("store", "merge", "a.duckdb", "-o", "./a.duckdb")
+    assert (result.exit_code, result.stdout) == (0, "a.duckdb: 0 checkpoints taken into a.duckdb\n")
+
+
+# --- no error is without its words ---------------------------------------------------------------------
+
+ELSEWHERE = {
+    "test_compiling": [
+        "networks cannot be compiled here (no compiler); leave --compile out, or install what is missing"
+    ],
+    "test_data": [
+        "1741 images of digits: its smallest class has 174, enough for a balanced set of 1740; take a smaller P.size or fewer P.classes",
+    ],
+    "test_images": [
+        'the dataset uoft-cs/cifar10 cannot be fetched (no network); download a.parquet from it by hand and name them in the study: P.dataset = "FOLDER/*.parquet"',
+        'the dataset ILSVRC/imagenet-1k cannot be fetched (no network); download a.parquet and the 293 files like it from it by hand and name them in the study: P.dataset = "FOLDER/*.parquet"',
+    ],
+    "test_processes": [
+        "M.dropout = 0.0: another process of the run has ended (connection closed); what was saved is kept, run the same command again",
+        "M.dropout = 0.0 failed in one process of 2, which ends the run: out of memory",
+        "the processes do not find each other: no address; start them with `diffmem run --processes N`",
+        "started as one of 2 processes, but Accelerate takes each for the only one; start them with `diffmem run --processes N`",
+        "M.dropout = 0.0: a batch of 1 images cannot be split over 2 processes; start fewer, or use --split cells",
+        "states: the processes see different training states; share the folder",
+    ],
+    "test_runner": [
+        "states/s.1.pt: damaged",
+        "states/s.1.pt: written by another diffmem",
+        "states/s.1.pt: the training state cannot be saved (no space left); free some space or check the folder's permissions, then run the same command again",
+    ],
+    "test_store": [
+        "a.duckdb: process 1 holds the store open; close it (a notebook or a DuckDB shell?) and try again",
+        "a.duckdb: another program holds the store open; close it (a notebook or a DuckDB shell?) and try again",
+        "a.duckdb: the store is gone (was it moved, or its disk taken away?); once it is back, the same command goes on from what was saved last",
+        "a.duckdb: the disk is full; free some space and run the same command again, nothing measured is lost",
+        "a.duckdb: cannot be written; check the permissions of the file and its folder, or name another with --store",
+        "a.duckdb: written by another DuckDB version; install the versions of constraints.txt",
+        "a.duckdb: the store cannot be used: an error that nobody foresaw",
+    ],
+    "test_bench": ["diffmem emm s --store a.duckdb failed: killed"],
+}
+"""Sentences that need another process, a full or broken disk, other hardware or the network, by the tests of their causes."""
+
+
+def messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the pattern of every message of a module: of errors, of faults and of refused options."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for function in functions.values():
+        for node in ast.walk(function):
+            for expression in spoken(node):
+                yield from ((node.lineno, pattern) for pattern in patterns(expression, function, functions))
+
+
+def spoken(node: ast.AST) -> Iterator[ast.expr]:
+    """Yield the expressions that a node tells the user."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        name = ast.unparse(node.exc.func)
+        if name not in ("ValueError", "RuntimeError", "StudyError"):  # a programmer's mistake; faults come one by one
+            yield from node.exc.args
+    elif isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        place = {"faults.add": 2, "Fault": 1, "self.fail": 0}.get(name)
+        if place is not None:
+            yield node.args[place]
+
+
+def patterns(node: ast.expr, function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> list[str]:
+    """Return the patterns of the texts that an expression can be: what is put in is any text, or what it was set to."""
+
+    def inner(part: ast.expr) -> list[str]:
+        return patterns(part, function, functions)
+
+    match node:
+        case ast.Constant(value=str(text)):
+            return [re.escape(text)]
+        case ast.JoinedStr(values=parts):
+            return ["".join(choice) for choice in itertools.product(*map(inner, parts))]
+        case ast.FormattedValue(value=ast.Call(func=ast.Name())):
+            return [".*"]  # a value that is shown
+        case ast.FormattedValue(value=value):
+            return inner(value)
+        case ast.BinOp(left=left, right=right):
+            return ["".join(choice) for choice in itertools.product(inner(left), inner(right))]
+        case ast.IfExp(body=body, orelse=other):
+            return inner(body) + inner(other)
+        case ast.Name(id=name):
+            values = [
+                pattern
+                for each in ast.walk(function)
+                if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
+                for pattern in ([".*"] if isinstance(each.value, ast.Call) else inner(each.value))
+            ]
+            return values or [".*"]
+        case ast.Call(func=called) if (name := ast.unparse(called).removeprefix("self.")) in functions:
+            returned = [each.value for each in ast.walk(functions[name]) if isinstance(each, ast.Return) and each.value]
+            return [pattern for each in returned for pattern in patterns(each, functions[name], functions)]
+    return [".*"]
+
+
+TESTS = Path(__file__).parent
+
+
+def texts_of_tests() -> str:
+    """Return all texts in the tests, a line each."""
+    nodes = [node for path in TESTS.rglob("test_*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    found = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(text.replace("\n", " ") for text in found)
+
+
+def test_every_message_is_in_a_test():
+    known = texts_of_tests()
+    package = Path(diffmem.__file__).parent
+    missing = [
+        f"{path.relative_to(package.parent)}:{line}: {pattern}"
+        for path in sorted(package.rglob("*.py"))
+        for line, pattern in messages(ast.parse(path.read_text()))
+        if not re.search(pattern, known)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'raise RunError(f"{path}: words that no test has")',
+        'advice = "words that no test has" if path else "not a DuckDB file"; raise kind(f"{path}: {advice}") from error',
+        'faults.add(place, key, f"{path}: words that no test has")',
+        'faults.append(Fault(("P.size",), "words that no test has, " + more))',
+        'self.fail(f"{path}: words that no test has", param, ctx)',
+    ],
+)
+def test_words_that_no_test_has_are_found(statement):
+    found = [pattern for _, pattern in messages(ast.parse(f"def work(path):\n    {statement}\n"))]
+    assert any(re.search(pattern, "a: words that no test has, ") for pattern in found)
+    assert not all(re.search(pattern, texts_of_tests().replace("words that no test has", "")) for pattern in found)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_caused_in_other_tests_is_looked_for_there(name):
+    assert (TESTS / f"{name}.py").exists()
