@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import measuring, planning, results, running, stores
+from diffmem.cli import looking, measuring, planning, results, running, stores
 from diffmem.errors import DiffmemError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -34,7 +34,12 @@ def main() -> None:
     diffmem emm quickstart                    the largest training sets that are still memorized
     diffmem report                            everything as one HTML page
 
-    Exit codes: 0 done, 1 something could not be done, 2 wrong input, 130 and 143 stopped by a signal.
+    \b
+    Exit codes:
+      0    done
+      1    something could not be done: a cell failed, a store is in use or at fault, a disk is full
+      2    wrong input: a command line, a study, a query, or a name that the store does not have
+      130  stopped by Ctrl-C (SIGINT); 143: by SIGTERM
     """
 
 
@@ -45,6 +50,10 @@ for command in (
     results.emm,
     results.report,
     results.findings,
+    looking.show,
+    looking.diff,
+    looking.query,
+    looking.export,
     stores.store_group,
     measuring.score,
     measuring.bench,

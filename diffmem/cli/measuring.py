@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from diffmem.cli.options import json_option, store_option
-from diffmem.cli.tables import print_table
+from diffmem.cli.tables import print_json, print_table
 
 
 @click.command()
@@ -31,7 +31,7 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
 
     result = score_images(images, against, Store(store_path))
     if as_json:
-        click.echo(json.dumps({**vars(result), "ratio": result.ratio}, indent=2))
+        print_json({**vars(result), "ratio": result.ratio})
         return
     click.echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from diffmem.errors import StoreError
+from diffmem.errors import DiffmemError
 
 if TYPE_CHECKING:
     from diffmem.store import Row, Store
     from diffmem.study import Study
+
+
+DEFAULT_STORE = Path("store/diffmem.duckdb")
 
 
 def store_option(command: Any) -> Any:
@@ -19,7 +23,7 @@ def store_option(command: Any) -> Any:
         "store_path",
         type=click.Path(path_type=Path),
         envvar="DIFFMEM_STORE",
-        default=Path("store/diffmem.duckdb"),
+        default=DEFAULT_STORE,
         show_default=True,
         show_envvar=True,
         help="The DuckDB file that results are kept in.",
@@ -54,22 +58,51 @@ def load_study(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "
     return Study.load(path, profile=profile, overrides=overrides)
 
 
-def stored(store_path: Path, study: str, profile: str | None) -> "tuple[Store, str]":
-    """Return the store and the name that it knows a study by; StoreError where it does not."""
+# --- names of the store ---------------------------------------------------------------------------------
+
+
+def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[Store, Row]":
+    """Return the store and what it knows of a study, by its file, its name or the beginning of it.
+
+    StoreError where that is none, or more than one.
+    """
+    from diffmem.inspection import find_study
     from diffmem.store import Store
     from diffmem.study import study_name
 
-    store = Store(store_path)
-    name = study_name(Path(study), profile) if study.endswith(".toml") or profile else study
-    registered(store, name)
-    return store, name
+    store, is_file = Store(store_path), study.endswith(".toml")
+    name = study_name(Path(study), profile) if is_file or profile else study
+    return store, find_study(store, name, exact=is_file)
 
 
-def registered(store: "Store", name: str) -> "Row":
-    """Return what the store knows of a study; StoreError where that is nothing."""
-    rows = store.studies()
-    found = next((row for row in rows if row["study"] == name), None)
-    if found is None:
-        known = ", ".join(row["study"] for row in rows) or "none yet"
-        raise StoreError(f"{store.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
-    return found
+def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the studies of the store that begin so, or let the shell complete a file."""
+    from diffmem.store import Store
+
+    try:
+        studies = Store(_store_of(context)).studies()
+    except DiffmemError:
+        studies = []
+    items = [CompletionItem(row["study"], help=row["title"]) for row in studies if row["study"].startswith(begun)]
+    return items or [CompletionItem(begun, type="file")]
+
+
+def complete_cell(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the cells of the store that begin so, with their studies and axis values."""
+    from diffmem.inspection import cell_names
+    from diffmem.store import Store
+
+    try:
+        cells = cell_names(Store(_store_of(context)))
+    except DiffmemError:
+        return []
+    return [CompletionItem(cell, help=name) for cell, name in cells.items() if cell.startswith(begun)]
+
+
+def _store_of(context: click.Context) -> Path:
+    """Return the store that a command line begun names: the first one, of several."""
+    given = context.params.get("store_path") or context.params.get("store_paths")
+    return Path(given[0] if isinstance(given, tuple | list) else given or DEFAULT_STORE)
+
+
+study_argument = click.argument("study", shell_complete=complete_study)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import json_option, load_study, profile_option, set_option, store_option
-from diffmem.cli.tables import duration, print_table, with_unit
+from diffmem.cli.tables import duration, print_json, print_table, with_unit
 
 if TYPE_CHECKING:
     from diffmem.plan import PlannedCell, Throughput
@@ -56,7 +56,7 @@ def plan(
         speed = measure_cells([each.cell for each in planned if not each.finished])
     rows = [_planned_row(each, speed) for each in planned]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
     shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]

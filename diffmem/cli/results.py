@@ -1,73 +1,141 @@
 """The commands that say what has come out: `status`, `emm`, `report` and `findings`."""
 
-import json
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffmem.cli.options import json_option, profile_option, registered, store_option, stored
-from diffmem.cli.tables import as_markdown, print_table
+from diffmem.cli.options import (
+    DEFAULT_STORE,
+    complete_study,
+    json_option,
+    profile_option,
+    store_option,
+    stored,
+    study_argument,
+)
+from diffmem.cli.tables import as_markdown, duration, moment, print_json, print_table
+
+if TYPE_CHECKING:
+    from diffmem.store import Row
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @profile_option
 @store_option
 @json_option
 def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
-    """Show how far each cell of a study is, and why a failed one failed.
+    """Show how far each cell of a study is, what runs now, the time left, and why a failed one failed.
 
-    STUDY is a study file or the name that the store knows it by.
+    STUDY is a study file, or the name that the store knows it by or the beginning of it.
 
     Example: diffmem status quickstart
     """
+    from diffmem.remaining import seconds_left
     from diffmem.report.estimates import cell_state, study_cells
 
-    store, name = stored(store_path, study, profile)
-    row = registered(store, name)
+    store, row = stored(store_path, study, profile)
     with store.snapshot():
         cells, _ = study_cells(store, row)
-    rows = [
-        {
-            "cell_id": cell["cell_id"],
-            "P.size": cell["configuration"]["P"]["size"],
-            **cell["axis_values"],
-            "state": cell_state(cell),
-            "checkpoints": f"{cell['measured']}/{cell['expected']}",
-            "best ratio": cell["best"],
-            "last ratio": cell["last"],
-            "error": cell["error"] if cell_state(cell) == "failed" else None,
-        }
-        for cell in cells
-    ]
+        left = seconds_left(store, row["study"])
+    for cell in cells:
+        cell["state"] = cell_state(cell)
+        cell["seconds left"] = _left(cell["state"], left[cell["cell_id"]])
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json([_status_row(cell) | _attempt_row(cell) for cell in cells])
         return
-    failures = [(row["cell_id"], row["error"]) for row in rows if row["error"]]
-    print_table(name, [{key: value for key, value in row.items() if key != "error"} for row in rows])
-    for cell_id, error in failures:
-        click.echo(f"{cell_id} failed: {error}")
+    print_table(row["study"], [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells])
+    for line in _running_lines(cells):
+        click.echo(line)
+    for cell in cells:
+        if cell["state"] == "failed":
+            click.echo(f"{cell['cell_id']} failed: {cell['error']}")
+
+
+def _status_row(cell: "Row") -> dict[str, Any]:
+    return {
+        "cell_id": cell["cell_id"],
+        "P.size": cell["configuration"]["P"]["size"],
+        **cell["axis_values"],
+        "state": cell["state"],
+        "checkpoints": f"{cell['measured']}/{cell['expected']}",
+        "best ratio": cell["best"],
+        "last ratio": cell["last"],
+    }
+
+
+def _attempt_row(cell: "Row") -> dict[str, Any]:
+    """Return what is known of a cell's latest attempt while it runs, and why it failed."""
+    running = cell["state"] == "running"
+    return {
+        "error": cell["error"] if cell["state"] == "failed" else None,
+        "host": cell["host"] if running else None,
+        "pid": cell["pid"] if running else None,
+        "since": cell["started_at"] if running else None,
+        "seconds running": _since(cell["started_at"]) if running else None,
+        "seconds left": cell["seconds left"],
+    }
+
+
+def _left(state: str, seconds: float | None) -> float | None:
+    """Return the seconds that a run would still spend on a cell in this state."""
+    if state in ("finished", "crossed"):
+        return 0.0
+    return None if state == "failed" else seconds
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else duration(seconds)
+
+
+def _since(started: datetime) -> float:
+    return max(0.0, (datetime.now(UTC).replace(tzinfo=None) - started).total_seconds())
+
+
+def _running_lines(cells: "list[Row]") -> Iterator[str]:
+    """Yield what runs now, and how long the rest takes and how that is known."""
+    distinct = {cell["cell_id"]: cell for cell in cells}.values()
+    running = [cell for cell in distinct if cell["state"] == "running"]
+    for cell in running:
+        since = f"since {moment(cell['started_at'])}, for {duration(_since(cell['started_at']))}"
+        yield f"{cell['cell_id']} runs on {cell['host']}, process {cell['pid']}, {since}"
+    waiting = [cell["seconds left"] for cell in distinct if cell["state"] not in ("finished", "crossed", "failed")]
+    if not waiting:
+        return
+    if None in waiting:
+        yield "time left: -, for nothing of this study is measured yet; `diffmem plan STUDY.toml --measure` tells it"
+        return
+    total = sum(waiting)
+    shared = f", {duration(total / len(running))} on the {len(running)} that work now" if len(running) > 1 else ""
+    yield (
+        f"time left on one device: {duration(total)}{shared}; each cell from its last checkpoint on, at the seconds "
+        "per operation of this study's checkpoints so far"
+    )
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @profile_option
 @store_option
 @json_option
 def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
     """Estimate the effective model memorization: the largest N with ratio >= 1 - epsilon, for each curve.
 
-    STUDY is a study file or the name that the store knows it by. The best checkpoint of each size counts, as
-    in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
+    STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
+    each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
 
     Example: diffmem emm quickstart --json
     """
     from diffmem.report.estimates import study_curves
 
-    store, name = stored(store_path, study, profile)
-    curves = study_curves(store, registered(store, name))
+    store, row = stored(store_path, study, profile)
+    name = row["study"]
+    curves = study_curves(store, row)
     rows = [
         {
             "curve": curve.label,
@@ -81,9 +149,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         for curve in curves
     ]
     if as_json:
-        click.echo(
-            json.dumps({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows}, indent=2)
-        )
+        print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows})
         return
     table = [
         {
@@ -98,7 +164,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
 
 @click.command()
-@click.argument("studies", nargs=-1)
+@click.argument("studies", nargs=-1, shell_complete=complete_study)
 @profile_option
 @click.option(
     "--store",
@@ -106,8 +172,8 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
     type=click.Path(path_type=Path),
     multiple=True,
     envvar="DIFFMEM_STORE",
-    default=[Path("store/diffmem.duckdb")],
-    show_default="store/diffmem.duckdb",
+    default=[DEFAULT_STORE],
+    show_default=str(DEFAULT_STORE),
     show_envvar=True,
     help="The DuckDB file that results are kept in; several are shown as one.",
 )
@@ -120,7 +186,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None) -> None:
     """Write figures, EMM tables, generated images and provenance as one HTML page that opens offline.
 
-    STUDIES are study files or names that the store knows them by; without any, all of the store's.
+    STUDIES are study files, or names that the store knows them by or their beginnings; without any, all of the store's.
 
     Example: diffmem report quickstart -o quickstart.html
     """
@@ -129,7 +195,7 @@ def report(studies: tuple[str, ...], profile: str | None, store_paths: tuple[Pat
     from diffmem.store import Store
 
     with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
-        names = [stored(store.path, study, profile)[1] for study in studies]
+        names = [stored(store.path, study, profile)[1]["study"] for study in studies]
         names = names or [row["study"] for row in store.studies()]
         path = output or store_paths[0].parent / "report.html"
         write_page(store, names, path, source=", ".join(map(str, store_paths)))
@@ -165,7 +231,7 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
             }
             for finding, verdict, results in checked
         ]
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     rows = [
         {

@@ -11,6 +11,7 @@ from diffmem.cli.options import load_study, profile_option, set_option, store_op
 from diffmem.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
+    from diffmem.cli.progress import Detail
     from diffmem.compiling import Compile
     from diffmem.store import Store
     from diffmem.study import Study
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
 @click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
 @click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
+@click.option("--quiet", "detail", flag_value="quiet", help="Say only what fails, and how it ended.")
+@click.option("--verbose", "detail", flag_value="verbose", help="Also say what is saved and each batch of images.")
 def run(
     study: Path,
     profile: str | None,
@@ -55,6 +58,7 @@ def run(
     shard: str | None,
     fail_fast: bool,
     retry_failed: bool,
+    detail: "Detail | None",
 ) -> None:
     """Train and score every cell of a study file that the store does not have yet.
 
@@ -78,7 +82,11 @@ def run(
         arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
         arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
         arguments += ["--compile", compiling] + ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
-        sys.exit(start(count, arguments))
+        arguments += [f"--{detail}"] if detail else []
+        code = start(count, arguments)
+        if code == 0:
+            click.echo(_ending(loaded, store))
+        sys.exit(code)
     group = join()
     options = Options(split, part, fail_fast, retry_failed, compiling)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
@@ -87,6 +95,7 @@ def run(
             run_study(loaded, store, stop=stop, group=group, options=options),
             total=total,
             label=f"[{group.rank}] " if group.count > 1 else "",
+            detail=detail or "normal",
         )
     except Interrupted:
         if group.leads:
@@ -100,6 +109,14 @@ def run(
         tells = f"diffmem status {loaded.name} --store {store_path}"
         click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
         sys.exit(1)
+    if group.count == 1:
+        click.echo(_ending(loaded, store))
+
+
+def _ending(study: "Study", store: "Store") -> str:
+    """Return the last line of a run in which nothing has failed."""
+    states = {row["cell_id"]: row["measured"] >= row["expected"] for row in store.cells(study.name)}
+    return f"{study.name}: {sum(states.values())} of {len(states)} cells are finished in {store.path}"
 
 
 def _given(option: str, value: str | None) -> list[str]:
