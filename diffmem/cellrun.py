@@ -70,6 +70,14 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """The training state at optimizer step `step` is on disk, so that a run killed now goes on from there."""
+
+    cell: Cell
+    step: int
+
+
+@dataclass(frozen=True)
 class Generated:
     """`count` of the images of a checkpoint are generated and scored."""
 
@@ -99,7 +107,7 @@ class CellEnded:
     error: str = ""
 
 
-Event = CellStarted | Trained | Generated | Measured | CellEnded
+Event = CellStarted | Trained | Saved | Generated | Measured | CellEnded
 
 
 def run_cell(
@@ -260,6 +268,7 @@ class CellRun:
             # the state is kept with its loss still in it, so that a run killed while scoring finds it again
             self._save(state)
             seconds = time.monotonic() - started
+            yield Saved(self.cell, state.step)
             loss = state.take_mean_loss()
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
 
@@ -313,6 +322,7 @@ class CellRun:
             stopping = asks and self.group.any(self.stop())
             if stopping or time.monotonic() - saved > STATE_SECONDS:
                 self._save(state)
+                yield Saved(self.cell, state.step)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import duckdb
 import numpy as np
 import pytest
@@ -171,12 +172,36 @@ def test_python_m_diffmem_is_diffmem():
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
-def test_every_command_says_what_it_does_with_an_example(name):
+def commands(group: click.Group = main, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command, and every group, with the words that name it."""
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
+def test_every_command_says_what_it_does_with_an_example(path):
     for flag in ("-h", "--help"):
-        result = diffmem(name, flag)
+        result = diffmem(*path, flag)
         assert result.exit_code == 0
-        assert f"Example: diffmem {name}" in result.stdout
+        assert ["Example:", "diffmem", *path] in [line.split()[: len(path) + 2] for line in result.stdout.splitlines()]
+
+
+PRINT_NO_DATA = {"run", "report", "schema", "store"}
+"""Commands that write a store or a page, or print JSON anyway, and the group."""
+
+
+def test_every_command_that_prints_data_prints_it_as_json_too():
+    with_json = {" ".join(path) for path, command in commands() if any("--json" in p.opts for p in command.params)}
+    assert with_json == {" ".join(path) for path, _ in commands()} - PRINT_NO_DATA
+
+
+def test_the_exit_codes_are_in_the_help_and_in_the_readme():
+    readme = (STUDIES.parent / "README.md").read_text()
+    for text in (diffmem("--help").stdout, readme):
+        section = text[text.index("xit codes") :]
+        assert all(code in section for code in ("0", "1", "2", "130", "143"))
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["plan"], ["plan", "--nonsense"], ["emm", "a", "b"]], ids=" ".join)
@@ -426,7 +451,16 @@ def test_a_report_that_cannot_be_written_is_wrong_input():
 
 # --- stores that cannot be used ------------------------------------------------------------------------
 
-READING = [["status", "small"], ["emm", "small"], ["emm", "small", "--json"], ["report"], ["report", "small"]]
+READING = [
+    ["status", "small"],
+    ["emm", "small"],
+    ["emm", "small", "--json"],
+    ["report"],
+    ["report", "small"],
+    ["show", "3f2a"],
+    ["query", "FROM cells"],
+    ["export", "emm"],
+]
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
@@ -442,9 +476,9 @@ def test_a_store_that_is_not_there_is_named_and_not_made(arguments, path, folder
 @pytest.mark.parametrize("command", ["status", "emm", "report"])
 def test_an_unknown_study_names_those_that_the_store_has(command, folder):
     before = files(folder)
-    result = diffmem(command, "smal")
+    result = diffmem(command, "smell")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "'smal'" in result.stderr
+    assert "'smell'; did you mean small?" in result.stderr
     assert "it has small" in result.stderr
     assert files(folder) == before
 

@@ -177,6 +177,27 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(reference: Run) -> 
     assert all(f"  epoch {epoch}: memorization ratio 0." in printed for epoch in tiny.EPOCHS)
 
 
+def test_a_verbose_run_tells_of_each_saved_state_and_each_batch_of_images(tmp_path: Path) -> None:
+    printed = run_command(tmp_path, "--set", ONE_CELL, "--verbose").result.stdout.splitlines()
+    of_first = [
+        "  step 12: training state saved",
+        "  epoch 12: 12 of 20 images generated",
+        "  epoch 12: 20 of 20 images generated",
+    ]
+    assert printed[1:4] == of_first
+    assert printed[4].startswith("  epoch 12: memorization ratio 0.")
+    assert sum("training state saved" in line for line in printed) == 3
+
+
+def test_a_quiet_run_tells_only_what_failed_and_how_it_ended(tmp_path: Path) -> None:
+    run = run_command(tmp_path, "--set", "T.epochs=2", "--quiet")
+    assert run.result.stdout == f"tiny: 2 of 2 cells are finished in {run.store.path}\n"
+    failing = run.again("--set", "T.lr=1e30", "--quiet")
+    assert (failing.returncode, len(failing.stdout.splitlines())) == (1, 2)
+    assert all("failed: the training loss is" in line for line in failing.stdout.splitlines())
+    assert failing.stderr.startswith("2 of 2 cells failed")
+
+
 def test_a_run_leaves_the_store_and_no_image_or_state(reference: Run) -> None:
     assert files(reference.store) == CLEAN
 
@@ -217,7 +238,9 @@ def test_a_study_run_again_trains_nothing_and_changes_no_row(reference: Run) -> 
     before = content()
     second = reference.again()
     assert second.returncode == 0
-    assert [line.rpartition(": ")[2] for line in second.stdout.splitlines()] == ["already finished"] * 2
+    *lines, last = second.stdout.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["already finished"] * 2
+    assert last == f"tiny: 2 of 2 cells are finished in {reference.store.path}"
     assert content() == before
 
 

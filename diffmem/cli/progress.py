@@ -2,21 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffmem.cellrun import CellEnded, CellStarted, Event, Generated, Measured, Trained
+from diffmem.cellrun import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+
+Detail = Literal["quiet", "normal", "verbose"]
+"""How much a run says."""
 
 
-def show(events: Iterator[Event], *, total: int, label: str) -> Counter[str]:
+def show(events: Iterator[Event], *, total: int, label: str, detail: Detail = "normal") -> Counter[str]:
     """Print a run's events as they come, with progress bars on a terminal; return how many cells ended how.
 
-    Of several processes none draws bars, and each begins its lines with its `label`.
+    Of several processes none draws bars, and each begins its lines with its `label`. `quiet` says only what has
+    failed, `verbose` also what is saved and each batch of generated images.
     """
     console = Console(highlight=False, soft_wrap=True)
-    bars = Bars(console, total) if console.is_terminal and not label else None
+    bars = Bars(console, total) if console.is_terminal and not label and detail != "quiet" else None
     outcomes: Counter[str] = Counter()
     try:
         for event in events:
@@ -24,13 +28,19 @@ def show(events: Iterator[Event], *, total: int, label: str) -> Counter[str]:
                 bars.update(event)
             if isinstance(event, CellEnded):
                 outcomes[event.outcome] += 1
-            line = _line(event, total)
+            line = _line(event, total) if detail != "quiet" or _is_failure(event) else ""
+            if detail == "verbose":
+                line = line or _detail(event)
             if line:
                 console.print(label + line.replace("\n", "\n" + label), markup=False)
     finally:
         if bars is not None:
             bars.stop()
     return outcomes
+
+
+def _is_failure(event: Event) -> bool:
+    return isinstance(event, CellEnded) and event.outcome == "failed"
 
 
 def _line(event: Event, total: int) -> str:
@@ -48,6 +58,16 @@ def _line(event: Event, total: int) -> str:
             return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
         case CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
             return f"cell {number}/{total} {name}: {outcome}"
+    return ""
+
+
+def _detail(event: Event) -> str:
+    """Return what an event says in a run that is told in detail."""
+    match event:
+        case Saved(step=step):
+            return f"  step {step}: training state saved"
+        case Generated(cell=cell, epoch=epoch, count=count):
+            return f"  epoch {epoch}: {count} of {cell.score.samples} images generated"
     return ""
 
 

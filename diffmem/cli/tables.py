@@ -1,18 +1,43 @@
-"""Rows as tables on the terminal or in a document, and numbers as people read them."""
+"""Rows as tables on the terminal, in a document or as data, and numbers as people read them."""
 
+import base64
+import json
+import math
+from collections.abc import Sequence
 from typing import Any
+
+import click
 
 MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
 
-def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table with a column per key of any row."""
+def print_json(data: Any) -> None:
+    """Print data as JSON: times in ISO 8601, bytes in base64, and null for a number that is none."""
+    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = ()) -> None:
+    """Print rows as a table with a column per key of any row, or those of `columns` where there is no row."""
     from rich.console import Console  # a tenth of a second that `--help` does without
     from rich.table import Table
 
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title, title_justify="left", highlight=False)
+    keys = list(dict.fromkeys(key for row in rows for key in row)) or columns
+    table = Table(title=title or None, title_justify="left", highlight=False)
     for key in keys:
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
@@ -30,6 +55,8 @@ def text(value: Any) -> str:
     """Return a value as a cell shows it."""
     if value is None:
         return "-"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
@@ -56,3 +83,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes:.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
+
+
+def moment(time: Any) -> str | None:
+    """Return a UTC time of the store to the second, None where there is none."""
+    return None if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,171 @@
+"""The commands that look into a store: `show`, `diff`, `query` and `export`."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
+from diffmem.cli.tables import duration, moment, print_json, print_table
+
+if TYPE_CHECKING:
+    from diffmem.store import Row
+
+
+@click.command()
+@click.argument("cell", shell_complete=complete_cell)
+@store_option
+@json_option
+def show(cell: str, store_path: Path, as_json: bool) -> None:
+    """Show all about one cell: its settings, studies, checkpoints and attempts.
+
+    CELL is a cell_id, as `diffmem status` lists them, or the beginning of one. Ratios come with their 95% Wilson
+    interval: low and high.
+
+    Example: diffmem show 3f2a
+    """
+    from diffmem.inspection import describe_cell, find_cell, settings
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    described = describe_cell(store, find_cell(store, cell))
+    if as_json:
+        print_json(described)
+        return
+    measured, values = len(described["checkpoints"]), settings(described["configuration"])
+    click.echo(f"{described['cell_id']}: {measured} of {described['expected']} checkpoints measured")
+    print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])
+    print_table("studies", [{"study": s["study"], **s["axis_values"]} for s in described["studies"]])
+    print_table("checkpoints", [{**row, "measured_at": moment(row["measured_at"])} for row in described["checkpoints"]])
+    print_table("attempts", [_attempt(row) for row in described["attempts"]])
+    for row in described["attempts"]:
+        if row["error"]:
+            click.echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
+
+
+def _setting(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _attempt(row: "Row") -> dict[str, Any]:
+    return {
+        "outcome": row["outcome"],
+        "host": row["host"],
+        "process": row["pid"],
+        "device": row["device"],
+        "started": moment(row["started_at"]),
+        "took": None if row["seconds"] is None else duration(row["seconds"]),
+        "commit": row["git_commit"] and row["git_commit"][:10] + " (changed)" * bool(row["git_dirty"]),
+        "versions": ", ".join(f"{package} {number}" for package, number in row["versions"].items()),
+    }
+
+
+@click.command()
+@click.argument("cell", shell_complete=complete_cell)
+@click.argument("other", metavar="CELL", shell_complete=complete_cell)
+@store_option
+@json_option
+def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
+    """Show the settings in which two cells differ.
+
+    Each CELL is a cell_id or the beginning of one.
+
+    Example: diffmem diff 3f2a 91c0
+    """
+    from diffmem.inspection import differing_settings, find_cell
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    one, two = find_cell(store, cell), find_cell(store, other)
+    differing = differing_settings(store, one, two)
+    if as_json:
+        print_json({"cells": [one, two], "settings": differing})
+    elif not differing:
+        click.echo(f"{one} and {two} differ in no setting")
+    else:
+        rows = [{"setting": key, one: _setting(first), two: _setting(last)} for key, (first, last) in differing.items()]
+        print_table("", rows)
+
+
+@click.command()
+@click.argument("sql", metavar="SELECT")
+@store_option
+@json_option
+def query(sql: str, store_path: Path, as_json: bool) -> None:
+    """Run a SELECT on the store, which changes nothing; store/README.md describes the tables.
+
+    Example: diffmem query "SELECT curve, size, max(ratio) FROM results WHERE study = 'quickstart' GROUP BY ALL"
+    """
+    from diffmem.inspection import query as select
+    from diffmem.store import Store
+
+    columns, values = select(Store(store_path), sql)
+    rows = [dict(zip(columns, row, strict=True)) for row in values]
+    if as_json:
+        print_json(rows)
+        return
+    print_table("", [{key: _precise(value) for key, value in row.items()} for row in rows], columns=columns)
+    click.echo(f"{len(rows)} row{'s' * (len(rows) != 1)}")
+
+
+def _precise(value: Any) -> Any:
+    """Return a number as text with six digits, for a query may ask for what three decimals do not show."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "emm"]))
+@click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
+@store_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "parquet", "json"]),
+    help="What to write.  [default: by the suffix of -o, or CSV]",
+)
+@click.option("-o", "--output", type=FileName(dir_okay=False), help="Where to.  [default: standard output]")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def export(
+    what: str, study: str | None, store_path: Path, form: str | None, output: Path | None, as_json: bool
+) -> None:
+    """Write what the store has as CSV, Parquet or JSON.
+
+    WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
+    generated image) or emm (a row for each curve). Of a study, cells and checkpoints come with their place in it.
+
+    Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
+    """
+    chosen = _format(form or ("json" if as_json else None), output)
+    from diffmem.export import export as write
+    from diffmem.store import Store
+
+    store, name = Store(store_path), None
+    if study is not None:
+        store, row = stored(store_path, study)
+        name = row["study"]
+    if output is not None:
+        write(store, what, output, form=chosen, study=name)
+        click.echo(f"{what}: {output}", err=True)
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / what
+        write(store, what, path, form=chosen, study=name)
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                click.echo(block, nl=False)
+
+
+def _format(form: str | None, output: Path | None) -> str:
+    """Return the format to write; UsageError where that is not clear, or not for a terminal."""
+    if output is None:
+        if form == "parquet":
+            raise click.UsageError("Parquet is no text; name a file for it with -o")
+        return form or "csv"
+    chosen = form or SUFFIXES.get(output.suffix.lower())
+    if chosen is None:
+        raise click.UsageError(f"{output}: name it .csv, .parquet or .json, or say --format")
+    return chosen

@@ -1,0 +1,83 @@
+"""The commands that measure something else than a study: `score` and `bench`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from diffmem.cli.options import FileName, json_option, store_option
+from diffmem.cli.tables import print_json, print_table
+
+
+@click.command()
+@click.option(
+    "--images",
+    type=FileName(),
+    required=True,
+    help="Generated images: a folder of PNG files, a .npz, a Parquet file or a pattern of them.",
+)
+@click.option("--against", required=True, metavar="DATASET", help="The training set: a name or a path, as P.dataset.")
+@store_option
+@json_option
+def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
+    """Measure how many images of any generator are copies of training images.
+
+    The score is stored like any other checkpoint; `diffmem report NAME` shows the images beside what they copy.
+
+    Example: diffmem score --images samples/ --against data/train/
+    """
+    from diffmem.scoring import score_images
+    from diffmem.store import Store
+
+    result = score_images(images, against, Store(store_path))
+    if as_json:
+        print_json({**vars(result), "ratio": result.ratio})
+        return
+    click.echo(
+        f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
+        f"{result.memorized} of {result.samples} images are nearer than a third to one training image of {against}"
+    )
+    if result.most_copied:
+        print_table("the training images that are copied most (position in the dataset)", result.most_copied)
+    click.echo(f"`diffmem report {result.study}` shows them")
+
+
+@click.command()
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Measure compiled networks too; takes minutes the first time."
+)
+@click.option("--compare", is_flag=True, help="Measure torch.cdist beside it, and faiss and diffusers where installed.")
+@click.option("--growth", is_flag=True, help="Measure how store and report grow up to 10,000 cells.")
+@click.option(
+    "-o",
+    "--output",
+    type=FileName(dir_okay=False),
+    help="Also write the figures as JSON, and beside it the plot of --growth as .html.",
+)
+@json_option
+def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_json: bool) -> None:
+    """Measure how fast this device trains, generates and finds neighbours, as shares of its matrix-product peak.
+
+    All figures are from one run, measured in turn, since a time alone says little on a machine that does other things.
+
+    Example: diffmem bench --compare -o bench.json
+    """
+    from diffmem import bench as figures
+    from diffmem import comparison, scaling
+    from diffmem.throughput import this_device
+
+    device = this_device()
+    rows = figures.bench(device, compiled=compiled) + (comparison.compare(device) if compare else [])
+    grown = scaling.measure_growth() if growth else []
+    data = json.dumps({"device": figures.name_of(device), "speed": rows, "growth": grown}, indent=2)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(data + "\n", encoding="utf-8")
+        if grown:
+            scaling.growth_figure(grown).write_html(output.with_suffix(".html"))
+    if as_json:
+        click.echo(data)
+        return
+    print_table(figures.name_of(device), rows)
+    if grown:
+        print_table("Seconds, by the number of cells in the store", grown)

@@ -1,0 +1,125 @@
+"""What several commands share: their options, and the study or store that an argument names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from diffmem.errors import DiffmemError
+
+if TYPE_CHECKING:
+    from diffmem.store import Row, Store
+    from diffmem.study import Study
+
+
+DEFAULT_STORE = Path("store/diffmem.duckdb")
+
+
+class FileName(click.Path):
+    """A path as text: no name that only bytes can write, which no study, store or page could keep."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        try:
+            usable = b"\0" not in str(value).encode()
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            self.fail(f"{str(value)!r} is not a file name in UTF-8", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def store_option(command: Any) -> Any:
+    """Add --store."""
+    return click.option(
+        "--store",
+        "store_path",
+        type=FileName(),
+        envvar="DIFFMEM_STORE",
+        default=DEFAULT_STORE,
+        show_default=True,
+        show_envvar=True,
+        help="The DuckDB file that results are kept in.",
+    )(command)
+
+
+def profile_option(command: Any) -> Any:
+    """Add --profile."""
+    return click.option("--profile", metavar="NAME", help="The study at another scale: a table of its [profiles].")(
+        command
+    )
+
+
+def set_option(command: Any) -> Any:
+    """Add --set."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a setting, in TOML syntax: --set T.epochs=10 --set 'M.condition=\"true\"'.",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
+
+
+def load_study(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
+    """Return the study of a file; StudyError with all its faults."""
+    from diffmem.study import Study
+
+    return Study.load(path, profile=profile, overrides=overrides)
+
+
+# --- names of the store ---------------------------------------------------------------------------------
+
+
+def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[Store, Row]":
+    """Return the store and what it knows of a study, by its file, its name or the beginning of it.
+
+    StoreError where that is none, or more than one.
+    """
+    from diffmem.inspection import find_study
+    from diffmem.store import Store
+    from diffmem.study import study_name
+
+    store, is_file = Store(store_path), study.endswith(".toml")
+    name = study_name(Path(study), profile) if is_file or profile else study
+    return store, find_study(store, name, exact=is_file)
+
+
+def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the studies of the store that begin so, or let the shell complete a file."""
+    from diffmem.store import Store
+
+    try:
+        studies = Store(_store_of(context)).studies()
+    except DiffmemError:
+        studies = []
+    items = [CompletionItem(row["study"], help=row["title"]) for row in studies if row["study"].startswith(begun)]
+    return items or [CompletionItem(begun, type="file")]
+
+
+def complete_cell(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the cells of the store that begin so, with their studies and axis values."""
+    from diffmem.inspection import cell_names
+    from diffmem.store import Store
+
+    try:
+        cells = cell_names(Store(_store_of(context)))
+    except DiffmemError:
+        return []
+    return [CompletionItem(cell, help=name) for cell, name in cells.items() if cell.startswith(begun)]
+
+
+def _store_of(context: click.Context) -> Path:
+    """Return the store that a command line begun names: the first one, of several."""
+    given = context.params.get("store_path") or context.params.get("store_paths")
+    return Path(given[0] if isinstance(given, tuple | list) else given or DEFAULT_STORE)
+
+
+study_argument = click.argument("study", shell_complete=complete_study)

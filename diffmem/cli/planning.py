@@ -1,0 +1,121 @@
+"""The commands that look at a study file before it is run: `plan` and `schema`."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffmem.cli.options import FileName, json_option, load_study, profile_option, set_option, store_option
+from diffmem.cli.tables import duration, print_json, print_table, with_unit
+
+if TYPE_CHECKING:
+    from diffmem.plan import PlannedCell, Throughput
+
+
+@click.command()
+@click.argument("study", type=FileName())
+@profile_option
+@set_option
+@store_option
+@click.option("--measure", is_flag=True, help="Train and generate a little with each network to tell the time.")
+@click.option(
+    "--tflops", type=click.FloatRange(min=1e-6, max=1e9), help="Tell the time at so many 10^12 operations a second."
+)
+@json_option
+def plan(
+    study: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    store_path: Path,
+    measure: bool,
+    tflops: float | None,
+    as_json: bool,
+) -> None:
+    """Show the cells of a study file, how much of each the store already has, and what the rest costs.
+
+    Nothing is written. Operations are floating-point operations of what is left to do; `shared` counts the
+    other study files of the folder that have the cell too, so that it is trained for all of them at once.
+
+    Example: diffmem plan studies/skip.toml --tflops 40
+    """
+    if measure and tflops:
+        raise click.UsageError("--measure and --tflops are two ways to tell the time; take one")
+    if tflops is not None and math.isnan(tflops):
+        raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
+    loaded = load_study(study, profile, overrides)
+    from diffmem.plan import Throughput, plan_cells, plan_search
+    from diffmem.store import Store
+
+    planned = plan_cells(loaded, Store(store_path), profile=profile)
+    speed = None
+    if tflops:
+        speed = dict.fromkeys((each.cell.cell_id for each in planned), Throughput(tflops * 1e12, tflops * 1e12))
+    elif measure:
+        from diffmem.throughput import measure_cells
+
+        speed = measure_cells([each.cell for each in planned if not each.finished])
+    rows = [_planned_row(each, speed) for each in planned]
+    if as_json:
+        print_json(rows)
+        return
+    units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
+    shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]
+    print_table(f"{loaded.title} ({loaded.name})", shown)
+    click.echo(
+        f"{len(rows)} cells, {sum(each.finished for each in planned)} of them finished in {store_path}, "
+        f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
+    )
+    trained, generated, operations = (with_unit(sum(row[key] for row in rows)) for key in MAGNITUDES[1:])
+    click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
+    if loaded.estimation.search == "bisect":
+        search = plan_search(loaded)
+        click.echo(
+            f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
+            f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
+            f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
+        )
+    if speed is None:
+        click.echo("--measure tells the time on this device, --tflops on another one")
+    else:
+        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
+        click.echo(f"time on one device, {whence}: {duration(sum(row['seconds'] for row in rows))}")
+
+
+MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
+"""Columns of a plan that are shown with a unit; the last three add up."""
+
+
+def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None") -> dict[str, Any]:
+    """Return a cell of a plan as a row, with its time where the speed is known."""
+    cell, cost = planned.cell, planned.cost
+    row = {
+        "cell_id": cell.cell_id,
+        "P.size": cell.P.size,
+        **planned.entry.axis_values,
+        "parameters": cost.parameters,
+        "checkpoints": len(cell.checkpoints),
+        "measured": planned.measured,
+        "shared": planned.shared,
+        "images to train": cost.images_trained,
+        "images to generate": cost.images_generated,
+        "operations": cost.operations,
+    }
+    if speed is not None:
+        row["seconds"] = 0.0 if planned.finished else planned.seconds(speed[cell.cell_id])
+    return row
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="Print tables of all keys for people instead.")
+def schema(markdown: bool) -> None:
+    """Print the JSON schema of a study file, for completion in an editor.
+
+    Example: diffmem schema > studies/study.schema.json
+    """
+    from diffmem.reference import key_tables
+    from diffmem.study import json_schema
+
+    click.echo(key_tables() if markdown else json.dumps(json_schema(), indent=2))

@@ -1,0 +1,289 @@
+"""The commands that say what has come out: `status`, `emm`, `report` and `findings`."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffmem.cli.options import (
+    DEFAULT_STORE,
+    FileName,
+    complete_study,
+    json_option,
+    profile_option,
+    store_option,
+    stored,
+    study_argument,
+)
+from diffmem.cli.signals import StopOnSignal
+from diffmem.cli.tables import as_markdown, duration, moment, print_json, print_table
+
+if TYPE_CHECKING:
+    from diffmem.store import Row
+
+
+@click.command()
+@study_argument
+@profile_option
+@store_option
+@json_option
+def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+    """Show how far each cell of a study is, what runs now, the time left, and why a failed one failed.
+
+    STUDY is a study file, or the name that the store knows it by or the beginning of it.
+
+    Example: diffmem status quickstart
+    """
+    from diffmem.remaining import seconds_left
+    from diffmem.report.estimates import cell_state, study_cells
+
+    store, row = stored(store_path, study, profile)
+    with store.snapshot():
+        cells, _ = study_cells(store, row)
+        left = seconds_left(store, row["study"])
+    for cell in cells:
+        cell["state"] = cell_state(cell)
+        cell["seconds left"] = _left(cell["state"], left[cell["cell_id"]])
+    if as_json:
+        print_json([_status_row(cell) | _attempt_row(cell) for cell in cells])
+        return
+    print_table(row["study"], [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells])
+    for line in _running_lines(cells):
+        click.echo(line)
+    for cell in cells:
+        if cell["state"] == "failed":
+            click.echo(f"{cell['cell_id']} failed: {cell['error']}")
+
+
+def _status_row(cell: "Row") -> dict[str, Any]:
+    return {
+        "cell_id": cell["cell_id"],
+        "P.size": cell["configuration"]["P"]["size"],
+        **cell["axis_values"],
+        "state": cell["state"],
+        "checkpoints": f"{cell['measured']}/{cell['expected']}",
+        "best ratio": cell["best"],
+        "last ratio": cell["last"],
+    }
+
+
+def _attempt_row(cell: "Row") -> dict[str, Any]:
+    """Return what is known of a cell's latest attempt while it runs, and why it failed."""
+    running = cell["state"] == "running"
+    return {
+        "error": cell["error"] if cell["state"] == "failed" else None,
+        "host": cell["host"] if running else None,
+        "pid": cell["pid"] if running else None,
+        "since": cell["started_at"] if running else None,
+        "seconds running": _since(cell["started_at"]) if running else None,
+        "seconds left": cell["seconds left"],
+    }
+
+
+def _left(state: str, seconds: float | None) -> float | None:
+    """Return the seconds that a run would still spend on a cell in this state."""
+    if state in ("finished", "crossed"):
+        return 0.0
+    return None if state == "failed" else seconds
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else duration(seconds)
+
+
+def _since(started: datetime) -> float:
+    return max(0.0, (datetime.now(UTC).replace(tzinfo=None) - started).total_seconds())
+
+
+def _running_lines(cells: "list[Row]") -> Iterator[str]:
+    """Yield what runs now, and how long the rest takes and how that is known."""
+    distinct = {cell["cell_id"]: cell for cell in cells}.values()
+    running = [cell for cell in distinct if cell["state"] == "running"]
+    for cell in running:
+        since = f"since {moment(cell['started_at'])}, for {duration(_since(cell['started_at']))}"
+        yield f"{cell['cell_id']} runs on {cell['host']}, process {cell['pid']}, {since}"
+    waiting = [cell["seconds left"] for cell in distinct if cell["state"] not in ("finished", "crossed", "failed")]
+    if not waiting:
+        return
+    if None in waiting:
+        yield "time left: -, for nothing of this study is measured yet; `diffmem plan STUDY.toml --measure` tells it"
+        return
+    total = sum(waiting)
+    shared = f", {duration(total / len(running))} on the {len(running)} that work now" if len(running) > 1 else ""
+    yield (
+        f"time left on one device: {duration(total)}{shared}; each cell from its last checkpoint on, at the seconds "
+        "per operation of this study's checkpoints so far"
+    )
+
+
+@click.command()
+@study_argument
+@profile_option
+@store_option
+@json_option
+def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+    """Estimate the effective model memorization: the largest N with ratio >= 1 - epsilon, for each curve.
+
+    STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
+    each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
+    The 95% interval is over images, draws and seeds; "?" and "open" are ends outside the measured sizes.
+
+    Example: diffmem emm quickstart --json
+    """
+    from diffmem.report.estimates import study_curves
+
+    store, row = stored(store_path, study, profile)
+    name = row["study"]
+    curves = study_curves(store, row)
+    rows = [
+        {
+            "curve": curve.label,
+            "emm": str(curve.estimate) if curve.estimate else "not measured",
+            "value": curve.estimate.value if curve.estimate else None,
+            "lower": curve.estimate.lower if curve.estimate else None,
+            "upper": curve.estimate.upper if curve.estimate else None,
+            "lower95": curve.interval.low if curve.interval else None,
+            "upper95": curve.interval.high if curve.interval else None,
+            "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
+            "note": curve.note,
+        }
+        for curve in curves
+    ]
+    if as_json:
+        print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows})
+        return
+    table = [
+        {
+            "curve": row["curve"],
+            "EMM": row["emm"],
+            "95%": str(curve.interval or "-"),
+            **{f"N={point.size}": point.best for point in curve.points},
+            "note": curve.note,
+        }
+        for row, curve in zip(rows, curves, strict=True)
+    ]
+    print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
+
+
+@click.command()
+@click.argument("studies", nargs=-1, shell_complete=complete_study)
+@profile_option
+@click.option(
+    "--store",
+    "store_paths",
+    type=FileName(),
+    multiple=True,
+    envvar="DIFFMEM_STORE",
+    default=[DEFAULT_STORE],
+    show_default=str(DEFAULT_STORE),
+    show_envvar=True,
+    help="The DuckDB file that results are kept in; several are shown as one.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=FileName(dir_okay=False),
+    help="Where to write the page.  [default: report.html beside the store]",
+)
+@click.option("--watch", is_flag=True, help="Write the page anew as results come in, until all cells are done.")
+def report(
+    studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None, watch: bool
+) -> None:
+    """Write figures, EMM tables, generated images and provenance as one HTML page that opens offline.
+
+    STUDIES are study files, or names that the store knows them by or their beginnings; without any, all of the store's.
+
+    With --watch, the page loads itself anew while cells are unfinished; Ctrl-C ends the watching.
+
+    Example: diffmem report quickstart -o quickstart.html
+    """
+    from diffmem.merging import merged
+    from diffmem.report.estimates import going_on
+    from diffmem.report.page import write_page
+    from diffmem.store import Store
+
+    path = output or store_paths[0].parent / "report.html"
+    stop = StopOnSignal() if watch else None
+    while True:
+        before = _changed(store_paths)
+        with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
+            names = [stored(store.path, study, profile)[1]["study"] for study in studies]
+            names = names or [row["study"] for row in store.studies()]
+            refresh = WATCH_SECONDS if watch else 0
+            write_page(store, names, path, source=", ".join(map(str, store_paths)), refresh=refresh)
+            unfinished = going_on(store, names)
+        click.echo(f"report: {path}")
+        if not (watch and unfinished):
+            return
+        while not (stop and stop()) and _changed(store_paths) == before:
+            time.sleep(0.5)
+        if stop and stop():
+            return
+
+
+WATCH_SECONDS = 5
+"""Seconds between two times that a watched page loads itself."""
+
+
+def _changed(paths: tuple[Path, ...]) -> list[int]:
+    """Return when each store was last written, 0 where it is gone."""
+    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+
+
+@click.command()
+@click.option("--profile", metavar="NAME", help="Check the studies of this profile, not those at the paper's scale.")
+@store_option
+@click.option("--markdown", is_flag=True, help="Print a table for a document.")
+@json_option
+def findings(profile: str | None, store_path: Path, markdown: bool, as_json: bool) -> None:
+    """Check each of the paper's 17 findings against the store: holds, does not hold, cannot be told.
+
+    A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
+    holds where its 95% interval lies inside the range that is claimed, does not hold where it lies outside, and
+    cannot be told where it lies across. The intervals are over draws and seeds, Student's t, with their variance
+    pooled over the two levels compared; with one draw and seed they have the noise of the images alone.
+
+    Example: diffmem findings --profile laptop
+    """
+    from diffmem.report.findings import check_findings
+    from diffmem.store import Store
+
+    checked = check_findings(Store(store_path), profile)
+    if as_json:
+        rows = [
+            {
+                "number": finding.number,
+                "finding": finding.text,
+                "verdict": verdict,
+                "claims": [vars(r) for r in results],
+            }
+            for finding, verdict, results in checked
+        ]
+        print_json(rows)
+        return
+    rows = [
+        {
+            "": finding.number if first else "",
+            "the paper finds": finding.text if first else "",
+            "verdict": verdict if first else "",
+            "claim": result.text,
+            "this": result.verdict,
+            "compared": result.levels or "-",
+            "measured (95%)": result.measured,
+            "paper": result.paper,
+            "behind it": "; ".join(filter(None, [result.behind.strip("-"), result.reason])),
+        }
+        for finding, verdict, results in checked
+        for first, result in [(number == 0, result) for number, result in enumerate(results)]
+    ]
+    if markdown:
+        click.echo(as_markdown(rows))
+        return
+    print_table(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""), rows)
+    verdicts = Counter(verdict for _, verdict, _ in checked)
+    click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))

@@ -1,0 +1,153 @@
+"""The command that trains: `run`."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffmem.cli.options import FileName, load_study, profile_option, set_option, store_option
+from diffmem.cli.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from diffmem.cli.progress import Detail
+    from diffmem.compiling import Compile
+    from diffmem.store import Store
+    from diffmem.study import Study
+
+
+@click.command()
+@click.argument("study", type=FileName())
+@profile_option
+@set_option
+@store_option
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    envvar="DIFFMEM_PROCESSES",
+    show_envvar=True,
+    help="Processes on this machine.  [default: one per GPU, or one per CPU core but no more than cells]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "cells", "batch"]),
+    default="auto",
+    help="Several processes train a cell each, or one cell together. auto: together where cells are fewer.",
+)
+@click.option(
+    "--compile",
+    "compiling",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="torch.compile the networks. auto: where a cell's work is long enough to pay for it.",
+)
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
+@click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
+@click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
+@click.option("--quiet", "detail", flag_value="quiet", help="Say only what fails, and how it ended.")
+@click.option("--verbose", "detail", flag_value="verbose", help="Also say what is saved and each batch of images.")
+def run(
+    study: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    store_path: Path,
+    processes: int | None,
+    split: str,
+    compiling: "Compile",
+    shard: str | None,
+    fail_fast: bool,
+    retry_failed: bool,
+    detail: "Detail | None",
+) -> None:
+    """Train and score every cell of a study file that the store does not have yet.
+
+    Stopped at any moment, the same command goes on where it was. Ctrl-C saves first; a second one does not.
+    `accelerate launch -m diffmem run` and `torchrun -m diffmem run` use the processes that they start.
+
+    Example: diffmem run studies/quickstart.toml
+    """
+    loaded = load_study(study, profile, overrides)
+    part = _shard(shard)
+    stop = StopOnSignal()
+    from diffmem.cellrun import Interrupted
+    from diffmem.cli.progress import show
+    from diffmem.launch import default_processes, join, launched, leave, start
+    from diffmem.runner import Options, run_study
+    from diffmem.search import most_cells
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
+        arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
+        arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
+        arguments += ["--compile", compiling] + ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
+        arguments += [f"--{detail}"] if detail else []
+        code = start(count, arguments)
+        if code == 0:
+            click.echo(_ending(loaded, store))
+        sys.exit(code)
+    group = join()
+    options = Options(split, part, fail_fast, retry_failed, compiling)
+    total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
+    try:
+        outcomes = show(
+            run_study(loaded, store, stop=stop, group=group, options=options),
+            total=total,
+            label=f"[{group.rank}] " if group.count > 1 else "",
+            detail=detail or "normal",
+        )
+    except Interrupted:
+        if group.leads:
+            click.echo("stopped; everything is saved, the same command goes on from here", err=True)
+        sys.exit(128 + (stop.signal or signal.SIGINT))
+    finally:
+        leave()
+    if busy := outcomes["busy elsewhere"]:
+        click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
+    if failed := _failed(loaded, store, several=group.count > 1):
+        tells = f"diffmem status {loaded.name} --store {store_path}"
+        click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
+        sys.exit(1)
+    if group.count == 1:
+        click.echo(_ending(loaded, store))
+
+
+def _ending(study: "Study", store: "Store") -> str:
+    """Return the last line of a run in which nothing has failed."""
+    states = {row["cell_id"]: row["measured"] >= row["expected"] for row in store.cells(study.name)}
+    return f"{study.name}: {sum(states.values())} of {len(states)} cells are finished in {store.path}"
+
+
+def _given(option: str, value: str | None) -> list[str]:
+    return [] if value is None else [option, value]
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Read I/N."""
+    if text is None:
+        return 1, 1
+    number, slash, count = text.partition("/")
+    digits = slash and number.isdecimal() and count.isdecimal() and len(text) < 100
+    if not (digits and 1 <= int(number) <= int(count)):
+        raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, as in 2/8", param_hint="--shard")
+    return int(number), int(count)
+
+
+def _waiting(study: "Study", store: "Store") -> int:
+    """Return how many cells of a study can be trained at once: all that are not finished; of a search one a curve."""
+    if study.estimation.search == "bisect":
+        return len({entry.curve for entry in study.cells})
+    finished = store.finished_cells(study.name) if store.exists() else set()
+    return sum(entry.cell.cell_id not in finished for entry in study.distinct)
+
+
+def _failed(study: "Study", store: "Store", *, several: bool) -> int:
+    """Return how many cells have failed; 0 from all but the last of several processes to end.
+
+    A launcher takes another exit code than 0 for a reason to end the other processes.
+    """
+    states = {row["cell_id"]: row["outcome"] for row in store.cells(study.name) if row["measured"] < row["expected"]}
+    if several and "running" in states.values():
+        return 0
+    return sum(outcome == "failed" for outcome in states.values())

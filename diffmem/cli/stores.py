@@ -1,0 +1,112 @@
+"""The commands that work on stores themselves: the group `store`."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffmem.cli.options import DEFAULT_STORE, FileName, json_option
+from diffmem.cli.tables import print_json, with_unit
+
+
+@click.group("store")
+def store_group() -> None:
+    """Work on stores themselves.
+
+    Example: diffmem store merge one.duckdb two.duckdb -o both.duckdb
+    """
+
+
+def _store_argument(command: Any) -> Any:
+    return click.argument(
+        "store_path", metavar="[STORE]", type=FileName(), envvar="DIFFMEM_STORE", default=DEFAULT_STORE
+    )(command)
+
+
+@store_group.command()
+@_store_argument
+@json_option
+def info(store_path: Path, as_json: bool) -> None:
+    """Show what a store holds: its size and schema, studies, cells by state, and how much is measured.
+
+    STORE is a DuckDB file.  [default: DIFFMEM_STORE, or store/diffmem.duckdb]
+
+    Example: diffmem store info
+    """
+    from diffmem.inspection import cell_states, describe_store
+    from diffmem.report.estimates import cell_state
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    described = describe_store(store)
+    states = Counter(cell_state(cell) for cell in cell_states(store))
+    if as_json:
+        print_json({**described, "cells": dict(states)})
+        return
+    by_state = ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"
+    lines = {
+        "path": described["path"],
+        "size": f"{with_unit(described['bytes'])}B",
+        "schema": described["schema"],
+        "cells": by_state,
+        "checkpoints": described["checkpoints"],
+        "generated images": described["generated"],
+        "rows of evidence": described["evidence"],
+        "training states": f"{described['training_states']}, {with_unit(described['training_state_bytes'])}B",
+        "studies": len(described["studies"]),
+    }
+    for name, value in lines.items():
+        click.echo(f"{name:18}{value}")
+    for study in described["studies"]:
+        click.echo(f"  {study['study']}: {study['cells']} cells, {study['title']}")
+
+
+@store_group.command()
+@_store_argument
+@json_option
+def check(store_path: Path, as_json: bool) -> None:
+    """Check that a store agrees with itself: each ratio with its evidence, each row with those it belongs to.
+
+    STORE is a DuckDB file.  [default: DIFFMEM_STORE, or store/diffmem.duckdb] Faults are printed one a line, and the
+    exit code is then 1.
+
+    Example: diffmem store check results/1.duckdb
+    """
+    from diffmem.consistency import faults
+    from diffmem.store import Store
+
+    found = faults(Store(store_path))
+    if as_json:
+        print_json(found)
+    else:
+        for fault in found:
+            click.echo(fault)
+        if not found:
+            click.echo(f"{store_path}: in order")
+    sys.exit(1 if found else 0)
+
+
+@store_group.command()
+@click.argument("stores", nargs=-1, required=True, type=FileName())
+@click.option("-o", "--output", required=True, type=FileName(), help="The store to merge into.")
+@json_option
+def merge(stores: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Take what other stores have measured into one, which is made where it is not there.
+
+    Again, or in another order, it gives the same. A checkpoint that two of them have measured differently is
+    reported, and nothing of the second one is taken.
+
+    Example: diffmem store merge machine1.duckdb machine2.duckdb -o store/diffmem.duckdb
+    """
+    from diffmem.merging import merge as take_over
+    from diffmem.store import Store
+
+    into, taken = Store(output), []
+    for path in stores:
+        taken.append({"store": str(path), "checkpoints taken": take_over(into, path)})
+        if not as_json:
+            click.echo(f"{path}: {taken[-1]['checkpoints taken']} checkpoints taken into {output}")
+    if as_json:
+        print_json(taken)

@@ -1,0 +1,140 @@
+"""What a store holds as a file for other programs: CSV, Parquet or JSON."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from diffmem.errors import DiffmemError, RunError
+from diffmem.inspection import WILSON, settings
+from diffmem.report.estimates import study_curves
+from diffmem.store import Store
+
+FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet", "json": "FORMAT json, ARRAY true"}
+"""The formats, and how DuckDB is asked for each."""
+
+EMM = """
+    study VARCHAR, curve VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR, value DOUBLE,
+    lower DOUBLE, upper DOUBLE, last_emm VARCHAR, last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
+"""
+"""The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
+
+
+def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
+    """Write the cells, checkpoints, evidence or emm of a store, or of one study, to a file, whole or not at all.
+
+    With a study, cells and checkpoints come once for each place that they have in it. DiffmemError where the file
+    cannot be written.
+    """
+    rows = list(_emm_rows(store, study)) if what == "emm" else []
+    with _whole(path) as temporary, store.reading() as connection:
+        if what == "emm":
+            connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
+            if rows:
+                connection.executemany(f"INSERT INTO emm VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            sql = "FROM emm"
+        else:
+            sql = _sql(connection, what, study)
+        try:
+            connection.execute(f"COPY ({sql}) TO {_quoted(str(temporary))} ({FORMATS[form]})")
+        except duckdb.IOException as error:
+            raise _unwritable(
+                path, str(error).splitlines()[0].removeprefix("IO Error: ")
+            ) from error  # an OSError would be the store's
+
+
+def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
+    """Return the query of cells, checkpoints or evidence."""
+    place, source, order = "", "cells", ""
+    if study is not None:
+        place, order = "study, position, curve, name, ", "position, "
+        source = f"(FROM study_cells WHERE study = {_quoted(study)}) JOIN cells USING (cell_id)"
+    if what == "cells":
+        return f"""
+            SELECT {place}cell_id, created_at, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, best,
+                last, outcome, error, host, device, started_at, ended_at, {_setting_columns(connection)}
+            FROM {source}
+                LEFT JOIN (
+                    SELECT cell_id, count(*) AS measured, max(ratio) AS best, max_by(ratio, epoch) AS last
+                    FROM checkpoints GROUP BY cell_id
+                ) USING (cell_id)
+                LEFT JOIN (
+                    FROM attempts QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
+                ) USING (cell_id)
+            ORDER BY {order}cell_id
+            """
+    if what == "checkpoints":
+        return f"""
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                (configuration->>'$.P.draw')::BIGINT AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
+                samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, attempt_id, host, device,
+                measured_at
+            FROM {source} JOIN checkpoints USING (cell_id) LEFT JOIN attempts USING (cell_id, attempt_id)
+            ORDER BY {order}cell_id, epoch
+            """
+    only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {_quoted(study)})"
+    return f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only} ORDER BY cell_id, epoch, sample"
+
+
+def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return SQL for a column for each setting that any cell has, of the type that its values have."""
+    values: dict[str, list[Any]] = {}
+    for (text,) in connection.execute("SELECT configuration FROM cells ORDER BY created_at, cell_id").fetchall():
+        for key, value in settings(json.loads(text)).items():
+            values.setdefault(key, []).append(value)
+    columns = []
+    for key, found in values.items():
+        path = "$" + "".join(f'."{part}"' for part in key.split("."))
+        columns.append(f'(configuration->>{_quoted(path)})::{_type(found)} AS "{key}"')
+    return ", ".join(columns) or "configuration"
+
+
+def _type(values: Iterable[Any]) -> str:
+    """Return the DuckDB type of a setting with these values; lists and tables stay JSON text."""
+    kinds = {type(value) for value in values if value is not None}
+    for name, allowed in (("BOOLEAN", {bool}), ("BIGINT", {int}), ("DOUBLE", {int, float})):
+        if kinds and kinds <= allowed:
+            return name
+    return "VARCHAR"
+
+
+def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
+    """Yield a row of EMM for each curve."""
+    for row in store.studies():
+        if study in (None, row["study"]):
+            for curve in study_curves(store, row):
+                given = [row["study"], curve.label, curve.epsilon, row["estimation"]["threshold"], len(curve.points)]
+                estimates = [
+                    value
+                    for e in (curve.estimate, curve.last_estimate)
+                    for value in ((str(e), e.value, e.lower, e.upper) if e else (None,) * 4)
+                ]
+                yield [*given, *estimates, curve.note]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that is renamed to it if the block ends well, and removed otherwise."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _unwritable(path: Path, text: str) -> DiffmemError:
+    if any(words in text.lower() for words in ("no space left", "disk quota", "file too large")):
+        return RunError(f"{path}: cannot be written, the disk is full; free some space and try again")
+    return DiffmemError(f"{path}: cannot be written: {text}; name another file with -o")

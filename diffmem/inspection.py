@@ -1,0 +1,221 @@
+"""Looking into a store: which cell or study a name means, all about one cell, queries, and what it holds."""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import duckdb
+
+from diffmem.errors import StoreError
+from diffmem.store import Row, Store
+
+Z = 1.959963984540054
+"""The standard normal's 97.5% quantile."""
+CENTRE = f"(memorized + {Z**2 / 2}) / (samples + {Z**2})"
+HALF_WIDTH = f"{Z} / (samples + {Z**2}) * sqrt(memorized::DOUBLE * (samples - memorized) / samples + {Z**2 / 4})"
+WILSON = f"""
+    CASE WHEN memorized = 0 THEN 0.0 ELSE {CENTRE} - {HALF_WIDTH} END AS low,
+    CASE WHEN memorized = samples THEN 1.0 ELSE {CENTRE} + {HALF_WIDTH} END AS high
+"""
+"""SQL for the two ends of the 95% Wilson interval of a checkpoint's ratio (Wilson 1927)."""
+
+MOST_NAMES = 10
+"""Names that one sentence lists."""
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def find_study(store: Store, name: str, *, exact: bool = False) -> Row:
+    """Return the study (a row of `store.studies`) that a name or the beginning of one means.
+
+    `text@profile` also means the one study of that profile that begins with the text. StoreError where there is
+    none, or more than one.
+    """
+    studies = {row["study"]: row for row in store.studies()}
+    stem, at, profile = name.partition("@")
+    begun = [] if exact else [study for study in studies if study.startswith(name)]
+    if not begun and at and not exact:
+        begun = [study for study in studies if study.startswith(stem) and study.partition("@")[2] == profile]
+    found = _meant(name, dict.fromkeys(studies, ""), begun, kind="study", place=store)
+    if found is None:
+        advice = f"it has {_listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
+        raise StoreError(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
+    return studies[found]
+
+
+def find_cell(store: Store, name: str) -> str:
+    """Return the cell_id that a text is or begins; StoreError where there is none, or more than one."""
+    cells = cell_names(store)
+    found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
+    if found is None:
+        advice = "`diffmem status STUDY` lists a study's"
+        raise StoreError(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
+    return found
+
+
+def cell_names(store: Store) -> dict[str, str]:
+    """Return every cell_id with the study it was last run for and its axis values there."""
+    rows = store.rows(
+        """
+        SELECT cell_id, max_by(study || ': ' || name, registered_at) AS name
+        FROM cells LEFT JOIN (FROM study_cells JOIN studies USING (study)) USING (cell_id)
+        GROUP BY cell_id ORDER BY cell_id
+        """
+    )
+    return {row["cell_id"]: row["name"] or "in no study" for row in rows}
+
+
+def _meant(name: str, known: Mapping[str, str], begun: list[str], *, kind: str, place: Store) -> str | None:
+    """Return the known name that is meant, given those that it begins; None where there is none."""
+    if name in known:
+        return name
+    if len(begun) > 1:
+        candidates = [f"{each} ({known[each]})" if known[each] else each for each in begun]
+        advice = f"write more of the {kind} that is meant"
+        raise StoreError(f"{place.path}: {name!r} begins {len(begun)} names: {_listed(candidates)}; {advice}")
+    return begun[0] if begun else None
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    return "".join(f"; did you mean {near}?" for near in get_close_matches(name, known, n=1))
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- cells ---------------------------------------------------------------------------------------------
+
+
+def cell_states(store: Store) -> list[Row]:
+    """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
+    outcome, host and pid."""
+    return store.rows(
+        """
+        SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid
+        FROM cells
+            LEFT JOIN (SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id) USING (cell_id)
+            LEFT JOIN (
+                FROM attempts QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
+            ) USING (cell_id)
+        ORDER BY cell_id
+        """
+    )
+
+
+def describe_cell(store: Store, cell_id: str) -> Row:
+    """Return all about a cell: cell_id, created_at, configuration, expected, studies (with axis values),
+    checkpoints (each with low and high, its 95% Wilson interval) and attempts, the first one first."""
+    with store.snapshot():
+        (cell,) = store.rows(
+            "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
+        )
+        studies = store.rows(
+            "SELECT study, curve, name, axis_values FROM study_cells WHERE cell_id = ? ORDER BY study, position",
+            [cell_id],
+        )
+        checkpoints = store.rows(
+            f"""
+            SELECT epoch, step, samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, measured_at
+            FROM checkpoints WHERE cell_id = ? ORDER BY epoch
+            """,
+            [cell_id],
+        )
+        attempts = store.rows(
+            """
+            SELECT outcome, host, pid, device, started_at, ended_at, epoch(ended_at - started_at) AS seconds, error,
+                versions, git_commit, git_dirty
+            FROM attempts WHERE cell_id = ? ORDER BY started_at
+            """,
+            [cell_id],
+        )
+    for row, key in (
+        [(cell, "configuration")] + [(s, "axis_values") for s in studies] + [(a, "versions") for a in attempts]
+    ):
+        row[key] = json.loads(row[key])
+    return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}
+
+
+def settings(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration as one dict of dotted keys, as a study file names them."""
+    flat: dict[str, Any] = {}
+    for key, value in configuration.items():
+        if isinstance(value, dict):
+            flat |= settings(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two cells (by cell_id) differ, each with both values; None: it has no such one."""
+    first, second = (settings(describe_cell(store, cell_id)["configuration"]) for cell_id in (one, other))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key)
+    }
+
+
+# --- the store as a whole ------------------------------------------------------------------------------
+
+
+def describe_store(store: Store) -> Row:
+    """Return what a store holds: path, bytes, schema, studies (study, title, cells), and how many checkpoints,
+    evidence rows, generated images and training states (with their bytes) there are."""
+    with store.snapshot():
+        (counts,) = store.rows(
+            """
+            SELECT (SELECT max(version) FROM migrations) AS schema, (SELECT count(*) FROM checkpoints) AS checkpoints,
+                (SELECT count(*) FROM evidence) AS evidence,
+                (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
+            """
+        )
+        studies = store.rows(
+            """
+            SELECT study, title, count(cell_id) AS cells FROM studies LEFT JOIN study_cells USING (study)
+            GROUP BY ALL ORDER BY study
+            """
+        )
+    sizes = [path.stat().st_size for path in store.states.glob(f"{store.path.stem}.*.pt")]
+    return {
+        "path": str(store.path),
+        "bytes": store.path.stat().st_size,
+        **counts,
+        "training_states": len(sizes),
+        "training_state_bytes": sum(sizes),
+        "studies": studies,
+    }
+
+
+def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the column names and rows of one SELECT; StoreError where it is none, or DuckDB refuses it."""
+    with store.reading() as connection:
+        try:
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1:
+                raise StoreError(f"the query: one statement at a time, not {len(statements)}")
+            (statement,) = statements
+            if statement.type != duckdb.StatementType.SELECT:
+                kind = statement.type.name.replace("_", " ")
+                raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
+            connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
+            result = connection.execute(statement)
+            return _distinct([column[0] for column in result.description or ()]), result.fetchall()
+        except duckdb.Error as error:
+            message = " ".join(str(error).partition("\n\n")[0].split())
+            raise StoreError(f'the query: {message} (`diffmem query "SHOW TABLES"` lists the tables)') from error
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return column names with a number behind those that are there already."""
+    seen: list[str] = []
+    for name in names:
+        new, number = name, 1
+        while new in seen:
+            new, number = f"{name}_{number}", number + 1
+        seen.append(new)
+    return seen
