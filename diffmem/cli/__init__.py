@@ -13,7 +13,7 @@ import click
 
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import as_markdown, duration, print_table, with_unit
-from diffmem.errors import DiffmemError, StoreError
+from diffmem.errors import DiffmemError
 
 if TYPE_CHECKING:
     from diffmem.compiling import Compile
@@ -608,9 +608,4 @@ def _stored(store_path: Path, study: str, profile: str | None) -> "tuple[Store, 
 
 
 def _registered(store: "Store", name: str) -> "Row":
-    rows = store.studies()
-    found = next((row for row in rows if row["study"] == name), None)
-    if found is None:
-        known = ", ".join(row["study"] for row in rows) or "none yet"
-        raise StoreError(f"{store.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
-    return found
+    return store.study(name)

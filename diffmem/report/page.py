@@ -25,8 +25,9 @@ from diffmem.store import Row, Store
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
-def write_page(store: Store, names: list[str], path: Path, *, source: str = "") -> None:
+def write_page(store: Store, names: list[str], path: Path | str, *, source: str = "") -> None:
     """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be."""
+    path = Path(path)
     text = render_page(store, names, source=source)
     temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
@@ -44,7 +45,8 @@ def write_page(store: Store, names: list[str], path: Path, *, source: str = "") 
 
 def render_page(store: Store, names: list[str], *, source: str = "") -> str:
     """Return the page of the named studies as HTML; `source` is what it says of where they are from."""
-    studies = {row["study"]: row for row in store.studies()}
+    with store.snapshot():
+        studies = [store.study(name) for name in names]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
         autoescape=True,
@@ -53,11 +55,11 @@ def render_page(store: Store, names: list[str], *, source: str = "") -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html").render(
-        studies=[_section(store, studies[name]) for name in names],
+        studies=[_section(store, study) for study in studies],
         plotly=get_plotlyjs(),
         store=source or str(store.path),
         version=version("diffmem"),
-        thresholds=sorted({_share(studies[name]["estimation"]["threshold"]) for name in names}) or [_share(THRESHOLD)],
+        thresholds=sorted({_share(each["estimation"]["threshold"]) for each in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
@@ -71,13 +73,15 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         evidence = Evidence(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
     curves = curves_of(cells, study["estimation"]["epsilon"])
+    unit = "step" if any("monitor" in cell["configuration"] for cell in cells) else "epoch"
     comparable = [cell for cell in cells if at_paper_scale(cell)]
     published = beside(evidence.published, comparable) if comparable else []
     return {
         **study,
         "curves": curves,
         "sizes": sorted({point.size for curve in curves for point in curve.points}),
-        "figures": _figures(curves, points, counts, published),
+        "figures": _figures(curves, points, counts, published, unit),
+        "unit": unit,
         "results": results,
         "published": published,
         "galleries": _galleries(pairs, cells, study["estimation"]["threshold"]),
@@ -85,13 +89,15 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
     }
 
 
-def _figures(curves: list[Curve], points: list[Row], counts: list[Row], published: list[Row]) -> list[tuple[str, str]]:
+def _figures(
+    curves: list[Curve], points: list[Row], counts: list[Row], published: list[Row], unit: str
+) -> list[tuple[str, str]]:
     """Return the title and the HTML of each figure that there is something for."""
     if not points:
         return []
     drawn = [
         ("Memorization ratio against the number of training images", figures.ratio_against_size(curves, published)),
-        ("Memorization ratio against epochs", figures.ratio_against_epochs(points)),
+        (f"Memorization ratio against {unit}s", figures.ratio_against_epochs(points, unit)),
     ]
     if counts:
         drawn.append(("How many generated images the ratio needs", figures.ratio_against_samples(counts)))
