@@ -329,7 +329,7 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
             "P.size": cell["configuration"]["P"]["size"],
             **cell["axis_values"],
             "state": cell_state(cell),
-            "checkpoints": f"{cell['measured']}/{cell['expected']}",
+            "checkpoints": f"{cell['measured']}/{cell['expected']}" if cell["expected"] else str(cell["measured"]),
             "best ratio": cell["best"],
             "last ratio": cell["last"],
             "error": cell["error"] if cell_state(cell) == "failed" else None,
