@@ -88,6 +88,7 @@ MAY_IMPORT = {
     "monitor": {"config", "errors", "group", "provenance", "ratio", "scoring", "store"},
     "cellrun": set(LAYERS) - {"search"},
     "runner": {*LAYERS, "cellrun"},
+    "trackers": {"cellrun", "config", "errors"},
     "report": {"store", "emm", "config", "errors"},
     "cli": {
         "study",
@@ -107,6 +108,7 @@ MAY_IMPORT = {
         "scaling",
         "search",
         "compiling",
+        "trackers",
     },
 }
 

@@ -115,7 +115,7 @@ def test_running_again_goes_on_and_says_what_is_skipped(training, store, caplog)
     monitor(training, store)(10, half_copied(training))
     again = monitor(list(training), store)
 
-    def never(count: int) -> np.ndarray:
+    def never(_count: int) -> np.ndarray:
         raise AssertionError("nothing is to be generated")
 
     with caplog.at_level(logging.WARNING, "diffmem"):
