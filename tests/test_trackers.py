@@ -137,7 +137,7 @@ def test_a_tracker_is_told_study_and_cell(study, tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_is_missing_or_unknown_is_refused_and_nothing_starts(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffmem.trackers.get_available_trackers", lambda: [])
+    monkeypatch.setattr("diffmem.trackers.get_available_trackers", list)
     for name, reason in [
         ("tensorboard", "the package tensorboard is not installed; `pip install tensorboard`, or leave out"),
         ("comet_ml", "`pip install comet-ml`"),
