@@ -10,6 +10,11 @@ from diffmem.errors import RunError
 CPU = torch.device("cpu")
 
 
+def this_device() -> torch.device:
+    """Return the device that would train here."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class LostProcess(RunError):
     """Another process of the group has ended in the middle of the work."""
 

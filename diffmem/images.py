@@ -157,8 +157,7 @@ def _pixels(item: Item, resolution: int | None) -> Pixels:
     """Return an encoded image as uint8 [c, h, w], grey or RGB."""
     try:
         with Image.open(io.BytesIO(item.data)) as opened:
-            grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
-            image = opened.convert("L" if grey else "RGB")
+            image = grey_or_rgb(opened)
     except UnidentifiedImageError as error:
         raise DataError(f"{item.where}: not an image that can be read (of no known format)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -170,7 +169,12 @@ def _pixels(item: Item, resolution: int | None) -> Pixels:
             f"{item.where}: {image.width}x{image.height} pixels, not square; P.resolution crops and resizes"
         )
     array = np.asarray(image)
-    return array[None] if grey else array.transpose(2, 0, 1)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in one of the two that are compared: L or RGB."""
+    return image.convert("L" if image.mode in ("1", "L", "LA", "I", "I;16", "F") else "RGB")
 
 
 def crop_and_resize(image: Image.Image, side: int) -> Image.Image:

@@ -127,6 +127,6 @@ def is_memorized(distance: Tensor, threshold: float = THRESHOLD) -> Tensor:
     return distance[:, 0] < threshold * distance[:, 1]
 
 
-def memorization_ratio(distance: Tensor, threshold: float = THRESHOLD) -> float:
+def memorized_share(distance: Tensor, threshold: float = THRESHOLD) -> float:
     """Return the memorized share of generated images with nearest distances [n, 2], in 0..1."""
     return is_memorized(distance, threshold).double().mean().item()

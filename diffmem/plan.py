@@ -48,7 +48,7 @@ class PlannedCell:
         return cost.training / throughput.training + (cost.generation + cost.scoring) / throughput.generation
 
 
-def plan_cells(study: Study, store: Store, *, profile: str | None) -> list[PlannedCell]:
+def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> list[PlannedCell]:
     """Return each cell of a study once, in its order."""
     measured: dict[str, int] = {}
     if store.exists():

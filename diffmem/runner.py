@@ -12,7 +12,7 @@ from diffmem.compiling import Compile
 from diffmem.config import Cell
 from diffmem.cost import cell_cost
 from diffmem.errors import RunError
-from diffmem.group import ALONE, Group
+from diffmem.group import Group, this_device
 from diffmem.launch import leave
 from diffmem.search import enough, next_round
 from diffmem.store import Store
@@ -34,13 +34,15 @@ class Options:
 
 
 def run_study(
-    study: Study, store: Store, *, stop: Stop, group: Group = ALONE, options: Options = Options()
+    study: Study, store: Store, *, stop: Stop = lambda: False, group: Group | None = None, options: Options = Options()
 ) -> Iterator[Event]:
-    """Train and score every cell of a study that the store does not have yet.
+    """Train and score every cell of a study that the store does not have yet; yield what happens, as it does.
 
     `stop` is asked between steps; once it says so, the state is saved and Interrupted raised. A cell that
     fails is recorded with its reason and the next one begins. StoreError where the store itself cannot be used.
+    Without a `group` this process works alone, on its GPU where it has one.
     """
+    group = group or Group(device=this_device())
     if study.estimation.search == "bisect":
         if options.split == "batch":
             raise RunError("a search trains a curve in each process: use --split cells")

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from diffmem.config import Estimation, content_hash
 from diffmem.data import load_source
 from diffmem.errors import DataError
-from diffmem.group import ALONE, Group
+from diffmem.group import ALONE, Group, this_device
 from diffmem.images import read_images
 from diffmem.memorization import is_memorized, two_nearest
 from diffmem.provenance import provenance
@@ -95,28 +95,24 @@ def png(image: Tensor) -> bytes:
 class ForeignCell:
     """Images that another tool has generated, against the training set that its model may have seen."""
 
-    images: str  # hash of their content
-    dataset: str  # a name, or the hash of a user's own files
+    dataset: str  # a name, or the hash of a user's own images
     size: int
     resolution: int  # pixels
+    origin: Mapping[str, Any]  # what tells these images from others, as plain data
+    checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
 
     @property
     def configuration(self) -> dict[str, Any]:
         """Return what the score depends on, as plain data."""
         return {
             "P": {"dataset": self.dataset, "size": self.size, "resolution": self.resolution},
-            "images": self.images,
+            **self.origin,
         }
 
     @cached_property
     def cell_id(self) -> str:
-        """Return the name of the score, equal exactly when images and training set are."""
+        """Return the name of the score, equal exactly when the origin of the images and the training set are."""
         return content_hash(self.configuration)
-
-    @property
-    def checkpoints(self) -> Sequence[tuple[int, int]]:
-        """Return the one point that is measured."""
-        return [(0, 0)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Score:
         return self.memorized / self.samples
 
 
-def score_images(images: Path, against: str, store: Store) -> Score:
+def score_images(images: Path | str, against: str, store: Store) -> Score:
     """Score a folder, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
     The training images are resized to the side of the generated ones. Raises DataError where they do not compare.
@@ -149,9 +145,12 @@ def score_images(images: Path, against: str, store: Store) -> Score:
         kinds = ("grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source))
         raise DataError(f"{images}: {next(kinds)} images, but those of {against} are {next(kinds)}")
     cell = ForeignCell(
-        generated.fingerprint, source.fingerprint or against, len(source.images), source.images.shape[-1]
+        source.fingerprint or against,
+        len(source.images),
+        source.images.shape[-1],
+        {"images": generated.fingerprint},
     )
-    name = images.stem
+    name = Path(images).stem
     store.register(
         name,
         title=f"Images of {images} against {against}",
@@ -161,7 +160,7 @@ def score_images(images: Path, against: str, store: Store) -> Score:
         estimation=Estimation().model_dump(mode="json"),
         cells=[(cell, "", f"{against}, N = {cell.size}", {})],
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))
     started = time.monotonic()
     scores = Scores(torch.from_numpy(source.images).to(device), pairs=PAIRS)

@@ -6,12 +6,12 @@ A writer opens, writes one transaction and closes, under a lock file, so that re
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import duckdb
 import filelock
@@ -21,6 +21,9 @@ import numpy.typing as npt
 from diffmem.config import THRESHOLD
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.schema import MIGRATIONS
+
+if TYPE_CHECKING:
+    import pandas
 
 Row = dict[str, Any]
 
@@ -75,7 +78,7 @@ class Registered(Protocol):
 
     @property
     def checkpoints(self) -> Sequence[tuple[int, int]]:
-        """Return (epoch, step) of each point that a finished one has."""
+        """Return (epoch, step) of each point that a finished one has; none where they are not known in advance."""
         ...
 
 
@@ -94,8 +97,8 @@ class Provenance:
 class Store:
     """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
         self._snapshot: duckdb.DuckDBPyConnection | None = None
 
     @property
@@ -292,8 +295,12 @@ class Store:
         axes: Sequence[Sequence[str]],
         estimation: dict[str, Any],
         cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
+        keep: bool = False,
     ) -> None:
-        """Record a study and its cells as (cell, curve, name, axis values); replace what it listed before."""
+        """Record a study and its cells as (cell, curve, name, axis values).
+
+        They replace what it listed before, or with `keep` come after it where they are not in it.
+        """
         now = _now()
         study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now]
         distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
@@ -313,12 +320,20 @@ class Store:
             connection.execute(
                 f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}", study
             )
-            connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
+            if not keep:
+                connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
             connection.execute(
                 "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM rows", [now]
             )
             connection.execute(
-                "INSERT INTO study_cells SELECT ?, position, cell_id, curve, name, axis_values FROM members", [name]
+                """
+                WITH listed AS (FROM study_cells WHERE study = ?)
+                INSERT INTO study_cells
+                SELECT ?, position + (SELECT coalesce(max(position) + 1, 0) FROM listed),
+                    cell_id, curve, name, axis_values
+                FROM members WHERE cell_id NOT IN (SELECT cell_id FROM listed)
+                """,
+                [name, name],
             )
         del rows, members
 
@@ -422,6 +437,32 @@ class Store:
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
+    def columns(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a query as arrays by their names; masked arrays where some values are missing.
+
+        StoreError where the query has a fault.
+        """
+        columns: dict[str, npt.NDArray[Any]] = self._answer(sql, parameters, lambda found: found.fetchnumpy())
+        return columns
+
+    def frame(self, sql: str, parameters: Sequence[Any] = ()) -> "pandas.DataFrame":
+        """Return the rows of a query as a pandas data frame; StoreError without pandas, or where it has a fault."""
+        try:
+            import pandas  # noqa: F401 - that it is there
+        except ImportError as error:
+            raise StoreError(
+                "a data frame needs pandas, which is not installed: `pip install pandas`, or take `Store.columns`"
+            ) from error
+        return self._answer(sql, parameters, lambda found: found.df())
+
+    def _answer(self, sql: str, parameters: Sequence[Any], form: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
+        """Return what a user's query gives, in some form."""
+        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
+            try:
+                return form(connection.execute(sql, list(parameters)))
+            except duckdb.Error as error:
+                raise StoreError(f"{self.path}: the query cannot be answered: {error}") from error
+
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""
         rows = self.rows("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
@@ -440,6 +481,15 @@ class Store:
         """Return every study, the one registered last first; JSON columns decoded."""
         rows = self.rows("SELECT * FROM studies ORDER BY registered_at DESC")
         return [{**row, "axes": json.loads(row["axes"]), "estimation": json.loads(row["estimation"])} for row in rows]
+
+    def study(self, name: str) -> Row:
+        """Return a study by its name; StoreError, with the names that there are, where there is none."""
+        rows = self.studies()
+        found = next((row for row in rows if row["study"] == name), None)
+        if found is None:
+            known = ", ".join(row["study"] for row in rows) or "none yet"
+            raise StoreError(f"{self.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
+        return found
 
     def cells(self, study: str) -> list[Row]:
         """Return the cells of a study in its order: name, curve, axis values, configuration, checkpoints had and

@@ -59,11 +59,12 @@ class Study:
     layer: Layer = field(default_factory=Layer, repr=False, compare=False)  # what the file says, to ask other sizes
 
     @classmethod
-    def load(cls, path: Path, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path: Path | str, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
         """Read a study file; raise StudyError with every fault that it has.
 
         `profile` names a table of [profiles]; `overrides` are `KEY=VALUE` in TOML syntax.
         """
+        path = Path(path)
         faults = Faults()
         layer = read_study(path, profile=profile, overrides=overrides, faults=faults)
         bad: set[str] = set()

@@ -8,6 +8,7 @@ import torch
 from diffmem.config import Cell
 from diffmem.cost import PASSES, forward_operations
 from diffmem.denoiser import OptimalDenoiser, build_denoiser
+from diffmem.group import this_device as this_device
 from diffmem.plan import Throughput
 from diffmem.sampling import generate
 from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
@@ -18,11 +19,6 @@ SECONDS = 1.0
 """How long each speed is measured, at least."""
 NOISE_LEVELS, EVALUATIONS = 3, 5
 """Noise levels of a measured generation, and how often it asks the network."""
-
-
-def this_device() -> torch.device:
-    """Return the device that would train here."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def measure_cells(cells: Sequence[Cell]) -> dict[str, Throughput]:

@@ -39,7 +39,20 @@ LAYERS = [
 """Everything above runner, in the order in which data flows."""
 
 MAY_IMPORT = {
-    "__init__": set(),
+    "__init__": {
+        "emm",
+        "errors",
+        "memorization",
+        "merging",
+        "monitor",
+        "plan",
+        "ratio",
+        "report",
+        "runner",
+        "scoring",
+        "store",
+        "study",
+    },
     "__main__": {"cli"},
     "datasets": set(),
     "errors": set(),
@@ -50,7 +63,7 @@ MAY_IMPORT = {
     "bench": {"compiling", "config", "cost", "denoiser", "memorization", "streams", "throughput", "training"},
     "comparison": {"bench", "cost", "memorization", "throughput"},
     "scaling": {"errors", "store", "study"},
-    "throughput": {"config", "cost", "denoiser", "plan", "sampling", "training"},
+    "throughput": {"config", "cost", "denoiser", "group", "plan", "sampling", "training"},
     "studyfile": {"config", "errors"},
     "images": {"errors"},
     "data": {"images", "config", "errors"},
@@ -76,6 +89,9 @@ MAY_IMPORT = {
     "provenance": {"store"},
     "search": {"config", "emm", "store", "study"},
     "scoring": {"config", "data", "errors", "group", "images", "memorization", "provenance", "store"},
+    "ratio": {"errors", "images", "memorization"},
+    "monitor": {"config", "errors", "group", "provenance", "ratio", "scoring", "store"},
+    "trackers": {"cellrun", "config", "errors"},
     "cellrun": set(LAYERS) - {"search"},
     "runner": {*LAYERS, "cellrun"},
     "report": {"store", "emm", "config", "errors"},
@@ -101,6 +117,7 @@ MAY_IMPORT = {
         "scaling",
         "search",
         "compiling",
+        "trackers",
         "reference",
     },
 }

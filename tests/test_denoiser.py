@@ -12,7 +12,7 @@ from reference import one_thread, random_images, tiny_denoiser  # noqa: F401
 from diffmem.config import ModelConfiguration
 from diffmem.data import load_source
 from diffmem.denoiser import EDM, PRECONDITIONINGS, VE, VP, OptimalDenoiser, build_denoiser, draw_noise, loss
-from diffmem.memorization import memorization_ratio, two_nearest
+from diffmem.memorization import memorized_share, two_nearest
 from diffmem.sampling import generate, sample_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -293,7 +293,7 @@ def test_sampling_with_the_optimum_returns_training_images():
     images, _ = digits()
     generated = sample(OptimalDenoiser(images.float() / 127.5 - 1), 200, labels=0)
     index, distance = two_nearest(generated, images)
-    assert memorization_ratio(distance) >= 0.99
+    assert memorized_share(distance) >= 0.99
     assert len(index[:, 0].unique()) > 100
 
 
@@ -301,11 +301,11 @@ def test_sampling_with_the_optimum_returns_training_images_of_the_wanted_class()
     images, classes = digits()
     generated = sample(OptimalDenoiser(images.float() / 127.5 - 1, classes), 200, labels=10)
     index, distance = two_nearest(generated, images)
-    assert memorization_ratio(distance) >= 0.99
+    assert memorized_share(distance) >= 0.99
     assert torch.equal(classes[index[:, 0]], sample_labels(range(200), labels=10, seed=0))
 
 
 def test_an_untrained_network_memorizes_nothing():
     images, _ = digits()
     _, distance = two_nearest(sample(tiny_denoiser(), 50, labels=0), images)
-    assert memorization_ratio(distance) == 0
+    assert memorized_share(distance) == 0

@@ -15,7 +15,7 @@ from diffmem.memorization import (
     IMAGE_ROWS,
     TRAINING_ROWS,
     is_memorized,
-    memorization_ratio,
+    memorized_share,
     two_nearest,
 )
 
@@ -199,18 +199,18 @@ def test_threshold_may_be_another():
     assert is_memorized(distance, 1.0).tolist() == [True, True, True]
 
 
-def test_memorization_ratio_is_the_memorized_share():
+def test_the_memorized_share_is_that_of_memorized_rows():
     distance = torch.tensor([[0.0, 9.0], [1.0, 9.0], [3.0, 9.0], [8.0, 9.0], [2.0, 9.0]], dtype=torch.float64)
-    assert memorization_ratio(distance) == pytest.approx(3 / 5)
-    assert memorization_ratio(distance, 0.9) == pytest.approx(1)
-    assert memorization_ratio(distance[2:4]) == 0
+    assert memorized_share(distance) == pytest.approx(3 / 5)
+    assert memorized_share(distance, 0.9) == pytest.approx(1)
+    assert memorized_share(distance[2:4]) == 0
 
 
 def test_duplicates_in_the_training_set_hide_a_replica():
     """Both neighbours are at distance 0, so the image counts as not memorized: 0 is not less than 0."""
     training = random_images(5, 1, 4, 4)
     _, distance = two_nearest(training[:1], torch.cat([training, training[:1]]))
-    assert memorization_ratio(distance) == 0
+    assert memorized_share(distance) == 0
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -254,6 +254,14 @@ def test_a_study_registered_again_replaces_its_list_of_cells_and_loses_no_cell(s
     assert count(store, "cells") == 3
 
 
+def test_a_study_that_keeps_its_cells_gets_the_new_ones_after_them(store: Store, tmp_path: Path) -> None:
+    for dropout in ("[0.0, 0.2]", "[0.2, 0.4]", "[0.4]"):
+        study = tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", dropout))
+        cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
+        store.register("tiny", title="", figure="", path="", axes=[], estimation={}, cells=cells, keep=True)
+    assert [cell["axis_values"]["M.dropout"] for cell in store.cells("tiny")] == [0.0, 0.2, 0.4]
+
+
 def test_a_cell_of_two_studies_is_one_cell(store: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
         tiny.register(store, tiny.load(tmp_path, tiny.TEXT, name))

@@ -66,7 +66,7 @@ def _status_row(cell: "Row") -> dict[str, Any]:
         "P.size": cell["configuration"]["P"]["size"],
         **cell["axis_values"],
         "state": cell["state"],
-        "checkpoints": f"{cell['measured']}/{cell['expected']}",
+        "checkpoints": f"{cell['measured']}/{cell['expected']}" if cell["expected"] else str(cell["measured"]),
         "best ratio": cell["best"],
         "last ratio": cell["last"],
     }

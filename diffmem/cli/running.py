@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     help="torch.compile the networks. auto: where a cell's work is long enough to pay for it.",
 )
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
+@click.option(
+    "--log-with",
+    multiple=True,
+    metavar="TRACKER",
+    help="Also log loss and ratio of each checkpoint: tensorboard, wandb, mlflow, ... (those of Accelerate).",
+)
 @click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
 @click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
 @click.option("--quiet", "detail", flag_value="quiet", help="Say only what fails, and how it ended.")
@@ -56,6 +62,7 @@ def run(
     split: str,
     compiling: "Compile",
     shard: str | None,
+    log_with: tuple[str, ...],
     fail_fast: bool,
     retry_failed: bool,
     detail: "Detail | None",
@@ -69,6 +76,10 @@ def run(
     """
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
+    if log_with:
+        from diffmem.trackers import check_trackers, log_events, trackers_of
+
+        check_trackers(log_with)
     stop = StopOnSignal()
     from diffmem.cellrun import Interrupted
     from diffmem.cli.progress import show
@@ -81,6 +92,7 @@ def run(
     if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
         arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
         arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
+        arguments += [part for tracker in log_with for part in ("--log-with", tracker)]
         arguments += ["--compile", compiling] + ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
         arguments += [f"--{detail}"] if detail else []
         code = start(count, arguments)
@@ -90,9 +102,12 @@ def run(
     group = join()
     options = Options(split, part, fail_fast, retry_failed, compiling)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
+    events = run_study(loaded, store, stop=stop, group=group, options=options)
+    if log_with:
+        events = log_events(events, trackers_of(log_with, study=loaded.name, folder=store_path.parent / "logs"))
     try:
         outcomes = show(
-            run_study(loaded, store, stop=stop, group=group, options=options),
+            events,
             total=total,
             label=f"[{group.rank}] " if group.count > 1 else "",
             detail=detail or "normal",

@@ -35,11 +35,15 @@ class Curve:
     note: str
 
 
-def study_curves(store: Store, study: Row) -> list[Curve]:
-    """Return the curves of a study (a row of `store.studies`), in the order of its file."""
+def study_curves(store: Store, study: Row | str) -> list[Curve]:
+    """Return the curves of a study, by its name or as a row of `store.studies`, in the order of its file.
+
+    StoreError where the store has no study of this name.
+    """
     with store.snapshot():
-        cells, _ = study_cells(store, study)
-    return curves_of(cells, study["estimation"]["epsilon"])
+        row = store.study(study) if isinstance(study, str) else study
+        cells, _ = study_cells(store, row)
+    return curves_of(cells, row["estimation"]["epsilon"])
 
 
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
@@ -103,10 +107,12 @@ def going_on(store: Store, studies: list[str]) -> bool:
 
 def cell_state(cell: Row) -> str:
     """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost,
-    crossed (a search needed no more of it) or waiting."""
-    if cell["measured"] >= cell["expected"]:
-        return "finished"
+    crossed (a search needed no more of it), ended (a monitor that is closed) or waiting."""
     outcome = cell["outcome"]
+    if not cell["expected"] and outcome == "finished":
+        return "ended"
+    if cell["expected"] and cell["measured"] >= cell["expected"]:
+        return "finished"
     if outcome == "running" and cell["host"] == socket.gethostname() and not _alive(cell["pid"]):
         return "lost"
     return "waiting" if outcome in (None, "finished") else str(outcome)

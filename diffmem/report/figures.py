@@ -104,8 +104,8 @@ def distance_histogram(counts: Sequence[Row], threshold: float) -> go.Figure:
     return styled(figure, height=320).update_layout(bargap=0)
 
 
-def ratio_against_epochs(points: list[Row]) -> go.Figure:
-    """Draw ratio against epochs, one panel a curve and one line a cell, coloured by its size."""
+def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
+    """Draw ratio against epochs, or steps, one panel a curve and one line a cell, coloured by its size."""
     panels: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in points:
         panels[row["curve"]][row["cell_id"]].append(row)
@@ -130,12 +130,12 @@ def ratio_against_epochs(points: list[Row]) -> go.Figure:
                 showlegend=size not in shown,
                 mode="lines+markers",
                 line_color=COLOURS[sizes.index(size) % len(COLOURS)],
-                hovertemplate=f"N = {size}, epoch %{{x}}: ratio %{{y:.3f}}<extra></extra>",
+                hovertemplate=f"N = {size}, {unit} %{{x}}: ratio %{{y:.3f}}<extra></extra>",
                 row=number // COLUMNS + 1,
                 col=number % COLUMNS + 1,
             )
             shown.add(size)
-    figure.update_xaxes(title="epochs")
+    figure.update_xaxes(title=f"{unit}s")
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_yaxes(title="memorization ratio", col=1)
     return styled(figure, height=360 * rows)

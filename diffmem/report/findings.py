@@ -81,7 +81,7 @@ class Evidence(NamedTuple):
     published: Sequence[Published]
 
 
-def check_findings(store: Store, profile: str | None) -> list[tuple[Finding, str, list[Result]]]:
+def check_findings(store: Store, profile: str | None = None) -> list[tuple[Finding, str, list[Result]]]:
     """Return every finding with its verdict from the studies of a profile (None: the paper's scale)."""
     evidence = {
         row["study"]: Evidence(row, study_cells(store, row)[0], published_values(store, row["study"]))

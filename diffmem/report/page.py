@@ -26,11 +26,12 @@ from diffmem.store import THRESHOLD_LEVELS, Row, Store
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
-def write_page(store: Store, names: list[str], path: Path, *, source: str = "", refresh: int = 0) -> None:
+def write_page(store: Store, names: list[str], path: Path | str, *, source: str = "", refresh: int = 0) -> None:
     """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be.
 
     With `refresh`, the page loads itself anew every so many seconds while a study is not finished.
     """
+    path = Path(path)
     text = render_page(store, names, source=source, refresh=refresh)
     temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
@@ -51,7 +52,8 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
 
     `source` is what it says of where they are from, `refresh` the seconds after which an unfinished one loads anew.
     """
-    studies = {row["study"]: row for row in store.studies()}
+    with store.snapshot():
+        studies = [store.study(name) for name in names]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
         autoescape=True,
@@ -59,7 +61,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = [_section(store, studies[name]) for name in names]
+    sections = [_section(store, study) for study in studies]
     going_on = any(section["going_on"] for section in sections)
     return environment.get_template("page.html").render(
         studies=sections,
@@ -67,7 +69,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         plotly=get_plotlyjs(),
         store=source or str(store.path),
         version=version("diffmem"),
-        thresholds=sorted({_share(studies[name]["estimation"]["threshold"]) for name in names}) or [_share(THRESHOLD)],
+        thresholds=sorted({_share(study["estimation"]["threshold"]) for study in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
@@ -85,15 +87,17 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         evidence = Evidence(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
     curves = curves_of(cells, epsilon)
+    unit = "step" if any("monitor" in cell["configuration"] for cell in cells) else "epoch"
     comparable = [cell for cell in cells if at_paper_scale(cell)]
     published = beside(evidence.published, comparable) if comparable else []
-    drawn = _figures(study, curves, cells, points, counts, published)
+    drawn = _figures(study, curves, cells, points, counts, published, unit)
     states = Counter(cell_state(cell) for cell in cells)
     return {
         **study,
         "curves": curves,
         "sizes": sorted({point.size for curve in curves for point in curve.points}),
         "states": states,
+        "unit": unit,
         "done": sum(cell["measured"] for cell in cells),
         "expected": sum(cell["expected"] for cell in cells),
         "going_on": any(states[state] for state in GOING_ON),
@@ -111,7 +115,13 @@ Figure = tuple[str, str, go.Figure]
 
 
 def _figures(
-    study: Row, curves: list[Curve], cells: list[Row], points: list[Row], counts: list[Row], published: list[Row]
+    study: Row,
+    curves: list[Curve],
+    cells: list[Row],
+    points: list[Row],
+    counts: list[Row],
+    published: list[Row],
+    unit: str,
 ) -> list[Figure]:
     """Return each figure that there is something for."""
     if not points:
@@ -125,7 +135,7 @@ def _figures(
         )
         drawn.append((title, text, figures.ratio_against_size(curves, published)))
     text = "One line for each trained model, coloured by its number of training images."
-    drawn.append(("Memorization ratio against epochs", text, figures.ratio_against_epochs(points)))
+    drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:
         title = f"Memorization ratio against {', '.join(keys)}"
         text = "The highest ratio of any checkpoint, averaged over draws and seeds, with 95% intervals."
