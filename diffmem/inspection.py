@@ -132,10 +132,9 @@ def describe_cell(store: Store, cell_id: str) -> Row:
             """,
             [cell_id],
         )
-    for row, key in (
-        [(cell, "configuration")] + [(s, "axis_values") for s in studies] + [(a, "versions") for a in attempts]
-    ):
-        row[key] = json.loads(row[key])
+    for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
+        for row in rows:
+            row[key] = json.loads(row[key])
     return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}
 
 

@@ -11,7 +11,7 @@ from diffmem.store import Row, Store
 
 
 class Work(NamedTuple):
-    """Operations of training, and of generating and scoring; or the seconds they took."""
+    """Floating-point operations of training, and of generating and scoring."""
 
     training: float
     scoring: float
@@ -22,36 +22,29 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
 
     Training and scoring each take as long per operation as in the study's checkpoints so far, all together.
     """
-    cells = {cell["cell_id"]: cell for cell in store.cells(study)}
-    spent = {
-        row["cell_id"]: Work(row["training"], row["scoring"])
-        for row in store.rows(
-            """
-            SELECT cell_id, sum(train_seconds) AS training, sum(score_seconds) AS scoring FROM checkpoints
-            WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id
-            """,
-            [study],
-        )
-    }
-    whole = {cell_id: work for cell_id, cell in cells.items() if (work := _work(cell, 0)) is not None}
-    rest = {
-        cell_id: work for cell_id in whole if (work := _work(cells[cell_id], cells[cell_id]["measured"])) is not None
-    }
-    measured = whole.keys() & spent.keys()
-    training, scoring = (
-        _rate(
-            [spent[cell_id][part] for cell_id in measured],
-            [whole[cell_id][part] - rest[cell_id][part] for cell_id in measured],
-        )
-        for part in range(2)
+    work = {cell["cell_id"]: _done_and_left(cell) for cell in store.cells(study)}
+    spent = store.rows(
+        """
+        SELECT cell_id, sum(train_seconds) AS training, sum(score_seconds) AS scoring FROM checkpoints
+        WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id
+        """,
+        [study],
     )
-    return {cell_id: _seconds(rest.get(cell_id), training, scoring) for cell_id in cells}
+    counted = [(row, known[0]) for row in spent if (known := work[row["cell_id"]]) is not None]
+    training = _rate([row["training"] for row, _ in counted], [done.training for _, done in counted])
+    scoring = _rate([row["scoring"] for row, _ in counted], [done.scoring for _, done in counted])
+    return {cell_id: known and _seconds(known[1], training, scoring) for cell_id, known in work.items()}
 
 
-def _work(cell: Row, measured: int) -> Work | None:
-    """Return the operations of a stored cell after its first `measured` checkpoints; None where it is no model's."""
-    cost = _cost(cell["configuration"], min(measured, cell["expected"]))
-    return None if cost is None else Work(cost.training, cost.generation + cost.scoring)
+def _done_and_left(cell: Row) -> tuple[Work, Work] | None:
+    """Return the operations of a stored cell so far and from then on; None where it is no model's."""
+    whole = _cost(cell["configuration"], 0)
+    left = _cost(cell["configuration"], min(cell["measured"], cell["expected"]))
+    if whole is None or left is None:
+        return None
+    scoring = left.generation + left.scoring
+    done = Work(whole.training - left.training, whole.generation + whole.scoring - scoring)
+    return done, Work(left.training, scoring)
 
 
 def _cost(configuration: dict[str, Any], measured: int) -> Cost | None:
@@ -69,7 +62,7 @@ def _rate(seconds: Sequence[float], operations: Sequence[float]) -> float | None
     return sum(seconds) / total if (total := sum(operations)) else None
 
 
-def _seconds(rest: Work | None, training: float | None, scoring: float | None) -> float | None:
-    if rest is None or (rest.training and training is None) or (rest.scoring and scoring is None):
+def _seconds(left: Work, training: float | None, scoring: float | None) -> float | None:
+    if (left.training and training is None) or (left.scoring and scoring is None):
         return None
-    return rest.training * (training or 0) + rest.scoring * (scoring or 0)
+    return left.training * (training or 0) + left.scoring * (scoring or 0)

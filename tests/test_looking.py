@@ -264,7 +264,7 @@ def test_a_query_that_is_wrong_is_refused_in_a_sentence(sql, says):
 def exported(what: str, suffix: str, *more: str) -> list[dict[str, Any]]:
     path = Path("out") / f"{what}.{suffix}"
     result = diffmem("export", what, "-o", path, *more)
-    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    assert (result.exit_code, result.stdout) == (0, f"{what}: {path}\n"), result.stderr
     with duckdb.connect() as connection:
         found = connection.execute(f"FROM '{path}'")
         return [dict(zip([c[0] for c in found.description], row, strict=True)) for row in found.fetchall()]

@@ -149,7 +149,7 @@ def export(
         name = row["study"]
     if output is not None:
         write(store, what, output, form=chosen, study=name)
-        click.echo(f"{what}: {output}", err=True)
+        click.echo(f"{what}: {output}")
         return
     with TemporaryDirectory() as folder:
         path = Path(folder) / what

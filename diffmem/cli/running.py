@@ -130,8 +130,11 @@ def run(
 
 def _ending(study: "Study", store: "Store") -> str:
     """Return the last line of a run in which nothing has failed."""
-    states = {row["cell_id"]: row["measured"] >= row["expected"] for row in store.cells(study.name)}
-    return f"{study.name}: {sum(states.values())} of {len(states)} cells are finished in {store.path}"
+    cells = {row["cell_id"]: row for row in store.cells(study.name)}.values()
+    finished = sum(cell["measured"] >= cell["expected"] for cell in cells)
+    crossed = sum(cell["outcome"] == "crossed" for cell in cells if cell["measured"] < cell["expected"])
+    early = f" and {crossed} ended at the line" if crossed else ""
+    return f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"
 
 
 def _given(option: str, value: str | None) -> list[str]:
