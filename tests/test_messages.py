@@ -224,6 +224,11 @@ def state_is_a_file() -> None:
     Path("states").write_text("a file where the folder should be")
 
 
+def full_device() -> None:
+    store()
+    Path("full").symlink_to("/dev/full")
+
+
 def chain() -> None:
     for number in range(30):
         Path(f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n{BASE}')
@@ -404,6 +409,9 @@ CASES = [
         "tiny.toml/page.html: the report cannot be written: File exists",
         store,
     ),
+    Case(
+        "report --store a.duckdb -o full", "full: the report cannot be written: No space left on device", full_device, 1
+    ),
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
@@ -455,6 +463,13 @@ def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, 
     assert (result.exit_code, result.stderr) == (1, f"1 of 1 cells failed; {tells}\n")
     assert f"cell 1/1 P.size = 8 failed: {sentence}\n" in result.stdout
     assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")
+
+
+def test_a_device_is_written_to_and_not_replaced_by_the_page():
+    store()
+    Path("null").symlink_to("/dev/null")
+    assert command("report", "--store", "a.duckdb", "-o", "null").exit_code == 0
+    assert Path("null").is_char_device()
 
 
 def test_a_store_merged_into_itself_has_all_of_it_already():
