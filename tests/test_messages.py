@@ -224,6 +224,14 @@ def state_is_a_file() -> None:
     Path("states").write_text("a file where the folder should be")
 
 
+def damaged() -> None:
+    """Make a store of which the evidence cannot be read, and two bytes of its first block are others."""
+    content = bytearray(store("b.duckdb").path.read_bytes())
+    Path("a.duckdb").write_bytes(content[: len(content) // 2])
+    content[20:22] = b"??"
+    Path("c.duckdb").write_bytes(content)
+
+
 def full_device() -> None:
     store()
     Path("full").symlink_to("/dev/full")
@@ -392,6 +400,21 @@ CASES = [
         "emm tiny --store a.duckdb",
         "a.duckdb: made by a newer diffmem (schema 99, this one knows 1); upgrade diffmem, or name another store with --store",
         newer,
+    ),
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
+    ),
+    Case(
+        "emm tiny --store c.duckdb",
+        "c.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
+    ),
+    Case(
+        "store merge a.duckdb -o new.duckdb",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
     ),
     Case("emm tiny --store .", ".: no file can be there; name another store with --store"),
     Case(
