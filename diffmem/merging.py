@@ -71,6 +71,15 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
         pass  # says what is wrong with it, if anything
     if store.exists() and path.samefile(store.path):
         return 0
+    try:
+        return _take_over(store, path, name or str(store.path))
+    except StoreError as error:
+        if isinstance(error.__cause__, duckdb.Error):
+            _read_all(Store(path))  # where it is the other one that is damaged, this says so
+        raise
+
+
+def _take_over(store: Store, path: Path, name: str) -> int:
     quoted = str(path.absolute()).replace("'", "''")
     with store.writing(PATIENCE, create=True) as connection:
         connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
@@ -78,13 +87,19 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
         if conflicts:
             named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
             more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-            raise StoreError(
-                f"{path}: measured otherwise than in {name or store.path}: {named}{more}; merge one of the two only"
-            )
+            raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge one of the two only")
         before = _checkpoints(connection)
         for statement in MERGE:
             connection.execute(statement)
         return _checkpoints(connection) - before
+
+
+def _read_all(store: Store) -> None:
+    """Read every value of a store; StoreError where one cannot be."""
+    with store.reading() as connection:
+        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        for (table,) in tables:
+            connection.execute(f"SELECT max(COLUMNS(*)) FROM {table}").fetchall()
 
 
 def _checkpoints(connection: duckdb.DuckDBPyConnection) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from diffmem.config import MOST
 from diffmem.study import json_schema
 from diffmem.studyfile import SECTIONS
 
@@ -110,7 +111,7 @@ LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveM
 
 def _limits(schema: JsonSchema) -> list[str]:
     """Return the limits of a number, or the characters of a text."""
-    limits = [f"{sign} {_number(schema[name])}" for name, sign in LIMITS.items() if name in schema]
+    limits = [f"{sign} {_number(schema[name])}" for name, sign in LIMITS.items() if schema.get(name, MOST) != MOST]
     return limits + (["of 0, 1 and space"] if schema.get("pattern") == "^[01 ]+$" else [])
 
 

@@ -274,6 +274,8 @@ class Store:
             advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
         elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
             advice = "cannot be written; check the permissions of the file and its folder, or name another with --store"
+        elif "corrupt" in low or "could not read enough bytes" in low:
+            advice = "damaged, or cut short while it was copied; copy it again, or name another store with --store"
         elif "version number" in low:
             advice = "written by another DuckDB version; install the versions of constraints.txt"
         elif any(words in low for words in no_place):

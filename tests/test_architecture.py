@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "images": {"errors"},
     "data": {"images", "config", "errors"},
     "study": {"studyfile", "data", "config", "errors"},
-    "reference": {"study", "studyfile"},
+    "reference": {"config", "study", "studyfile"},
     "streams": set(),
     "group": {"errors"},
     "launch": {"errors", "group"},

@@ -410,6 +410,8 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "value": pytest.approx(4.4),
         "lower": 4,
         "upper": 8,
+        "lower95": pytest.approx(4.0, abs=0.1),
+        "upper95": pytest.approx(4.4, abs=0.1),
         "ratios": {"4": 1.0, "8": 0.0},
         "note": "",
     }
@@ -421,7 +423,13 @@ def test_emm_as_a_table_has_the_same_numbers():
     lines = diffmem("emm", "small").stdout.splitlines()
     assert "ratio >= 0.9" in lines[0]
     (line,) = [line for line in lines if "M.condition = none" in line]
-    assert [cell.strip() for cell in re.split("[│|]", line)[1:5]] == ["M.condition = none", "4.4", "1.000", "0.000"]
+    assert [cell.strip() for cell in re.split("[│|]", line)[1:6]] == [
+        "M.condition = none",
+        "4.4",
+        "4.0 to 4.4",
+        "1.000",
+        "0.000",
+    ]
 
 
 def test_emm_says_what_is_not_measured_yet():

@@ -224,6 +224,19 @@ def state_is_a_file() -> None:
     Path("states").write_text("a file where the folder should be")
 
 
+def damaged() -> None:
+    """Make a store of which the evidence cannot be read, and two bytes of its first block are others."""
+    content = bytearray(store("b.duckdb").path.read_bytes())
+    Path("a.duckdb").write_bytes(content[: len(content) // 2])
+    content[20:22] = b"??"
+    Path("c.duckdb").write_bytes(content)
+
+
+def full_device() -> None:
+    store()
+    Path("full").symlink_to("/dev/full")
+
+
 def chain() -> None:
     for number in range(30):
         Path(f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n{BASE}')
@@ -388,6 +401,21 @@ CASES = [
         "a.duckdb: made by a newer diffmem (schema 99, this one knows 1); upgrade diffmem, or name another store with --store",
         newer,
     ),
+    Case(
+        "emm tiny --store a.duckdb",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
+    ),
+    Case(
+        "emm tiny --store c.duckdb",
+        "c.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
+    ),
+    Case(
+        "store merge a.duckdb -o new.duckdb",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        damaged,
+    ),
     Case("emm tiny --store .", ".: no file can be there; name another store with --store"),
     Case(
         "emm other --store a.duckdb",
@@ -403,6 +431,9 @@ CASES = [
         "report --store a.duckdb -o tiny.toml/page.html",
         "tiny.toml/page.html: the report cannot be written: File exists",
         store,
+    ),
+    Case(
+        "report --store a.duckdb -o full", "full: the report cannot be written: No space left on device", full_device, 1
     ),
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
@@ -455,6 +486,13 @@ def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, 
     assert (result.exit_code, result.stderr) == (1, f"1 of 1 cells failed; {tells}\n")
     assert f"cell 1/1 P.size = 8 failed: {sentence}\n" in result.stdout
     assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")
+
+
+def test_a_device_is_written_to_and_not_replaced_by_the_page():
+    store()
+    Path("null").symlink_to("/dev/null")
+    assert command("report", "--store", "a.duckdb", "-o", "null").exit_code == 0
+    assert Path("null").is_char_device()
 
 
 def test_a_store_merged_into_itself_has_all_of_it_already():

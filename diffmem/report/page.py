@@ -33,18 +33,28 @@ def write_page(store: Store, names: list[str], path: Path | str, *, source: str 
     """
     path = Path(path)
     text = render_page(store, names, source=source, refresh=refresh)
-    temporary = path.with_name(path.name + ".tmp") if path.name else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _write_whole(path, text)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise (RunError if full else DiffmemError)(
             f"{path}: the report cannot be written: {error.strerror or error}"
         ) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced by a file
+        path.write_text(text, encoding="utf-8")
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def render_page(store: Store, names: list[str], *, source: str = "", refresh: int = 0) -> str:

@@ -1,0 +1,382 @@
+"""A thousand damaged study files and command lines: each ends with a sentence or an answer, never with a traceback."""
+
+import os
+import random
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from diffmem.cli import main
+from diffmem.store import Store
+from diffmem.studyfile import KEYS
+
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+"""Always the same cases; another one, to look for more."""
+CPU_SECONDS = 30
+"""Of this process, for one case: a hang, not a slow machine."""
+MOST_KILOBYTES = 500_000
+"""More memory than all cases together may add."""
+
+TEXT = """\
+# a study with everything
+title = "Ünïcode and [brackets]"
+figure = "Fig. 0"
+
+[P]
+dataset = "digits"
+size = 8
+classes = [0, 1, 2]
+
+[M]
+network = "ddpm++"
+precondition = "edm"
+width = 4
+channel_mult = [1, 1]
+blocks = 1
+skips = "11 11"
+attention = [4]
+
+[T]
+epochs = 30
+batch_size = 8
+lr = 5e-3
+optimizer = "sgd"
+
+[[axes]]
+M.dropout = [0.0, 0.2]
+
+[[axes]]
+P.size = [
+  4,   # images
+  8,
+]
+T.seed = [0, 1]
+
+[score]
+samples = 20
+every = 12
+
+[emm]
+epsilon = 0.2
+
+[profiles.laptop]
+T.epochs = 3
+[[profiles.laptop.axes]]
+P.size = [4]
+"""
+
+FLAT = """\
+P.dataset = "digits"
+P.size = 8
+M.width = 4
+M.channel_mult = [1, 1]
+M.blocks = 1
+T.epochs = 30
+score.samples = 20
+emm.search = "bisect"
+emm.range = [4, 8]
+axes = [{M.dropout = [0.0, 0.2], T.seed = [1, 2]}, {M.condition = ["none", "unique"]}]
+"""
+"""A study of single lines, of which a damaged one is mostly still TOML."""
+
+HUGE = "1" + 30 * "0"
+VALUES = [
+    *("0", "-1", "3", HUGE, "1" + 400 * "0", "1" + 5000 * "0", "0x" + 5000 * "f", "0.5", "1e400", "-1e-400", "nan"),
+    *("-inf", "true", '""', '"a"', '"\\u0000"', '"' + 5000 * "x" + '"', '"日本\\U0001F600"', '"\\u202e"', '"first"'),
+    *("1979-05-27", "07:32:00", "[]", "[[]]", "{}", "{a = 1}", "[{}]", "[1, 2]", '["none", 1, 2.0]', '"s.toml"'),
+    *('"/dev/zero"', '"~nobody-of-that-name"', '"~"', '".."', '"*"', '"/dev/null"', '"\\n"', "'''\n[P]\n'''"),
+    *("[" * 300 + "]" * 300, "[" * 2000, "{a = " * 300 + "1" + "}" * 300, "[" + 2000 * "1, " + "]", "", "=", '"'),
+]
+TABLES = ["P", "M", "T", "score", "emm", "profiles", "profiles.laptop", "axes", "extends", "M.skips.more", "Ü", "a.b.c"]
+BYTES = [
+    b"\x00",
+    b"\xff",
+    b"\xe9",
+    b"\r",
+    b"\n",
+    b"\t",
+    b'"',
+    b"'",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b"=",
+    b"#",
+    b".",
+    b"\\",
+    b"9",
+]
+
+
+# --- study files ---------------------------------------------------------------------------------------
+
+
+def flip_bytes(text: bytes, rng: random.Random) -> bytes:
+    damaged = bytearray(text)
+    for _ in range(rng.randint(1, 4)):
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
+
+
+def insert_bytes(text: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(text))
+    return text[:at] + rng.choice(BYTES) * rng.choice([1, 1, 3, 1000]) + text[at:]
+
+
+def cut(text: bytes, rng: random.Random) -> bytes:
+    return text[: rng.randrange(len(text))]
+
+
+def on_lines(change: Callable[[list[bytes], int, random.Random], None]) -> Callable[[bytes, random.Random], bytes]:
+    """Return a mutation that changes the lines of a text at one of them."""
+
+    def mutate(text: bytes, rng: random.Random) -> bytes:
+        lines = text.split(b"\n")
+        change(lines, rng.randrange(len(lines)), rng)
+        return b"\n".join(lines)
+
+    return mutate
+
+
+def drop(lines: list[bytes], at: int, _: random.Random) -> None:
+    del lines[at]
+
+
+def double(lines: list[bytes], at: int, rng: random.Random) -> None:
+    lines[at:at] = [lines[at]] * rng.choice([1, 1, 1000])
+
+
+def swap(lines: list[bytes], at: int, rng: random.Random) -> None:
+    other = rng.randrange(len(lines))
+    lines[at], lines[other] = lines[other], lines[at]
+
+
+def other_value(lines: list[bytes], at: int, rng: random.Random) -> None:
+    at = rng.choice([number for number, line in enumerate(lines) if b"=" in line] or [at])
+    lines[at] = lines[at].partition(b"=")[0] + b"= " + rng.choice(VALUES).encode()
+
+
+def other_key(lines: list[bytes], at: int, rng: random.Random) -> None:
+    lines[at] = rng.choice(sorted(KEYS)).encode() + b" = " + lines[at].partition(b"=")[2]
+
+
+def new_setting(lines: list[bytes], at: int, rng: random.Random) -> None:
+    lines.insert(at, f"{rng.choice([*sorted(KEYS), *TABLES])} = {rng.choice(VALUES)}".encode())
+
+
+def new_table(lines: list[bytes], at: int, rng: random.Random) -> None:
+    lines.insert(at, rng.choice(["[{}]", "[[{}]]", "[{}", "[[profiles.{}.axes]]"]).format(rng.choice(TABLES)).encode())
+
+
+def table_as_value(lines: list[bytes], _: int, rng: random.Random) -> None:
+    at = rng.choice([number for number, line in enumerate(lines) if line.startswith(b"[")] or [0])
+    lines[at] = lines[at].strip(b"[]") + b" = " + rng.choice(VALUES).encode()
+
+
+def new_axis(lines: list[bytes], _: int, rng: random.Random) -> None:
+    """Add axes that cross to up to 10^12 cells, or one of any key and any value."""
+    if rng.random() < 0.3:
+        for key in ("T.warmup_epochs", "P.draw", "T.weight_decay", "score.steps")[: rng.randint(1, 4)]:
+            lines += [b"[[axes]]", f"{key} = {list(range(2, 1002))}".encode()]
+    else:
+        values = ", ".join(rng.choices(VALUES, k=rng.randint(1, 3)))
+        lines += [b"[[axes]]", f"{rng.choice(sorted(KEYS))} = [{values}]".encode()]
+
+
+def deep(lines: list[bytes], at: int, rng: random.Random) -> None:
+    lines.insert(at, b"M." + rng.choice([10, 300, 3000]) * b"a." + b"a = 1")
+
+
+def searches(lines: list[bytes], _: int, rng: random.Random) -> None:
+    some = [*VALUES[:12], "[2, 8]", "[8, 1740]", "[2, 1000000]", f"[2, {HUGE}]", "1e-17", "0.001", '"bisect"', '"end"']
+    lines += [b"[emm]", b'search = "bisect"', b"range = [4, 8]"]
+    lines[-1:] = [f"{key} = {rng.choice(some)}".encode() for key in rng.sample(["range", "tolerance", "stop"], k=2)]
+
+
+MUTATIONS = [
+    flip_bytes,
+    insert_bytes,
+    cut,
+    *map(on_lines, [drop, double, swap, other_value, other_key, new_setting, new_table, table_as_value, new_axis]),
+    *map(on_lines, [deep, searches, other_value, other_value, other_value, other_key, new_setting, new_setting]),
+    lambda text, _: text.replace(b"\n", b"\r\n"),
+    lambda text, _: b"\xef\xbb\xbf" + text,
+    lambda text, _: text.decode(errors="replace").encode("utf-16"),
+]
+
+
+def damaged(rng: random.Random) -> bytes:
+    text = rng.choice([TEXT, FLAT, FLAT]).encode()
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        text = rng.choice(MUTATIONS)(text, rng) or b"\n"
+    return text
+
+
+# --- command lines -------------------------------------------------------------------------------------
+
+WORDS = [
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "=",
+        ".",
+        "..",
+        "/",
+        "~",
+        "*",
+        "\0",
+        "a\0b",
+        "\udcff",
+        "日本",
+        "\u202e",
+        "-1",
+        "nan",
+        "inf",
+        HUGE,
+    ),
+    *(5000 * "x", 300 * "x", 100 * "a/", "s.toml", "small", "tiny", "tiny@laptop", "laptop", "folder"),
+    *("folder/s.toml", "s.toml/below", "secret.toml", "null", "full", "loop.toml", "a.duckdb", "text.duckdb"),
+    *(":memory:", "md:a", "s3://a/b", "'; DROP TABLE cells; --", "nowhere.duckdb", "1/2", "2/1", "1/" + 5000 * "9"),
+    *("T.epochs=3", "T.epochs", "T.epochs=" + HUGE, 'M.network="optimum"', "P=3", "P.size=[4, 8]", 'extends="a"', "[P"),
+]
+OPTIONS = {
+    "plan": ["--profile", "--set", "--store", "--tflops", "--json"],
+    "run": ["--profile", "--set", "--store", "--processes", "--split", "--compile", "--shard", "--fail-fast"],
+    "status": ["--profile", "--store", "--json"],
+    "emm": ["--profile", "--store", "--json"],
+    "report": ["--profile", "--store", "-o"],
+    "findings": ["--profile", "--store", "--markdown", "--json"],
+    "schema": [],
+    "store merge": ["-o"],
+}
+NAMES = {
+    "plan": "s.toml",
+    "run": "bad.toml",
+    "status": "tiny",
+    "emm": "tiny",
+    "report": "tiny",
+    "store merge": "a.duckdb",
+}
+FLAGS = {"--json", "--markdown", "--fail-fast"}
+
+
+def arguments(rng: random.Random) -> list[str]:
+    """Return a command with options repeated, of odd values or none, in any order; the study of `run` has a fault."""
+    command = rng.choice(sorted(OPTIONS))
+    parts = [[option] for option in rng.choices(OPTIONS[command] or ["--json"], k=rng.randint(0, 3))]
+    for part in parts:
+        if part[0] not in FLAGS and rng.random() < 0.95:
+            part.append(rng.choice(WORDS))
+    if command == "run":
+        parts.append(["bad.toml"])
+    elif command in NAMES:
+        parts += [
+            [NAMES[command] if rng.random() < 0.5 else rng.choice(WORDS)] for _ in range(rng.choice([0, 1, 1, 2]))
+        ]
+    if command == "store merge":
+        parts.append(["-o", "merged.duckdb"])
+    rng.shuffle(parts)
+    return [*command.split(), *(word for part in parts for word in part)]
+
+
+# --- the cases -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder with a store, studies with and without faults, and what is no file, as the working folder.
+
+    Nothing that a case names lies outside of it, for it may be written to.
+    """
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFMEM_STORE", raising=False)
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "folder"))
+    study = tiny.load(tmp_path, tiny.TEXT)
+    store = Store(tmp_path / "a.duckdb")
+    tiny.register(store, study)
+    for entry in study.cells:
+        tiny.measure(store, entry.cell, [1.0, 0.9, 0.8])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.duckdb").write_text("notes")
+    (tmp_path / "s.toml").write_text(TEXT)
+    (tmp_path / "bad.toml").write_text("no_such_key = 1\n" + TEXT)
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "full").symlink_to("/dev/full")
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    (tmp_path / "secret.toml").write_text(TEXT)
+    (tmp_path / "secret.toml").chmod(0)
+    return tmp_path
+
+
+class Hang(BaseException):
+    """A case takes too long; no Exception, so that nothing takes it for an error."""
+
+
+def hang(*_: object) -> None:
+    raise Hang
+
+
+@pytest.fixture
+def _bounded() -> Iterator[None]:
+    """End a case that hangs, and fail where all cases together have taken too much memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    handler = signal.signal(signal.SIGVTALRM, hang)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, handler)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KILOBYTES
+
+
+def check(*command: str) -> None:
+    """Check that a command ends with an exit code of its own, and with words where it is not 0."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+    result = CliRunner().invoke(main, list(command))
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert result.exit_code in (0, 1, 2)
+    assert "Traceback" not in result.output
+    assert result.output if result.exit_code == 0 else result.stderr
+
+
+STUDIES, COMMANDS = 700, 300
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_a_damaged_study_file_is_planned_or_refused_in_words(folder):
+    for case in range(STUDIES):
+        rng = random.Random(f"{SEED} study {case}")
+        text = damaged(rng)
+        (folder / "s.toml").write_bytes(text)
+        profile = rng.choice([[], [], ["--profile", "laptop"]])
+        try:
+            check("plan", "s.toml", "--store", rng.choice(["a.duckdb", "new.duckdb"]), *profile)
+            (folder / "bad.toml").write_bytes(b"no_such_key = 1\n" + text)
+            if case % 10 == 0:
+                check("run", "bad.toml", "--store", "new.duckdb", *profile)
+        except BaseException as error:
+            error.add_note(f"case {case}: {text!r}")
+            raise
+    assert not (folder / "new.duckdb").exists()
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_an_odd_command_line_is_answered_or_refused_in_words(folder):
+    for case in range(COMMANDS):
+        command = arguments(random.Random(f"{SEED} command {case}"))
+        try:
+            check(*command)
+        except BaseException as error:
+            error.add_note(f"case {case}: {command!r}")
+            raise
+    assert not list(folder.rglob("states"))
