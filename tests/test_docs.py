@@ -16,10 +16,12 @@ from pathlib import Path
 
 import click
 import duckdb
+import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner
 
+import diffmem
 from diffmem.cli import main
 from diffmem.scoring import score_images
 from diffmem.store import Store
@@ -45,6 +47,14 @@ PROGRAMS = ["diffmem", "python", "make", "sbatch", "accelerate", "torchrun"]
 """What shell blocks start; a stand-in notes it down instead."""
 
 
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), dtype=np.uint8)
+
+
+def generate(count: int) -> np.ndarray:
+    """Return images of a model that copies."""
+    return IMAGES[np.arange(count) % len(IMAGES)]
+
+
 # --- a folder to work in -------------------------------------------------------------------------------
 
 
@@ -64,6 +74,7 @@ def project(tmp_path_factory) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFMEM_CACHE", str(folder / "cache"))
         score_images(Path("samples"), "data/train", store)
+    diffmem.Monitor(IMAGES, store=store.path, name="my-model", every=1, samples=4)(0, generate)
     for name in ("1", "2", "quickstart.1", "sample_size.1"):
         shutil.copy(store.path, folder / "results" / f"{name}.duckdb")
     return folder
@@ -315,7 +326,7 @@ def examples(document: str) -> list[tuple[str, str | None]]:
 @pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("document", sorted(d for d in set(DOCUMENTS) - OWN_TESTS if examples(d)))
 def test_the_python_of_a_document_prints_what_it_says(document):
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"training_images": IMAGES, "generate": generate, "batches": range(3)}
     for code, expected in examples(document):
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
