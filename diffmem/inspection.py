@@ -50,7 +50,7 @@ def find_cell(store: Store, name: str) -> str:
     cells = cell_names(store)
     found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
     if found is None:
-        advice = "`diffmem status STUDY` lists a study's"
+        advice = "`diffmem status STUDY` lists those of a study"
         raise StoreError(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
     return found
 
@@ -196,7 +196,7 @@ def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1:
-                raise StoreError(f"the query: one statement at a time, not {len(statements)}")
+                raise StoreError(f"the query: one SELECT at a time, not {len(statements)} statements")
             (statement,) = statements
             if statement.type != duckdb.StatementType.SELECT:
                 kind = statement.type.name.replace("_", " ")

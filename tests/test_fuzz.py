@@ -255,16 +255,93 @@ OPTIONS = {
     "report": ["--profile", "--store", "-o"],
     "findings": ["--profile", "--store", "--markdown", "--json"],
     "schema": [],
+    "show": ["--store", "--json"],
+    "diff": ["--store", "--json"],
+    "query": ["--store", "--json"],
+    "export": ["--study", "--store", "--format", "-o", "--json"],
     "store merge": ["-o"],
+    "store info": ["--json"],
+    "store check": ["--json"],
 }
+CELLS = ["88", "99", "88e14fc3a86c4536", "992f68c61efddeba", "88E14", "992f68c61efddebaa", "%", "_"]
+QUERIES = [
+    *(
+        "FROM cells",
+        "FROM checkpoints",
+        "FROM evidence",
+        "FROM attempts",
+        "FROM pairs",
+        "SHOW TABLES",
+        "DESCRIBE cells",
+    ),
+    *("SELECT", "SELECT 1;", ";", "SELECT 1; SELECT 2", "--", "/*", "SELECT '", 'SELECT "', "SELECT $1", "SELECT ?"),
+    *('SELECT 1 AS ""', 'SELECT 1, 1, 1 AS "1_2"', "SELECT '[red]\\x1b[0m[/]'", "SELECT chr(0), chr(27), chr(8238)"),
+    *("SELECT 'nan'::FLOAT, '-inf'::DOUBLE", f"SELECT {HUGE}::HUGEINT, 0.1::DECIMAL(38, 37)", "SELECT 1e400"),
+    *("SELECT '\\xff'::BLOB", "SELECT 'infinity'::DATE, 'infinity'::TIMESTAMP", "SELECT '5000-01-01 (BC)'::DATE"),
+    *(
+        "SELECT '290000-01-01'::TIMESTAMP",
+        "SELECT INTERVAL '1000000 years'",
+        "SELECT TIMESTAMPTZ '2020-01-01 00:00+01'",
+    ),
+    *("SELECT {'a': [1, NULL], 'b': MAP {[1]: 2}}", "SELECT uuid()", "SELECT '101'::BIT", "SELECT TIME '24:00:00'"),
+    *(
+        "SELECT union_value(a := 1)",
+        "SELECT 1::UTINYINT / 0",
+        "SELECT error('no')",
+        "FROM range(3000)",
+        "FROM 'nowhere'",
+    ),
+    *(
+        "FROM 'text.duckdb'",
+        "FROM read_text('/dev/null')",
+        "FROM 's3://a/b.csv'",
+        "FROM read_csv('s.toml')",
+        "FROM sql",
+    ),
+    *(
+        "ATTACH 'x.duckdb'",
+        "DROP TABLE cells",
+        "EXPLAIN FROM cells",
+        "PRAGMA version",
+        "CALL pragma_version()",
+        "SET a = 1",
+    ),
+    *(
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "BEGIN",
+        "COPY cells TO 'x.csv'",
+        "EXPORT DATABASE 'x'",
+        "WITH a AS (FROM a) FROM a",
+    ),
+    *(
+        "SELECT " + 2000 * "(" + "1" + 2000 * ")",
+        "SELECT 1" + 3000 * " + 1",
+        "SELECT '日本' AS Ü",
+        "PIVOT cells ON cell_id",
+    ),
+]
 NAMES = {
     "plan": "s.toml",
     "run": "bad.toml",
     "status": "tiny",
     "emm": "tiny",
     "report": "tiny",
+    "show": "88",
+    "diff": "99",
+    "query": "FROM results",
+    "export": "cells",
     "store merge": "a.duckdb",
+    "store info": "a.duckdb",
+    "store check": "a.duckdb",
 }
+ODD_NAMES = {
+    "show": CELLS,
+    "diff": CELLS,
+    "export": ["checkpoints", "evidence", "emm"],
+    "query": QUERIES,
+}
+"""Other words than WORDS that are near to what a command takes."""
 FLAGS = {"--json", "--markdown", "--fail-fast"}
 
 
@@ -278,9 +355,8 @@ def arguments(rng: random.Random) -> list[str]:
     if command == "run":
         parts.append(["bad.toml"])
     elif command in NAMES:
-        parts += [
-            [NAMES[command] if rng.random() < 0.5 else rng.choice(WORDS)] for _ in range(rng.choice([0, 1, 1, 2]))
-        ]
+        odd = WORDS + ODD_NAMES.get(command, []) * 2
+        parts += [[NAMES[command] if rng.random() < 0.5 else rng.choice(odd)] for _ in range(rng.choice([0, 1, 1, 2]))]
     if command == "store merge":
         parts.append(["-o", "merged.duckdb"])
     rng.shuffle(parts)
@@ -349,7 +425,7 @@ def check(*command: str) -> None:
     assert result.output if result.exit_code == 0 else result.stderr
 
 
-STUDIES, COMMANDS = 700, 300
+STUDIES, COMMANDS = 700, 500
 
 
 @pytest.mark.usefixtures("_bounded")
