@@ -192,6 +192,8 @@ def describe_store(store: Store) -> Row:
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the column names and rows of one SELECT; StoreError where it is none, or DuckDB refuses it."""
+    if not sql.isascii() and sql != sql.encode(errors="replace").decode():
+        raise StoreError(f"the query: not UTF-8 text: {sql!r}")
     with store.reading() as connection:
         try:
             statements = connection.extract_statements(sql)
@@ -206,6 +208,10 @@ def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             return _distinct([column[0] for column in result.description or ()]), result.fetchall()
         except duckdb.Error as error:
             message = " ".join(str(error).partition("\n\n")[0].split())
+            if "'pytz'" in message:  # DuckDB adds a traceback
+                raise StoreError(
+                    "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
+                ) from error
             raise StoreError(f'the query: {message} (`diffmem query "SHOW TABLES"` lists the tables)') from error
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -493,6 +494,7 @@ CASES = [
         "the query: only a SELECT is run, for a query changes nothing; this is DROP",
         store,
     ),
+    Case("query SELECT\t'\udcff' --store a.duckdb", '''the query: not UTF-8 text: "SELECT\\t'\\udcff'"''', store),
     Case(
         "query SELECT\tnope --store a.duckdb",
         'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (`diffmem query "SHOW TABLES"` lists the tables)',
@@ -589,6 +591,14 @@ def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, 
     assert (result.exit_code, result.stderr) == (1, f"1 of 1 cells failed; {tells}\n")
     assert f"cell 1/1 P.size = 8 failed: {sentence}\n" in result.stdout
     assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")
+
+
+@pytest.mark.skipif(find_spec("pytz") is not None, reason="DuckDB finds pytz")
+def test_a_time_with_a_zone_is_refused_in_these_words():
+    store()
+    result = command("query", "SELECT TIMESTAMPTZ '2020-01-01 00:00+01'", "--store", "a.duckdb")
+    sentence = "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
 
 
 def test_a_tracker_that_is_not_installed_is_told_in_these_words(monkeypatch):
