@@ -535,6 +535,10 @@ CASES = [
         )
     ),
     # reports
+    Case(
+        "report --store " + 300 * "x",
+        300 * "x" + ": no file can be there; name another store with --store",
+    ),
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
