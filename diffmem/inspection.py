@@ -50,7 +50,7 @@ def find_cell(store: Store, name: str) -> str:
     cells = cell_names(store)
     found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
     if found is None:
-        advice = "`diffmem status STUDY` lists a study's"
+        advice = "`diffmem status STUDY` lists those of a study"
         raise StoreError(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
     return found
 
@@ -192,11 +192,13 @@ def describe_store(store: Store) -> Row:
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the column names and rows of one SELECT; StoreError where it is none, or DuckDB refuses it."""
+    if not sql.isascii() and sql != sql.encode(errors="replace").decode():
+        raise StoreError(f"the query: not UTF-8 text: {sql!r}")
     with store.reading() as connection:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1:
-                raise StoreError(f"the query: one statement at a time, not {len(statements)}")
+                raise StoreError(f"the query: one SELECT at a time, not {len(statements)} statements")
             (statement,) = statements
             if statement.type != duckdb.StatementType.SELECT:
                 kind = statement.type.name.replace("_", " ")
@@ -206,6 +208,10 @@ def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
             return _distinct([column[0] for column in result.description or ()]), result.fetchall()
         except duckdb.Error as error:
             message = " ".join(str(error).partition("\n\n")[0].split())
+            if "'pytz'" in message:  # DuckDB adds a traceback
+                raise StoreError(
+                    "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
+                ) from error
             raise StoreError(f'the query: {message} (`diffmem query "SHOW TABLES"` lists the tables)') from error
 
 

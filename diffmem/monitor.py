@@ -141,7 +141,10 @@ class Monitor:
                 images = generate(count)
             batch = as_generated_images(images, self._images)
             if len(batch) != count:
-                raise DataError(f"{self.name}: generate({count}) has returned {len(batch)} images")
+                raise DataError(
+                    f"{self.name}: generate({count}) has returned {len(batch)} images; "
+                    "let it return as many as it is asked for"
+                )
             yield batch
 
     def _measure(self, batches: Iterable[Tensor], step: int, loss: float | None) -> float:

@@ -43,7 +43,7 @@ def as_generated_images(images: Images, training_images: Tensor) -> Tensor:
     """Return generated images as uint8 [n, c, h, w], one or more, of the shape of `training_images`; DataError."""
     generated = as_pixels(images, name="generated images")
     if len(generated) == 0:
-        raise DataError("generated images: none, so they have no ratio")
+        raise DataError("generated images: none, so they have no ratio; give one or more")
     kinds = [_kind(each) for each in (generated, training_images)]
     if kinds[0] != kinds[1]:
         raise DataError(f"generated images are {kinds[0]}, but training images are {kinds[1]}; make them alike first")
@@ -77,7 +77,9 @@ def _stacked(images: Sequence[Any], name: str) -> npt.NDArray[Any]:
     members = [_member(image) for image in images]
     shapes = sorted({member.shape for member in members})
     if len(shapes) > 1:
-        raise DataError(f"{name}: must all have one size, but there are {shapes[0]} and {shapes[1]}")
+        raise DataError(
+            f"{name}: must all have one shape, but there are {shapes[0]} and {shapes[1]}; crop or resize them first"
+        )
     return np.stack(members) if members else np.empty((0, 1, 1), dtype=np.uint8)
 
 

@@ -463,7 +463,10 @@ class Store:
             try:
                 return form(connection.execute(sql, list(parameters)))
             except duckdb.Error as error:
-                raise StoreError(f"{self.path}: the query cannot be answered: {error}") from error
+                message = " ".join(str(error).partition("\n\n")[0].split())
+                raise StoreError(
+                    f"{self.path}: the query cannot be answered: {message} (the query SHOW TABLES lists the tables)"
+                ) from error
 
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""

@@ -41,7 +41,11 @@ def trackers_of(names: Sequence[str], *, study: str, folder: Path) -> Open:
 
     def opened(started: CellStarted) -> list[GeneralTracker]:
         run = f"{started.name} ({started.cell.cell_id})".replace("/", "_")
-        return [_tracker(name, study, run, folder) for name in dict.fromkeys(names)]
+        made = []
+        for name in dict.fromkeys(names):
+            with _named(name):
+                made.append(_tracker(name, study, run, folder))
+        return made
 
     return opened
 
@@ -68,22 +72,22 @@ def log_events(events: Iterator[Event], opened: Open) -> Iterator[Event]:
                 case CellStarted(cell=cell):
                     trackers = opened(event)
                     for tracker in trackers:
-                        with _named(tracker):
+                        with _named(tracker.name):
                             _start(tracker, cell)
                 case Measured(epoch=epoch, ratio=ratio, loss=loss):
                     values = {"memorization_ratio": ratio} | ({} if loss is None else {"loss": loss})
                     for tracker in trackers:
-                        with _named(tracker):
+                        with _named(tracker.name):
                             tracker.log(values, step=epoch)
                 case CellEnded():
                     ended, trackers = trackers, ()
                     for tracker in ended:
-                        with _named(tracker):
+                        with _named(tracker.name):
                             tracker.finish()
             yield event
     finally:
         for tracker in trackers:
-            with _named(tracker):
+            with _named(tracker.name):
                 tracker.finish()
 
 
@@ -105,13 +109,13 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 
 @contextmanager
-def _named(tracker: GeneralTracker) -> Iterator[None]:
-    """Turn whatever a tracker fails with, which nobody knows, into a RunError with its name."""
+def _named(name: str) -> Iterator[None]:
+    """Turn whatever a tracker fails with, which nobody knows, into a RunError with the name of it."""
     try:
         yield
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(
-            f"the tracker {tracker.name} has failed: {reason}; put it right or leave out --log-with {tracker.name}, "
+            f"the tracker {name} has failed: {reason}; put it right or leave out --log-with {name}, "
             "then run the same command again"
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from diffmem.cli import main
 from diffmem.store import Store
@@ -255,16 +255,87 @@ OPTIONS = {
     "report": ["--profile", "--store", "-o"],
     "findings": ["--profile", "--store", "--markdown", "--json"],
     "schema": [],
+    "show": ["--store", "--json"],
+    "diff": ["--store", "--json"],
+    "query": ["--store", "--json"],
+    "export": ["--study", "--store", "--format", "-o", "--json"],
     "store merge": ["-o"],
+    "store info": ["--json"],
+    "store check": ["--json"],
 }
+CELLS = ["88", "99", "88e14fc3a86c4536", "992f68c61efddeba", "88E14", "992f68c61efddebaa", "%", "_"]
+QUERIES = [
+    *r"""
+FROM cells
+FROM evidence
+FROM pairs
+SHOW TABLES
+DESCRIBE cells
+SELECT
+;
+SELECT 1;
+SELECT 1; SELECT 2
+/*
+SELECT '
+SELECT "
+SELECT $1
+SELECT ?
+SELECT 1 AS ""
+SELECT 1, 1, 1 AS "1_2"
+SELECT '[red]', chr(0), chr(27), chr(8238), '\xff'::BLOB, '日本' AS Ü
+SELECT 'nan'::FLOAT, '-inf'::DOUBLE, 1e400
+SELECT 170141183460469231731687303715884105727::HUGEINT, 0.1::DECIMAL(38, 37)
+SELECT 'infinity'::DATE, 'infinity'::TIMESTAMP
+SELECT '5000-01-01 (BC)'::DATE
+SELECT '290000-01-01'::TIMESTAMP
+SELECT INTERVAL '1000000 years'
+SELECT INTERVAL '1 day', TIME '24:00:00', uuid(), '101'::BIT
+SELECT TIMESTAMPTZ '2020-01-01 00:00+01'
+SELECT {'a': [1, NULL], 'b': MAP {[1]: 2}}, union_value(a := 1)
+SELECT 1::UTINYINT / 0
+SELECT error('no')
+FROM range(3000)
+FROM 'nowhere'
+FROM 'text.duckdb'
+FROM read_text('/dev/null')
+FROM read_csv('s.toml')
+FROM sql
+ATTACH 'x.duckdb'
+DROP TABLE cells
+EXPLAIN FROM cells
+PRAGMA version
+CALL pragma_version()
+SET a = 1
+BEGIN
+COPY cells TO 'x.csv'
+EXPORT DATABASE 'x'
+WITH a AS (FROM a) FROM a
+PIVOT cells ON cell_id
+""".strip().splitlines(),
+    "SELECT " + 2000 * "(" + "1" + 2000 * ")",
+    "SELECT 1" + 3000 * " + 1",
+]
 NAMES = {
     "plan": "s.toml",
     "run": "bad.toml",
     "status": "tiny",
     "emm": "tiny",
     "report": "tiny",
+    "show": "88",
+    "diff": "99",
+    "query": "FROM results",
+    "export": "cells",
     "store merge": "a.duckdb",
+    "store info": "a.duckdb",
+    "store check": "a.duckdb",
 }
+ODD_NAMES = {
+    "show": CELLS,
+    "diff": CELLS,
+    "export": ["checkpoints", "evidence", "emm"],
+    "query": QUERIES,
+}
+"""Other words than WORDS that are near to what a command takes."""
 FLAGS = {"--json", "--markdown", "--fail-fast"}
 
 
@@ -278,9 +349,8 @@ def arguments(rng: random.Random) -> list[str]:
     if command == "run":
         parts.append(["bad.toml"])
     elif command in NAMES:
-        parts += [
-            [NAMES[command] if rng.random() < 0.5 else rng.choice(WORDS)] for _ in range(rng.choice([0, 1, 1, 2]))
-        ]
+        odd = WORDS + ODD_NAMES.get(command, []) * 2
+        parts += [[NAMES[command] if rng.random() < 0.5 else rng.choice(odd)] for _ in range(rng.choice([0, 1, 1, 2]))]
     if command == "store merge":
         parts.append(["-o", "merged.duckdb"])
     rng.shuffle(parts)
@@ -338,18 +408,19 @@ def _bounded() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KILOBYTES
 
 
-def check(*command: str) -> None:
-    """Check that a command ends with an exit code of its own, and with words where it is not 0."""
+def check(*command: str) -> Result:
+    """Check that a command ends with an exit code of its own, and with words where it is not 0; return how it ended."""
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
     result = CliRunner().invoke(main, list(command))
     signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     assert result.exit_code in (0, 1, 2)
     assert "Traceback" not in result.output
-    assert result.output if result.exit_code == 0 else result.stderr
+    assert result.output if result.exit_code == 0 or "check" in command else result.stderr
+    return result
 
 
-STUDIES, COMMANDS = 700, 300
+STUDIES, COMMANDS = 700, 500
 
 
 @pytest.mark.usefixtures("_bounded")
@@ -380,3 +451,13 @@ def test_an_odd_command_line_is_answered_or_refused_in_words(folder):
             error.add_note(f"case {case}: {command!r}")
             raise
     assert not list(folder.rglob("states"))
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "data"])
+def test_an_odd_query_is_answered_or_refused_in_a_line(form, folder):
+    before = {path.name for path in folder.iterdir()}
+    for sql in QUERIES:
+        result = check("query", "--store", "a.duckdb", *form, "--", sql)
+        assert result.stderr.count("\n") == (result.exit_code != 0), sql
+    assert {path.name for path in folder.iterdir()} == before

@@ -246,7 +246,7 @@ WRITING = [
 def test_a_query_that_would_write_is_refused(sql, folder):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     sentence = refusal("query", sql)
-    assert "only a SELECT is run" in sentence or "one statement at a time" in sentence
+    assert "only a SELECT is run" in sentence or "one SELECT at a time" in sentence
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -9,7 +9,9 @@ import io
 import itertools
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +19,13 @@ import duckdb
 import numpy as np
 import pytest
 import tiny
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from click.testing import CliRunner, Result
 from PIL import Image
 
 import diffmem
 from diffmem.cli import main
+from diffmem.errors import StoreError
 from diffmem.store import Store
 
 BASE = """\
@@ -207,6 +211,19 @@ def store(name: str = "a.duckdb", ratio: float = 1.0) -> Store:
     for entry in loaded.cells:
         tiny.measure(made, entry.cell, [ratio] * 3)
     return made
+
+
+def crossed() -> None:
+    """Make a store with two studies that begin alike, and with two cells that do."""
+    for name in ("tiny", "tiny@laptop"):
+        loaded = tiny.load(Path(), tiny.TEXT + "[[axes]]\nP.size = [8, 13]\n", name)
+        tiny.register(Store(Path("a.duckdb")), loaded)
+
+
+def no_disk() -> None:
+    """Make a store, and let what an export writes go to a full device."""
+    store()
+    Path("full.csv.tmp").symlink_to("/dev/full")
 
 
 def newer() -> None:
@@ -435,6 +452,93 @@ CASES = [
     Case(
         "report --store a.duckdb -o full", "full: the report cannot be written: No space left on device", full_device, 1
     ),
+    # names
+    *(
+        Case(
+            f"{command} ti --store a.duckdb",
+            "a.duckdb: 'ti' begins 2 names: tiny@laptop, tiny; write more of the study that is meant",
+            crossed,
+        )
+        for command in ("status", "emm", "report", "export cells --study")
+    ),
+    *(
+        Case(
+            f"{command} tinny --store a.duckdb",
+            "a.duckdb: no study 'tinny'; did you mean tiny?; it has tiny@laptop, tiny. `diffmem run STUDY.toml` adds one",
+            crossed,
+        )
+        for command in ("status", "emm", "report", "export cells --study")
+    ),
+    *(
+        Case(
+            f"{command} --store a.duckdb",
+            "a.duckdb: '99' begins 2 names: 9902a314feed727d (tiny@laptop: M.dropout = 0.0, P.size = 13), 992f68c61efddeba (tiny@laptop: M.dropout = 0.2, P.size = 8); write more of the cell that is meant",
+            crossed,
+        )
+        for command in ("show 99", "diff 99 88", "diff 88 99")
+    ),
+    *(
+        Case(
+            f"{command} --store a.duckdb",
+            "a.duckdb: no cell '88e14fc3a86c4537'; did you mean 88e14fc3a86c4536?; `diffmem status STUDY` lists those of a study",
+            store,
+        )
+        for command in ("show 88e14fc3a86c4537", "diff 88e14fc3a86c4537 88", "diff 88 88e14fc3a86c4537")
+    ),
+    Case("show x --store a.duckdb", "a.duckdb: no cell 'x'; `diffmem status STUDY` lists those of a study", store),
+    # queries and exports
+    Case("query  --store a.duckdb", "the query: one SELECT at a time, not 0 statements", store),
+    Case("query FROM\tcells;FROM\tcells --store a.duckdb", "the query: one SELECT at a time, not 2 statements", store),
+    Case(
+        "query DROP\tTABLE\tcells --store a.duckdb",
+        "the query: only a SELECT is run, for a query changes nothing; this is DROP",
+        store,
+    ),
+    Case("query SELECT\t'\udcff' --store a.duckdb", '''the query: not UTF-8 text: "SELECT\\t'\\udcff'"''', store),
+    Case(
+        "query SELECT\tnope --store a.duckdb",
+        'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (`diffmem query "SHOW TABLES"` lists the tables)',
+        store,
+    ),
+    Case(
+        "export cells --store a.duckdb --format parquet",
+        "Error: Parquet is no text; name a file for it with -o",
+        store,
+    ),
+    Case(
+        "export cells --store a.duckdb -o cells.txt",
+        "Error: cells.txt: name it .csv, .parquet or .json, or say --format",
+        store,
+    ),
+    Case(
+        "export cells --store a.duckdb -o tiny.toml/cells.csv",
+        "tiny.toml/cells.csv: cannot be written: File exists; name another file with -o",
+        store,
+    ),
+    Case(
+        "export cells --store a.duckdb -o full.csv",
+        "full.csv: cannot be written, the disk is full; free some space and try again",
+        no_disk,
+        1,
+    ),
+    *(
+        Case(
+            f"{command} a.duckdb",
+            "a.duckdb: no store there yet; `diffmem run STUDY` makes one, --store names another",
+        )
+        for command in (
+            "store info",
+            "store check",
+            "show 88 --store",
+            "diff 88 99 --store",
+            "query FROM\tcells --store",
+        )
+    ),
+    # reports
+    Case(
+        "report --store " + 300 * "x",
+        300 * "x" + ": no file can be there; name another store with --store",
+    ),
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
@@ -452,6 +556,11 @@ CASES = [
         store,
     ),
     # runs
+    Case(
+        RUN + " --log-with tensorbord",
+        f"--log-with tensorbord: no such tracker; Accelerate knows {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}",
+        a_study,
+    ),
     Case(RUN, "states: cannot keep training states there: File exists", state_is_a_file),
     Case(
         RUN + ' --split batch --set emm.search="bisect" --set emm.range=[4,8]',
@@ -488,6 +597,57 @@ def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, 
     assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")
 
 
+@pytest.mark.skipif(find_spec("pytz") is not None, reason="DuckDB finds pytz")
+def test_a_time_with_a_zone_is_refused_in_these_words():
+    store()
+    result = command("query", "SELECT TIMESTAMPTZ '2020-01-01 00:00+01'", "--store", "a.duckdb")
+    sentence = "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
+
+
+def test_a_tracker_that_is_not_installed_is_told_in_these_words(monkeypatch):
+    a_study()
+    monkeypatch.setattr("diffmem.trackers.get_available_trackers", list)
+    result = command(*RUN.split(), "--log-with", "comet_ml")
+    sentence = "--log-with comet_ml: the package comet-ml is not installed; `pip install comet-ml`, or leave out --log-with comet_ml, as the store has all that would be logged"
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
+
+
+class Unreachable(GeneralTracker):
+    """A tracker that fails when it is made, or when a cell begins."""
+
+    name = "notebook"
+    requires_logging_directory = False
+    when = "start"
+
+    def __init__(self, _: str) -> None:
+        super().__init__()
+        self.fail("made")
+
+    @property
+    def tracker(self) -> None:
+        """Return nothing: it never comes to this."""
+
+    def fail(self, when: str) -> None:
+        """Fail, if it is then."""
+        if when == self.when:
+            raise ConnectionError("no network\nand 40 lines more")
+
+    def start(self) -> None:
+        """Fail."""
+        self.fail("start")
+
+
+@pytest.mark.parametrize("when", ["made", "start"])
+def test_a_tracker_that_fails_is_told_in_these_words(when, monkeypatch):
+    a_study()
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Unreachable)
+    monkeypatch.setattr(Unreachable, "when", when)
+    result = command(*RUN.split(), "--log-with", "notebook")
+    sentence = "the tracker notebook has failed: no network; put it right or leave out --log-with notebook, then run the same command again"
+    assert (result.exit_code, result.stderr) == (1, f"{sentence}\n")
+
+
 def test_a_device_is_written_to_and_not_replaced_by_the_page():
     store()
     Path("null").symlink_to("/dev/null")
@@ -499,6 +659,75 @@ def test_a_store_merged_into_itself_has_all_of_it_already():
     store()
     result = command("store", "merge", "a.duckdb", "-o", "./a.duckdb")
     assert (result.exit_code, result.stdout) == (0, "a.duckdb: 0 checkpoints taken into a.duckdb\n")
+
+
+# --- calls from Python ---------------------------------------------------------------------------------
+
+IMAGES = np.arange(3 * 64, dtype=np.uint8).reshape(3, 1, 8, 8)
+
+
+def ratio(generated: object = IMAGES, training: object = IMAGES, **more: float) -> Callable[[], object]:
+    return lambda: diffmem.memorization_ratio(generated, training, **more)
+
+
+def watch(*, name: str = "mine", **more: object) -> diffmem.Monitor:
+    return diffmem.Monitor(IMAGES, store="a.duckdb", name=name, every=10, samples=8, **more)
+
+
+CALLS = {
+    # images
+    "the threshold must be above 0 and at most 1 (the paper's is 1/3), not 3": ratio(threshold=3),
+    "training images: 1 of them, but a second nearest one needs two": ratio(training=IMAGES[:1]),
+    "generated images: none, so they have no ratio; give one or more": ratio([]),
+    "generated images are RGB with 8x8 pixels, but training images are grey with 8x8 pixels; make them alike first": ratio(
+        np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    ),
+    "generated images: must be uint8 on the 0..255 scale, not float32; a tensor x in -1..1 is that as (x * 127.5 + 128).clip(0, 255).to(torch.uint8), one in 0..1 as (x * 255).round().to(torch.uint8)": ratio(
+        IMAGES / np.float32(255)
+    ),
+    "training images: must be uint8 on the 0..255 scale, not int64; a tensor x in -1..1 is that as (x * 127.5 + 128).clip(0, 255).to(torch.uint8), one in 0..1 as (x * 255).round().to(torch.uint8)": ratio(
+        training=IMAGES.astype(int)
+    ),
+    "generated images: must be [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 or 3 channels c, not [8, 8]": ratio(
+        IMAGES[0, 0]
+    ),
+    "training images: must all have one shape, but there are (8, 8) and (9, 9); crop or resize them first": ratio(
+        training=[grey(9, 9), grey(8, 8)]
+    ),
+    "generated images: must be an array, a tensor or a list of images, not NoneType": ratio(None),
+    # the monitor
+    "Monitor: batch_size must be at least 1, not 0": lambda: watch(batch_size=0),
+    "Monitor: settings are texts, numbers, true or false by name, not 'lr': [1, 2]": lambda: watch(
+        settings={"lr": [1, 2]}
+    ),
+    "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
+    "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
+    "mine: a step is a number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
+    "mine: generate(8) has returned 3 images; let it return as many as it is asked for": lambda: watch()(
+        10, lambda count: IMAGES[:count]
+    ),
+    # the store
+    'a.duckdb: the query cannot be answered: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
+        store().columns("SELECT nope")
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "call"), CALLS.items(), ids=lambda part: part[:60] if isinstance(part, str) else ""
+)
+def test_a_mistake_in_a_call_is_told_in_these_words(sentence, call):
+    with pytest.raises(diffmem.DiffmemError) as caught:
+        call()
+    assert (str(caught.value), caught.value.exit_code) == (sentence, 2)
+
+
+def test_a_data_frame_without_pandas_is_refused_in_these_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(StoreError) as caught:
+        store().frame("FROM cells")
+    sentence = "a data frame needs pandas, which is not installed: `pip install pandas`, or take `Store.columns`"
+    assert str(caught.value) == sentence
 
 
 # --- no error is without its words ---------------------------------------------------------------------

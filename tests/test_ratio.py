@@ -84,7 +84,7 @@ def test_what_is_given_stays_as_it_was(generated, training):
         (np.zeros((2, 1, 9, 8), np.uint8), "grey with 8x9 pixels, but training images are grey with 8x8 pixels"),
         (np.zeros((0, 1, 8, 8), np.uint8), "generated images: none"),
         ([], "generated images: none"),
-        ([np.zeros((8, 8)), np.zeros((9, 9))], r"must all have one size, but there are \(8, 8\) and \(9, 9\)"),
+        ([np.zeros((8, 8)), np.zeros((9, 9))], r"must all have one shape, but there are \(8, 8\) and \(9, 9\)"),
         (["a.png", "b.png"], r"generated images: must be uint8"),
         (None, "generated images: must be an array, a tensor or a list of images, not NoneType"),
     ],

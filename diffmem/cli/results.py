@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,8 +231,12 @@ WATCH_SECONDS = 5
 
 
 def _changed(paths: tuple[Path, ...]) -> list[int]:
-    """Return when each store was last written, 0 where it is gone."""
-    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+    """Return when each store was last written, 0 where it is gone or no store can be."""
+    times = [0] * len(paths)
+    for number, path in enumerate(paths):
+        with suppress(OSError):
+            times[number] = path.stat().st_mtime_ns
+    return times
 
 
 @click.command()
