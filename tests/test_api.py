@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_every_name_of_the_api_is_there_listed_and_documented():
         found = getattr(diffmem, name)
         assert found.__name__ == name
         assert found.__doc__
+
+
+def test_type_checkers_are_told_that_the_package_has_types():
+    package = Path(diffmem.__file__).parent
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text())
+    assert (package / "py.typed").exists()
+    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["diffmem"]
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

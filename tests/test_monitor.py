@@ -145,6 +145,19 @@ def test_each_training_set_and_each_combination_of_settings_is_a_cell_of_the_stu
     assert len(status(store)) == 4
 
 
+def test_other_commands_take_a_store_with_a_monitored_training(training, store, tmp_path):
+    monitor(training, store)(0, half_copied(training))
+    both = tmp_path / "both.duckdb"
+    for arguments in (
+        ["findings", "--store", str(store.path)],
+        ["emm", "mine", "--store", str(store.path)],
+        ["store", "merge", str(store.path), "-o", str(both)],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+    assert status(Store(both)) == status(store)
+
+
 def test_the_training_goes_on_as_without_a_monitor_and_samples_come_from_a_stream_of_their_own(training, store):
     watch = monitor(training, store, batch_size=8)
     drawn = []
