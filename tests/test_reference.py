@@ -53,7 +53,7 @@ def test_everything_that_a_file_or_a_profile_can_say_is_described():
     ("key", "kind", "default"),
     [
         ("P.size", "integer >= 2", "none, needed"),
-        ("P.draw", 'integer >= 0 or `"first"`', "`0`"),
+        ("P.draw", 'integer >= 0 and < 2^63 or `"first"`', "`0`"),
         ("P.classes", "integer >= 1 and <= 100,000 or non-empty list of integers >= 0", "not set"),
         ("P.blend.share", "number >= 0 and <= 1", "none, needed"),
         ("M.network", '`"ddpm++"`, `"ncsn++"`, `"optimum"`', '`"ddpm++"`'),
