@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffmem
+from diffmem.errors import StoreError
 from diffmem.store import Row, Store
 
 ALL_KEPT = "111 111 111"
@@ -39,8 +40,11 @@ def published_values(store: Store, study: str) -> list[Published]:
     else:
         return []
     stem = study.partition("@")[0]
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_published(row) for row in csv.DictReader(file) if row["study"] == stem]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_published(row) for row in csv.DictReader(file) if row["study"] == stem]
+    except (OSError, LookupError, TypeError, ValueError, csv.Error) as error:
+        raise StoreError(f"{path}: not the table of the paper's numbers; restore it or move it away") from error
 
 
 def _published(row: dict[str, str]) -> Published:

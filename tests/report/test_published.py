@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from diffmem.errors import StoreError
 from diffmem.report import figures
 from diffmem.report.estimates import curves_of, study_cells
 from diffmem.report.page import render_page
@@ -142,3 +143,23 @@ def test_the_figure_of_sample_counts_has_the_bootstrap_s_deviation(store):
     resampled = np.random.default_rng(1).choice(flags, (4000, 100)).mean(axis=1).std()
     assert drawn[100] == pytest.approx(resampled, rel=0.05)
     assert drawn[1000] == pytest.approx(math.sqrt(flags.mean() * (1 - flags.mean()) / 1000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "study,level\nskip",
+        "\x00\x00",
+        "study,factor,level,size,metric,value,source,note\nskip,M.x,1,many,ratio,2,,\n",
+    ],
+)
+def test_a_damaged_table_of_the_papers_numbers_is_refused_in_a_sentence(store, text):
+    path = store.path.parent / "published.csv"
+    path.write_text(text)
+    try:
+        published_values(store, "skip")
+    except StoreError as error:
+        assert str(error) == f"{path}: not the table of the paper's numbers; restore it or move it away"
+    else:
+        assert text == ""  # a table of nothing
