@@ -160,11 +160,20 @@ def bands(groups: Sequence[float], ratios: Sequence[float], samples: Sequence[in
 
 
 def ratio_intervals(found: Bands) -> np.ndarray:
-    """Return the 95% interval of each group's ratio, [groups, 2], with Student's t as Satterthwaite approximates it."""
+    """Return the 95% interval of each ratio, [groups, 2]: Wilson's, for as many images as its variance is worth.
+
+    With the noise of images alone that is Wilson's interval of their number; with models that differ, Student's t takes
+    the place of the normal, with the degrees of freedom that Satterthwaite approximates.
+    """
     variance = found.images + found.models
+    worth = 1 / (4 * variance)
     freedom = found.freedom * (variance / np.maximum(found.models, 1e-12)) ** 2
-    width = special.stdtrit(np.minimum(freedom, 1e6), 0.975) * np.sqrt(variance)
-    return np.stack([found.ratios(-width), found.ratios(width)], axis=1)
+    q = special.stdtrit(np.minimum(freedom, 1e9), 0.975)
+    ratio = found.ratios(np.zeros_like(variance))
+    centre = (ratio + q**2 / (2 * worth)) / (1 + q**2 / worth)
+    width = q * np.sqrt(ratio * (1 - ratio) / worth + q**2 / (4 * worth**2)) / (1 + q**2 / worth)
+    intervals: np.ndarray = np.clip(np.stack([centre - width, centre + width], axis=1), 0, 1)
+    return intervals
 
 
 def emm_interval(

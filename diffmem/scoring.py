@@ -158,7 +158,8 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         path=str(images),
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
-        cells=[(cell, "", f"{against}, N = {cell.size}", {})],
+        cells=[(cell, str(images), f"{images} against {against}, N = {cell.size}", {})],
+        keep=True,  # another folder of the same name is another curve
     )
     device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))

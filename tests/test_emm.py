@@ -229,7 +229,7 @@ def test_noise_of_images_alone_is_that_of_a_binomial_share():
     assert found.models.tolist() == [0, 0]
     low, high = ratio_intervals(found)[0]
     wilson = binomtest(200, 400).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+    assert (low, high) == pytest.approx((wilson.low, wilson.high), rel=1e-6)
 
 
 def test_models_that_differ_beyond_the_noise_of_their_images_widen_the_interval_with_students_t():
@@ -238,8 +238,16 @@ def test_models_that_differ_beyond_the_noise_of_their_images_widen_the_interval_
     (interval,) = ratio_intervals(found)
     angles = np.arcsin(np.sqrt(ratios))
     error = angles.std(ddof=1) / 2
-    expected = np.sin(found.angle[0] + np.array([-1, 1]) * t.ppf(0.975, 3) * error) ** 2
-    np.testing.assert_allclose(interval, expected, rtol=2e-3)
+    # the ratios that lie just so many standard deviations from the mean, as Wilson's interval is defined
+    deviations = (interval - 0.5) / np.sqrt(interval * (1 - interval) * 4 * error**2)
+    np.testing.assert_allclose(deviations, [-t.ppf(0.975, 3), t.ppf(0.975, 3)], rtol=1e-2)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_interval_of_all_or_none_is_as_wide_as_wilsons(ratio):
+    (interval,) = ratio_intervals(bands([8], [ratio], [50]))
+    wilson = binomtest(round(50 * ratio), 50).proportion_ci(method="wilson")
+    assert list(interval) == pytest.approx([wilson.low, wilson.high], abs=1e-6)
 
 
 def test_models_of_one_size_tell_how_far_those_of_another_differ():

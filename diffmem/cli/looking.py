@@ -34,7 +34,8 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
         print_json(described)
         return
     measured, values = len(described["checkpoints"]), settings(described["configuration"])
-    click.echo(f"{described['cell_id']}: {measured} of {described['expected']} checkpoints measured")
+    of = f" of {described['expected']}" if described["expected"] else ""
+    click.echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
     print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])
     print_table("studies", [{"study": s["study"], **s["axis_values"]} for s in described["studies"]])
     print_table("checkpoints", [{**row, "measured_at": moment(row["measured_at"])} for row in described["checkpoints"]])

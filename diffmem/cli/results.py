@@ -102,7 +102,7 @@ def _since(started: datetime) -> float:
 
 def _running_lines(cells: "list[Row]") -> Iterator[str]:
     """Yield what runs now, and how long the rest takes and how that is known."""
-    distinct = {cell["cell_id"]: cell for cell in cells}.values()
+    distinct = {cell["cell_id"]: cell for cell in cells if cell["expected"]}.values()  # a monitor's end is not known
     running = [cell for cell in distinct if cell["state"] == "running"]
     for cell in running:
         since = f"since {moment(cell['started_at'])}, for {duration(_since(cell['started_at']))}"
@@ -159,7 +159,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         return
     table = [
         {
-            "curve": row["curve"],
+            "curve": row["curve"] or "all cells",
             "EMM": row["emm"],
             "95%": str(curve.interval or "-"),
             **{f"N={point.size}": point.best for point in curve.points},
