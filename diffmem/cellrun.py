@@ -146,7 +146,7 @@ def run_cell(
             for event in work.events(name, number, missing):
                 yield event
                 answer = (event.ratio, event.epoch) if isinstance(event, Measured) else (0.0, 0)
-                if enough is not None and answer[0] >= enough and answer[1] < cell.T.epochs:
+                if enough is not None and answer[0] >= enough and answer[1] < cell.checkpoints[-1][0]:
                     attempt.end("crossed")
                     yield CellEnded(cell, name, number, "crossed")
                     return
@@ -265,6 +265,7 @@ class CellRun:
             if epoch not in missing:
                 state.take_mean_loss()
                 continue
+            state.denoiser.network.forget_dropout()  # generating needs the memory
             # the state is kept with its loss still in it, so that a run killed while scoring finds it again
             self._save(state)
             seconds = time.monotonic() - started

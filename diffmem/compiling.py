@@ -52,7 +52,7 @@ def _why_not(device_type: str) -> str:
             warnings.simplefilter("ignore")  # torch's own, of its own deprecated functions
             torch.compile(torch.neg)(torch.ones(2, device=device_type))
     except Exception as error:  # noqa: BLE001 - a missing compiler is told by errors of many kinds
-        return str(error).strip().splitlines()[0]
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ""
 
 

@@ -69,7 +69,7 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
     if what == "checkpoints":
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
-                (configuration->>'$.P.draw')::BIGINT AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
                 samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, attempt_id, host, device,
                 measured_at
             FROM {source} JOIN checkpoints USING (cell_id) LEFT JOIN attempts USING (cell_id, attempt_id)
@@ -87,14 +87,18 @@ def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
             values.setdefault(key, []).append(value)
     columns = []
     for key, found in values.items():
+        name = key.replace('"', '""')
         path = "$" + "".join(f'."{part}"' for part in key.split("."))
-        columns.append(f'(configuration->>{_quoted(path)})::{_type(found)} AS "{key}"')
+        columns.append(f'(configuration->>{_quoted(path)})::{_type(found)} AS "{name}"')
     return ", ".join(columns) or "configuration"
 
 
 def _type(values: Iterable[Any]) -> str:
     """Return the DuckDB type of a setting with these values; lists and tables stay JSON text."""
+    values = list(values)
     kinds = {type(value) for value in values if value is not None}
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in values):
+        return "VARCHAR"
     for name, allowed in (("BOOLEAN", {bool}), ("BIGINT", {int}), ("DOUBLE", {int, float})):
         if kinds and kinds <= allowed:
             return name

@@ -1,5 +1,6 @@
 """Merging stores: what several machines have measured, as one."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,20 +23,36 @@ CONFLICTS = """
 """
 """Checkpoints that two stores have measured differently."""
 
+GROWING = """
+    SELECT study FROM studies JOIN other_.studies AS o USING (study)
+    WHERE studies.estimation->>'$.search' = 'bisect' OR studies.axes = '[]'
+"""
+"""Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
+
 MERGE = [
     """
     INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
         FROM cells WHERE cells.cell_id = o.cell_id AND cells.created_at <= o.created_at
     )
     """,
-    """
-    DELETE FROM study_cells WHERE study IN (
+    f"""
+    DELETE FROM study_cells WHERE study NOT IN ({GROWING}) AND study IN (
         SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
     )
     """,
-    """
-    INSERT INTO study_cells FROM other_.study_cells AS o WHERE study NOT IN (SELECT study FROM studies) OR study IN (
+    f"""
+    INSERT INTO study_cells FROM other_.study_cells AS o
+    WHERE study NOT IN (SELECT study FROM studies) OR study NOT IN ({GROWING}) AND study IN (
         SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    f"""
+    INSERT INTO study_cells
+    SELECT study, position + 1 + last, cell_id, curve, name, axis_values
+    FROM other_.study_cells AS o
+        JOIN (SELECT study, max(position) AS last FROM study_cells GROUP BY study) USING (study)
+    WHERE study IN ({GROWING}) AND NOT EXISTS (
+        FROM study_cells AS s WHERE s.study = o.study AND s.cell_id = o.cell_id AND s.curve = o.curve
     )
     """,
     """
@@ -82,7 +99,7 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
 def _take_over(store: Store, path: Path, name: str) -> int:
     quoted = str(path.absolute()).replace("'", "''")
     with store.writing(PATIENCE, create=True) as connection:
-        connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
+        _attach(connection, quoted)
         conflicts = connection.execute(CONFLICTS).fetchall()
         if conflicts:
             named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
@@ -92,6 +109,19 @@ def _take_over(store: Store, path: Path, name: str) -> int:
         for statement in MERGE:
             connection.execute(statement)
         return _checkpoints(connection) - before
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, quoted: str) -> None:
+    """Attach the other store to read, trying again while a run writes to it."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
+            return
+        except duckdb.IOException as error:
+            if "could not set lock" not in str(error).lower() or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _read_all(store: Store) -> None:

@@ -151,6 +151,8 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         {"images": generated.fingerprint},
     )
     name = Path(images).stem
+    if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
+        raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     store.register(
         name,
         title=f"Images of {images} against {against}",

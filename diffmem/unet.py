@@ -273,6 +273,12 @@ class UNet(nn.Module):
             if isinstance(module, Dropout):
                 module.draw(generator, rows=rows, total=total)
 
+    def forget_dropout(self) -> None:
+        """Free the memory of the dropout masks, until they are drawn again."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.mask = None
+
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x [n, c, h, w], c_noise [n] and class indices [n] to [n, c, h, w]."""
         embedding = self._embed(c_noise, labels)

@@ -447,3 +447,13 @@ def test_the_time_left_of_a_failed_cell_and_of_an_unmeasured_study_is_not_told(s
     store.end_attempt(store.start_attempt(ids[1], here()), "failed", "why")
     assert [row["seconds left"] for row in data("status", *named)] == [0, None]
     assert "time left on" not in diffmem("status", *named).stdout
+
+
+def test_checkpoints_of_a_draw_in_the_order_of_the_file_are_exported(tmp_path):
+    study = tiny.load(tmp_path, tiny.TEXT.replace("size = 8", 'size = 8\ndraw = "first"'))
+    store = Store(tmp_path / "first.duckdb")
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.5])
+    result = CliRunner().invoke(main, ["export", "checkpoints", "--json", "--store", str(store.path)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["draw"] == "first"

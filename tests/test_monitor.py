@@ -17,6 +17,7 @@ import diffmem
 from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError, StoreError
+from diffmem.merging import merge
 from diffmem.store import Store
 
 NOISE = np.random.default_rng(0).integers(256, size=(20, 1, 8, 8), dtype=np.uint8)
@@ -237,3 +238,19 @@ def test_a_process_that_ends_closes_its_monitor_and_one_that_is_killed_shows_as_
     )
     assert re.sub(r"(?s)Traceback.*ValueError\n", "", result.stderr) == ""
     assert [(row["state"], row["checkpoints"]) for row in status(store)] == [(state, "1")]
+
+
+def test_merged_stores_list_the_trainings_of_both(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), dtype=np.uint8)
+    stores = [Store(tmp_path / f"{name}.duckdb") for name in ("one", "two")]
+    for number, store in enumerate(stores):
+        diffmem.Monitor(images, store=store.path, name="mine", every=1, samples=4, settings={"width": number})(
+            0, lambda count: images[:count]
+        )
+    for order in (stores, stores[::-1]):
+        into = Store(tmp_path / f"{order[0].path.stem} first.duckdb")
+        for store in (*order, *order):
+            merge(into, store.path)
+        assert sorted(row["cell_id"] for row in into.cells("mine")) == sorted(
+            row["cell_id"] for store in stores for row in store.cells("mine")
+        )

@@ -1,10 +1,12 @@
 """`diffmem score`: the images of any generator against any training set."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner
 from PIL import Image
 
@@ -92,3 +94,26 @@ def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -
         assert "nowhere: no such file or folder" in result.stderr
     assert not Path("s.duckdb").exists()
     assert not Path("store").exists()
+
+
+def test_two_folders_of_one_name_stay_side_by_side(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    other = samples.parent / "other" / samples.name
+    shutil.copytree(samples, other)
+    next(iter(sorted(other.glob("*.png")))).unlink()
+    score_images(other, "digits", store)
+    assert sorted(row["curve"] for row in store.cells(samples.name)) == sorted([str(samples), str(other)])
+
+
+def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Path, tmp_path: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    study = tiny.load(tmp_path, tiny.TEXT, name=samples.name)
+    tiny.register(store, study)
+    with pytest.raises(DataError) as caught:
+        score_images(samples, "digits", store)
+    name = samples.name
+    assert str(caught.value) == (
+        f"{samples}: the store has a study {name!r} of trained networks; give the folder another name"
+    )
+    assert len(store.cells(name)) == len(study.cells)

@@ -102,12 +102,14 @@ def _since(started: datetime) -> float:
 
 def _running_lines(cells: "list[Row]") -> Iterator[str]:
     """Yield what runs now, and how long the rest takes and how that is known."""
-    distinct = {cell["cell_id"]: cell for cell in cells if cell["expected"]}.values()  # a monitor's end is not known
+    distinct = {cell["cell_id"]: cell for cell in cells}.values()
     running = [cell for cell in distinct if cell["state"] == "running"]
     for cell in running:
         since = f"since {moment(cell['started_at'])}, for {duration(_since(cell['started_at']))}"
         yield f"{cell['cell_id']} runs on {cell['host']}, process {cell['pid']}, {since}"
-    waiting = [cell["seconds left"] for cell in distinct if cell["state"] not in ("finished", "crossed", "failed")]
+    ended = ("finished", "crossed", "failed")
+    # of a monitor's training nobody knows the end
+    waiting = [cell["seconds left"] for cell in distinct if cell["expected"] and cell["state"] not in ended]
     if not waiting:
         return
     if None in waiting:
@@ -215,8 +217,8 @@ def report(
             names = [stored(store.path, study, profile)[1]["study"] for study in studies]
             names = names or [row["study"] for row in store.studies()]
             refresh = WATCH_SECONDS if watch else 0
+            unfinished = going_on(store, names)  # before the page: it then has all that a finished study has
             write_page(store, names, path, source=", ".join(map(str, store_paths)), refresh=refresh)
-            unfinished = going_on(store, names)
         click.echo(f"report: {path}")
         if not (watch and unfinished):
             return

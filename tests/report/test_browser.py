@@ -12,6 +12,7 @@ import tiny
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from diffmem.emm import estimate_emm
 from diffmem.report.page import write_page
@@ -186,6 +187,9 @@ def test_every_control_can_be_reached_with_the_keyboard(browser: webdriver.Chrom
 def test_text_stands_out_from_the_page_in_light_and_dark(browser: webdriver.Chrome, scheme: str) -> None:
     feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+    wanted = {"light": "#1c2430", "dark": "#e4e9f0"}[scheme]
+    font = "return document.querySelector('.plotly-graph-div').layout.font.color"
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(font) == wanted)  # the change is an event
     body, axis = browser.execute_script(
         "const style = getComputedStyle(document.body);"
         "return [[style.color, style.backgroundColor], document.querySelector('.plotly-graph-div').layout.font.color]"
