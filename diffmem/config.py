@@ -18,7 +18,7 @@ from diffmem.layout import Layer, layers
 REPLICATES = frozenset({"P.draw", "T.seed"})
 """Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 1
 """Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
 
 

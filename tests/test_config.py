@@ -108,8 +108,8 @@ def test_a_cell_of_one_thousand_images_is_scored_sixteen_times_as_in_the_paper()
 
 def test_the_meaning_of_cells_has_not_changed_by_accident():
     """Where this fails, results already in a store are no longer found: raise RESULTS_VERSION or undo the change."""
-    assert cell().cell_id == "689fa789f66fd3d5"
-    assert cell(M__network="optimum").cell_id == "cad1f21010aedb14"
+    assert cell().cell_id == "09746ff39f924db5"
+    assert cell(M__network="optimum").cell_id == "092839bed5a16176"
 
 
 def test_a_cell_id_is_sixteen_hexadecimal_digits():

@@ -450,7 +450,7 @@ def test_the_time_left_of_a_failed_cell_and_of_an_unmeasured_study_is_not_told(s
 
 
 def test_checkpoints_of_a_draw_in_the_order_of_the_file_are_exported(tmp_path):
-    study = tiny.load(tmp_path, tiny.TEXT.replace("size = 8", 'size = 8\ndraw = "first"'))
+    study = tiny.load(tmp_path, tiny.TEXT.replace("\nsize = 8", '\nsize = 8\ndraw = "first"'))
     store = Store(tmp_path / "first.duckdb")
     tiny.register(store, study)
     tiny.measure(store, study.cells[0].cell, [0.5])
