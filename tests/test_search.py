@@ -8,6 +8,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmem.cellrun import run_cell
 from diffmem.cost import cell_cost
 from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.errors import StudyError
@@ -251,3 +252,14 @@ def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path):
     assert tiny.diffmem(*command).returncode == 0
     assert len(store.rows("FROM attempts")) == before
     assert "EMM" in tiny.diffmem("emm", "found", "--store", store.path).stdout
+
+
+def test_a_cell_that_another_process_has_answered_meanwhile_is_not_trained_on(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study)
+    cell = study.cells[0].cell
+    tiny.measure(store, cell, [0.95])
+    for line in (0.9, 0.95):
+        events = run_cell(cell, store, name="cell", number=1, stop=lambda: False, enough=line)
+        assert [event.outcome for event in events] == ["busy elsewhere"]
+    assert store.rows("FROM attempts") == []
