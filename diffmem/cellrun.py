@@ -1,16 +1,12 @@
 """One cell end to end: training set, training, scoring, store; interrupted and resumed at any moment."""
 
 import math
-import os
-import pickle
 import time
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
@@ -18,14 +14,16 @@ import torch
 from torch import Tensor
 
 from diffmem.compiling import Compile, compile_networks, is_compiled
-from diffmem.config import RESULTS_VERSION, Cell
+from diffmem.config import Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
 from diffmem.errors import DiffmemError, RunError, StoreError
+from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
 from diffmem.group import ALONE, Group, LostProcess
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
+from diffmem.states import load_state, save_state
 from diffmem.store import Store
 from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
 
@@ -38,76 +36,11 @@ PRECISION_CHECK = 500
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
 
-UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
-"""What reading a damaged training state may raise, beside the usual."""
-
 Stop = Callable[[], bool]
 
 
 class Interrupted(Exception):
     """The run was asked to stop; all that is needed to go on is saved."""
-
-
-@dataclass(frozen=True)
-class CellStarted:
-    """Work on a cell begins, at optimizer step `step` of `steps`."""
-
-    cell: Cell
-    name: str  # its axis values
-    number: int  # position in the study, from 1
-    step: int
-    steps: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Training has come to optimizer step `step`."""
-
-    cell: Cell
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The training state at optimizer step `step` is on disk, so that a run killed now goes on from there."""
-
-    cell: Cell
-    step: int
-
-
-@dataclass(frozen=True)
-class Generated:
-    """`count` of the images of a checkpoint are generated and scored."""
-
-    cell: Cell
-    epoch: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A checkpoint is in the store."""
-
-    cell: Cell
-    epoch: int
-    ratio: float
-    loss: float | None
-
-
-@dataclass(frozen=True)
-class CellEnded:
-    """A cell is finished, was so before, is worked on by another process, or has failed."""
-
-    cell: Cell
-    name: str
-    number: int
-    outcome: str  # finished, already finished, busy elsewhere, failed, failed before, crossed
-    error: str = ""
-
-
-Event = CellStarted | Trained | Saved | Generated | Measured | CellEnded
 
 
 def run_cell(
@@ -427,39 +360,3 @@ class Interruptible:
         if self.stop():
             raise Interrupted
         return self.denoiser(noisy, sigma, labels)
-
-
-# --- training states -----------------------------------------------------------------------------------
-
-
-def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
-    """Write a training state so that at every moment either the old or the new one is whole."""
-    temporary = path.with_suffix(".tmp")
-    content = {"cell_id": cell.cell_id, "results_version": RESULTS_VERSION, **state.state_dict()}
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: the training state cannot be saved ({str(error).splitlines()[0]}); free some space or check "
-            "the folder's permissions, then run the same command again"
-        ) from error
-
-
-def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Return a saved training state; RunError if the file is damaged or of another cell."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()  # torch.load does not look at the checksums
-        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
-        raise RunError(f"{path}: damaged") from error
-    if not isinstance(state, dict):
-        raise RunError(f"{path}: damaged")
-    if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
-        raise RunError(f"{path}: written by another diffmem")
-    return dict(state)

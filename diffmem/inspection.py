@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-import duckdb
-
 from diffmem.errors import StoreError
 from diffmem.store import Row, Store
 
@@ -192,27 +190,9 @@ def describe_store(store: Store) -> Row:
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the column names and rows of one SELECT; StoreError where it is none, or DuckDB refuses it."""
-    if not sql.isascii() and sql != sql.encode(errors="replace").decode():
-        raise StoreError(f"the query: not UTF-8 text: {sql!r}")
-    with store.reading() as connection:
-        try:
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1:
-                raise StoreError(f"the query: one SELECT at a time, not {len(statements)} statements")
-            (statement,) = statements
-            if statement.type != duckdb.StatementType.SELECT:
-                kind = statement.type.name.replace("_", " ")
-                raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
-            connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
-            result = connection.execute(statement)
-            return _distinct([column[0] for column in result.description or ()]), result.fetchall()
-        except duckdb.Error as error:
-            message = " ".join(str(error).partition("\n\n")[0].split())
-            if "'pytz'" in message:  # DuckDB adds a traceback
-                raise StoreError(
-                    "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
-                ) from error
-            raise StoreError(f'the query: {message} (`diffmem query "SHOW TABLES"` lists the tables)') from error
+    return store.select(
+        sql, lambda found: (_distinct([column[0] for column in found.description or ()]), found.fetchall())
+    )
 
 
 def _distinct(names: list[str]) -> list[str]:

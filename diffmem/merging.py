@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
+from diffmem.database import PATIENCE
 from diffmem.errors import StoreError
-from diffmem.store import PATIENCE, Store
+from diffmem.store import Store
 
 CONFLICTS = """
     WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from diffmem.cellrun import CellEnded, Event, Interrupted, Stop, run_cell
+from diffmem.cellrun import Interrupted, Stop, run_cell
 from diffmem.compiling import Compile
 from diffmem.config import Cell
 from diffmem.cost import cell_cost
 from diffmem.errors import RunError
+from diffmem.events import CellEnded, Event
 from diffmem.group import Group, this_device
 from diffmem.launch import leave
 from diffmem.search import enough, next_round

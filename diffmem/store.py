@@ -1,38 +1,25 @@
-"""The store: one DuckDB file with every cell, attempt, checkpoint and the evidence behind each ratio.
-
-A writer opens, writes one transaction and closes, under a lock file, so that readers get in between.
-"""
+"""The store: every cell, attempt, checkpoint and the evidence behind each ratio, in one DuckDB file."""
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import duckdb
-import filelock
 import numpy as np
 import numpy.typing as npt
 
 from diffmem.config import THRESHOLD
-from diffmem.errors import StoreError, StoreUnavailable
-from diffmem.schema import MIGRATIONS
+from diffmem.database import PATIENCE, Database, utc_now
+from diffmem.database import Row as Row  # what every query of a store gives
+from diffmem.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas
 
-Row = dict[str, Any]
-
 THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and 1; the paper's third is one of them."""
-PATIENCE = 10.0
-"""Seconds to wait for a store that another program holds, before a run starts and when reading."""
-RUN_PATIENCE = 300.0
-"""Seconds to wait within a run, where giving up would cost work."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +81,8 @@ class Provenance:
     git_dirty: bool | None
 
 
-class Store:
-    """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._snapshot: duckdb.DuckDBPyConnection | None = None
+class Store(Database):
+    """What is measured, in the DuckDB file at `path`; every method opens and closes it, and raises StoreError."""
 
     @property
     def states(self) -> Path:
@@ -109,181 +92,6 @@ class Store:
     def state_path(self, cell_id: str) -> Path:
         """Return where the training state of a cell of this store is kept; other stores may share the folder."""
         return self.states / f"{self.path.stem}.{cell_id}.pt"
-
-    # --- opening ---
-
-    @contextmanager
-    def writing(self, patience: float = RUN_PATIENCE, *, create: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open to write: one transaction, committed if the block ends well. Migrates the file.
-
-        Without `create`, a file that is not there is an error: measurements without their cells are of no use.
-        """
-        deadline = time.monotonic() + patience
-        try:
-            if create:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            elif not self.exists():
-                raise StoreUnavailable(self._gone())
-            with filelock.FileLock(f"{self.path}.lock", timeout=patience):
-                if create and not self.exists():
-                    self._create()
-                with self._connected(read_only=False, deadline=deadline) as connection:
-                    self._migrate(connection)
-                    yield from self._transaction(connection)
-        except filelock.Timeout:
-            raise StoreUnavailable(self._locked()) from None
-        except (OSError, duckdb.Error) as error:
-            self._refuse(error)
-
-    def _transaction(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection.begin()
-        try:
-            yield connection
-            connection.commit()
-            connection.execute("CHECKPOINT")  # at closing, DuckDB would keep its failure to itself
-        except BaseException:
-            with suppress(duckdb.Error):  # a full disk has ended the transaction already
-                connection.rollback()
-            raise
-
-    def exists(self) -> bool:
-        """Return whether the file is there; StoreError where that cannot be told."""
-        try:
-            self.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            self._refuse(error)
-        return True
-
-    def _create(self) -> None:
-        """Make an empty database: beside its place first, so that a file cut short is never taken for a store."""
-        new = self.path.with_name(f"{self.path.name}.new")
-        new.unlink(missing_ok=True)
-        duckdb.connect(new.absolute()).close()
-        new.replace(self.path)
-
-    @contextmanager
-    def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open to read, between the writes of a run that goes on."""
-        if not self.exists():
-            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, --store names another")
-        try:
-            with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
-                outdated = self._version(connection) < len(MIGRATIONS)
-                if not outdated:
-                    yield connection
-            if outdated:
-                with self.writing(patience):
-                    pass
-                with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
-                    yield connection
-        except (OSError, duckdb.Error) as error:
-            self._refuse(error)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let all queries of the block see the store at one moment; writers wait until it ends."""
-        with self.reading() as connection:
-            self._snapshot = connection
-            try:
-                yield
-            finally:
-                self._snapshot = None
-
-    @contextmanager
-    def _connected(self, *, read_only: bool, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Connect, trying again while another program holds the file."""
-        pause = 0.005
-        while True:
-            try:
-                # absolute, for DuckDB gives `:memory:` and names like `s3:...` a meaning of their own
-                connection = duckdb.connect(self.path.absolute(), read_only=read_only)
-                break
-            except duckdb.IOException as error:
-                if "could not set lock" not in str(error).lower():
-                    raise
-                if time.monotonic() > deadline:
-                    raise StoreUnavailable(self._locked(str(error))) from None
-                time.sleep(pause)
-                pause = min(2 * pause, 0.2)
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-    def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
-        """Return how many migrations the file has had; StoreError if it is no store or a newer one."""
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "migrations" not in tables:
-            if tables:
-                raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one with --store")
-            return 0
-        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchall()[0]
-        if version > len(MIGRATIONS):
-            raise StoreError(
-                f"{self.path}: made by a newer diffmem (schema {version}, this one knows {len(MIGRATIONS)}); "
-                "upgrade diffmem, or name another store with --store"
-            )
-        return int(version)
-
-    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
-        done = self._version(connection)
-        for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
-            connection.begin()
-            try:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)"
-                )
-                connection.execute(sql)
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, _now()])
-                connection.commit()
-            except BaseException:
-                with suppress(duckdb.Error):
-                    connection.rollback()
-                raise
-            connection.execute("CHECKPOINT")
-
-    def _locked(self, detail: str = "") -> str:
-        _, found, holder = detail.partition("(PID ")
-        who = f"process {holder.partition(')')[0]}" if found else "another program"
-        return f"{self.path}: {who} holds the store open; close it (a notebook or a DuckDB shell?) and try again"
-
-    def _gone(self) -> str:
-        return (
-            f"{self.path}: the store is gone (was it moved, or its disk taken away?); once it is back, the same "
-            "command goes on from what was saved last"
-        )
-
-    def _refuse(self, error: Exception) -> NoReturn:
-        """Turn what the system or DuckDB says into a sentence that tells what to do."""
-        text = str(error).splitlines()[0]
-        low = str(error).lower()
-        kind = StoreError
-        no_place = (
-            "file exists",
-            "is a directory",
-            "no such file or directory",
-            "not a directory",
-            "file name too long",
-        )
-        if "not a valid duckdb" in low:
-            advice = "not a DuckDB file; name another store with --store"
-        elif any(words in low for words in ("no space left", "disk quota", "file too large")):
-            kind = StoreUnavailable
-            advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
-        elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
-            advice = "cannot be written; check the permissions of the file and its folder, or name another with --store"
-        elif "corrupt" in low or "could not read enough bytes" in low:
-            advice = "damaged, or cut short while it was copied; copy it again, or name another store with --store"
-        elif "version number" in low:
-            advice = "written by another DuckDB version; install the versions of constraints.txt"
-        elif any(words in low for words in no_place):
-            advice = "no file can be there; name another store with --store"
-        else:
-            kind = StoreUnavailable
-            advice = f"the store cannot be used: {text}"
-        raise kind(f"{self.path}: {advice}") from error
 
     # --- writing ---
 
@@ -303,7 +111,7 @@ class Store:
 
         They replace what it listed before, or with `keep` come after it where they are not in it.
         """
-        now = _now()
+        now = utc_now()
         study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now]
         distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
         rows = {
@@ -356,7 +164,7 @@ class Store:
                 [
                     attempt_id,
                     cell_id,
-                    _now(),
+                    utc_now(),
                     cell_id,
                     where.host,
                     where.pid,
@@ -373,7 +181,7 @@ class Store:
         with self.writing() as connection:
             connection.execute(
                 "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
-                [outcome, error, _now(), attempt_id],
+                [outcome, error, utc_now(), attempt_id],
             )
 
     def end_open_attempts(self, cell_id: str) -> None:
@@ -416,7 +224,7 @@ class Store:
                     c.train_seconds,
                     c.score_seconds,
                     c.attempt_id,
-                    _now(),
+                    utc_now(),
                 ],
             )
             connection.execute(
@@ -432,19 +240,12 @@ class Store:
 
     # --- reading ---
 
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query, each as a dict by column name."""
-        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            result = connection.execute(sql, list(parameters))
-            names = [column[0] for column in result.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
     def columns(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of a query as arrays by their names; masked arrays where some values are missing.
 
         StoreError where the query has a fault.
         """
-        columns: dict[str, npt.NDArray[Any]] = self._answer(sql, parameters, lambda found: found.fetchnumpy())
+        columns: dict[str, npt.NDArray[Any]] = self.select(sql, lambda found: found.fetchnumpy(), parameters)
         return columns
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> "pandas.DataFrame":
@@ -455,18 +256,7 @@ class Store:
             raise StoreError(
                 "a data frame needs pandas, which is not installed: `pip install pandas`, or take `Store.columns`"
             ) from error
-        return self._answer(sql, parameters, lambda found: found.df())
-
-    def _answer(self, sql: str, parameters: Sequence[Any], form: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
-        """Return what a user's query gives, in some form."""
-        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            try:
-                return form(connection.execute(sql, list(parameters)))
-            except duckdb.Error as error:
-                message = " ".join(str(error).partition("\n\n")[0].split())
-                raise StoreError(
-                    f"{self.path}: the query cannot be answered: {message} (the query SHOW TABLES lists the tables)"
-                ) from error
+        return self.select(sql, lambda found: found.df(), parameters)
 
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""
@@ -670,8 +460,3 @@ def _later(column: str, rows: str) -> str:
     The order in which things were done must survive a clock that was set back.
     """
     return f"greatest(?::TIMESTAMP, (SELECT max({column}) + INTERVAL 1 MICROSECOND FROM {rows}))"
-
-
-def _now() -> datetime:
-    """Return the time in UTC, without a zone, as the store keeps it."""
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -9,9 +9,9 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
-from diffmem.cellrun import CellEnded, CellStarted, Event, Measured
 from diffmem.config import Cell
 from diffmem.errors import DiffmemError, RunError
+from diffmem.events import CellEnded, CellStarted, Event, Measured
 
 Open = Callable[[CellStarted], Sequence[GeneralTracker]]
 """Makes the trackers of a cell that begins."""

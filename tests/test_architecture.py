@@ -80,8 +80,9 @@ MAY_IMPORT = {
     "compiling": {"config", "cost", "errors", "training"},
     "emm": set(),
     "schema": set(),
-    "store": {"config", "errors", "schema"},
-    "merging": {"errors", "store"},
+    "database": {"errors", "schema"},
+    "store": {"config", "database", "errors"},
+    "merging": {"database", "errors", "store"},
     "inspection": {"errors", "store"},
     "consistency": {"config", "store"},
     "remaining": {"config", "cost", "store"},
@@ -91,15 +92,18 @@ MAY_IMPORT = {
     "scoring": {"config", "data", "errors", "group", "images", "memorization", "provenance", "store"},
     "ratio": {"errors", "images", "memorization"},
     "monitor": {"config", "errors", "group", "provenance", "ratio", "scoring", "store"},
-    "trackers": {"cellrun", "config", "errors"},
-    "cellrun": set(LAYERS) - {"search"},
-    "runner": {*LAYERS, "cellrun"},
+    "trackers": {"config", "errors", "events"},
+    "events": {"config"},
+    "states": {"config", "errors", "training"},
+    "cellrun": {*LAYERS, "events", "states"} - {"search"},
+    "runner": {*LAYERS, "events", "cellrun"},
     "report": {"store", "emm", "config", "errors"},
     "cli": {
         "study",
         "store",
         "runner",
         "cellrun",
+        "events",
         "merging",
         "inspection",
         "consistency",
@@ -239,7 +243,7 @@ def test_a_module_that_quick_commands_use_never_imports_torch(module):
 def test_the_command_line_imports_what_is_heavy_only_where_it_is_used(path):
     tree = ast.parse(path.read_text())
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    allowed = {"cli", "errors"} | ({"cellrun"} if path.stem == "progress" else set())  # only `run` loads progress
+    allowed = {"cli", "errors"} | ({"events"} if path.stem == "progress" else set())  # only `run` loads progress
     assert own(imported(iter(at_start), ("diffmem",))) <= allowed
 
 

@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 from diffmem.cli import main
 from diffmem.cli.tables import MOST_ROWS, print_table
 from diffmem.cost import cell_cost
-from diffmem.store import MIGRATIONS, Checkpoint, Provenance, Store
+from diffmem.schema import MIGRATIONS
+from diffmem.store import Checkpoint, Provenance, Store
 from diffmem.study import Study
 
 STUDIES = Path(__file__).parent.parent / "studies"

@@ -497,7 +497,7 @@ CASES = [
     Case("query SELECT\t'\udcff' --store a.duckdb", '''the query: not UTF-8 text: "SELECT\\t'\\udcff'"''', store),
     Case(
         "query SELECT\tnope --store a.duckdb",
-        'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (`diffmem query "SHOW TABLES"` lists the tables)',
+        'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)',
         store,
     ),
     Case(
@@ -707,7 +707,7 @@ CALLS = {
         10, lambda count: IMAGES[:count]
     ),
     # the store
-    'a.duckdb: the query cannot be answered: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
+    'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
         store().columns("SELECT nope")
     ),
 }

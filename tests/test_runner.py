@@ -25,8 +25,9 @@ import tiny
 import torch
 
 from diffmem import cellrun
-from diffmem.cellrun import CellEnded, CellStarted, Event, Interrupted, Measured, Trained
+from diffmem.cellrun import Interrupted
 from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.events import CellEnded, CellStarted, Event, Measured, Trained
 from diffmem.runner import run_study
 from diffmem.store import Row, Store
 from diffmem.study import Study

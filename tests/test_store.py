@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import tiny
 
+from diffmem import database
 from diffmem import store as store_module
 from diffmem.errors import StoreError, StoreUnavailable
-from diffmem.store import MIGRATIONS, Checkpoint, Store
+from diffmem.schema import MIGRATIONS
+from diffmem.store import Checkpoint, Store
 
 TABLES = {"attempts", "cells", "checkpoints", "evidence", "migrations", "pairs", "studies", "study_cells"}
 PATIENCE = 0.2
@@ -92,7 +94,7 @@ def test_reading_where_nothing_is_creates_nothing(fresh: Store) -> None:
 
 
 def test_each_migration_is_recorded_once(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
     for _ in range(3):
         with fresh.writing(create=True):
             pass
@@ -104,14 +106,14 @@ def test_an_older_file_is_migrated_when_opened_to_write_and_keeps_its_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append(checkpoint())
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "ALTER TABLE checkpoints ADD COLUMN extra INTEGER"])
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "ALTER TABLE checkpoints ADD COLUMN extra INTEGER"])
     with store.writing() as connection:
         assert connection.execute("SELECT epoch, extra FROM checkpoints").fetchall() == [(1, None)]
 
 
 def test_an_older_file_is_migrated_when_opened_to_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append(checkpoint())
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second AS SELECT 7 AS i"])
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second AS SELECT 7 AS i"])
     assert store.rows("SELECT i, epoch FROM second, checkpoints") == [{"i": 7, "epoch": 1}]
     assert version(store) == len(MIGRATIONS) + 1
 
@@ -124,7 +126,7 @@ def test_a_failing_migration_rolls_back_whole_and_leaves_the_version(
 ) -> None:
     store.append(checkpoint())
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, BAD])
+        patch.setattr(database, "MIGRATIONS", [*MIGRATIONS, BAD])
         with pytest.raises(StoreError, match="nowhere"), store.writing():
             pass
         with pytest.raises(StoreError, match="nowhere"):
@@ -137,7 +139,7 @@ def test_a_failing_migration_rolls_back_whole_and_leaves_the_version(
 def test_a_migration_whose_record_fails_leaves_nothing(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = f"CREATE TABLE half (i INTEGER); INSERT INTO migrations VALUES ({len(MIGRATIONS) + 1}, now()::TIMESTAMP)"
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, taken])
+        patch.setattr(database, "MIGRATIONS", [*MIGRATIONS, taken])
         with pytest.raises(StoreError), fresh.writing(create=True):
             pass
     assert version(fresh) == len(MIGRATIONS)
@@ -146,18 +148,18 @@ def test_a_migration_whose_record_fails_leaves_nothing(fresh: Store, monkeypatch
 
 def test_the_migrations_before_a_failing_one_stay(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)", BAD])
+        patch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)", BAD])
         with pytest.raises(StoreError), fresh.writing(create=True):
             pass
-        patch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
+        patch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE second (i INTEGER)"])
         assert tables(fresh) == TABLES | {"second"}
 
 
 def test_a_migration_that_was_mended_runs_on_the_next_opening(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, BAD])
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, BAD])
     with pytest.raises(StoreError), fresh.writing(create=True):
         pass
-    monkeypatch.setattr(store_module, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE half (i INTEGER)"])
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE half (i INTEGER)"])
     assert tables(fresh) == TABLES | {"half"}
 
 
@@ -473,7 +475,7 @@ def test_the_order_of_attempts_and_studies_survives_a_clock_that_is_set_back(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [datetime(2030, 1, 1) - timedelta(days=day) for day in range(100)]
-    monkeypatch.setattr(store_module, "_now", lambda: clock.pop(0))
+    monkeypatch.setattr(store_module, "utc_now", lambda: clock.pop(0))
     study = tiny.load(tmp_path, tiny.TEXT)
     tiny.register(store, study)
     cell = study.cells[0].cell

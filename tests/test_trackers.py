@@ -13,9 +13,10 @@ from accelerate.tracking import GeneralTracker
 from click.testing import CliRunner
 
 import diffmem
-from diffmem.cellrun import CellStarted, Event, Interrupted
+from diffmem.cellrun import Interrupted
 from diffmem.cli import main
 from diffmem.errors import RunError
+from diffmem.events import CellStarted, Event
 from diffmem.runner import run_study
 from diffmem.store import Store
 from diffmem.study import Study

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffmem.cellrun import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much a run says."""

@@ -1,0 +1,67 @@
+"""What a run does, as events: whoever consumes them prints, draws progress bars or logs."""
+
+from dataclasses import dataclass
+
+from diffmem.config import Cell
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """Work on a cell begins, at optimizer step `step` of `steps`."""
+
+    cell: Cell
+    name: str  # its axis values
+    number: int  # position in the study, from 1
+    step: int
+    steps: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training has come to optimizer step `step`."""
+
+    cell: Cell
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The training state at optimizer step `step` is on disk, so that a run killed now goes on from there."""
+
+    cell: Cell
+    step: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`count` of the images of a checkpoint are generated and scored."""
+
+    cell: Cell
+    epoch: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A checkpoint is in the store."""
+
+    cell: Cell
+    epoch: int
+    ratio: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell is finished, was so before, is worked on by another process, or has failed."""
+
+    cell: Cell
+    name: str
+    number: int
+    outcome: str  # finished, already finished, busy elsewhere, failed, failed before, crossed
+    error: str = ""
+
+
+Event = CellStarted | Trained | Saved | Generated | Measured | CellEnded

@@ -1,0 +1,49 @@
+"""Training states as files: whole at every moment, and of no use where damaged or another cell's."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffmem.config import RESULTS_VERSION, Cell
+from diffmem.errors import RunError
+from diffmem.training import TrainingState
+
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
+"""What reading a damaged training state may raise, beside the usual."""
+
+
+def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
+    """Write a training state so that at every moment either the old or the new one is whole."""
+    temporary = path.with_suffix(".tmp")
+    content = {"cell_id": cell.cell_id, "results_version": RESULTS_VERSION, **state.state_dict()}
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: the training state cannot be saved ({str(error).splitlines()[0]}); free some space or check "
+            "the folder's permissions, then run the same command again"
+        ) from error
+
+
+def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
+    """Return a saved training state; RunError if the file is damaged or of another cell."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch.load does not look at the checksums
+        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
+        raise RunError(f"{path}: damaged") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: damaged")
+    if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
+        raise RunError(f"{path}: written by another diffmem")
+    return dict(state)
