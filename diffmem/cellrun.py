@@ -60,10 +60,8 @@ def run_cell(
     """
     path = store.state_path(cell.cell_id)
     with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
-        if not group.any(free):
-            yield CellEnded(cell, name, number, "busy elsewhere")
-            return
-        if enough is not None and _best(store, cell) >= enough:  # answered by another process since it was asked for
+        # `enough` may have been reached by another process since the cell was asked for
+        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
         measured = store.measured_epochs(cell.cell_id) if group.leads else set()
@@ -77,36 +75,42 @@ def run_cell(
             return
         compiled = is_compiled(cell, group.device, compiling)
         attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
-        try:
-            work = CellRun(cell, store, attempt.id, group, path, stop, compiled)
-            for event in work.events(name, number, missing):
-                yield event
-                answer = (event.ratio, event.epoch) if isinstance(event, Measured) else (0.0, 0)
-                if enough is not None and answer[0] >= enough and answer[1] < cell.checkpoints[-1][0]:
-                    attempt.end("crossed")
-                    yield CellEnded(cell, name, number, "crossed")
-                    return
-        except Interrupted:
-            attempt.end("interrupted")
-            raise
-        except StoreError:
-            raise
-        except LostProcess as error:
-            attempt.end("lost", str(error))
-            raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
-        except Exception as error:
-            reason = _reason(error)
-            attempt.end("failed", reason)
-            yield CellEnded(cell, name, number, "failed", reason)
-            if group.count > 1 and not isinstance(error, DiffmemError):
-                raise RunError(
-                    f"{name} failed in one process of {group.count}, which ends the run: {reason}"
-                ) from error
-            return
-        if group.leads:
-            _remove_state(path)
-        attempt.end("finished")
-        yield CellEnded(cell, name, number, "finished")
+        work = CellRun(cell, store, attempt.id, group, path, stop, compiled)
+        yield from _attempted(work, attempt, name, number, missing, enough)
+
+
+def _attempted(
+    work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int], enough: float | None
+) -> Iterator[Event]:
+    """Do the work on a cell, and record how it ended."""
+    cell, group = work.cell, work.group
+    line, last_epoch = math.inf if enough is None else enough, cell.checkpoints[-1][0]
+    try:
+        for event in work.events(name, number, missing):
+            yield event
+            if isinstance(event, Measured) and event.ratio >= line and event.epoch < last_epoch:
+                attempt.end("crossed")
+                yield CellEnded(cell, name, number, "crossed")
+                return
+    except Interrupted:
+        attempt.end("interrupted")
+        raise
+    except StoreError:
+        raise
+    except LostProcess as error:
+        attempt.end("lost", str(error))
+        raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
+    except Exception as error:
+        reason = _reason(error)
+        attempt.end("failed", reason)
+        yield CellEnded(cell, name, number, "failed", reason)
+        if group.count > 1 and not isinstance(error, DiffmemError):
+            raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
+        return
+    if group.leads:
+        _remove_state(work.state_path)
+    attempt.end("finished")
+    yield CellEnded(cell, name, number, "finished")
 
 
 def _best(store: Store, cell: Cell) -> float:
@@ -200,18 +204,17 @@ class CellRun:
         for epoch, step in self.cell.checkpoints:
             if step < state.step:
                 continue
-            started = time.monotonic()
             with cpu_threads(self.cell):
                 yield from self._train_to(step, state, steps)
             if epoch not in missing:
                 state.take_mean_loss()
+                state.take_seconds()
                 continue
             state.denoiser.network.forget_dropout()  # generating needs the memory
-            # the state is kept with its loss still in it, so that a run killed while scoring finds it again
+            # the state is kept with loss and seconds still in it, so that a run killed while scoring finds them again
             self._save(state)
-            seconds = time.monotonic() - started
             yield Saved(self.cell, state.step)
-            loss = state.take_mean_loss()
+            loss, seconds = state.take_mean_loss(), state.take_seconds()
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
@@ -254,18 +257,20 @@ class CellRun:
 
     def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
         """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""
-        saved = time.monotonic()
+        saved = counted = time.monotonic()
         while state.step < step:
             loss = next(steps)
+            now = time.monotonic()
+            state.seconds, counted = state.seconds + now - counted, now
             if state.step % LOSS_CHECK == 0 or state.step == step:
                 yield Trained(self.cell, state.step, self._checked(loss, state))
             # to agree, the processes of a group wait for their devices: not at every step of a GPU
             asks = self.group.count == 1 or self.group.device.type == "cpu" or state.step % STOP_CHECK == 0
             stopping = asks and self.group.any(self.stop())
-            if stopping or time.monotonic() - saved > STATE_SECONDS:
+            if stopping or now - saved > STATE_SECONDS:
                 self._save(state)
                 yield Saved(self.cell, state.step)
-                saved = time.monotonic()
+                saved = now
             if stopping:
                 raise Interrupted
 

@@ -281,6 +281,20 @@ Facts = Mapping[str, Dataset]
 """The facts of each dataset that a cell draws from, by the name or path that the study file gives it."""
 
 
+def leaves(configuration: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return the settings of a configuration by the keys that lead to them."""
+    found: dict[tuple[str, ...], Any] = {}
+    for key, value in configuration.items():
+        inner = leaves(value) if isinstance(value, dict) else {(): value}
+        found |= {(key, *rest): leaf for rest, leaf in inner.items()}
+    return found
+
+
+def dotted(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration by dotted keys, as a study file names them."""
+    return {".".join(keys): value for keys, value in leaves(configuration).items()}
+
+
 def content_hash(configuration: dict[str, Any]) -> str:
     """Return 16 hex digits that name what a configuration gives, under this version's meaning of it."""
     text = json.dumps([RESULTS_VERSION, configuration], sort_keys=True)

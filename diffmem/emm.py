@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 ROUNDING = 1e-9
 """A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
+
+
+NORMAL = 1.959963984540054
+"""The standard normal's 97.5% quantile."""
 
 
 class Estimate(NamedTuple):
@@ -169,11 +174,19 @@ def ratio_intervals(found: Bands) -> np.ndarray:
     worth = 1 / (4 * variance)
     freedom = found.freedom * (variance / np.maximum(found.models, 1e-12)) ** 2
     q = special.stdtrit(np.minimum(freedom, 1e9), 0.975)
-    ratio = found.ratios(np.zeros_like(variance))
-    centre = (ratio + q**2 / (2 * worth)) / (1 + q**2 / worth)
-    width = q * np.sqrt(ratio * (1 - ratio) / worth + q**2 / (4 * worth**2)) / (1 + q**2 / worth)
-    intervals: np.ndarray = np.clip(np.stack([centre - width, centre + width], axis=1), 0, 1)
-    return intervals
+    return wilson(found.ratios(np.zeros_like(variance)), worth, quantile=q)
+
+
+def wilson(ratio: npt.ArrayLike, images: npt.ArrayLike, *, quantile: npt.ArrayLike = NORMAL) -> np.ndarray:
+    """Return Wilson's 95% interval [..., 2] of ratios in 0..1 of so many generated images (Wilson 1927).
+
+    `quantile` are the standard deviations on either side.
+    """
+    r, n, q = (np.asarray(value, dtype=float) for value in (ratio, images, quantile))
+    centre = (r + q**2 / (2 * n)) / (1 + q**2 / n)
+    width = q * np.sqrt(r * (1 - r) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
+    interval: np.ndarray = np.clip(np.stack([centre - width, centre + width], axis=-1), 0, 1)
+    return interval
 
 
 def emm_interval(

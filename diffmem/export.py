@@ -8,10 +8,11 @@ from typing import Any
 
 import duckdb
 
+from diffmem.config import leaves
 from diffmem.errors import DiffmemError, RunError
-from diffmem.inspection import WILSON, settings
+from diffmem.inspection import WILSON
 from diffmem.report.estimates import study_curves
-from diffmem.store import Store
+from diffmem.store import PROGRESS, Store
 
 FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet", "json": "FORMAT json, ARRAY true"}
 """The formats, and how DuckDB is asked for each."""
@@ -56,15 +57,7 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"""
             SELECT {place}cell_id, created_at, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, best,
                 last, outcome, error, host, device, started_at, ended_at, {_setting_columns(connection)}
-            FROM {source}
-                LEFT JOIN (
-                    SELECT cell_id, count(*) AS measured, max(ratio) AS best, max_by(ratio, epoch) AS last
-                    FROM checkpoints GROUP BY cell_id
-                ) USING (cell_id)
-                LEFT JOIN (
-                    FROM attempts QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
-                ) USING (cell_id)
-            ORDER BY {order}cell_id
+            FROM {source} {PROGRESS} ORDER BY {order}cell_id
             """
     if what == "checkpoints":
         return f"""
@@ -81,15 +74,15 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
 
 def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
     """Return SQL for a column for each setting that any cell has, of the type that its values have."""
-    values: dict[str, list[Any]] = {}
+    values: dict[tuple[str, ...], list[Any]] = {}
     for (text,) in connection.execute("SELECT configuration FROM cells ORDER BY created_at, cell_id").fetchall():
-        for key, value in settings(json.loads(text)).items():
-            values.setdefault(key, []).append(value)
+        for keys, value in leaves(json.loads(text)).items():
+            values.setdefault(keys, []).append(value)
     columns = []
-    for key, found in values.items():
-        name = key.replace('"', '""')
-        path = "$" + "".join(f'."{part}"' for part in key.split("."))
-        columns.append(f'(configuration->>{_quoted(path)})::{_type(found)} AS "{name}"')
+    for keys, found in values.items():
+        name = ".".join(keys).replace('"', '""')
+        value = "configuration" + "".join(f"->{_quoted(key)}" for key in keys[:-1]) + f"->>{_quoted(keys[-1])}"
+        columns.append(f'({value})::{_type(found)} AS "{name}"')
     return ", ".join(columns) or "configuration"
 
 

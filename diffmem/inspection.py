@@ -1,22 +1,27 @@
 """Looking into a store: which cell or study a name means, all about one cell, queries, and what it holds."""
 
+import glob
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+from diffmem.config import dotted
+from diffmem.emm import NORMAL
 from diffmem.errors import StoreError
-from diffmem.store import Row, Store
+from diffmem.store import PROGRESS, Row, Store
 
-Z = 1.959963984540054
-"""The standard normal's 97.5% quantile."""
-CENTRE = f"(memorized + {Z**2 / 2}) / (samples + {Z**2})"
-HALF_WIDTH = f"{Z} / (samples + {Z**2}) * sqrt(memorized::DOUBLE * (samples - memorized) / samples + {Z**2 / 4})"
+CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
+HALF_WIDTH = (
+    f"{NORMAL} / (samples + {NORMAL**2}) * sqrt(memorized::DOUBLE * (samples - memorized) / samples + {NORMAL**2 / 4})"
+)
 WILSON = f"""
     CASE WHEN memorized = 0 THEN 0.0 ELSE {CENTRE} - {HALF_WIDTH} END AS low,
     CASE WHEN memorized = samples THEN 1.0 ELSE {CENTRE} + {HALF_WIDTH} END AS high
 """
-"""SQL for the two ends of the 95% Wilson interval of a checkpoint's ratio (Wilson 1927)."""
+"""`emm.wilson` in SQL, for rows that never leave DuckDB."""
 
 MOST_NAMES = 10
 """Names that one sentence lists."""
@@ -92,14 +97,9 @@ def cell_states(store: Store) -> list[Row]:
     """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
     outcome, host and pid."""
     return store.rows(
-        """
+        f"""
         SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid
-        FROM cells
-            LEFT JOIN (SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id) USING (cell_id)
-            LEFT JOIN (
-                FROM attempts QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
-            ) USING (cell_id)
-        ORDER BY cell_id
+        FROM cells {PROGRESS} ORDER BY cell_id
         """
     )
 
@@ -136,20 +136,9 @@ def describe_cell(store: Store, cell_id: str) -> Row:
     return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}
 
 
-def settings(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration as one dict of dotted keys, as a study file names them."""
-    flat: dict[str, Any] = {}
-    for key, value in configuration.items():
-        if isinstance(value, dict):
-            flat |= settings(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two cells (by cell_id) differ, each with both values; None: it has no such one."""
-    first, second = (settings(describe_cell(store, cell_id)["configuration"]) for cell_id in (one, other))
+    first, second = (dotted(describe_cell(store, cell_id)["configuration"]) for cell_id in (one, other))
     return {
         key: (first.get(key), second.get(key))
         for key in dict.fromkeys([*first, *second])
@@ -177,7 +166,7 @@ def describe_store(store: Store) -> Row:
             GROUP BY ALL ORDER BY study
             """
         )
-    sizes = [path.stat().st_size for path in store.states.glob(f"{store.path.stem}.*.pt")]
+    sizes = list(_sizes(store.states.glob(f"{glob.escape(store.path.stem)}.*.pt")))
     return {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,
@@ -186,6 +175,13 @@ def describe_store(store: Store) -> Row:
         "training_state_bytes": sum(sizes),
         "studies": studies,
     }
+
+
+def _sizes(paths: Iterable[Path]) -> Iterator[int]:
+    """Yield the bytes of files; a run may remove one in between."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size
 
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -1,7 +1,7 @@
 """How long the rest of a study takes, from the seconds that its measured checkpoints took."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -36,25 +36,21 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
     return {cell_id: known and _seconds(known[1], training, scoring) for cell_id, known in work.items()}
 
 
-def _done_and_left(cell: Row) -> tuple[Work, Work] | None:
+def _done_and_left(stored: Row) -> tuple[Work, Work] | None:
     """Return the operations of a stored cell so far and from then on; None where it is no model's."""
-    whole = _cost(cell["configuration"], 0)
-    left = _cost(cell["configuration"], min(cell["measured"], cell["expected"]))
-    if whole is None or left is None:
-        return None
-    scoring = left.generation + left.scoring
-    done = Work(whole.training - left.training, whole.generation + whole.scoring - scoring)
-    return done, Work(left.training, scoring)
-
-
-def _cost(configuration: dict[str, Any], measured: int) -> Cost | None:
+    configuration = stored["configuration"]
     dataset = DATASETS.get(configuration["P"].get("dataset"))
     channels = dataset.channels if dataset else 3  # a user's own images: the store does not say, and it hardly matters
     try:
         cell = Cell.model_validate({**configuration, "channels": channels, "fingerprints": {}})
     except ValidationError:
         return None
-    return cell_cost(cell, measured=measured)
+    whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, min(stored["measured"], stored["expected"])))
+    return Work(whole.training - left.training, whole.scoring - left.scoring), left
+
+
+def _work(cost: Cost) -> Work:
+    return Work(cost.training, cost.generation + cost.scoring)
 
 
 def _rate(seconds: Sequence[float], operations: Sequence[float]) -> float | None:

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffmem.cellrun import Interrupted, Stop, run_cell
@@ -52,7 +52,7 @@ def run_study(
         yield from _run_search(study, store, stop=stop, group=group, options=options)
         return
     if group.leads:
-        _register(study, store, study.cells)
+        store.register(**study.listing())
     group.any(True)  # the others read the store after this
     failures = Failures(store)
     numbered = shard_of(study, options.shard)
@@ -75,28 +75,16 @@ def run_study(
     yield from _run_apart(waiting, store, stop=stop, group=group, options=options, failures=failures)
 
 
-def _register(study: Study, store: Store, cells: Sequence[StudyCell]) -> None:
-    store.register(
-        study.name,
-        title=study.title,
-        figure=study.figure,
-        path=study.path,
-        axes=study.axes,
-        estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in cells],
-    )
-
-
 def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
     """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
     alone, line = Group(device=group.device), enough(study.estimation)
-    _register(study, store, study.cells)
+    store.register(**study.listing())
     failures = Failures(store)
     failed = set() if options.retry_failed else failures.latest()
     number = 0
     while not stop():
         state = next_round(study, store)
-        _register(study, store, [*state.used, *state.wanted])
+        store.register(**study.listing([*state.used, *state.wanted]))
         wanted = [e for e in state.wanted if e.cell.cell_id not in failed and not failures.new(e.cell)]
         if not wanted:
             return

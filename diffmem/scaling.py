@@ -55,15 +55,7 @@ def measure_growth() -> list[Row]:
 
 def _fill(store: Store, study: Study, cells: int) -> None:
     """Make a store with so many finished cells of other studies, and this study without a checkpoint."""
-    store.register(
-        study.name,
-        title=study.title,
-        figure=study.figure,
-        path=study.path,
-        axes=study.axes,
-        estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
-    )
+    store.register(**study.listing())
     with store.writing() as connection:
         connection.execute(
             "CREATE TEMP TABLE others AS SELECT i, printf('%016x', hash(i)) AS cell_id FROM range(?) r(i)", [cells]

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from scipy.stats import binomtest
 from torch import Tensor
 
 from diffmem.config import Estimation, content_hash
 from diffmem.data import load_source
+from diffmem.emm import wilson
 from diffmem.errors import DataError
 from diffmem.group import ALONE, Group, this_device
 from diffmem.images import read_images
-from diffmem.memorization import is_memorized, two_nearest
+from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
 
@@ -56,8 +56,8 @@ class Scores:
     def half_width(self) -> float:
         """Return half the width of the 95% Wilson interval of the ratio so far."""
         distances = torch.cat(self.distances)
-        low, high = wilson(int(is_memorized(distances).sum()), len(distances))
-        return (high - low) / 2
+        low, high = wilson(memorized_share(distances), len(distances)).tolist()
+        return float(high - low) / 2
 
     def checkpoint(self, cell_id: str, attempt_id: str, **measured: Any) -> Checkpoint:
         """Return the row of the store; `measured` is epoch, step, loss, train_seconds and score_seconds."""
@@ -72,12 +72,6 @@ class Scores:
             pairs=self.pairs,
             **measured,
         )
-
-
-def wilson(memorized: int, samples: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of a memorization ratio."""
-    interval = binomtest(memorized, samples).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def png(image: Tensor) -> bytes:
@@ -176,5 +170,5 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     )
     store.append(checkpoint)
     store.end_attempt(attempt, "finished")
-    low, high = wilson(checkpoint.memorized, checkpoint.samples)
+    low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     return Score(name, checkpoint.samples, checkpoint.memorized, low, high, store.most_copied(cell.cell_id))

@@ -22,6 +22,18 @@ THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and 1; the paper's third is one of them."""
 
 
+PROGRESS = """
+    LEFT JOIN (
+        SELECT cell_id, count(*) AS measured, max(epoch) AS epoch, max(ratio) AS best, max_by(ratio, epoch) AS last
+        FROM checkpoints GROUP BY cell_id
+    ) USING (cell_id)
+    LEFT JOIN (
+        FROM attempts QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
+    ) USING (cell_id)
+"""
+"""SQL that joins to cells how far they are, and their latest attempt."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One measured point of a cell's training, with the evidence behind it."""
@@ -290,20 +302,11 @@ class Store(Database):
         """Return the cells of a study in its order: name, curve, axis values, configuration, checkpoints had and
         expected, best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
         rows = self.rows(
-            """
+            f"""
             SELECT position, cell_id, curve, name, axis_values, configuration, cells.checkpoints AS expected,
                 coalesce(measured, 0) AS measured, epoch, best, last, outcome, error, host, pid, device, versions,
                 git_commit, git_dirty, started_at, ended_at
-            FROM study_cells JOIN cells USING (cell_id)
-                LEFT JOIN (
-                    SELECT cell_id, count(*) AS measured, max(epoch) AS epoch, max(ratio) AS best,
-                        max_by(ratio, epoch) AS last
-                    FROM checkpoints GROUP BY cell_id
-                ) USING (cell_id)
-                LEFT JOIN (
-                    FROM attempts
-                    QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC) = 1
-                ) USING (cell_id)
+            FROM study_cells JOIN cells USING (cell_id) {PROGRESS}
             WHERE study = ?
             ORDER BY position
             """,

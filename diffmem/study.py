@@ -113,6 +113,22 @@ class Study:
             for entry in cells
         ]
 
+    def listing(self, cells: "Sequence[StudyCell] | None" = None) -> dict[str, Any]:
+        """Return what `Store.register` keeps of this study, with its own cells or others, by the names of its
+        parameters."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "figure": self.figure,
+            "path": self.path,
+            "axes": self.axes,
+            "estimation": self.estimation.model_dump(mode="json"),
+            "cells": [
+                (entry.cell, entry.curve, entry.name, dict(entry.axis_values))
+                for entry in (self.cells if cells is None else cells)
+            ],
+        }
+
     @property
     def distinct(self) -> list[StudyCell]:
         """Return each cell once."""

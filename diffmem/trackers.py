@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
-from diffmem.config import Cell
+from diffmem.config import Cell, dotted
 from diffmem.errors import DiffmemError, RunError
 from diffmem.events import CellEnded, CellStarted, Event, Measured
 
@@ -101,9 +101,8 @@ def _start(tracker: GeneralTracker, cell: Cell) -> None:
 def _settings(cell: Cell) -> dict[str, Any]:
     """Return the settings of a cell as trackers take them: texts and numbers by dotted names."""
     return {
-        f"{section}.{key}": value if isinstance(value, str | int | float) else json.dumps(value)
-        for section, settings in cell.configuration.items()
-        for key, value in settings.items()
+        key: value if isinstance(value, str | int | float) else json.dumps(value)
+        for key, value in dotted(cell.configuration).items()
         if value is not None
     }
 

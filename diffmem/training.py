@@ -94,6 +94,7 @@ class TrainingState:
         self.average = flatten(self.averaged.network)
         self.loss_sum = torch.zeros((), device=self.weights.device)  # since the last checkpoint
         self.loss_count = 0
+        self.seconds = 0.0  # since the last checkpoint, added up by who trains
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on exactly here; the two networks by the published names."""
@@ -104,6 +105,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,7 +115,13 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.loss_sum.copy_(state["loss_sum"])
         self.loss_count = state["loss_count"]
+        self.seconds = state.get("seconds", 0.0)
         self.step = state["step"]
+
+    def take_seconds(self) -> float:
+        """Return the seconds of training since this was last called, also those before an interruption; start anew."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
     def take_mean_loss(self) -> float | None:
         """Return the mean loss per image since this was last called, None without a step; start anew."""

@@ -83,13 +83,13 @@ MAY_IMPORT = {
     "database": {"errors", "schema"},
     "store": {"config", "database", "errors"},
     "merging": {"database", "errors", "store"},
-    "inspection": {"errors", "store"},
+    "inspection": {"config", "emm", "errors", "store"},
     "consistency": {"config", "store"},
     "remaining": {"config", "cost", "store"},
-    "export": {"errors", "inspection", "report", "store"},
+    "export": {"config", "errors", "inspection", "report", "store"},
     "provenance": {"store"},
     "search": {"config", "emm", "store", "study"},
-    "scoring": {"config", "data", "errors", "group", "images", "memorization", "provenance", "store"},
+    "scoring": {"config", "data", "emm", "errors", "group", "images", "memorization", "provenance", "store"},
     "ratio": {"errors", "images", "memorization"},
     "monitor": {"config", "errors", "group", "provenance", "ratio", "scoring", "store"},
     "trackers": {"config", "errors", "events"},
@@ -278,10 +278,7 @@ from pathlib import Path
 from diffmem.store import Store
 from diffmem.study import Study
 study = Study.load(Path("small.toml"))
-cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
-Store(Path("small.duckdb")).register(
-    "small", title="", figure="", path="", axes=study.axes, estimation=study.estimation.model_dump(), cells=cells
-)
+Store(Path("small.duckdb")).register(**study.listing())
 """
 
 

@@ -635,6 +635,19 @@ def test_rows_whose_state_was_deleted_are_kept_and_the_others_added(
     assert before[0] in store.rows("SELECT * FROM checkpoints")
 
 
+def test_the_seconds_of_a_checkpoint_are_those_of_all_its_attempts(one_cell: Study, store: Store) -> None:
+    interrupt(one_cell, store, "CellStarted", 1, 7)
+    saved = torch.load(the_state(store), weights_only=True)
+    assert saved["seconds"] > 0
+    torch.save({**saved, "seconds": 1000.0}, the_state(store))
+    go_on(one_cell, store)
+    first, *others = (
+        row["train_seconds"] for row in store.rows("SELECT train_seconds FROM checkpoints ORDER BY epoch")
+    )
+    assert first > 1000
+    assert max(others) < 1000
+
+
 def test_states_that_cannot_be_kept_are_an_error_with_the_folder(one_cell: Study, store: Store) -> None:
     store.path.parent.mkdir()
     store.states.write_text("a file where the folder should be")

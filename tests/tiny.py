@@ -160,16 +160,7 @@ def load(folder: Path, text: str, name: str = "tiny") -> Study:
 
 def register(store: Store, study: Study, cells: Sequence[StudyCell] | None = None) -> None:
     """Make the study known to the store, as a run does, with its own cells or others."""
-    listed = study.cells if cells is None else cells
-    store.register(
-        study.name,
-        title=study.title,
-        figure=study.figure,
-        path=study.path,
-        axes=study.axes,
-        estimation=study.estimation.model_dump(mode="json"),
-        cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in listed],
-    )
+    store.register(**study.listing(cells))
 
 
 def checkpoint(

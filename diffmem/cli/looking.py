@@ -25,7 +25,8 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem show 3f2a
     """
-    from diffmem.inspection import describe_cell, find_cell, settings
+    from diffmem.config import dotted
+    from diffmem.inspection import describe_cell, find_cell
     from diffmem.store import Store
 
     store = Store(store_path)
@@ -33,7 +34,7 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     if as_json:
         print_json(described)
         return
-    measured, values = len(described["checkpoints"]), settings(described["configuration"])
+    measured, values = len(described["checkpoints"]), dotted(described["configuration"])
     of = f" of {described['expected']}" if described["expected"] else ""
     click.echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
     print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])

@@ -90,12 +90,10 @@ def run(
 
     store = Store(store_path)
     if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
-        arguments = ["run", str(study), *_given("--profile", profile), "--store", str(store_path), "--split", split]
-        arguments += [part for override in overrides for part in ("--set", override)] + _given("--shard", shard)
-        arguments += [part for tracker in log_with for part in ("--log-with", tracker)]
-        arguments += ["--compile", compiling] + ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed
-        arguments += [f"--{detail}"] if detail else []
-        code = start(count, arguments)
+        arguments = ["--store", str(store_path), "--split", split, "--compile", compiling, *_each("--set", overrides)]
+        arguments += [*_given("--profile", profile), *_given("--shard", shard), *_each("--log-with", log_with)]
+        arguments += ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed + [f"--{detail}"] * bool(detail)
+        code = start(count, ["run", str(study), *arguments])
         if code == 0:
             click.echo(_ending(loaded, store))
         sys.exit(code)
@@ -118,14 +116,19 @@ def run(
         sys.exit(128 + (stop.signal or signal.SIGINT))
     finally:
         leave()
-    if busy := outcomes["busy elsewhere"]:
+    _conclude(loaded, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
+
+
+def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:
+    """Say how a run ended; exit with 1 where cells have failed."""
+    if busy:
         click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
-    if failed := _failed(loaded, store, several=group.count > 1):
-        tells = f"diffmem status {loaded.name} --store {store_path}"
+    if failed := _failed(study, store, several=several):
+        tells = f"diffmem status {study.name} --store {store.path}"
         click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
         sys.exit(1)
-    if group.count == 1:
-        click.echo(_ending(loaded, store))
+    if not several:
+        click.echo(_ending(study, store))
 
 
 def _ending(study: "Study", store: "Store") -> str:
@@ -139,6 +142,10 @@ def _ending(study: "Study", store: "Store") -> str:
 
 def _given(option: str, value: str | None) -> list[str]:
     return [] if value is None else [option, value]
+
+
+def _each(option: str, values: tuple[str, ...]) -> list[str]:
+    return [part for value in values for part in (option, value)]
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffmem
+from diffmem.config import dotted
 from diffmem.errors import StoreError
 from diffmem.store import Row, Store
 
@@ -93,13 +94,7 @@ def _number(text: str) -> Any:
 
 def settings_of(cell: Row) -> dict[str, Any]:
     """Return the settings of a cell (a row of `store.cells`) by dotted key, with its axis values."""
-    flat = {
-        f"{section}.{key}": value
-        for section, table in cell["configuration"].items()
-        if isinstance(table, dict)
-        for key, value in table.items()
-    }
-    return {**flat, **cell["axis_values"]}
+    return {**dotted(cell["configuration"]), **cell["axis_values"]}
 
 
 def at_paper_scale(cell: Row) -> bool:
