@@ -110,7 +110,7 @@ def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
 
 
 class Interval(NamedTuple):
-    """A 95% interval of an EMM in training images; None at an end that lies outside the measured sizes."""
+    """A 95% interval of an EMM in training images; None at an end that the measured sizes do not bound."""
 
     low: float | None
     high: float | None
@@ -203,9 +203,11 @@ def emm_interval(
     by_images, by_models = generator.standard_normal((2, RESAMPLES, len(found.angle)))
     scale = np.sqrt(found.freedom / generator.chisquare(found.freedom, size=(RESAMPLES, 1)))
     above = by_images * np.sqrt(found.images) + by_models * scale * np.sqrt(found.models)
-    emms = _crossings(np.unique(np.asarray(sizes, dtype=float)), found.ratios(above), 1 - epsilon)
+    N = np.unique(np.asarray(sizes, dtype=float))
+    emms = _crossings(N, found.ratios(above), 1 - epsilon)
     low, high = np.quantile(emms, [0.025, 0.975], method="nearest")
-    return Interval(None if np.isinf(low) else float(low), None if np.isinf(high) else float(high))
+    # an EMM beyond the sizes is known to be beyond the last one of them, and no more
+    return Interval(None if low < N[0] else float(min(low, N[-1])), None if high > N[-1] else float(max(high, N[0])))
 
 
 RESAMPLES = 4000

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from diffmem.config import leaves
-from diffmem.errors import DiffmemError, RunError
+from diffmem.files import unwritable, whole
 from diffmem.inspection import WILSON
 from diffmem.report.estimates import study_curves
 from diffmem.store import PROGRESS, Store
@@ -31,7 +30,7 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
     cannot be written.
     """
     rows = list(_emm_rows(store, study)) if what == "emm" else []
-    with _whole(path) as temporary, store.reading() as connection:
+    with whole(path) as temporary, store.reading() as connection:
         if what == "emm":
             connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
             if rows:
@@ -42,9 +41,8 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
         try:
             connection.execute(f"COPY ({sql}) TO {_quoted(str(temporary))} ({FORMATS[form]})")
         except duckdb.IOException as error:
-            raise _unwritable(
-                path, str(error).splitlines()[0].removeprefix("IO Error: ")
-            ) from error  # an OSError would be the store's
+            reason = str(error).splitlines()[0].removeprefix("IO Error: ")
+            raise unwritable(path, reason) from error  # the error itself would be taken for the store's
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
@@ -114,24 +112,3 @@ def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that is renamed to it if the block ends well, and removed otherwise."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _unwritable(path: Path, text: str) -> DiffmemError:
-    if any(words in text.lower() for words in ("no space left", "disk quota", "file too large")):
-        return RunError(f"{path}: cannot be written, the disk is full; free some space and try again")
-    return DiffmemError(f"{path}: cannot be written: {text}; name another file with -o")

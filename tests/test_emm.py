@@ -262,18 +262,22 @@ def test_interval_holds_the_estimate_and_narrows_with_more_images():
 
 
 @pytest.mark.parametrize(
-    ("ratios", "open_ends"),
+    ("ratios", "ends"),
     [
-        ([0.99, 0.98], (False, True)),
-        ([0.5, 0.4], (True, True)),
-        ([0.93, 0.5], (True, False)),
-        ([1.0, 0.0], (False, False)),
+        ([0.99, 0.98], (16, None)),
+        ([0.5, 0.4], (None, 8)),
+        ([0.93, 0.5], (None, pytest.approx(9, abs=0.3))),
+        ([0.97, 0.87], (pytest.approx(11.9, abs=1), None)),
+        ([0.93, 0.87], (None, None)),
     ],
 )
-def test_interval_is_open_where_the_curve_may_not_cross_within_the_sizes(ratios, open_ends):
-    interval = emm_interval([8, 16], ratios, [30, 30])
-    assert (interval.low is None, interval.high is None) in (open_ends, (True, True))
-    assert str(emm_interval([8, 16], [0.5, 0.4], [500, 500])) == "open"
+def test_interval_is_open_where_the_curve_may_not_cross_within_the_sizes(ratios, ends):
+    images = [30, 30] if ratios == [0.93, 0.87] else [300, 300]
+    assert emm_interval([8, 16], ratios, images) == ends
+    texts = [
+        str(emm_interval([8, 16], r, [n, n])) for r, n in (([0.5, 0.4], 300), ([0.99, 0.98], 300), ([0.93, 0.87], 30))
+    ]
+    assert texts == ["? to 8.0", "16.0 to ?", "open"]
 
 
 def test_interval_is_the_same_every_time():

@@ -446,11 +446,14 @@ CASES = [
     ),
     Case(
         "report --store a.duckdb -o tiny.toml/page.html",
-        "tiny.toml/page.html: the report cannot be written: File exists",
+        "tiny.toml/page.html: cannot be written: File exists; name another file with -o",
         store,
     ),
     Case(
-        "report --store a.duckdb -o full", "full: the report cannot be written: No space left on device", full_device, 1
+        "report --store a.duckdb -o full",
+        "full: cannot be written, the disk is full; free some space and try again",
+        full_device,
+        1,
     ),
     # names
     *(

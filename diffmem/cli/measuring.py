@@ -64,6 +64,7 @@ def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_j
     """
     from diffmem import bench as figures
     from diffmem import comparison, scaling
+    from diffmem.files import whole
     from diffmem.throughput import this_device
 
     device = this_device()
@@ -71,10 +72,11 @@ def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_j
     grown = scaling.measure_growth() if growth else []
     data = json.dumps({"device": figures.name_of(device), "speed": rows, "growth": grown}, indent=2)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(data + "\n", encoding="utf-8")
+        with whole(output) as file:
+            file.write_text(data + "\n", encoding="utf-8")
         if grown:
-            scaling.growth_figure(grown).write_html(output.with_suffix(".html"))
+            with whole(output.with_suffix(".html")) as file:
+                scaling.growth_figure(grown).write_html(file)
     if as_json:
         click.echo(data)
         return

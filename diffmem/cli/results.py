@@ -133,7 +133,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
     each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
-    The 95% interval is over images, draws and seeds; "?" and "open" are ends outside the measured sizes.
+    The 95% interval is over images, draws and seeds; "?" is an end that the sizes do not bound.
 
     Example: diffmem emm quickstart --json
     """

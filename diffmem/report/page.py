@@ -1,10 +1,8 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
 import base64
-import errno
 import json
 from collections import Counter, defaultdict
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from diffmem.config import THRESHOLD
-from diffmem.errors import DiffmemError, RunError
+from diffmem.files import whole
 from diffmem.report import figures
 from diffmem.report.estimates import GOING_ON, Curve, cell_state, curves_of, size_of, study_cells
 from diffmem.report.factors import factors, ratio_against_factor
@@ -31,30 +29,9 @@ def write_page(store: Store, names: list[str], path: Path | str, *, source: str 
 
     With `refresh`, the page loads itself anew every so many seconds while a study is not finished.
     """
-    path = Path(path)
     text = render_page(store, names, source=source, refresh=refresh)
-    try:
-        _write_whole(path, text)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise (RunError if full else DiffmemError)(
-            f"{path}: the report cannot be written: {error.strerror or error}"
-        ) from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():  # a device or a pipe is written to, and never replaced by a file
-        path.write_text(text, encoding="utf-8")
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with whole(Path(path)) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def render_page(store: Store, names: list[str], *, source: str = "", refresh: int = 0) -> str:
