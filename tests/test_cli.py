@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -440,6 +441,46 @@ def test_emm_says_what_is_not_measured_yet():
     assert "2 of 2 cells are not finished" in none["note"]
     assert (unique["emm"], unique["value"], unique["ratios"]) == ("not measured", None, {})
     assert "not measured" in diffmem("emm", "small").stdout
+
+
+def wait_for(path: Path, text: str, process: subprocess.Popen) -> str:
+    """Wait until a page has a text; the process that writes it must not end before."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or text not in (page := path.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the page never had it"
+        time.sleep(0.05)
+    return page
+
+
+def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
+    study, store, path = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb"), tmp_path / "page.html"
+    tiny.register(store, study)
+    first, second = (entry.cell for entry in study.cells)
+    tiny.measure(store, first, [0.5])
+    command = tiny.command("report", "tiny", "--watch", "--store", store.path, "-o", path)
+    with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            page = wait_for(path, "1 of 6 checkpoints", process)
+            assert '<meta http-equiv="refresh"' in page
+            tiny.measure(store, first, [0.5, 0.5, 0.85])
+            wait_for(path, "best ratio 0.850", process)
+            tiny.measure(store, second, [0.1, 0.2, 0.35])
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert printed.count("report: ") >= 3
+    page = path.read_text()
+    assert "best ratio 0.350" in page
+    assert '<meta http-equiv="refresh"' not in page
+
+
+def test_a_report_that_is_not_watched_does_not_load_itself_anew(tmp_path):
+    study, store = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study)
+    assert diffmem("report", "tiny", "--store", str(store.path), "-o", str(tmp_path / "page.html")).exit_code == 0
+    assert '<meta http-equiv="refresh"' not in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.usefixtures("filled")

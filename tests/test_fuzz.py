@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -431,7 +432,9 @@ def test_a_damaged_study_file_is_planned_or_refused_in_words(folder):
         (folder / "s.toml").write_bytes(text)
         profile = rng.choice([[], [], ["--profile", "laptop"]])
         try:
-            check("plan", "s.toml", "--store", rng.choice(["a.duckdb", "new.duckdb"]), *profile)
+            result = check("plan", "s.toml", "--store", rng.choice(["a.duckdb", "new.duckdb"]), *profile)
+            if result.exit_code == 2 and "Usage:" not in result.stderr:
+                assert re.match(r"\S+\.toml(:\d+)?: ", result.stderr), result.stderr  # it says where
             (folder / "bad.toml").write_bytes(b"no_such_key = 1\n" + text)
             if case % 10 == 0:
                 check("run", "bad.toml", "--store", "new.duckdb", *profile)

@@ -28,14 +28,6 @@ from diffmem.cli import main
 from diffmem.errors import StoreError
 from diffmem.store import Store
 
-BASE = """\
-P.dataset = "digits"
-P.size = 8
-M.width = 8
-M.channel_mult = [2, 2]
-T.epochs = 10
-"""
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Iterator[Path]:
@@ -140,7 +132,7 @@ OVERRIDES = {
 
 @pytest.mark.parametrize(("override", "sentence"), OVERRIDES.items(), ids=lambda text: ascii(text[:30]))
 def test_a_fault_of_the_command_line_is_told_in_these_words(override, sentence):
-    Path("study.toml").write_text(BASE)
+    Path("study.toml").write_text(tiny.DOTTED)
     result = command("plan", "study.toml", "--set", override)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
 
@@ -256,7 +248,7 @@ def full_device() -> None:
 
 def chain() -> None:
     for number in range(30):
-        Path(f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n{BASE}')
+        Path(f"{number}.toml").write_text(f'extends = "{number + 1}.toml"\n{tiny.DOTTED}')
 
 
 def unequal_pictures() -> None:

@@ -48,6 +48,14 @@ steps = 3
 batch_size = 12     # two batches of generated images at each checkpoint
 pairs = 3
 """
+DOTTED = """\
+P.dataset = "digits"
+P.size = 8
+M.width = 8
+M.channel_mult = [2, 2]
+T.epochs = 10
+"""
+"""The least that a study says, a setting a line."""
 EPOCHS = [12, 24, 30]
 """The checkpoints of each cell of TEXT."""
 

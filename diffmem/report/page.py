@@ -158,7 +158,7 @@ def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: f
     return {
         **_shown("", "", figures.distance_histogram(counts, threshold)),
         "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)),
-        "data": {"levels": THRESHOLD_LEVELS, "epsilon": epsilon, "curves": by_curve},
+        "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "epsilon": epsilon, "curves": by_curve},
         "level": round(threshold * THRESHOLD_LEVELS),
     }
 
