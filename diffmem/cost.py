@@ -4,9 +4,12 @@ A multiplication and an addition are two operations; normalisations, activations
 cent together, are left out.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from diffmem.config import Cell
+from pydantic import ValidationError
+
+from diffmem.config import DATASETS, Cell
 from diffmem.layout import Layer
 
 PASSES = 3
@@ -50,6 +53,19 @@ def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
         images_generated * evaluations * forward,
         search,
     )
+
+
+def stored_cell(configuration: Mapping[str, Any]) -> Cell | None:
+    """Return the cell of a store's configuration, to count its cost; None where it is no model's.
+
+    The store does not say how many channels a user's own images have: three are assumed, which hardly matters.
+    """
+    dataset = DATASETS.get(configuration["P"].get("dataset"))
+    channels = dataset.channels if dataset else 3
+    try:
+        return Cell.model_validate({**configuration, "channels": channels, "fingerprints": {}})
+    except ValidationError:
+        return None
 
 
 def parameters(cell: Cell) -> int:

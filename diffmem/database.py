@@ -87,7 +87,7 @@ class Database:
     def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open to read, between the writes of a run that goes on."""
         if not self.exists():
-            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, --store names another")
+            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, or name another store")
         try:
             with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
                 outdated = self._version(connection) < len(MIGRATIONS)
@@ -137,13 +137,13 @@ class Database:
         tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         if "migrations" not in tables:
             if tables:
-                raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one with --store")
+                raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one")
             return 0
         (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchall()[0]
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"{self.path}: made by a newer diffmem (schema {version}, this one knows {len(MIGRATIONS)}); "
-                "upgrade diffmem, or name another store with --store"
+                "upgrade diffmem, or name another store"
             )
         return int(version)
 
@@ -188,18 +188,18 @@ class Database:
             "file name too long",
         )
         if "not a valid duckdb" in low:
-            advice = "not a DuckDB file; name another store with --store"
+            advice = "not a DuckDB file; name another store"
         elif any(words in low for words in ("no space left", "disk quota", "file too large")):
             kind = StoreUnavailable
             advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
         elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
-            advice = "cannot be written; check the permissions of the file and its folder, or name another with --store"
+            advice = "cannot be written; check the permissions of the file and its folder, or name another store"
         elif "corrupt" in low or "could not read enough bytes" in low:
-            advice = "damaged, or cut short while it was copied; copy it again, or name another store with --store"
+            advice = "damaged, or cut short while it was copied; copy it again, or name another store"
         elif "version number" in low:
             advice = "written by another DuckDB version; install the versions of constraints.txt"
         elif any(words in low for words in no_place):
-            advice = "no file can be there; name another store with --store"
+            advice = "no file can be there; name another store"
         else:
             kind = StoreUnavailable
             advice = f"the store cannot be used: {text}"
@@ -213,7 +213,7 @@ class Database:
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def select(
-        self, sql: str, form: Callable[[duckdb.DuckDBPyConnection], Answer], parameters: Sequence[Any] = ()
+        self, sql: str, form: Callable[[duckdb.DuckDBPyRelation], Answer], parameters: Sequence[Any] = ()
     ) -> Answer:
         """Return what one SELECT of a user gives, in some form; StoreError where it is none, or DuckDB refuses it."""
         if not sql.isascii() and sql != sql.encode(errors="replace").decode():
@@ -228,7 +228,7 @@ class Database:
                     kind = statement.type.name.replace("_", " ")
                     raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
                 connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
-                return form(connection.execute(statement, list(parameters)))
+                return form(connection.sql(statement, params=list(parameters)))
             except duckdb.Error as error:
                 message = " ".join(str(error).partition("\n\n")[0].split())
                 if "'pytz'" in message:  # DuckDB adds a traceback

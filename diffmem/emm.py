@@ -109,6 +109,16 @@ def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
     return abs(ratio - line) < 2 * math.sqrt(line * (1 - line) / samples)
 
 
+def still_rises(epochs: Sequence[int], ratios: Sequence[float], samples: Sequence[int]) -> bool:
+    """Return whether a model's ratio is highest at its last checkpoint, and above that at half of its training.
+
+    Above by more than the noise of the generated images leaves open (95%). Checkpoints come in order of their epochs.
+    """
+    half = max(0, sum(epoch <= epochs[-1] / 2 for epoch in epochs) - 1)
+    rise = math.asin(math.sqrt(ratios[-1])) - math.asin(math.sqrt(ratios[half]))
+    return ratios[-1] >= max(ratios) and rise > NORMAL * math.sqrt(1 / (4 * samples[half]) + 1 / (4 * samples[-1]))
+
+
 class Interval(NamedTuple):
     """A 95% interval of an EMM in training images; None at an end that the measured sizes do not bound."""
 

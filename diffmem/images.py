@@ -92,6 +92,11 @@ def _files(pattern: str) -> list[Path]:
     return sorted(found)
 
 
+def image_files(pattern: str) -> list[str]:
+    """Return the file of each image of a folder, in the order of `read_images`; none for other collections."""
+    return [str(file) for file in _files(pattern)] if Path(pattern).expanduser().is_dir() else []
+
+
 def _fingerprint(files: list[Path], pattern: str) -> str:
     """Return the hash of the names and contents of files; kept under their sizes and times, so read once."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

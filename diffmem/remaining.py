@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from diffmem.config import DATASETS, Cell
-from diffmem.cost import Cost, cell_cost
+from diffmem.cost import Cost, cell_cost, stored_cell
 from diffmem.store import Row, Store
 
 
@@ -38,12 +35,8 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
 
 def _done_and_left(stored: Row) -> tuple[Work, Work] | None:
     """Return the operations of a stored cell so far and from then on; None where it is no model's."""
-    configuration = stored["configuration"]
-    dataset = DATASETS.get(configuration["P"].get("dataset"))
-    channels = dataset.channels if dataset else 3  # a user's own images: the store does not say, and it hardly matters
-    try:
-        cell = Cell.model_validate({**configuration, "channels": channels, "fingerprints": {}})
-    except ValidationError:
+    cell = stored_cell(stored["configuration"])
+    if cell is None:
         return None
     whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, min(stored["measured"], stored["expected"])))
     return Work(whole.training - left.training, whole.scoring - left.scoring), left

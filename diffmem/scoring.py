@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffmem.config import Estimation, content_hash
+from diffmem.config import DATASETS, Estimation, content_hash
 from diffmem.data import load_source
 from diffmem.emm import wilson
 from diffmem.errors import DataError
 from diffmem.group import ALONE, Group, this_device
-from diffmem.images import read_images
+from diffmem.images import image_files, read_images
 from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
@@ -118,7 +118,7 @@ class Score:
     memorized: int
     low: float
     high: float
-    most_copied: list[Row]  # position in the training set, copies
+    most_copied: list[Row]  # nearest (position in the training set), copies; of a folder also file
 
     @property
     def ratio(self) -> float:
@@ -171,4 +171,7 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     store.append(checkpoint)
     store.end_attempt(attempt, "finished")
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
-    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, store.most_copied(cell.cell_id))
+    copied, files = store.most_copied(cell.cell_id), [] if against in DATASETS else image_files(against)
+    if files:
+        copied = [{**row, "file": files[row["nearest"]]} for row in copied]
+    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, copied)

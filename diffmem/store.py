@@ -17,6 +17,7 @@ from diffmem.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and 1; the paper's third is one of them."""
@@ -270,6 +271,16 @@ class Store(Database):
             ) from error
         return self.select(sql, lambda found: found.df(), parameters)
 
+    def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> "pyarrow.Table":
+        """Return the rows of a query as an Arrow table; StoreError without pyarrow, or where it has a fault."""
+        try:
+            import pyarrow  # noqa: F401 - that it is there
+        except ImportError as error:
+            raise StoreError(
+                "an Arrow table needs pyarrow, which is not installed: `pip install pyarrow`, or take `Store.columns`"
+            ) from error
+        return self.select(sql, lambda found: found.to_arrow_table(), parameters)
+
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""
         rows = self.rows("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
@@ -438,11 +449,11 @@ class Store(Database):
         )
 
     def pairs(self, study: str) -> list[Row]:
-        """Return generated images above their nearest training images, at each cell's last checkpoint:
-        position, cell_id, epoch, sample, generated and nearest (PNG bytes), d1, d2."""
+        """Return generated images above their nearest training images, at each cell's last checkpoint: position,
+        cell_id, epoch, sample, generated and nearest (PNG bytes), number (position of the nearest one), d1, d2."""
         return self.rows(
             """
-            SELECT position, cell_id, epoch, sample, generated, pairs.nearest, d1, d2
+            SELECT position, cell_id, epoch, sample, generated, pairs.nearest, evidence.nearest AS number, d1, d2
             FROM pairs JOIN evidence USING (cell_id, epoch, sample) JOIN study_cells USING (cell_id)
             WHERE study = ?
             QUALIFY epoch = max(epoch) OVER (PARTITION BY position)

@@ -124,8 +124,14 @@ def test_a_data_frame_needs_pandas_and_says_so(store, monkeypatch):
         store.frame("FROM results")
 
 
+def test_an_arrow_table_has_the_rows_of_a_query(store):
+    table = store.arrow("SELECT epoch, ratio FROM results WHERE epoch > ? ORDER BY epoch", [12])
+    assert table.to_pydict() == {"epoch": [24], "ratio": [0.25]}
+    with pytest.raises(StoreError, match="only a SELECT is run"):
+        store.arrow("DELETE FROM cells")
+
+
 def test_a_data_frame_has_the_rows_of_a_query(store):
-    pytest.importorskip("pandas")
     frame = store.frame("SELECT epoch, ratio FROM results ORDER BY epoch")
     assert frame.to_dict("list") == {"epoch": [12, 24], "ratio": [0.5, 0.25]}
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -199,9 +200,9 @@ def test_every_command_that_prints_data_prints_it_as_json_too():
     assert with_json == {" ".join(path) for path, _ in commands()} - PRINT_NO_DATA
 
 
-def test_the_exit_codes_are_in_the_help_and_in_the_readme():
-    readme = (STUDIES.parent / "README.md").read_text()
-    for text in (diffmem("--help").stdout, readme):
+def test_the_exit_codes_are_in_the_help_and_in_the_documents():
+    document = (STUDIES.parent / "docs" / "running.md").read_text()
+    for text in (diffmem("--help").stdout, document):
         section = text[text.index("xit codes") :]
         assert all(code in section for code in ("0", "1", "2", "130", "143"))
 
@@ -387,6 +388,41 @@ def test_status_tells_why_a_cell_failed():
 
 
 @pytest.mark.usefixtures("filled")
+def test_status_without_a_study_tells_how_far_each_study_is():
+    rows = {row["study"]: row for row in data("status")}
+    for name, row in rows.items():
+        cells = data("status", name)
+        assert sum(row["cells"].values()) == len(cells)
+        assert row["cells"] == dict(Counter(cell["state"] for cell in cells))
+        assert f"{row['measured']}/{row['expected']}" == _sum_of([cell["checkpoints"] for cell in cells])
+    printed = diffmem("status").stdout
+    assert all(name in printed for name in rows)
+    assert list(rows) == [study["study"] for study in Store("store/diffmem.duckdb").studies()]
+
+
+def _sum_of(parts: list[str]) -> str:
+    return "/".join(str(sum(int(part.split("/")[i]) for part in parts)) for i in (0, 1))
+
+
+@pytest.mark.usefixtures("filled")
+def test_status_without_a_study_takes_no_profile():
+    result = diffmem("status", "--profile", "laptop")
+    assert result.exit_code == 2
+    assert "--profile picks the scale of a STUDY, and none is named" in result.stderr
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("width", [60, 80])
+def test_cell_ids_stay_whole_in_a_narrow_terminal(width, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = click.unstyle(diffmem("status", "small").stdout).splitlines()
+    assert max(map(len, lines[:5])) <= width
+    for row in data("status", "small"):
+        assert any(row["cell_id"] in line for line in lines)
+
+
+@pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize("name", ["small", "small.toml", "some/folder/small.toml"])
 @pytest.mark.parametrize("command", ["status", "emm"])
 def test_a_study_may_be_named_by_its_file(command, name):
@@ -415,7 +451,7 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "lower95": pytest.approx(4.0, abs=0.1),
         "upper95": pytest.approx(4.4, abs=0.1),
         "ratios": {"4": 1.0, "8": 0.0},
-        "note": "",
+        "note": "the ratio still rises at the end of training at N = 4, so more epochs may memorize more",
     }
     assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == ("> 8", None, 8, None)
 
@@ -561,7 +597,7 @@ def make_newer(path: Path) -> None:
 UNUSABLE = {
     "text": (make_text, "not a DuckDB file"),
     "empty": (make_empty, "not a DuckDB file"),
-    "folder": (make_folder, "name another store with --store"),
+    "folder": (make_folder, "name another store"),
     "other": (make_other, "not a diffmem store"),
     "newer": (make_newer, f"newer diffmem (schema {len(MIGRATIONS) + 1}, this one knows {len(MIGRATIONS)})"),
 }

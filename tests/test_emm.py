@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from diffmem.emm import Estimate, bands, emm_interval, estimate_emm, ratio_intervals
+from diffmem.emm import Estimate, bands, emm_interval, estimate_emm, ratio_intervals, still_rises
 
 deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=300)
 SIZES = [1000, 2000, 4000, 8000]
@@ -312,3 +312,28 @@ def test_interval_covers_the_true_crossing_in_93_to_97_per_cent_of_studies(model
     generator = np.random.default_rng(21)
     covered = sum(covers(generator, models, images, apart, count) for _ in range(2500))
     assert 0.93 <= covered / 2500 <= 0.97
+
+
+# --- training that had not ended -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [1.9, 2.0])
+def test_a_ratio_rises_where_it_is_1_96_standard_deviations_above_that_at_half_of_the_training(noise):
+    # sin^2 of angles that are apart by so many times sqrt(1 / 4n + 1 / 4n)
+    n, half = 400, 0.6
+    later = math.sin(math.asin(math.sqrt(half)) + noise * math.sqrt(1 / (2 * n))) ** 2
+    assert still_rises([100, 200, 300, 400], [0.9 * half, half, half, later], [n] * 4) == (noise > 1.96)
+
+
+def test_the_noise_of_the_half_and_that_of_the_end_both_count():
+    assert still_rises([1, 2], [0.5, 0.55], [10_000, 10_000])
+    assert not still_rises([1, 2], [0.5, 0.55], [10_000, 100])
+    assert not still_rises([1, 2], [0.5, 0.55], [100, 10_000])
+
+
+def test_a_ratio_that_was_higher_before_does_not_rise_still():
+    assert not still_rises([1, 2, 3], [0.1, 0.9, 0.89], [1000] * 3)
+
+
+def test_one_checkpoint_tells_no_rise():
+    assert not still_rises([10], [0.5], [1000])

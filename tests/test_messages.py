@@ -387,45 +387,45 @@ CASES = [
     ),
     Case(
         "score --images a.npz --against digits --store a.npz",
-        "a.npz: not a DuckDB file; name another store with --store",
+        "a.npz: not a DuckDB file; name another store",
         arrays(images=grey(2, 8, 8)),
     ),
     # stores
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: no store there yet; `diffmem run STUDY` makes one, --store names another",
+        "a.duckdb: no store there yet; `diffmem run STUDY` makes one, or name another store",
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: not a DuckDB file; name another store with --store",
+        "a.duckdb: not a DuckDB file; name another store",
         bytes_of("a.duckdb", b"notes"),
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: a DuckDB file, but not a diffmem store; name another one with --store",
+        "a.duckdb: a DuckDB file, but not a diffmem store; name another one",
         database("CREATE TABLE mine (i INTEGER)"),
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: made by a newer diffmem (schema 99, this one knows 1); upgrade diffmem, or name another store with --store",
+        "a.duckdb: made by a newer diffmem (schema 99, this one knows 1); upgrade diffmem, or name another store",
         newer,
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store",
         damaged,
     ),
     Case(
         "emm tiny --store c.duckdb",
-        "c.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        "c.duckdb: damaged, or cut short while it was copied; copy it again, or name another store",
         damaged,
     ),
     Case(
         "store merge a.duckdb -o new.duckdb",
-        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store with --store",
+        "a.duckdb: damaged, or cut short while it was copied; copy it again, or name another store",
         damaged,
     ),
-    Case("emm tiny --store .", ".: no file can be there; name another store with --store"),
+    Case("emm tiny --store .", ".: no file can be there; name another store"),
     Case(
         "emm other --store a.duckdb",
         "a.duckdb: no study 'other'; it has tiny. `diffmem run STUDY.toml` adds one",
@@ -519,7 +519,7 @@ CASES = [
     *(
         Case(
             f"{command} a.duckdb",
-            "a.duckdb: no store there yet; `diffmem run STUDY` makes one, --store names another",
+            "a.duckdb: no store there yet; `diffmem run STUDY` makes one, or name another store",
         )
         for command in (
             "store info",
@@ -532,7 +532,7 @@ CASES = [
     # reports
     Case(
         "report --store " + 300 * "x",
-        300 * "x" + ": no file can be there; name another store with --store",
+        300 * "x" + ": no file can be there; name another store",
     ),
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
@@ -547,7 +547,7 @@ CASES = [
     ),
     Case(
         "store merge a.duckdb -o tiny.toml/b.duckdb",
-        "tiny.toml/b.duckdb: no file can be there; name another store with --store",
+        "tiny.toml/b.duckdb: no file can be there; name another store",
         store,
     ),
     # runs
@@ -717,6 +717,14 @@ def test_a_mistake_in_a_call_is_told_in_these_words(sentence, call):
     assert (str(caught.value), caught.value.exit_code) == (sentence, 2)
 
 
+def test_an_arrow_table_without_pyarrow_is_refused_in_these_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(StoreError) as refused:
+        store().arrow("FROM cells")
+    sentence = "an Arrow table needs pyarrow, which is not installed: `pip install pyarrow`, or take `Store.columns`"
+    assert str(refused.value) == sentence
+
+
 def test_a_data_frame_without_pandas_is_refused_in_these_words(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(StoreError) as caught:
@@ -756,7 +764,7 @@ ELSEWHERE = {
         "a.duckdb: another program holds the store open; close it (a notebook or a DuckDB shell?) and try again",
         "a.duckdb: the store is gone (was it moved, or its disk taken away?); once it is back, the same command goes on from what was saved last",
         "a.duckdb: the disk is full; free some space and run the same command again, nothing measured is lost",
-        "a.duckdb: cannot be written; check the permissions of the file and its folder, or name another with --store",
+        "a.duckdb: cannot be written; check the permissions of the file and its folder, or name another store",
         "a.duckdb: written by another DuckDB version; install the versions of constraints.txt",
         "a.duckdb: the store cannot be used: an error that nobody foresaw",
     ],

@@ -115,3 +115,20 @@ def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Pat
     told = str(caught.value).replace(str(samples), "samples")
     assert told == "samples: the store has a study 'samples' of trained networks; give the folder another name"
     assert len(store.cells(samples.name)) == len(study.cells)
+
+
+def test_the_files_of_a_folder_that_are_copied_most_are_named(samples: Path) -> None:
+    training = Path("training")
+    for kind in ("b", "a"):
+        (training / kind).mkdir(parents=True)
+    for number, file in enumerate(sorted(samples.iterdir())):
+        shutil.copy(file, training / "ba"[number % 2] / file.name)
+    score = score_images(samples, str(training), Store(Path("s.duckdb")))
+    named = {row["file"]: row["copies"] for row in score.most_copied}
+    assert len(named) == len(score.most_copied) > 0
+    images = load_source(str(training), 8).images
+    for row in score.most_copied:
+        with Image.open(row["file"]) as image:
+            assert np.array_equal(np.asarray(image), images[row["nearest"], 0])
+    printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "training"]).stdout
+    assert all(Path(file).name in printed for file in named)

@@ -160,6 +160,30 @@ def test_a_tracker_that_a_user_has_registered_is_known(monkeypatch):
     check_trackers(["notebook"])
 
 
+def test_tensorboard_has_the_ratio_and_the_loss_of_each_checkpoint(study, tmp_path):
+    result = tiny.diffmem("run", study.path, "--store", tmp_path / "s.duckdb", "--log-with", "tensorboard")
+    assert result.returncode == 0, result.stderr
+    read = """
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+logged = EventAccumulator(sys.argv[1])
+logged.Reload()
+print(json.dumps({tag: [[e.step, e.value] for e in logged.Scalars(tag)] for tag in logged.Tags()["scalars"]}))
+"""
+    store = Store(tmp_path / "s.duckdb")
+    for cell in store.cells("tiny"):
+        folder = tmp_path / "logs" / "tiny" / f"{cell['name']} ({cell['cell_id']})"
+        # in a process of its own, for importing tensorboard warns
+        found = subprocess.run([sys.executable, "-c", read, folder], capture_output=True, text=True, check=True)
+        logged = json.loads(found.stdout)
+        rows = store.rows(
+            "SELECT epoch, ratio, loss FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [cell["cell_id"]]
+        )
+        for tag, key in (("memorization_ratio", "ratio"), ("loss", "loss")):
+            assert [step for step, _ in logged[tag]] == tiny.EPOCHS
+            assert [value for _, value in logged[tag]] == pytest.approx([row[key] for row in rows], rel=1e-6)
+
+
 REGISTERED = """
 import json, os, sys
 from accelerate.tracking import GeneralTracker, register_tracker_class, on_main_process

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
-from diffmem.cli.tables import duration, moment, print_json, print_table
+from diffmem.cli.tables import print_json, print_table
+from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
     from diffmem.store import Row

@@ -123,3 +123,4 @@ def _store_of(context: click.Context) -> Path:
 
 
 study_argument = click.argument("study", shell_complete=complete_study)
+optional_study_argument = click.argument("study", required=False, shell_complete=complete_study)

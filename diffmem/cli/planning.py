@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, json_option, load_study, profile_option, set_option, store_option
-from diffmem.cli.tables import duration, print_json, print_table, with_unit
+from diffmem.cli.tables import print_json, print_table
+from diffmem.units import duration, with_unit
 
 if TYPE_CHECKING:
     from diffmem.plan import PlannedCell, Throughput

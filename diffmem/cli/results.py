@@ -15,33 +15,41 @@ from diffmem.cli.options import (
     FileName,
     complete_study,
     json_option,
+    optional_study_argument,
     profile_option,
     store_option,
     stored,
     study_argument,
 )
 from diffmem.cli.signals import StopOnSignal
-from diffmem.cli.tables import as_markdown, duration, moment, print_json, print_table
+from diffmem.cli.tables import as_markdown, print_json, print_table
+from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
     from diffmem.store import Row
 
 
 @click.command()
-@study_argument
+@optional_study_argument
 @profile_option
 @store_option
 @json_option
-def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+def status(study: str | None, profile: str | None, store_path: Path, as_json: bool) -> None:
     """Show how far each cell of a study is, what runs now, the time left, and why a failed one failed.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it.
+    STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
+    study of the store is.
 
     Example: diffmem status quickstart
     """
     from diffmem.remaining import seconds_left
     from diffmem.report.estimates import cell_state, study_cells
 
+    if study is None:
+        if profile is not None:
+            raise click.UsageError("--profile picks the scale of a STUDY, and none is named")
+        _print_studies(store_path, as_json=as_json)
+        return
     store, row = stored(store_path, study, profile)
     with store.snapshot():
         cells, _ = study_cells(store, row)
@@ -60,13 +68,54 @@ def status(study: str, profile: str | None, store_path: Path, as_json: bool) -> 
             click.echo(f"{cell['cell_id']} failed: {cell['error']}")
 
 
+def _print_studies(store_path: Path, *, as_json: bool) -> None:
+    """Print how far each study is, the one that was run last first."""
+    from diffmem.report.estimates import cell_state
+    from diffmem.store import Store
+
+    store = Store(store_path)
+    with store.snapshot():
+        rows = [
+            {
+                "study": study["study"],
+                "title": study["title"],
+                "cells": Counter(cell_state(cell) for cell in cells),
+                "measured": sum(cell["measured"] for cell in cells),
+                "expected": sum(cell["expected"] for cell in cells),
+                "registered_at": study["registered_at"],
+            }
+            for study in store.studies()
+            for cells in [store.cells(study["study"])]
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["study", "cells", "checkpoints", "last run", "title"]
+    table = [
+        {
+            "study": row["study"],
+            "cells": ", ".join(f"{count} {state}" for state, count in row["cells"].most_common()),
+            "checkpoints": _of(row["measured"], row["expected"]),
+            "last run": moment(row["registered_at"]),
+            "title": row["title"],
+        }
+        for row in rows
+    ]
+    print_table(f"studies in {store_path}", table, columns=columns)
+
+
+def _of(measured: int, expected: int) -> str:
+    """Return how many checkpoints there are, of how many where that is known."""
+    return f"{measured}/{expected}" if expected else str(measured)
+
+
 def _status_row(cell: "Row") -> dict[str, Any]:
     return {
         "cell_id": cell["cell_id"],
         "P.size": cell["configuration"]["P"]["size"],
         **cell["axis_values"],
         "state": cell["state"],
-        "checkpoints": f"{cell['measured']}/{cell['expected']}" if cell["expected"] else str(cell["measured"]),
+        "checkpoints": _of(cell["measured"], cell["expected"]),
         "best ratio": cell["best"],
         "last ratio": cell["last"],
     }

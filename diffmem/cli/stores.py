@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from diffmem.cli.options import DEFAULT_STORE, FileName, json_option
-from diffmem.cli.tables import print_json, with_unit
+from diffmem.cli.tables import print_json
+from diffmem.units import with_unit
 
 
 @click.group("store")

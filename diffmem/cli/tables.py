@@ -1,4 +1,4 @@
-"""Rows as tables on the terminal, in a document or as data, and numbers as people read them."""
+"""Rows as tables on the terminal, in a document or as data."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     table = Table(title=title or None, title_justify="left", highlight=False)
     for key in keys:
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=key.endswith("cell_id"))
     for row in rows[:MOST_ROWS]:
         table.add_row(*(text(row.get(key)) for key in keys))
     console = Console(highlight=False, markup=False)
@@ -64,27 +64,3 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     """Return rows of the same keys as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(text, row.values())) for row in rows)]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def with_unit(count: float) -> str:
-    """Return a count with three digits and a unit of thousands: 35.1 M."""
-    for unit in ("", " k", " M", " G", " T", " P", " E"):
-        if count < 999.5:
-            return f"{count:.3g}{unit}"
-        count /= 1000
-    return f"{count:.3g} Z"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that fits: 59 s, 12 min, 47.5 h, 3.2 d."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if minutes < 60:
-        return f"{minutes:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
-
-
-def moment(time: Any) -> str | None:
-    """Return a UTC time of the store to the second, None where there is none."""
-    return None if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"

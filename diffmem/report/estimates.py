@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, ratio_intervals
+from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, ratio_intervals, still_rises
 from diffmem.store import Row, Store
 
 
@@ -49,14 +49,16 @@ def study_curves(store: Store, study: Row | str) -> list[Curve]:
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
     """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
     points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    ratios: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    measured: dict[str, list[Row]] = defaultdict(list)
     for point in points:
-        ratios[point["cell_id"]].append((point["ratio"], point["samples"]))
+        measured[point["cell_id"]].append(point)
     cells = store.cells(study["study"])
     for cell in cells:
-        measured = ratios[cell["cell_id"]]
-        cell["best"], cell["samples"] = max(measured) if measured else (None, None)
-        cell["last"] = measured[-1][0] if measured else None
+        own = measured[cell["cell_id"]]
+        epochs, ratios, samples = ([point[key] for point in own] for key in ("epoch", "ratio", "samples"))
+        cell["best"], cell["samples"] = max(zip(ratios, samples, strict=True), default=(None, None))
+        cell["last"] = ratios[-1] if ratios else None
+        cell["rises"] = bool(own) and still_rises(epochs, ratios, samples)
     return cells, points
 
 
@@ -79,16 +81,21 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
             runs = [cell for cell in measured if size_of(cell) == size]
             mean, last_mean = (fmean(cell[which] for cell in runs) for which in ("best", "last"))
             points.append(Point(size, mean, last_mean, len(runs), low, high))
-    unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
-    note = f"{unfinished} of {len(cells)} cells are not finished" if unfinished else ""
+    ended = [cell["measured"] >= cell["expected"] for cell in cells]
+    unfinished = sum(not end and cell["outcome"] != "crossed" for end, cell in zip(ended, cells, strict=True))
+    rising = {size_of(cell) for end, cell in zip(ended, cells, strict=True) if end and cell["rises"]}
+    notes = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
+    if rising:
+        at = ", ".join(map(str, sorted(rising)))
+        notes.append(f"the ratio still rises at the end of training at N = {at}, so more epochs may memorize more")
     if not points:
-        return Curve(label, points, epsilon, None, None, None, note)
+        return Curve(label, points, epsilon, None, None, None, "; ".join(notes))
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
     estimate, last = (
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
-    return Curve(label, points, epsilon, estimate, interval, last, "; ".join(filter(None, [estimate.note, note])))
+    return Curve(label, points, epsilon, estimate, interval, last, "; ".join(filter(None, [estimate.note, *notes])))
 
 
 def size_of(cell: Row) -> int:

@@ -1,18 +1,22 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
 import base64
+import io
 import json
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from diffmem.config import THRESHOLD
+from diffmem.cost import cell_cost, stored_cell
 from diffmem.files import whole
 from diffmem.report import figures
 from diffmem.report.estimates import GOING_ON, Curve, cell_state, curves_of, size_of, study_cells
@@ -20,8 +24,16 @@ from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.findings import Evidence, study_results
 from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
 from diffmem.store import THRESHOLD_LEVELS, Row, Store
+from diffmem.units import duration, with_unit
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+
+GALLERY_BYTES = 2_800_000
+"""PNG bytes that the galleries of a page have room for: with Plotly and the figures, it stays below 10 MB."""
+PICTURE_SIDE = 64
+"""Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
+MOST_COPIED = 6
+"""Training images that are named for each cell as those copied most."""
 
 
 def write_page(store: Store, names: list[str], path: Path | str, *, source: str = "", refresh: int = 0) -> None:
@@ -48,7 +60,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = [_section(store, study) for study in studies]
+    sections = [_section(store, study, GALLERY_BYTES // len(studies)) for study in studies]
     going_on = any(section["going_on"] for section in sections)
     return environment.get_template("page.html").render(
         studies=sections,
@@ -61,8 +73,8 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     )
 
 
-def _section(store: Store, study: Row) -> dict[str, Any]:
-    """Return all that the template shows of one study."""
+def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
+    """Return all that the template shows of one study, its galleries in so many bytes of PNG."""
     threshold, epsilon = study["estimation"]["threshold"], study["estimation"]["epsilon"]
     with store.snapshot():
         cells, points = study_cells(store, study)
@@ -92,7 +104,7 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
         "results": results,
         "published": published,
-        "galleries": _galleries(pairs, cells, copies, threshold),
+        "galleries": _galleries(pairs, cells, copies, threshold, room),
         "cells": _provenance(cells, attempts),
     }
 
@@ -121,8 +133,9 @@ def _figures(
             "Bars: 95% intervals over generated images, and over draws and seeds where there are several. Stars: EMMs."
         )
         drawn.append((title, text, figures.ratio_against_size(curves, published)))
-    text = "One line for each trained model, coloured by its number of training images."
-    drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
+    if len({point["cell_id"] for point in points}) < len(points):  # a cell has more than one checkpoint
+        text = "One line for each trained model, coloured by its number of training images."
+        drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:
         title = f"Memorization ratio against {', '.join(keys)}"
         text = "The highest ratio of any checkpoint, averaged over draws and seeds, with 95% intervals."
@@ -172,34 +185,79 @@ def _html(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG))
 
 
-def _galleries(pairs: list[Row], cells: list[Row], copies: list[Row], threshold: float) -> list[dict[str, Any]]:
-    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most."""
-    at_position: dict[int, list[Row]] = defaultdict(list)
-    for pair in pairs:
-        at_position[pair["position"]].append(pair)
-    copied: dict[int, list[Row]] = defaultdict(list)
-    for row in copies:
-        copied[row["position"]].append(row)
+def _galleries(
+    pairs: list[Row], cells: list[Row], copies: list[Row], threshold: float, room: int
+) -> list[dict[str, Any]]:
+    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
+
+    All cells show equally many pictures, as fit into `room` bytes of PNG, half of them of what is copied.
+    """
+    pairs = [{**pair, **{key: _reduced(pair[key]) for key in ("generated", "nearest")}} for pair in pairs]
+    pairs_of, copies_of = _by_position(pairs), _by_position(copies)
+    pictures = {position: {pair["number"]: pair["nearest"] for pair in own} for position, own in pairs_of.items()}
+    copied = [
+        (rank, len(pictures[position].get(row["nearest"], b"")))
+        for position in pairs_of
+        for rank, row in enumerate(copies_of[position][:MOST_COPIED])
+    ]
+    most = _fitting(copied, room // 2)
+    room -= sum(size for rank, size in copied if rank < most)
+    shown = _fitting([(pair["sample"], len(pair["generated"]) + len(pair["nearest"])) for pair in pairs], room)
     return [
         {
             "name": cell["name"],
-            "epoch": at_position[cell["position"]][0]["epoch"],
+            "epoch": pairs_of[cell["position"]][0]["epoch"],
             "ratio": cell["last"],
             "size": size_of(cell),
-            "copied": copied[cell["position"]],
+            "replicated": len(copies_of[cell["position"]]),
+            "copied": [
+                {"number": number, "copies": row["copies"], "picture": picture and _data_uri(picture)}
+                for row in copies_of[cell["position"]][:most]
+                for number, picture in [(row["nearest"], pictures[cell["position"]].get(row["nearest"]))]
+            ],
+            "stored": len(pairs_of[cell["position"]]),
             "pairs": [
                 {
                     "generated": _data_uri(pair["generated"]),
                     "nearest": _data_uri(pair["nearest"]),
+                    "number": pair["number"],
                     "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
                     "memorized": pair["d1"] < threshold * pair["d2"],
                 }
-                for pair in at_position[cell["position"]]
+                for pair in pairs_of[cell["position"]][:shown]
             ],
         }
         for cell in cells
-        if at_position[cell["position"]]
+        if pairs_of[cell["position"]]
     ]
+
+
+def _by_position(rows: list[Row]) -> dict[int, list[Row]]:
+    """Return rows by the cell that they are of."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["position"]].append(row)
+    return found
+
+
+def _fitting(pictures: list[tuple[int, int]], room: int) -> int:
+    """Return how many pictures of each cell fit into so many bytes, one at least: each is its rank and its bytes."""
+    sizes: Counter[int] = Counter()
+    for rank, size in pictures:
+        sizes[rank] += size
+    together = accumulate(size for _, size in sorted(sizes.items()))
+    return max(1, sum(size <= room for size in together))
+
+
+def _reduced(png: bytes) -> bytes:
+    """Return a picture with at most PICTURE_SIDE pixels a side."""
+    with Image.open(io.BytesIO(png)) as image:
+        if max(image.size) <= PICTURE_SIDE:
+            return png
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return buffer.getvalue()
 
 
 def _data_uri(png: bytes) -> str:
@@ -208,9 +266,7 @@ def _data_uri(png: bytes) -> str:
 
 def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
     """Return each cell with its state, what sets it apart in its study, its attempts and what they took."""
-    tried: dict[int, list[Row]] = defaultdict(list)
-    for attempt in attempts:
-        tried[attempt["position"]].append(attempt)
+    tried = _by_position(attempts)
     base = _most_common([settings_of(cell) for cell in cells])
     rows = []
     for cell in cells:
@@ -223,12 +279,21 @@ def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
                 "error": cell["error"] if cell_state(cell) == "failed" else None,
                 "configuration": json.dumps(cell["configuration"], indent=2),
                 "apart": ", ".join(f"{key} = {value}" for key, value in apart.items()),
-                "train_seconds": sum(attempt["train_seconds"] for attempt in mine),
-                "score_seconds": sum(attempt["score_seconds"] for attempt in mine),
+                "cost": _cost(cell),
+                "took": [duration(sum(attempt[key] for attempt in mine)) for key in ("train_seconds", "score_seconds")],
                 "attempts": [_attempt(attempt) for attempt in mine],
             }
         )
     return rows
+
+
+def _cost(cell: Row) -> str:
+    """Return the size of a cell's network and the operations of the whole cell in words; empty where it trains none."""
+    known = stored_cell(cell["configuration"])
+    if known is None:
+        return ""
+    cost = cell_cost(known)
+    return f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations in all"
 
 
 def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:

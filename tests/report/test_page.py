@@ -10,16 +10,21 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from diffmem.cost import cell_cost
 from diffmem.emm import emm_interval
 from diffmem.errors import DiffmemError
 from diffmem.report.page import render_page, write_page
+from diffmem.scoring import png
 from diffmem.store import Store
 from diffmem.study import Study
+from diffmem.units import with_unit
 
 EVIL = "<script>alert(1)</script> & <b>bold</b> \"quoted\" 'too' {{ 7 * 7 }} ${1}"
 REASON = "the training loss is <nan> & of no use"
@@ -265,7 +270,8 @@ def images(page: Page) -> list[bytes]:
 
 def test_the_gallery_has_the_stored_images_of_the_last_checkpoint_of_each_cell(page: Page) -> None:
     found = images(page)
-    assert found == [*PAIRS[0], *PAIRS[1], *PAIRS[0]]
+    copied = PAIRS[0][1], PAIRS[1][1]  # training images 0 and 1, which all memorized images are copies of
+    assert found == [*copied, *PAIRS[0], *PAIRS[1], PAIRS[0][1], *PAIRS[0]]
     for image in found:
         with Image.open(io.BytesIO(image)) as opened:
             assert (opened.format, opened.size, opened.mode) == ("PNG", (8, 8), "L")
@@ -281,7 +287,41 @@ def test_the_gallery_tells_the_distance_ratio_and_outlines_what_is_memorized(sto
     figures = list(zip(kinds, page.texts["figure"], strict=True))
     pairs = [(kind, text.strip()) for kind, text in figures if kind[0] == "pair"]
     assert pairs == [(["pair", "memorized"], "0.10"), (["pair"], "0.40")]
-    assert "1 of 8 training images are replicated, most often: number 0 (1 times)." in page.text
+    assert "1 of 8 training images are replicated, most often:" in page.text
+
+
+def test_what_is_copied_most_is_shown_where_a_stored_pair_has_its_picture(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    # images 0 to 10 are memorized; those of positions 0, 1 and 2 twice, and pictures of 0 and 1 are kept
+    store.append(tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.55, pairs=PAIRS))
+    page = rendered(store)
+    shown = zip(page.of("figure"), page.texts["figure"], strict=True)
+    texts = [" ".join(text.split()) for attributes, text in shown if attributes["class"] == "copied"]
+    assert texts[:4] == ["no. 02 times", "no. 12 times", "no. 22 times", "no. 31 time"]
+    assert images(page)[:2] == [PAIRS[0][1], PAIRS[1][1]]
+    assert page.text.count("no picture") == 4
+    assert "8 of 8 training images are replicated" in page.text
+
+
+@pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
+def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
+    store: Store, side: int, at_least: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 2, 3, side, side), dtype=np.uint8)
+    pairs = [tuple(png(torch.from_numpy(image)) for image in pair) for pair in noise]
+    study = tiny.load(store.path.parent, tiny.TEXT + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
+    tiny.register(store, study)
+    for entry in study.cells:
+        tiny.measure(store, entry.cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
+    page = rendered(store)
+    assert len(study.cells) == 50
+    assert len(page.source) < 10e6
+    (shown,) = set(re.findall(r"The first (\d+) of the 32 pairs", page.text))
+    assert sum(figure["class"].startswith("pair") for figure in page.of("figure")) == 50 * int(shown)
+    assert int(shown) >= at_least
+    with Image.open(io.BytesIO(images(page)[0])) as picture:
+        assert picture.size == (min(side, 64),) * 2
 
 
 def test_another_threshold_is_used_and_named(store: Store) -> None:
@@ -318,6 +358,23 @@ def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None
         assert cell["cell_id"] in page.text
     configurations = [json.loads(text) for text in page.texts["pre"] if text.startswith("{")]
     assert configurations == [cell["configuration"] for cell in filled.cells("tiny")]
+
+
+def test_the_cost_of_a_cell_is_that_of_its_plan(store: Store) -> None:
+    cell = fill(store).cells[0].cell
+    cost = cell_cost(cell)
+    words = f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations in all"
+    assert words in rendered(store).text
+
+
+def test_a_study_of_one_checkpoint_a_cell_has_no_figure_against_epochs(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    for entry in study.cells:
+        tiny.measure(store, entry.cell, [0.5])
+    assert "Memorization ratio against epochs" not in rendered(store).texts["h3"]
+    tiny.measure(store, study.cells[0].cell, [0.5, 0.6])
+    assert "Memorization ratio against epochs" in rendered(store).texts["h3"]
 
 
 def test_a_failed_cell_is_shown_with_its_reason(page: Page) -> None:

@@ -1,0 +1,27 @@
+"""Numbers and times as people read them."""
+
+from datetime import datetime
+
+
+def with_unit(count: float) -> str:
+    """Return a count with three digits and a unit of thousands: 35.1 M."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} Z"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits: 59 s, 12 min, 47.5 h, 3.2 d."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
+
+
+def moment(time: datetime | None) -> str | None:
+    """Return a UTC time of the store to the second, None where there is none."""
+    return None if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
