@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+NAMES = ("cell_id", "study")
+"""Columns that a narrow terminal does not break: what they hold is copied into other commands."""
 MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
@@ -40,7 +42,7 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     table = Table(title=title or None, title_justify="left", highlight=False)
     for key in keys:
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=key.endswith("cell_id"))
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=key in NAMES)
     for row in rows[:MOST_ROWS]:
         table.add_row(*(text(row.get(key)) for key in keys))
     console = Console(highlight=False, markup=False)

@@ -87,7 +87,7 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
     notes = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     if rising:
         at = ", ".join(map(str, sorted(rising)))
-        notes.append(f"the ratio still rises at the end of training at N = {at}, so more epochs may memorize more")
+        notes.append(f"the ratio still rises at the end of training at N = {at}")
     if not points:
         return Curve(label, points, epsilon, None, None, None, "; ".join(notes))
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
