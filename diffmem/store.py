@@ -407,16 +407,26 @@ class Store(Database):
 
     def copies(self, study: str, threshold: float) -> list[Row]:
         """Return which training images the memorized images of each cell's last checkpoint are nearest to: position,
-        nearest (position in the training set) and copies, most copied first."""
+        nearest (position in the training set), copies, and picture (PNG, None where no stored pair of the cell has
+        it), most copied first."""
         return self.rows(
             """
-            SELECT position, nearest, count(*) AS copies
-            FROM evidence JOIN study_cells USING (cell_id)
-                JOIN (SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id) USING (cell_id, epoch)
-            WHERE study = ? AND d1 < ? * d2
-            GROUP BY ALL ORDER BY position, copies DESC, nearest
+            WITH counted AS (
+                SELECT position, cell_id, nearest, count(*) AS copies
+                FROM evidence JOIN study_cells USING (cell_id)
+                    JOIN (SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id) USING (cell_id, epoch)
+                WHERE study = ? AND d1 < ? * d2
+                GROUP BY ALL
+            ), pictures AS (
+                SELECT cell_id, evidence.nearest, any_value(pairs.nearest) AS picture
+                FROM pairs JOIN evidence USING (cell_id, epoch, sample)
+                WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+                GROUP BY ALL
+            )
+            SELECT position, nearest, copies, picture FROM counted LEFT JOIN pictures USING (cell_id, nearest)
+            ORDER BY position, copies DESC, nearest
             """,
-            [study, threshold],
+            [study, threshold, study],
         )
 
     def attempts(self, study: str) -> list[Row]:

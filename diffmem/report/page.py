@@ -168,9 +168,10 @@ def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: f
         {"label": label or "all cells", "sizes": [{"size": n, "models": m} for n, m in sorted(sizes.items())]}
         for label, sizes in curves.items()
     ]
+    drawn = len({size for sizes in curves.values() for size in sizes}) > 1
     return {
         **_shown("", "", figures.distance_histogram(counts, threshold)),
-        "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)),
+        "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)) if drawn else "",
         "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "epsilon": epsilon, "curves": by_curve},
         "level": round(threshold * THRESHOLD_LEVELS),
     }
@@ -194,28 +195,27 @@ def _galleries(
     """
     pairs = [{**pair, **{key: _reduced(pair[key]) for key in ("generated", "nearest")}} for pair in pairs]
     pairs_of, copies_of = _by_position(pairs), _by_position(copies)
-    pictures = {position: {pair["number"]: pair["nearest"] for pair in own} for position, own in pairs_of.items()}
-    copied = [
-        (rank, len(pictures[position].get(row["nearest"], b"")))
-        for position in pairs_of
-        for rank, row in enumerate(copies_of[position][:MOST_COPIED])
-    ]
-    most = _fitting(copied, room // 2)
-    room -= sum(size for rank, size in copied if rank < most)
-    shown = _fitting([(pair["sample"], len(pair["generated"]) + len(pair["nearest"])) for pair in pairs], room)
+    copied = {
+        position: [{**row, "picture": row["picture"] and _reduced(row["picture"])} for row in rows[:MOST_COPIED]]
+        for position, rows in copies_of.items()
+        if position in pairs_of
+    }
+    sizes = [(rank, len(row["picture"] or b"")) for rows in copied.values() for rank, row in enumerate(rows)]
+    most = _fitting(sizes, room // 2)
+    left = room - sum(size for rank, size in sizes if rank < most)
+    shown = _fitting([(pair["sample"], len(pair["generated"]) + len(pair["nearest"])) for pair in pairs], left)
     return [
         {
             "name": cell["name"],
-            "epoch": pairs_of[cell["position"]][0]["epoch"],
+            "epoch": own[0]["epoch"],
             "ratio": cell["last"],
             "size": size_of(cell),
-            "replicated": len(copies_of[cell["position"]]),
+            "replicated": len(copies_of[position]),
             "copied": [
-                {"number": number, "copies": row["copies"], "picture": picture and _data_uri(picture)}
-                for row in copies_of[cell["position"]][:most]
-                for number, picture in [(row["nearest"], pictures[cell["position"]].get(row["nearest"]))]
+                {**row, "picture": row["picture"] and _data_uri(row["picture"])}
+                for row in copied.get(position, [])[:most]
             ],
-            "stored": len(pairs_of[cell["position"]]),
+            "stored": len(own),
             "pairs": [
                 {
                     "generated": _data_uri(pair["generated"]),
@@ -224,11 +224,12 @@ def _galleries(
                     "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
                     "memorized": pair["d1"] < threshold * pair["d2"],
                 }
-                for pair in pairs_of[cell["position"]][:shown]
+                for pair in own[:shown]
             ],
         }
         for cell in cells
-        if pairs_of[cell["position"]]
+        for position, own in [(cell["position"], pairs_of.get(cell["position"]))]
+        if own
     ]
 
 

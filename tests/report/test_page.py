@@ -304,6 +304,14 @@ def test_what_is_copied_most_is_shown_where_a_stored_pair_has_its_picture(store:
     assert "8 of 8 training images are replicated" in page.text
 
 
+def test_a_picture_of_what_is_copied_may_be_from_an_earlier_checkpoint(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.55], pairs=PAIRS)
+    tiny.measure(store, study.cells[0].cell, [0.55, 0.55], pairs=PAIRS[:1])
+    assert images(rendered(store)) == [PAIRS[0][1], PAIRS[1][1], *PAIRS[0]]
+
+
 @pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
 def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
     store: Store, side: int, at_least: int
