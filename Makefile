@@ -20,7 +20,7 @@ demo: install
 	@echo "open this page in a browser: $(CURDIR)/store/quickstart.html"
 
 test: install
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 bench: install
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu diffusers

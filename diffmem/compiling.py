@@ -15,8 +15,8 @@ Compile = Literal["auto", "on", "off"]
 
 COMPILE_SECONDS = 180.0
 """What compiling a network's training and generation takes where nothing is cached."""
-SAVED = 0.2
-"""Share of the time that compiled steps save, at least: a third of it in small networks on a CPU."""
+SAVED = 0.1
+"""Share of the time that compiling saves, about as `diffmem bench --compile` measures it on a CPU."""
 OPERATIONS_A_SECOND = {"cpu": 3e10, "cuda": 2e13}
 """What a CPU thread, or a GPU, does of a cell's work; rough, since it only tells minutes from hours."""
 

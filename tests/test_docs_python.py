@@ -4,13 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
 import tiny
 
 import diffmem
+from diffmem.cli import main
 from diffmem.store import Store
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,3 +79,25 @@ def test_each_loop_of_the_document_on_the_monitor_trains_and_is_measured(heading
         assert rows[0]["ratio"] < 0.1
         assert rows[-1]["ratio"] > 0.5
         assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_every_command_is_a_documented_function():
+    rows = re.findall(r"^\| `diffmem ([a-z ]+)` \| (.*) \|$", (DOCS / "python.md").read_text(), re.MULTILINE)
+    groups = {name: command for name, command in main.commands.items() if isinstance(command, click.Group)}
+    plain = set(main.commands) - set(groups)
+    assert {name for name, _ in rows} == plain | {
+        f"{g} {name}" for g, group in groups.items() for name in group.commands
+    }
+    for command, functions in rows:
+        calls = re.findall(r"`([\w.]+)\(", functions)
+        assert calls, command
+        for call in calls:
+            assert function_of(call).__doc__, call
+
+
+def function_of(call: str) -> object:
+    """Return the function that a name of the table means."""
+    place, _, name = call.rpartition(".")
+    if place == "store":
+        return getattr(Store, name)
+    return getattr(diffmem, name) if not place else getattr(import_module(place), name)
