@@ -260,10 +260,12 @@ class CellRun:
         saved = counted = time.monotonic()
         while state.step < step:
             loss = next(steps)
+            checked = state.step % LOSS_CHECK == 0 or state.step == step
+            value = self._checked(loss, state) if checked else 0.0  # which waits for the device, so before the clock
             now = time.monotonic()
             state.seconds, counted = state.seconds + now - counted, now
-            if state.step % LOSS_CHECK == 0 or state.step == step:
-                yield Trained(self.cell, state.step, self._checked(loss, state))
+            if checked:
+                yield Trained(self.cell, state.step, value)
             # to agree, the processes of a group wait for their devices: not at every step of a GPU
             asks = self.group.count == 1 or self.group.device.type == "cpu" or state.step % STOP_CHECK == 0
             stopping = asks and self.group.any(self.stop())

@@ -224,7 +224,7 @@ class Database:
                 if len(statements) != 1:
                     raise StoreError(f"the query: one SELECT at a time, not {len(statements)} statements")
                 (statement,) = statements
-                if statement.type != duckdb.StatementType.SELECT:
+                if statement.type not in (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI):  # PIVOT is several
                     kind = statement.type.name.replace("_", " ")
                     raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
                 connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables

@@ -110,13 +110,15 @@ def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
 
 
 def still_rises(epochs: Sequence[int], ratios: Sequence[float], samples: Sequence[int]) -> bool:
-    """Return whether a model's ratio is highest at its last checkpoint, and above that at half of its training.
+    """Return whether a model's ratio is highest, but not 1, at its last checkpoint, and above that at three quarters of
+    its training: by more than the noise of the generated images leaves open (95%).
 
-    Above by more than the noise of the generated images leaves open (95%). Checkpoints come in order of their epochs.
+    Checkpoints come in order of their epochs.
     """
-    half = max(0, sum(epoch <= epochs[-1] / 2 for epoch in epochs) - 1)
-    rise = math.asin(math.sqrt(ratios[-1])) - math.asin(math.sqrt(ratios[half]))
-    return ratios[-1] >= max(ratios) and rise > NORMAL * math.sqrt(1 / (4 * samples[half]) + 1 / (4 * samples[-1]))
+    before = max(0, sum(epoch <= 0.75 * epochs[-1] for epoch in epochs) - 1)
+    rise = math.asin(math.sqrt(ratios[-1])) - math.asin(math.sqrt(ratios[before]))
+    noise = math.sqrt(1 / (4 * samples[before]) + 1 / (4 * samples[-1]))
+    return max(ratios) <= ratios[-1] < 1 and rise > NORMAL * noise
 
 
 class Interval(NamedTuple):
@@ -126,8 +128,6 @@ class Interval(NamedTuple):
     high: float | None
 
     def __str__(self) -> str:
-        if self == (None, None):
-            return "open"
         low, high = ("?" if end is None else f"{end:.0f}" if end >= 100 else f"{end:.1f}" for end in self)
         return f"{low} to {high}"
 
@@ -205,8 +205,8 @@ def emm_interval(
     """Return the 95% interval of the EMM: the middle of a parametric bootstrap over images, draws and seeds.
 
     The arguments are those of `bands`. Every resample draws a ratio at each size from what its images and its models
-    leave open, the latter with Student's t for few models. The EMMs of RESAMPLES such curves make the interval, whose
-    ends are open where they fall outside the measured sizes.
+    leave open, the latter with Student's t for few models. The EMMs of RESAMPLES such curves make the interval; an
+    end is open where the measured sizes do not bound it.
     """
     found = bands(sizes, ratios, samples)
     generator = np.random.default_rng(seed)

@@ -79,8 +79,8 @@ def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
     columns = []
     for keys, found in values.items():
         name = ".".join(keys).replace('"', '""')
-        value = "configuration" + "".join(f"->{_quoted(key)}" for key in keys[:-1]) + f"->>{_quoted(keys[-1])}"
-        columns.append(f'({value})::{_type(found)} AS "{name}"')
+        pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
+        columns.append(f'(configuration->>{_quoted(pointer)})::{_type(found)} AS "{name}"')
     return ", ".join(columns) or "configuration"
 
 

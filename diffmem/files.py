@@ -11,6 +11,8 @@ from diffmem.errors import DiffmemError, RunError
 def whole(path: Path) -> Iterator[Path]:
     """Give a path to write to, which takes the place of `path` if the block ends well; a device or a pipe is given as
     it is. DiffmemError where it cannot be written; a full disk may be tried again (RunError)."""
+    if path.is_symlink() and path.is_file():
+        path = path.resolve()  # what the link leads to is replaced, not the link
     temporary = path.with_name(f"{path.name}.tmp") if path.name else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -329,12 +329,12 @@ class Store(Database):
         return rows
 
     def curve_points(self, study: str, threshold: float) -> list[Row]:
-        """Return every checkpoint of a study: curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
+        """Return every checkpoint of a study: position, curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
 
         The ratio is the share of generated images with d1 < threshold * d2, counted from the evidence unless the
         threshold is the one of the stored ratio.
         """
-        columns = "curve, size, draw, seed, cell_id, epoch, samples, loss"
+        columns = "position, curve, size, draw, seed, cell_id, epoch, samples, loss"
         if threshold == THRESHOLD:
             return self.rows(f"SELECT {columns}, ratio FROM results WHERE study = ? ORDER BY position, epoch", [study])
         return self.rows(

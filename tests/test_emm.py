@@ -277,7 +277,7 @@ def test_interval_is_open_where_the_curve_may_not_cross_within_the_sizes(ratios,
     texts = [
         str(emm_interval([8, 16], r, [n, n])) for r, n in (([0.5, 0.4], 300), ([0.99, 0.98], 300), ([0.93, 0.87], 30))
     ]
-    assert texts == ["? to 8.0", "16.0 to ?", "open"]
+    assert texts == ["? to 8.0", "16.0 to ?", "? to ?"]
 
 
 def test_interval_is_the_same_every_time():
@@ -318,21 +318,27 @@ def test_interval_covers_the_true_crossing_in_93_to_97_per_cent_of_studies(model
 
 
 @pytest.mark.parametrize("noise", [1.9, 2.0])
-def test_a_ratio_rises_where_it_is_1_96_standard_deviations_above_that_at_half_of_the_training(noise):
+def test_a_ratio_rises_where_it_is_1_96_standard_deviations_above_that_at_three_quarters_of_the_training(noise):
     # sin^2 of angles that are apart by so many times sqrt(1 / 4n + 1 / 4n)
-    n, half = 400, 0.6
-    later = math.sin(math.asin(math.sqrt(half)) + noise * math.sqrt(1 / (2 * n))) ** 2
-    assert still_rises([100, 200, 300, 400], [0.9 * half, half, half, later], [n] * 4) == (noise > 1.96)
+    n, before = 400, 0.6
+    later = math.sin(math.asin(math.sqrt(before)) + noise * math.sqrt(1 / (2 * n))) ** 2
+    assert still_rises([100, 200, 300, 400], [0.1, 0.1, before, later], [n] * 4) == (noise > 1.96)
 
 
-def test_the_noise_of_the_half_and_that_of_the_end_both_count():
+def test_the_noise_before_and_that_at_the_end_both_count():
     assert still_rises([1, 2], [0.5, 0.55], [10_000, 10_000])
     assert not still_rises([1, 2], [0.5, 0.55], [10_000, 100])
     assert not still_rises([1, 2], [0.5, 0.55], [100, 10_000])
 
 
-def test_a_ratio_that_was_higher_before_does_not_rise_still():
+def test_a_ratio_that_was_higher_before_or_has_settled_does_not_rise_still():
     assert not still_rises([1, 2, 3], [0.1, 0.9, 0.89], [1000] * 3)
+    assert not still_rises(list(range(1, 17)), [min(0.1 * i, 0.9) for i in range(1, 17)], [1000] * 16)
+
+
+def test_a_ratio_of_1_can_rise_no_further():
+    assert not still_rises([1, 2], [0.2, 1.0], [500, 500])
+    assert still_rises([1, 2], [0.2, 0.998], [500, 500])
 
 
 def test_one_checkpoint_tells_no_rise():

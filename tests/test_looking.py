@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,28 @@ def test_an_export_of_a_study_has_nothing_of_others(store, ids):
     assert [row["cell_id"] for row in exported("cells", "json", "--study", "it's")] == [ids[1]]
     assert [exported(what, "parquet", "--study", "it's") for what in ("checkpoints", "evidence")] == [[], []]
     assert [row["study"] for row in exported("emm", "json", "--study", "it's")] == ["it's other"]
+
+
+def test_an_export_to_a_link_replaces_what_it_leads_to():
+    Path("there.csv").write_text("before")
+    Path("link.csv").symlink_to("there.csv")
+    assert diffmem("export", "cells", "-o", "link.csv").exit_code == 0
+    assert Path("link.csv").is_symlink()
+    assert Path("there.csv").read_text().startswith("cell_id,")
+
+
+def test_an_export_to_a_pipe_goes_through_it():
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(Path("pipe").read_text)
+        assert diffmem("export", "cells", "--format", "csv", "-o", "pipe").exit_code == 0
+        assert read.result(timeout=60).startswith("cell_id,")
+    assert Path("pipe").is_fifo()
+
+
+def test_a_pivot_is_a_query_too():
+    rows = data("query", "PIVOT results ON epoch USING max(ratio)")
+    assert {"12", "24", "30"} <= rows[0].keys()
 
 
 def test_an_export_without_a_file_goes_to_standard_output():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,9 @@ import diffmem
 from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError, StoreError
+from diffmem.export import export
 from diffmem.merging import merge
+from diffmem.report.estimates import study_curves
 from diffmem.store import Store
 
 NOISE = np.random.default_rng(0).integers(256, size=(20, 1, 8, 8), dtype=np.uint8)
@@ -254,3 +257,24 @@ def test_merged_stores_list_the_trainings_of_both(tmp_path):
         assert sorted(row["cell_id"] for row in into.cells("mine")) == sorted(
             row["cell_id"] for store in stores for row in store.cells("mine")
         )
+
+
+def test_a_ratio_that_rises_is_noted_once_the_training_has_ended(training, store):
+    watch = monitor(training, store)
+    for step, copied in ((0, 0), (10, 10), (20, 18)):
+        watch.score(np.concatenate([training[:copied], NOISE[: 20 - copied]]), step)
+    (curve,) = study_curves(store, "mine")
+    assert "rises" not in curve.note
+    watch.close()
+    (curve,) = study_curves(store, "mine")
+    assert "the ratio still rises at the end of training at N = 50" in curve.note
+
+
+def test_settings_of_any_name_have_columns_of_an_export(training, store, tmp_path):
+    settings = {"a.b": 1, "$lr": 0.5, "/d": 2, "~x": 3, "it's": "so", 'say "so"': True}
+    monitor(training, store, settings=settings).score(training[:10], 0)
+    export(store, "cells", tmp_path / "cells.parquet", form="parquet")
+    (row,) = duckdb.sql(f"FROM '{tmp_path / 'cells.parquet'}'").fetchall()
+    columns = duckdb.sql(f"DESCRIBE FROM '{tmp_path / 'cells.parquet'}'").fetchall()
+    found = dict(zip([name for name, *_ in columns], row, strict=True))
+    assert {key: found[f"settings.{key}"] for key in settings} == settings

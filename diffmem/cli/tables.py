@@ -4,12 +4,14 @@ import base64
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 NAMES = ("cell_id", "study")
-"""Columns that a narrow terminal does not break: what they hold is copied into other commands."""
+"""Columns that a terminal does not break if it can help it: what they hold is copied into other commands."""
+LEAST_WIDTH = 7
+"""Characters, borders included, that every other column must still have for that."""
 MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
@@ -39,15 +41,19 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for row in rows for key in row)) or columns
-    table = Table(title=title or None, title_justify="left", highlight=False)
-    for key in keys:
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold", no_wrap=key in NAMES)
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*(text(row.get(key)) for key in keys))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
+    table = Table(title=title or None, title_justify="left", highlight=False)
+    names = [key for key in keys if key in NAMES]
+    widths = [max((len(text(row.get(key))) for row in rows), default=0) for key in names]
+    whole = sum(widths) + 3 * len(names) <= console.width - LEAST_WIDTH * (len(keys) - len(names))
+    for key in keys:
+        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(key, justify=justify, overflow="fold", no_wrap=whole and key in names)
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*(text(row.get(key)) for key in keys))
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")

@@ -49,12 +49,12 @@ def study_curves(store: Store, study: Row | str) -> list[Curve]:
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
     """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
     points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    measured: dict[str, list[Row]] = defaultdict(list)
+    measured: dict[int, list[Row]] = defaultdict(list)  # by position, for one cell may be at several
     for point in points:
-        measured[point["cell_id"]].append(point)
+        measured[point["position"]].append(point)
     cells = store.cells(study["study"])
     for cell in cells:
-        own = measured[cell["cell_id"]]
+        own = measured[cell["position"]]
         epochs, ratios, samples = ([point[key] for point in own] for key in ("epoch", "ratio", "samples"))
         cell["best"], cell["samples"] = max(zip(ratios, samples, strict=True), default=(None, None))
         cell["last"] = ratios[-1] if ratios else None
@@ -81,9 +81,8 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
             runs = [cell for cell in measured if size_of(cell) == size]
             mean, last_mean = (fmean(cell[which] for cell in runs) for which in ("best", "last"))
             points.append(Point(size, mean, last_mean, len(runs), low, high))
-    ended = [cell["measured"] >= cell["expected"] for cell in cells]
-    unfinished = sum(not end and cell["outcome"] != "crossed" for end, cell in zip(ended, cells, strict=True))
-    rising = {size_of(cell) for end, cell in zip(ended, cells, strict=True) if end and cell["rises"]}
+    unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
+    rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
     notes = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     if rising:
         at = ", ".join(map(str, sorted(rising)))

@@ -133,7 +133,7 @@ def _figures(
             "Bars: 95% intervals over generated images, and over draws and seeds where there are several. Stars: EMMs."
         )
         drawn.append((title, text, figures.ratio_against_size(curves, published)))
-    if len({point["cell_id"] for point in points}) < len(points):  # a cell has more than one checkpoint
+    if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
         text = "One line for each trained model, coloured by its number of training images."
         drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:
@@ -289,12 +289,13 @@ def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
 
 
 def _cost(cell: Row) -> str:
-    """Return the size of a cell's network and the operations of the whole cell in words; empty where it trains none."""
+    """Return the size of a cell's network and its operations in words; empty for images of other tools."""
     known = stored_cell(cell["configuration"])
     if known is None:
         return ""
     cost = cell_cost(known)
-    return f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations in all"
+    size = f"{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
+    return f"{size}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
 
 
 def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -371,8 +371,16 @@ def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None
 def test_the_cost_of_a_cell_is_that_of_its_plan(store: Store) -> None:
     cell = fill(store).cells[0].cell
     cost = cell_cost(cell)
-    words = f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations in all"
+    words = f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations for all"
     assert words in rendered(store).text
+
+
+def test_the_optimum_has_operations_and_no_parameters(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY.replace("[M]", '[M]\nnetwork = "optimum"'))
+    tiny.register(store, study)
+    page, cell = rendered(store), study.cells[0].cell
+    assert f" {with_unit(cell_cost(cell).operations)} floating-point operations" in page.text
+    assert "parameters" not in page.text
 
 
 def test_a_study_of_one_checkpoint_a_cell_has_no_figure_against_epochs(store: Store) -> None:
