@@ -366,7 +366,9 @@ def test_cells_that_fail_end_with_1_after_the_others_and_are_tried_again_when_as
     assert again.stdout.count("failed before") == 4
     assert len(Store(store).rows("FROM attempts")) == 8
     assert run(study, store, "--processes", processes, "--retry-failed").returncode == 1
-    assert len(Store(store).rows("FROM attempts")) == 12
+    assert (
+        12 <= len(Store(store).rows("FROM attempts")) <= 12 + 4 * (int(processes) - 1)
+    )  # a process that starts late may try one again, too
 
 
 def test_fail_fast_ends_at_the_first_failure(tmp_path):
