@@ -52,16 +52,17 @@ def run_cell(
     stop: Stop,
     group: Group = ALONE,
     enough: float | None = None,
+    failed_elsewhere: Callable[[], bool] = lambda: False,
     compiling: Compile = "off",
 ) -> Iterator[Event]:
-    """Train and score one cell, unless it is finished or another process works on it.
+    """Train and score one cell, unless it is finished or another process works on it, or `failed_elsewhere`.
 
     With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
     """
     path = store.state_path(cell.cell_id)
     with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
-        # `enough` may have been reached by another process since the cell was asked for
-        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
+        # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
+        if not group.any(free) or failed_elsewhere() or (enough is not None and _best(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
         measured = store.measured_epochs(cell.cell_id) if group.leads else set()

@@ -99,6 +99,7 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
                 stop=stop,
                 group=alone,
                 enough=line,
+                failed_elsewhere=lambda cell=entry.cell: failures.new(cell),
                 compiling=options.compile,
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
@@ -212,10 +213,15 @@ def _run_apart(
         for number, entry in queue:
             if stop():
                 raise Interrupted
-            if group.count > 1 and failures.new(entry.cell):
-                continue
             for event in run_cell(
-                entry.cell, store, name=entry.name, number=number, stop=stop, group=alone, compiling=options.compile
+                entry.cell,
+                store,
+                name=entry.name,
+                number=number,
+                stop=stop,
+                group=alone,
+                failed_elsewhere=lambda cell=entry.cell: group.count > 1 and failures.new(cell),
+                compiling=options.compile,
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
                 if outcome == "busy elsewhere":
