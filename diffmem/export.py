@@ -18,7 +18,8 @@ FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet", "json": "FO
 
 EMM = """
     study VARCHAR, curve VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR, value DOUBLE,
-    lower DOUBLE, upper DOUBLE, last_emm VARCHAR, last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
+    lower DOUBLE, upper DOUBLE, lower95 DOUBLE, upper95 DOUBLE, last_emm VARCHAR,
+    last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
 """
 """The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
 
@@ -102,12 +103,11 @@ def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
         if study in (None, row["study"]):
             for curve in study_curves(store, row):
                 given = [row["study"], curve.label, curve.epsilon, row["estimation"]["threshold"], len(curve.points)]
-                estimates = [
-                    value
+                best, last = (
+                    (str(e), e.value, e.lower, e.upper) if e else (None,) * 4
                     for e in (curve.estimate, curve.last_estimate)
-                    for value in ((str(e), e.value, e.lower, e.upper) if e else (None,) * 4)
-                ]
-                yield [*given, *estimates, curve.note]
+                )
+                yield [*given, *best, *(curve.interval or (None, None)), *last, curve.note]
 
 
 def _quoted(text: str) -> str:

@@ -150,7 +150,10 @@ def _decode(files: list[Path], pattern: str, resolution: int | None, only: range
         array = _pixels(item, resolution)
         if arrays and array.shape != arrays[0].shape:
             first, this = (f"{a.shape[2]}x{a.shape[1]} in {a.shape[0]} channels" for a in (arrays[0], array))
-            raise DataError(f"{item.where}: {this}, but the first image is {first}; P.resolution makes sizes equal")
+            raise DataError(
+                f"{item.where}: {this}, but the first image is {first}; "
+                "make them one size (in a study, P.resolution does)"
+            )
         arrays.append(array)
         labels.append(item.label)
     if not arrays:
@@ -171,7 +174,7 @@ def _pixels(item: Item, resolution: int | None) -> Pixels:
         image = crop_and_resize(image, resolution)
     elif image.width != image.height:
         raise DataError(
-            f"{item.where}: {image.width}x{image.height} pixels, not square; P.resolution crops and resizes"
+            f"{item.where}: {image.width}x{image.height} pixels, not square; crop them (in a study, P.resolution does)"
         )
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
@@ -255,7 +258,8 @@ def _from_npz(path: Path, resolution: int | None) -> Source:
     side = resolution or images.shape[-1]
     if resolution is None and images.shape[-1] != images.shape[-2]:
         raise DataError(
-            f"{path}: {images.shape[-1]}x{images.shape[-2]} pixels, not square; P.resolution crops and resizes"
+            f"{path}: {images.shape[-1]}x{images.shape[-2]} pixels, not square; "
+            "crop them (in a study, P.resolution does)"
         )
     return Source(resized(images, side), labels.astype(np.int64))
 

@@ -150,8 +150,8 @@ def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[An
 
 
 def describe_store(store: Store) -> Row:
-    """Return what a store holds: path, bytes, schema, studies (study, title, cells), and how many checkpoints,
-    evidence rows, generated images and training states (with their bytes) there are."""
+    """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
+    many checkpoints, evidence rows, generated images and training states (with their bytes) there are."""
     with store.snapshot():
         (counts,) = store.rows(
             """
@@ -166,6 +166,7 @@ def describe_store(store: Store) -> Row:
             GROUP BY ALL ORDER BY study
             """
         )
+        loose = store.rows("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
     sizes = list(_sizes(store.states.glob(f"{glob.escape(store.path.stem)}.*.pt")))
     return {
         "path": str(store.path),
@@ -174,6 +175,7 @@ def describe_store(store: Store) -> Row:
         "training_states": len(sizes),
         "training_state_bytes": sum(sizes),
         "studies": studies,
+        "in_no_study": [row["cell_id"] for row in loose],
     }
 
 

@@ -6,6 +6,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from diffmem.cellrun import Interrupted, Stop, run_cell
 from diffmem.compiling import Compile
@@ -99,7 +100,7 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
                 stop=stop,
                 group=alone,
                 enough=line,
-                failed_elsewhere=lambda cell=entry.cell: failures.new(cell),
+                failed_elsewhere=partial(failures.new, entry.cell),
                 compiling=options.compile,
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
@@ -220,7 +221,7 @@ def _run_apart(
                 number=number,
                 stop=stop,
                 group=alone,
-                failed_elsewhere=lambda cell=entry.cell: group.count > 1 and failures.new(cell),
+                failed_elsewhere=partial(failures.new, entry.cell),
                 compiling=options.compile,
             ):
                 outcome = event.outcome if isinstance(event, CellEnded) else ""

@@ -144,7 +144,7 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         source.images.shape[-1],
         {"images": generated.fingerprint},
     )
-    name = Path(images).stem
+    name, curve = Path(images).stem, f"{images} ({generated.fingerprint.removeprefix('sha256:')[:8]})"
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     store.register(
@@ -154,8 +154,8 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         path=str(images),
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
-        cells=[(cell, str(images), f"{images} against {against}, N = {cell.size}", {})],
-        keep=True,  # another folder of the same name is another curve
+        cells=[(cell, curve, f"{curve} against {against}, N = {cell.size}", {})],
+        keep=True,  # another folder of the same name, or other images in this one, are another curve
     )
     device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -263,22 +264,12 @@ class Store(Database):
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> "pandas.DataFrame":
         """Return the rows of a query as a pandas data frame; StoreError without pandas, or where it has a fault."""
-        try:
-            import pandas  # noqa: F401 - that it is there
-        except ImportError as error:
-            raise StoreError(
-                "a data frame needs pandas, which is not installed: `pip install pandas`, or take `Store.columns`"
-            ) from error
+        _check_installed("pandas", "a data frame")
         return self.select(sql, lambda found: found.df(), parameters)
 
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> "pyarrow.Table":
         """Return the rows of a query as an Arrow table; StoreError without pyarrow, or where it has a fault."""
-        try:
-            import pyarrow  # noqa: F401 - that it is there
-        except ImportError as error:
-            raise StoreError(
-                "an Arrow table needs pyarrow, which is not installed: `pip install pyarrow`, or take `Store.columns`"
-            ) from error
+        _check_installed("pyarrow", "an Arrow table")
         return self.select(sql, lambda found: found.to_arrow_table(), parameters)
 
     def measured_epochs(self, cell_id: str) -> set[int]:
@@ -470,6 +461,14 @@ class Store(Database):
             ORDER BY position, sample
             """,
             [study],
+        )
+
+
+def _check_installed(package: str, what: str) -> None:
+    """Raise StoreError unless a package that only some have is installed."""
+    if find_spec(package) is None:
+        raise StoreError(
+            f"{what} needs {package}, which is not installed: `pip install {package}`, or take `Store.columns`"
         )
 
 

@@ -289,7 +289,7 @@ CASES = [
     Case("plan 0.toml", "20.toml:1: extends: more than 20 files extend one another", chain),
     Case(
         "plan s.toml",
-        "s.toml:1: P.dataset: images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; P.resolution makes sizes equal",
+        "s.toml:1: P.dataset: images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; make them one size (in a study, P.resolution does)",
         unequal_pictures,
     ),
     # command lines
@@ -329,12 +329,12 @@ CASES = [
     ),
     Case(
         "score --images images --against digits",
-        "images/0.png: 8x9 pixels, not square; P.resolution crops and resizes",
+        "images/0.png: 8x9 pixels, not square; crop them (in a study, P.resolution does)",
         pictures((8, 9)),
     ),
     Case(
         "score --images images --against digits",
-        "images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; P.resolution makes sizes equal",
+        "images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; make them one size (in a study, P.resolution does)",
         pictures((8, 8), (9, 9)),
     ),
     Case(
@@ -368,7 +368,11 @@ CASES = [
         arrays(pixels=grey(2, 8, 8)),
     ),
     Case(SCORE, "a.npz: `images` has neither 1 nor 3 channels: [2, 8, 8, 5]", arrays(images=grey(2, 8, 8, 5))),
-    Case(SCORE, "a.npz: 9x8 pixels, not square; P.resolution crops and resizes", arrays(images=grey(2, 8, 9))),
+    Case(
+        SCORE,
+        "a.npz: 9x8 pixels, not square; crop them (in a study, P.resolution does)",
+        arrays(images=grey(2, 8, 9)),
+    ),
     Case(
         SCORE,
         "a.npz: `labels` must be 2 whole numbers from 0, not float64 [2]",
@@ -717,20 +721,15 @@ def test_a_mistake_in_a_call_is_told_in_these_words(sentence, call):
     assert (str(caught.value), caught.value.exit_code) == (sentence, 2)
 
 
-def test_an_arrow_table_without_pyarrow_is_refused_in_these_words(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(StoreError) as refused:
-        store().arrow("FROM cells")
-    sentence = "an Arrow table needs pyarrow, which is not installed: `pip install pyarrow`, or take `Store.columns`"
-    assert str(refused.value) == sentence
-
-
-def test_a_data_frame_without_pandas_is_refused_in_these_words(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
+@pytest.mark.parametrize(
+    ("package", "method", "what"), [("pandas", "frame", "a data frame"), ("pyarrow", "arrow", "an Arrow table")]
+)
+def test_rows_in_the_form_of_a_package_that_is_missing_are_refused_in_these_words(package, method, what, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StoreError) as caught:
-        store().frame("FROM cells")
-    sentence = "a data frame needs pandas, which is not installed: `pip install pandas`, or take `Store.columns`"
-    assert str(caught.value) == sentence
+        getattr(store(), method)("FROM cells")
+    told = str(caught.value).replace(package, "PACKAGE").replace(what, "WHAT")
+    assert told == "WHAT needs PACKAGE, which is not installed: `pip install PACKAGE`, or take `Store.columns`"
 
 
 # --- no error is without its words ---------------------------------------------------------------------

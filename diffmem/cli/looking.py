@@ -39,7 +39,9 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     of = f" of {described['expected']}" if described["expected"] else ""
     click.echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
     print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])
-    print_table("studies", [{"study": s["study"], **s["axis_values"]} for s in described["studies"]])
+    click.echo("studies" if described["studies"] else "in no study")
+    for place in described["studies"]:
+        click.echo(f"  {place['study']}: {place['name']}")
     print_table("checkpoints", [{**row, "measured_at": moment(row["measured_at"])} for row in described["checkpoints"]])
     print_table("attempts", [_attempt(row) for row in described["attempts"]])
     for row in described["attempts"]:
@@ -138,7 +140,8 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image) or emm (a row for each curve). Of a study, cells and checkpoints come with their place in it.
+    generated image) or emm (a row for each curve: lower and upper are the sizes around the crossing, lower95 and
+    upper95 the 95% interval). Of a study, cells and checkpoints come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

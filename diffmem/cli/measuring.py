@@ -14,9 +14,14 @@ from diffmem.cli.tables import print_json, print_table
     "--images",
     type=FileName(),
     required=True,
-    help="Generated images: a folder of PNG files, a .npz, a Parquet file or a pattern of them.",
+    help="Generated images: a folder of them, a .npz, a Parquet file or a pattern of them.",
 )
-@click.option("--against", required=True, metavar="DATASET", help="The training set: a name or a path, as P.dataset.")
+@click.option(
+    "--against",
+    required=True,
+    metavar="DATASET",
+    help="The training set: digits, cifar10, imagenet-dogs, or a path, as P.dataset.",
+)
 @store_option
 @json_option
 def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
@@ -35,10 +40,14 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         return
     click.echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
-        f"{result.memorized} of {result.samples} images are nearer than a third to one training image of {against}"
+        f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
+        "is less than a third as far away as the second nearest"
     )
     if result.most_copied:
-        print_table("the training images that are copied most (position in the dataset)", result.most_copied)
+        rows = [
+            {"position" if key == "nearest" else key: value for key, value in row.items()} for row in result.most_copied
+        ]
+        print_table("the training images that are copied most (position in the dataset)", rows)
     click.echo(f"`diffmem report {result.study}` shows them")
 
 

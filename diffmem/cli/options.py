@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from diffmem.errors import DiffmemError
+from diffmem.errors import DiffmemError, StoreError
 
 if TYPE_CHECKING:
     from diffmem.store import Row, Store
@@ -89,7 +89,12 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
 
     store, is_file = Store(store_path), study.endswith(".toml")
     name = study_name(Path(study), profile) if is_file or profile else study
-    return store, find_study(store, name, exact=is_file)
+    try:
+        return store, find_study(store, name, exact=is_file)
+    except StoreError as error:
+        if is_file and store.exists() and not Path(study).exists():
+            raise StoreError(f"{study}: no such file, and {error}") from error
+        raise
 
 
 def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -123,4 +128,3 @@ def _store_of(context: click.Context) -> Path:
 
 
 study_argument = click.argument("study", shell_complete=complete_study)
-optional_study_argument = click.argument("study", required=False, shell_complete=complete_study)

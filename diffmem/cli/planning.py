@@ -58,7 +58,7 @@ def plan(
         from diffmem.throughput import measure_cells
 
         speed = measure_cells([each.cell for each in planned if not each.finished])
-    rows = [_planned_row(each, speed) for each in planned]
+    cells, rows = [each.cell for each in planned], [_planned_row(each, speed) for each in planned]
     if as_json:
         print_json(rows)
         return
@@ -71,6 +71,11 @@ def plan(
     )
     trained, generated, operations = (with_unit(sum(row[key] for row in rows)) for key in MAGNITUDES[1:])
     click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
+    if still := sum(len({step for _, step in cell.checkpoints}) < len(cell.checkpoints) for cell in cells):
+        click.echo(
+            f"{still} cells have checkpoints with no optimizer step between them: T.batch_size is more than "
+            "P.size * score.every images"
+        )
     if loaded.estimation.search == "bisect":
         search = plan_search(loaded)
         click.echo(

@@ -15,7 +15,6 @@ from diffmem.cli.options import (
     FileName,
     complete_study,
     json_option,
-    optional_study_argument,
     profile_option,
     store_option,
     stored,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@optional_study_argument
+@click.argument("study", required=False, shell_complete=complete_study)
 @profile_option
 @store_option
 @json_option
@@ -300,7 +299,8 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
 
     A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
     holds where its 95% interval lies inside the range that is claimed, does not hold where it lies outside, and
-    cannot be told where it lies across. The intervals are over draws and seeds, Student's t, with their variance
+    cannot be told where it lies across: much is 0.1 and more, alike and little is less. Levels are averaged over the
+    study's other axes. The intervals are over draws and seeds, Student's t, with their variance
     pooled over the two levels compared; with one draw and seed they have the noise of the images alone.
 
     Example: diffmem findings --profile laptop

@@ -62,6 +62,8 @@ def info(store_path: Path, as_json: bool) -> None:
         click.echo(f"{name:18}{value}")
     for study in described["studies"]:
         click.echo(f"  {study['study']}: {study['cells']} cells, {study['title']}")
+    if loose := described["in_no_study"]:
+        click.echo(f"in no study now     {', '.join(loose)}")
 
 
 @store_group.command()

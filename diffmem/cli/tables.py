@@ -3,15 +3,16 @@
 import base64
 import json
 import math
+import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import click
 
-NAMES = ("cell_id", "study")
-"""Columns that a terminal does not break if it can help it: what they hold is copied into other commands."""
-LEAST_WIDTH = 7
-"""Characters, borders included, that every other column must still have for that."""
+PIPED_WIDTH = 160
+"""Characters of a line that goes to a file or a program, unless COLUMNS says otherwise."""
+SHORT = 8
+"""Characters that a cell_id may be cut to in a narrow terminal, since they still name it; text as short stays whole."""
 MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
@@ -40,23 +41,40 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     from rich.console import Console  # a tenth of a second that `--help` does without
     from rich.table import Table
 
-    keys = list(dict.fromkeys(key for row in rows for key in row)) or columns
+    keys = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
+    shown = [[text(row.get(key)) for key in keys] for row in rows[:MOST_ROWS]]
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 160
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    widths = _widths(keys, shown, console.width)
     table = Table(title=title or None, title_justify="left", highlight=False)
-    names = [key for key in keys if key in NAMES]
-    widths = [max((len(text(row.get(key))) for row in rows), default=0) for key in names]
-    whole = sum(widths) + 3 * len(names) <= console.width - LEAST_WIDTH * (len(keys) - len(names))
-    for key in keys:
+    for key, width in zip(keys, widths, strict=True):
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(key, justify=justify, overflow="fold", no_wrap=whole and key in names)
-    for row in rows[:MOST_ROWS]:
-        table.add_row(*(text(row.get(key)) for key in keys))
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold", width=width)
+    ids = {column: width for column, (key, width) in enumerate(zip(keys, widths, strict=True)) if key == "cell_id"}
+    for line in shown:
+        table.add_row(*(cell[: ids.get(column)] for column, cell in enumerate(line)))
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
+
+
+def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> Sequence[int | None]:
+    """Return the width of each column so that headings are broken before words are; None where all fit, or nothing."""
+    columns = list(zip(*lines, strict=True)) or [()] * len(keys)
+    natural = [max(map(len, (key, *cells))) for key, cells in zip(keys, columns, strict=True)]
+    least = [max(map(_least, cells), default=1) for cells in columns]
+    least = [min(SHORT, width) if key == "cell_id" else width for key, width in zip(keys, least, strict=True)]
+    spare = room - 3 * len(keys) - 1 - sum(least)  # a border and a blank on either side
+    wanted = sum(natural) - sum(least)
+    if spare < 0 or spare >= wanted:
+        return [None] * len(keys)
+    return [low + spare * (high - low) // wanted for low, high in zip(least, natural, strict=True)]
+
+
+def _least(cell: str) -> int:
+    """Return the characters that a cell needs for its words to stay whole."""
+    return len(cell) if len(cell) <= SHORT else max(map(len, cell.split()), default=1)
 
 
 def text(value: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -49,9 +50,7 @@ def study_curves(store: Store, study: Row | str) -> list[Curve]:
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
     """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
     points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    measured: dict[int, list[Row]] = defaultdict(list)  # by position, for one cell may be at several
-    for point in points:
-        measured[point["position"]].append(point)
+    measured = by_position(points)  # one cell may be at several
     cells = store.cells(study["study"])
     for cell in cells:
         own = measured[cell["position"]]
@@ -100,6 +99,14 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
 def size_of(cell: Row) -> int:
     """Return the training set size N of a cell (a row of `store.cells`)."""
     return int(cell["configuration"]["P"]["size"])
+
+
+def by_position(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Return rows by the place in their study that they are of; none for a place without any."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["position"]].append(row)
+    return found
 
 
 GOING_ON = ("running", "waiting", "interrupted", "lost")

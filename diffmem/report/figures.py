@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
+from diffmem.emm import wilson
 from diffmem.report.estimates import Curve
 from diffmem.store import THRESHOLD_LEVELS, Row
 
@@ -144,8 +145,9 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
 def ratio_against_samples(rows: list[Row]) -> go.Figure:
     """Draw each cell's last ratio, and its standard deviation, against the number of generated images (Fig. 6).
 
-    `rows` are those of `store.sample_counts`. The band and the lines are the standard deviation of a bootstrap that
-    draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint groups of n images.
+    `rows` are those of `store.sample_counts`. Bars are 95% Wilson intervals. Lines are the standard deviation of a
+    bootstrap that draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint
+    groups of n images.
     """
     cells: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
@@ -162,12 +164,12 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
             "line_color": COLOURS[sizes.index(size) % len(COLOURS)],
             "hovertemplate": f"N = {size}, n = %{{x}}: %{{y:.4f}}<extra></extra>",
         }
-        n = [row["images"] for row in line]
+        n, first = [row["images"] for row in line], [row["first"] for row in line]
         deviation = [math.sqrt(ratio * (1 - ratio) / images) for images in n]
         figure.add_scatter(
             x=n,
-            y=[row["first"] for row in line],
-            error_y={"array": deviation, "thickness": 1},
+            y=first,
+            error_y=error_bars(first, wilson(first, n).tolist()),
             mode="lines+markers",
             showlegend=size not in shown,
             row=1,

@@ -1,25 +1,21 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
-import base64
-import io
 import json
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from diffmem.config import THRESHOLD
 from diffmem.cost import cell_cost, stored_cell
 from diffmem.files import whole
-from diffmem.report import figures
-from diffmem.report.estimates import GOING_ON, Curve, cell_state, curves_of, size_of, study_cells
+from diffmem.report import figures, galleries
+from diffmem.report.estimates import GOING_ON, Curve, by_position, cell_state, curves_of, size_of, study_cells
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.findings import Evidence, study_results
 from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
@@ -27,13 +23,6 @@ from diffmem.store import THRESHOLD_LEVELS, Row, Store
 from diffmem.units import duration, with_unit
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
-
-GALLERY_BYTES = 2_800_000
-"""PNG bytes that the galleries of a page have room for: with Plotly and the figures, it stays below 10 MB."""
-PICTURE_SIDE = 64
-"""Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
-MOST_COPIED = 6
-"""Training images that are named for each cell as those copied most."""
 
 
 def write_page(store: Store, names: list[str], path: Path | str, *, source: str = "", refresh: int = 0) -> None:
@@ -60,7 +49,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = [_section(store, study, GALLERY_BYTES // len(studies)) for study in studies]
+    sections = [_section(store, study, galleries.PAGE_BYTES // len(studies)) for study in studies]
     going_on = any(section["going_on"] for section in sections)
     return environment.get_template("page.html").render(
         studies=sections,
@@ -104,7 +93,7 @@ def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
         "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
         "results": results,
         "published": published,
-        "galleries": _galleries(pairs, cells, copies, threshold, room),
+        "galleries": galleries.galleries(pairs, cells, copies, threshold, room),
         "cells": _provenance(cells, attempts),
     }
 
@@ -130,7 +119,8 @@ def _figures(
     if len({point["size"] for point in points}) > 1 or not axes:
         title = "Memorization ratio against the number of training images"
         text = (
-            "Bars: 95% intervals over generated images, and over draws and seeds where there are several. Stars: EMMs."
+            "Bars: 95% intervals over generated images, and over draws and seeds where there are several, "
+            "which are taken to differ alike at all sizes of a curve. Stars: EMMs."
         )
         drawn.append((title, text, figures.ratio_against_size(curves, published)))
     if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
@@ -138,10 +128,16 @@ def _figures(
         drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:
         title = f"Memorization ratio against {', '.join(keys)}"
-        text = "The highest ratio of any checkpoint, averaged over draws and seeds, with 95% intervals."
+        text = (
+            "The highest ratio of any checkpoint, averaged over draws and seeds. Bars: 95% intervals, for which draws "
+            "and seeds are taken to differ alike along this axis, not along the sizes as in the figure against N."
+        )
         drawn.append((title, text, ratio_against_factor(keys, cells, published)))
     if counts:
-        text = "Left, the ratio of the first n images; right, how far apart groups of n images are."
+        text = (
+            "Left, the ratio of the first n images, with 95% intervals; right, its standard deviation: as expected "
+            "(lines) and between groups of n images (markers)."
+        )
         drawn.append(("How many generated images the ratio needs", text, figures.ratio_against_samples(counts)))
     return drawn
 
@@ -186,88 +182,9 @@ def _html(figure: go.Figure) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG))
 
 
-def _galleries(
-    pairs: list[Row], cells: list[Row], copies: list[Row], threshold: float, room: int
-) -> list[dict[str, Any]]:
-    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
-
-    All cells show equally many pictures, as fit into `room` bytes of PNG, half of them of what is copied.
-    """
-    pairs = [{**pair, **{key: _reduced(pair[key]) for key in ("generated", "nearest")}} for pair in pairs]
-    pairs_of, copies_of = _by_position(pairs), _by_position(copies)
-    copied = {
-        position: [{**row, "picture": row["picture"] and _reduced(row["picture"])} for row in rows[:MOST_COPIED]]
-        for position, rows in copies_of.items()
-        if position in pairs_of
-    }
-    sizes = [(rank, len(row["picture"] or b"")) for rows in copied.values() for rank, row in enumerate(rows)]
-    most = _fitting(sizes, room // 2)
-    left = room - sum(size for rank, size in sizes if rank < most)
-    shown = _fitting([(pair["sample"], len(pair["generated"]) + len(pair["nearest"])) for pair in pairs], left)
-    return [
-        {
-            "name": cell["name"],
-            "epoch": own[0]["epoch"],
-            "ratio": cell["last"],
-            "size": size_of(cell),
-            "replicated": len(copies_of[position]),
-            "copied": [
-                {**row, "picture": row["picture"] and _data_uri(row["picture"])}
-                for row in copied.get(position, [])[:most]
-            ],
-            "stored": len(own),
-            "pairs": [
-                {
-                    "generated": _data_uri(pair["generated"]),
-                    "nearest": _data_uri(pair["nearest"]),
-                    "number": pair["number"],
-                    "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
-                    "memorized": pair["d1"] < threshold * pair["d2"],
-                }
-                for pair in own[:shown]
-            ],
-        }
-        for cell in cells
-        for position, own in [(cell["position"], pairs_of.get(cell["position"]))]
-        if own
-    ]
-
-
-def _by_position(rows: list[Row]) -> dict[int, list[Row]]:
-    """Return rows by the cell that they are of."""
-    found: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        found[row["position"]].append(row)
-    return found
-
-
-def _fitting(pictures: list[tuple[int, int]], room: int) -> int:
-    """Return how many pictures of each cell fit into so many bytes, one at least: each is its rank and its bytes."""
-    sizes: Counter[int] = Counter()
-    for rank, size in pictures:
-        sizes[rank] += size
-    together = accumulate(size for _, size in sorted(sizes.items()))
-    return max(1, sum(size <= room for size in together))
-
-
-def _reduced(png: bytes) -> bytes:
-    """Return a picture with at most PICTURE_SIDE pixels a side."""
-    with Image.open(io.BytesIO(png)) as image:
-        if max(image.size) <= PICTURE_SIDE:
-            return png
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        return buffer.getvalue()
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
     """Return each cell with its state, what sets it apart in its study, its attempts and what they took."""
-    tried = _by_position(attempts)
+    tried = by_position(attempts)
     base = _most_common([settings_of(cell) for cell in cells])
     rows = []
     for cell in cells:

@@ -1,126 +1,30 @@
 """The page: one file that opens offline, shows what the store has as it is, and is written whole or not at all."""
 
-import base64
 import dataclasses
-import io
 import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
-import torch
-from PIL import Image
 from plotly.offline import get_plotlyjs
+from reading import PAIRS, REASON, STUDY, Page, fill, rendered
 
 from diffmem.cost import cell_cost
 from diffmem.emm import emm_interval
 from diffmem.errors import DiffmemError
 from diffmem.report.page import render_page, write_page
-from diffmem.scoring import png
 from diffmem.store import Store
-from diffmem.study import Study
 from diffmem.units import with_unit
 
 EVIL = "<script>alert(1)</script> & <b>bold</b> \"quoted\" 'too' {{ 7 * 7 }} ${1}"
-REASON = "the training loss is <nan> & of no use"
-AXES = "\n[[axes]]\nM.dropout = [0.0, 0.2]\n"
-STUDY = tiny.TEXT.replace(AXES, "\n[[axes]]\nP.size = [8, 16, 32]\n")
-PAIRS = [(tiny.png(1), tiny.png(2)), (tiny.png(3), tiny.png(4))]
-
-
-class Page(HTMLParser):
-    """What a browser makes of a page: its tags with their attributes, its texts, and its scripts."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.source = source
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.read: list[str] = []
-        self.open: list[str] = []
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "br", "hr", "link", "input"):
-            self.open.append(tag)
-            self.texts.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag, f"</{tag}> closes another tag"
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.texts[self.open[-1]][-1] += data
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.read.append(data)
-
-    @property
-    def text(self) -> str:
-        """Return all that is to be read, in order."""
-        return re.sub(r"\s+", " ", "".join(self.read))
-
-    @property
-    def without_plotly(self) -> str:
-        return self.source.replace(get_plotlyjs(), "")
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def scripts(self) -> list[str]:
-        """Return the page's own scripts: not Plotly, and no data."""
-        kinds = [attributes.get("type") for attributes in self.of("script")]
-        return [text for text, kind in zip(self.texts["script"], kinds, strict=True) if kind != "application/json"][1:]
-
-    def data(self) -> list[dict]:
-        """Return the data that the page's script reads."""
-        kinds = [attributes.get("type") for attributes in self.of("script")]
-        found = zip(self.texts["script"], kinds, strict=True)
-        return [json.loads(text) for text, kind in found if kind == "application/json"]
-
-    def plots(self) -> list[list]:
-        """Return the arguments of every Plotly.newPlot: element, data, layout, config."""
-        decoder = json.JSONDecoder()
-        calls = []
-        for script in self.scripts():
-            for call in re.finditer(r"Plotly\.newPlot\(", script):
-                position, arguments = call.end(), []
-                while len(arguments) < 4:
-                    position = re.compile(r"[\s,]*").match(script, position).end()
-                    value, position = decoder.raw_decode(script, position)
-                    arguments.append(value)
-                calls.append(arguments)
-        return calls
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store.duckdb")
-
-
-def fill(store: Store, text: str = STUDY, name: str = "tiny") -> Study:
-    """Register a study of three cells: one finished, one failed in the middle, one not begun."""
-    study = tiny.load(store.path.parent, text, name)
-    tiny.register(store, study)
-    first, second, _ = [entry.cell for entry in study.cells]
-    attempt = store.start_attempt(first.cell_id, tiny.HERE)
-    tiny.measure(store, first, [0.5, 1.0, 0.95], pairs=PAIRS, attempt=attempt)
-    store.end_attempt(attempt, "finished")
-    attempt = store.start_attempt(second.cell_id, tiny.HERE)
-    tiny.measure(store, second, [0.75], pairs=PAIRS[:1], attempt=attempt)
-    store.end_attempt(attempt, "failed", REASON)
-    return study
-
-
-def rendered(store: Store, *names: str) -> Page:
-    return Page(render_page(store, list(names or ["tiny"])))
 
 
 @pytest.fixture(scope="module")
@@ -259,77 +163,6 @@ def test_the_figures_hold_the_measured_points(page: Page) -> None:
     line = next(trace for trace in against_size if trace["mode"] == "lines+markers")
     assert (line["x"], line["y"]) == ([8, 16], [1.0, 0.75])
     assert [(trace["x"], trace["y"]) for trace in against_epochs] == [([12, 24, 30], [0.5, 1.0, 0.95]), ([12], [0.75])]
-
-
-def images(page: Page) -> list[bytes]:
-    prefix = "data:image/png;base64,"
-    sources = [attributes["src"] for attributes in page.of("img")]
-    assert all(source.startswith(prefix) for source in sources)
-    return [base64.b64decode(source.removeprefix(prefix), validate=True) for source in sources]
-
-
-def test_the_gallery_has_the_stored_images_of_the_last_checkpoint_of_each_cell(page: Page) -> None:
-    found = images(page)
-    copied = PAIRS[0][1], PAIRS[1][1]  # training images 0 and 1, which all memorized images are copies of
-    assert found == [*copied, *PAIRS[0], *PAIRS[1], PAIRS[0][1], *PAIRS[0]]
-    for image in found:
-        with Image.open(io.BytesIO(image)) as opened:
-            assert (opened.format, opened.size, opened.mode) == ("PNG", (8, 8), "L")
-
-
-def test_the_gallery_tells_the_distance_ratio_and_outlines_what_is_memorized(store: Store) -> None:
-    study = tiny.load(store.path.parent, STUDY)
-    tiny.register(store, study)
-    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.05, pairs=PAIRS)  # sample 0: 0.1, sample 1: 0.4
-    store.append(point)
-    page = rendered(store)
-    kinds = [attributes["class"].split() for attributes in page.of("figure")]
-    figures = list(zip(kinds, page.texts["figure"], strict=True))
-    pairs = [(kind, text.strip()) for kind, text in figures if kind[0] == "pair"]
-    assert pairs == [(["pair", "memorized"], "0.10"), (["pair"], "0.40")]
-    assert "1 of 8 training images are replicated, most often:" in page.text
-
-
-def test_what_is_copied_most_is_shown_where_a_stored_pair_has_its_picture(store: Store) -> None:
-    study = tiny.load(store.path.parent, STUDY)
-    tiny.register(store, study)
-    # images 0 to 10 are memorized; those of positions 0, 1 and 2 twice, and pictures of 0 and 1 are kept
-    store.append(tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.55, pairs=PAIRS))
-    page = rendered(store)
-    shown = zip(page.of("figure"), page.texts["figure"], strict=True)
-    texts = [" ".join(text.split()) for attributes, text in shown if attributes["class"] == "copied"]
-    assert texts[:4] == ["no. 02 times", "no. 12 times", "no. 22 times", "no. 31 time"]
-    assert images(page)[:2] == [PAIRS[0][1], PAIRS[1][1]]
-    assert page.text.count("no picture") == 4
-    assert "8 of 8 training images are replicated" in page.text
-
-
-def test_a_picture_of_what_is_copied_may_be_from_an_earlier_checkpoint(store: Store) -> None:
-    study = tiny.load(store.path.parent, STUDY)
-    tiny.register(store, study)
-    tiny.measure(store, study.cells[0].cell, [0.55], pairs=PAIRS)
-    tiny.measure(store, study.cells[0].cell, [0.55, 0.55], pairs=PAIRS[:1])
-    assert images(rendered(store)) == [PAIRS[0][1], PAIRS[1][1], *PAIRS[0]]
-
-
-@pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
-def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
-    store: Store, side: int, at_least: int
-) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (32, 2, 3, side, side), dtype=np.uint8)
-    pairs = [tuple(png(torch.from_numpy(image)) for image in pair) for pair in noise]
-    study = tiny.load(store.path.parent, tiny.TEXT + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
-    tiny.register(store, study)
-    for entry in study.cells:
-        tiny.measure(store, entry.cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
-    page = rendered(store)
-    assert len(study.cells) == 50
-    assert len(page.source) < 10e6
-    (shown,) = set(re.findall(r"The first (\d+) of the 32 pairs", page.text))
-    assert sum(figure["class"].startswith("pair") for figure in page.of("figure")) == 50 * int(shown)
-    assert int(shown) >= at_least
-    with Image.open(io.BytesIO(images(page)[0])) as picture:
-        assert picture.size == (min(side, 64),) * 2
 
 
 def test_another_threshold_is_used_and_named(store: Store) -> None:

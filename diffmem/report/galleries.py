@@ -1,0 +1,91 @@
+"""The galleries of a page: generated images above what they are nearest to, and what is copied most."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from diffmem.report.estimates import by_position, size_of
+from diffmem.store import Row
+
+PAGE_BYTES = 2_800_000
+"""PNG bytes that the galleries of a page have room for: with Plotly and the figures, it stays below 10 MB."""
+PICTURE_SIDE = 64
+"""Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
+MOST_COPIED = 6
+"""Training images that are named for each cell as those copied most."""
+
+
+def galleries(
+    pairs: Sequence[Row], cells: Sequence[Row], copies: Sequence[Row], threshold: float, room: int
+) -> list[dict[str, Any]]:
+    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
+
+    `pairs` and `copies` are those of the store, at a threshold of d1 / d2. All cells show equally many pictures, as
+    fit into `room` bytes of PNG, half of them of what is copied.
+    """
+    pairs_of, copies_of = by_position(pairs), by_position(copies)
+    shown = [cell for cell in cells if cell["position"] in pairs_of]
+    most = [copies_of[cell["position"]][:MOST_COPIED] for cell in shown]
+    own = [pairs_of[cell["position"]] for cell in shown]
+    half = room // 2
+    copied, left = _fitting([[(row["picture"] or b"",) for row in rows] for rows in most], half)
+    drawn, _ = _fitting([[(pair["generated"], pair["nearest"]) for pair in rows] for rows in own], half + left)
+    return [
+        {
+            "name": cell["name"],
+            "epoch": own[number][0]["epoch"],
+            "ratio": cell["last"],
+            "size": size_of(cell),
+            "replicated": len(copies_of[cell["position"]]),
+            "copied": [
+                {**row, "picture": picture} for row, (picture,) in zip(most[number], copied[number], strict=False)
+            ],
+            "stored": len(own[number]),
+            "pairs": [
+                {
+                    "generated": generated,
+                    "nearest": nearest,
+                    "number": pair["number"],
+                    "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
+                    "memorized": pair["d1"] < threshold * pair["d2"],
+                }
+                for pair, (generated, nearest) in zip(own[number], drawn[number], strict=False)
+            ],
+        }
+        for number, cell in enumerate(shown)
+    ]
+
+
+def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
+    """Return the first pictures of each cell as data URIs, equally many of each, one at least, and the room left."""
+    fitting: list[list[tuple[str, ...]]] = [[] for _ in pictures]
+    for rank in range(max(map(len, pictures), default=0)):
+        ranked = [tuple(map(_reduced, ones)) for own in pictures for ones in own[rank : rank + 1]]
+        size = sum(len(png) for ones in ranked for png in ones)
+        if rank and size > room:
+            break
+        room -= size
+        having = (found for found, own in zip(fitting, pictures, strict=True) if rank < len(own))
+        for found, ones in zip(having, ranked, strict=True):
+            found.append(tuple(map(_data_uri, ones)))
+    return fitting, max(0, room)
+
+
+def _reduced(png: bytes) -> bytes:
+    """Return a picture with at most PICTURE_SIDE pixels a side; none of none."""
+    if not png:
+        return png
+    with Image.open(io.BytesIO(png)) as image:
+        if max(image.size) <= PICTURE_SIDE:
+            return png
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode() if png else ""

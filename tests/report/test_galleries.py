@@ -1,0 +1,90 @@
+"""Galleries: the stored pairs of the last checkpoint, what is copied most, and no more than a page has room for."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from reading import PAIRS, STUDY, Page, fill, images, rendered
+
+from diffmem.scoring import png
+from diffmem.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.duckdb")
+
+
+@pytest.fixture
+def page(store: Store) -> Page:
+    fill(store)
+    return rendered(store)
+
+
+def test_the_gallery_has_the_stored_images_of_the_last_checkpoint_of_each_cell(page: Page) -> None:
+    found = images(page)
+    copied = PAIRS[0][1], PAIRS[1][1]  # training images 0 and 1, which all memorized images are copies of
+    assert found == [*copied, *PAIRS[0], *PAIRS[1], PAIRS[0][1], *PAIRS[0]]
+    for image in found:
+        with Image.open(io.BytesIO(image)) as opened:
+            assert (opened.format, opened.size, opened.mode) == ("PNG", (8, 8), "L")
+
+
+def test_the_gallery_tells_the_distance_ratio_and_outlines_what_is_memorized(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.05, pairs=PAIRS)  # sample 0: 0.1, sample 1: 0.4
+    store.append(point)
+    page = rendered(store)
+    kinds = [attributes["class"].split() for attributes in page.of("figure")]
+    figures = list(zip(kinds, page.texts["figure"], strict=True))
+    pairs = [(kind, text.strip()) for kind, text in figures if kind[0] == "pair"]
+    assert pairs == [(["pair", "memorized"], "0.10"), (["pair"], "0.40")]
+    assert "1 of 8 training images are replicated, most often:" in page.text
+
+
+def test_what_is_copied_most_is_shown_where_a_stored_pair_has_its_picture(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    # images 0 to 10 are memorized; those of positions 0, 1 and 2 twice, and pictures of 0 and 1 are kept
+    store.append(tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.55, pairs=PAIRS))
+    page = rendered(store)
+    shown = zip(page.of("figure"), page.texts["figure"], strict=True)
+    texts = [" ".join(text.split()) for attributes, text in shown if attributes["class"] == "copied"]
+    assert texts[:4] == ["no. 02 times", "no. 12 times", "no. 22 times", "no. 31 time"]
+    assert images(page)[:2] == [PAIRS[0][1], PAIRS[1][1]]
+    assert page.text.count("no picture") == 4
+    assert "8 of 8 training images are replicated" in page.text
+
+
+def test_a_picture_of_what_is_copied_may_be_from_an_earlier_checkpoint(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.55], pairs=PAIRS)
+    tiny.measure(store, study.cells[0].cell, [0.55, 0.55], pairs=PAIRS[:1])
+    assert images(rendered(store)) == [PAIRS[0][1], PAIRS[1][1], *PAIRS[0]]
+
+
+@pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
+def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
+    store: Store, side: int, at_least: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 2, 3, side, side), dtype=np.uint8)
+    pairs = [tuple(png(torch.from_numpy(image)) for image in pair) for pair in noise]
+    study = tiny.load(store.path.parent, tiny.TEXT + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
+    tiny.register(store, study)
+    for entry in study.cells:
+        tiny.measure(store, entry.cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
+    page = rendered(store)
+    assert len(study.cells) == 50
+    assert len(page.source) < 10e6
+    (shown,) = set(re.findall(r"The first (\d+) of the 32 pairs", page.text))
+    assert sum(figure["class"].startswith("pair") for figure in page.of("figure")) == 50 * int(shown)
+    assert int(shown) >= at_least
+    with Image.open(io.BytesIO(images(page)[0])) as picture:
+        assert picture.size == (min(side, 64),) * 2
