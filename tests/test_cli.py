@@ -54,6 +54,7 @@ T.epochs = 5
 def folder(tmp_path, monkeypatch) -> Path:
     """Work in an empty folder, so that the default store is in it too."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.delenv("DIFFMEM_STORE", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("DIFFMEM_PROCESSES", "1")
@@ -263,6 +264,15 @@ def test_a_study_that_cannot_be_made_is_wrong_input(command, arguments, folder):
 # --- plan ----------------------------------------------------------------------------------------------
 
 
+def test_plan_tells_of_checkpoints_without_a_step_between_them():
+    path = study()
+    printed = diffmem(
+        "plan", path, "--set", "T.batch_size=512", "--set", "T.epochs=20", "--set", "score.every=1"
+    ).stdout
+    assert "4 cells have checkpoints with no optimizer step between them: T.batch_size is more than" in printed
+    assert "no optimizer step" not in diffmem("plan", path, "--set", "T.batch_size=4", "--set", "score.every=1").stdout
+
+
 def test_plan_writes_nothing(folder):
     path = study()
     before = files(folder)
@@ -412,23 +422,26 @@ def test_status_without_a_study_takes_no_profile():
 
 
 @pytest.mark.usefixtures("filled")
-@pytest.mark.parametrize("width", [70, 80])
-def test_cell_ids_stay_whole_in_a_narrow_terminal(width, monkeypatch):
-    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+@pytest.mark.parametrize("width", [75, 80, 100])
+def test_in_a_narrow_terminal_headings_are_broken_and_words_are_not(width, monkeypatch):
+    whole = [line.split("│") for line in diffmem("status", "small").stdout.splitlines() if "│" in line]
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = click.unstyle(diffmem("status", "small").stdout).splitlines()
-    assert max(map(len, lines[:5])) <= width
-    for row in data("status", "small"):
-        assert any(row["cell_id"] in line for line in lines)
+    narrow = diffmem("status", "small").stdout.splitlines()
+    assert max(map(len, narrow)) <= width
+    rows = [line.split("│") for line in narrow if "│" in line]
+    assert len(rows) == len(whole) == 4
+    for one, other in zip(whole, rows, strict=True):
+        assert [cell.strip() for cell in one[2:]] == [cell.strip() for cell in other[2:]]
+        assert len(other[1].strip()) >= 8  # the beginning of an id names a cell
+        assert one[1].strip().startswith(other[1].strip())
 
 
 @pytest.mark.usefixtures("filled")
 def test_a_name_too_long_for_the_terminal_leaves_room_for_the_other_columns(monkeypatch):
     Path("small.toml").rename(name := Path(f"{'a' * 90}.toml"))
     tiny.register(Store("store/diffmem.duckdb"), Study.load(name))
-    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setenv("COLUMNS", "80")
-    table = click.unstyle(diffmem("status").stdout)
+    table = diffmem("status").stdout
     for row in data("status"):
         assert f"{row['measured']}/{row['expected']}" in table
     assert sum(line.count("a") for line in table.splitlines() if "aaa" in line) >= 90
@@ -568,6 +581,13 @@ def test_a_store_that_is_not_there_is_named_and_not_made(arguments, path, folder
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"{path}: no store there yet")
     assert files(folder) == {}
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_study_file_that_is_not_there_is_told_as_that():
+    result = diffmem("status", "smal.toml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("smal.toml: no such file, and store/diffmem.duckdb: no study 'smal'; did you mean")
 
 
 @pytest.mark.usefixtures("filled")

@@ -26,6 +26,7 @@ RATIOS = [0.0, 0.55, 1.0]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.delenv("DIFFMEM_STORE", raising=False)
     return tmp_path
 
@@ -96,6 +97,7 @@ def test_show_has_the_whole_configuration_and_the_place_in_each_study(store, stu
         ("tiny", {"M.dropout": 0.0}),
     ]
     text = diffmem("show", ids[0]).stdout
+    assert "studies\n  other: M.dropout = 0.0\n  tiny: M.dropout = 0.0\n" in text
     assert all(f"│ {key} " in text for key in ("P.dataset", "M.channel_mult", "T.lr", "score.steps"))
 
 
@@ -289,6 +291,9 @@ def test_every_export_comes_in_every_format(suffix, ids):
         ("tiny", "M.dropout = 0.0", "> 8"),
         ("tiny", "M.dropout = 0.2", None),
     ]
+    (told, _) = data("emm", "tiny")["curves"]
+    names = ("value", "lower", "upper", "lower95", "upper95")
+    assert [curves[0][name] for name in names] == [told[name] for name in names]
     assert sorted(path.name for path in Path("out").iterdir()) == sorted(
         f"{what}.{suffix}" for what in ("cells", "checkpoints", "evidence", "emm")
     )
@@ -374,11 +379,18 @@ def test_info_counts_what_the_store_holds(store, ids):
         "training_states": 1,
         "training_state_bytes": 5,
         "studies": [{"study": "tiny", "title": "Tiny", "cells": 2}],
+        "in_no_study": [],
         "cells": {"finished": 1, "waiting": 1},
     }
     text = diffmem("store", "info", store.path).stdout
     assert "1 finished, 1 waiting" in text
     assert "tiny: 2 cells, Tiny" in text
+
+
+def test_info_names_the_cells_that_no_study_lists_any_more(store, ids):
+    tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))
+    assert data("store", "info")["in_no_study"] == [ids[0]]
+    assert f"in no study now     {ids[0]}\n" in diffmem("store", "info").stdout
 
 
 def test_a_store_in_order_has_no_fault(store):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from scipy.stats import binomtest
 
 from diffmem.errors import StoreError
 from diffmem.report import figures
@@ -143,6 +144,18 @@ def test_the_figure_of_sample_counts_has_the_bootstrap_s_deviation(store):
     resampled = np.random.default_rng(1).choice(flags, (4000, 100)).mean(axis=1).std()
     assert drawn[100] == pytest.approx(resampled, rel=0.05)
     assert drawn[1000] == pytest.approx(math.sqrt(flags.mean() * (1 - flags.mean()) / 1000))
+
+
+def test_the_figure_of_sample_counts_has_95_percent_intervals(store):
+    study = register(store, "paper")
+    flags = np.random.default_rng(3).random(1000) < 0.3
+    measure(store, study.cells[0].cell.cell_id, flags)
+    figure = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
+    shown = {(x, round(y, 9)): interval for _, x, y, interval in figures.data_table(figure) if interval}
+    for n in (10, 100, 1000):
+        memorized = int(flags[:n].sum())
+        found = binomtest(memorized, n).proportion_ci(method="wilson")
+        assert shown[n, round(memorized / n, 9)] == f"{found.low:.3f} to {found.high:.3f}"
 
 
 @pytest.mark.parametrize(
