@@ -408,14 +408,15 @@ class Store(Database):
                     JOIN (SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id) USING (cell_id, epoch)
                 WHERE study = ? AND d1 < ? * d2
                 GROUP BY ALL
-            ), pictures AS (
-                SELECT cell_id, evidence.nearest, any_value(pairs.nearest) AS picture
-                FROM pairs JOIN evidence USING (cell_id, epoch, sample)
+            ), shown AS (  -- one pair for each image: pictures are read for no others
+                SELECT cell_id, evidence.nearest, max(epoch) AS epoch, max_by(sample, epoch) AS sample
+                FROM (SELECT cell_id, epoch, sample FROM pairs) JOIN evidence USING (cell_id, epoch, sample)
                 WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
                 GROUP BY ALL
             )
-            SELECT position, nearest, copies, picture FROM counted LEFT JOIN pictures USING (cell_id, nearest)
-            ORDER BY position, copies DESC, nearest
+            SELECT position, counted.nearest, copies, pairs.nearest AS picture
+            FROM counted LEFT JOIN shown USING (cell_id, nearest) LEFT JOIN pairs USING (cell_id, epoch, sample)
+            ORDER BY position, copies DESC, counted.nearest
             """,
             [study, threshold, study],
         )
@@ -455,9 +456,9 @@ class Store(Database):
         return self.rows(
             """
             SELECT position, cell_id, epoch, sample, generated, pairs.nearest, evidence.nearest AS number, d1, d2
-            FROM pairs JOIN evidence USING (cell_id, epoch, sample) JOIN study_cells USING (cell_id)
+            FROM study_cells JOIN (SELECT cell_id, max(epoch) AS epoch FROM pairs GROUP BY cell_id) USING (cell_id)
+                JOIN pairs USING (cell_id, epoch) JOIN evidence USING (cell_id, epoch, sample)
             WHERE study = ?
-            QUALIFY epoch = max(epoch) OVER (PARTITION BY position)
             ORDER BY position, sample
             """,
             [study],

@@ -103,7 +103,7 @@ class Dropout(nn.Module):
         """Draw the masks of `total` images and keep those of `rows`: 0 for a share `rate`, else 1 / (1 - rate)."""
         if self.rate > 0:
             count = total * math.prod(self.shape)
-            # 32 random bits an element: on a CPU, Tensor.bernoulli_ takes six times as long to draw them
+            # 32 random bits an element: on a CPU, Tensor.bernoulli_ takes several times as long to draw them
             words = torch.empty((count + 1) // 2, dtype=torch.int64, device=generator.device)
             bits = words.random_(-(2**63), None, generator=generator).view(torch.int32)[:count]
             kept = bits.view(total, *self.shape)[rows] >= round((self.rate - 0.5) * 2**32)
