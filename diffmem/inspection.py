@@ -43,7 +43,7 @@ def find_study(store: Store, name: str, *, exact: bool = False) -> Row:
         begun = [study for study in studies if study.startswith(stem) and study.partition("@")[2] == profile]
     found = _meant(name, dict.fromkeys(studies, ""), begun, kind="study", place=store)
     if found is None:
-        advice = f"it has {_listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
+        advice = f"it has {listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
         raise StoreError(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
     return studies[found]
 
@@ -77,7 +77,7 @@ def _meant(name: str, known: Mapping[str, str], begun: list[str], *, kind: str, 
     if len(begun) > 1:
         candidates = [f"{each} ({known[each]})" if known[each] else each for each in begun]
         advice = f"write more of the {kind} that is meant"
-        raise StoreError(f"{place.path}: {name!r} begins {len(begun)} names: {_listed(candidates)}; {advice}")
+        raise StoreError(f"{place.path}: {name!r} begins {len(begun)} names: {listed(candidates)}; {advice}")
     return begun[0] if begun else None
 
 
@@ -85,7 +85,8 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
     return "".join(f"; did you mean {near}?" for near in get_close_matches(name, known, n=1))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return names in a row, the first MOST_NAMES of them and how many more there are."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 

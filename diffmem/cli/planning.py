@@ -73,8 +73,8 @@ def plan(
     click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
     if still := sum(len({step for _, step in cell.checkpoints}) < len(cell.checkpoints) for cell in cells):
         click.echo(
-            f"{still} cells have checkpoints with no optimizer step between them: T.batch_size is more than "
-            "P.size * score.every images"
+            f"{still} cells have checkpoints with no optimizer step between them: T.batch_size is more than the images "
+            "of the epochs between"
         )
     if loaded.estimation.search == "bisect":
         search = plan_search(loaded)

@@ -36,7 +36,7 @@ def info(store_path: Path, as_json: bool) -> None:
 
     Example: diffmem store info
     """
-    from diffmem.inspection import cell_states, describe_store
+    from diffmem.inspection import cell_states, describe_store, listed
     from diffmem.report.estimates import cell_state
     from diffmem.store import Store
 
@@ -63,7 +63,7 @@ def info(store_path: Path, as_json: bool) -> None:
     for study in described["studies"]:
         click.echo(f"  {study['study']}: {study['cells']} cells, {study['title']}")
     if loose := described["in_no_study"]:
-        click.echo(f"in no study now     {', '.join(loose)}")
+        click.echo(f"in no study now     {listed(loose)}")
 
 
 @store_group.command()

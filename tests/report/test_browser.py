@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
@@ -215,3 +216,20 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: webdriver.Chrome) -> None:
             time.sleep(0.2)
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_threshold_between_two_steps_of_the_slider_is_named(
+    browser: webdriver.Chrome, study: tuple[Study, Store], tmp_path: Path
+) -> None:
+    finer = tiny.load(tmp_path, TEXT + "[emm]\nthreshold = 0.33\n", "finer")
+    tiny.register(study[1], finer)
+    write_page(study[1], ["finer"], tmp_path / "page.html")
+    page = browser.current_url
+    try:
+        browser.get((tmp_path / "page.html").as_uri())
+        output = browser.find_element(By.CSS_SELECTOR, ".evidence output")
+        assert output.text == "0.333 (1/3, the paper's) (the step nearest to the study's 0.33)"
+        browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]").send_keys(Keys.ARROW_RIGHT)
+        assert output.text == "0.342"
+    finally:
+        browser.get(page)
