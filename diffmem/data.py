@@ -41,7 +41,19 @@ def load_source(dataset: str, resolution: int | None) -> Source:
     if dataset == "imagenet-dogs":
         files = _downloaded("ILSVRC/imagenet-1k", [f"data/train-{i:05d}-of-00294.parquet" for i in range(294)])
         return read_images(files, resolution=resolution or 32, only=IMAGENET_DOGS)
-    return read_images(dataset, resolution=resolution)
+    try:
+        return read_images(dataset, resolution=resolution)
+    except DataError as error:
+        if _exists(dataset):
+            raise
+        raise DataError(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long, or a loop of links
+        return False
 
 
 def _digits(resolution: int | None) -> Source:

@@ -206,9 +206,12 @@ class Database:
         raise kind(f"{self.path}: {advice}") from error
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query, each as a dict by column name."""
+        """Return the rows of a query, each as a dict by column name; StoreError where DuckDB refuses it."""
         with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            result = connection.execute(sql, list(parameters))
+            try:
+                result = connection.execute(sql, list(parameters))
+            except duckdb.ProgrammingError as error:
+                raise _faulty(error) from error
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -230,12 +233,15 @@ class Database:
                 connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
                 return form(connection.sql(statement, params=list(parameters)))
             except duckdb.Error as error:
-                message = " ".join(str(error).partition("\n\n")[0].split())
-                if "'pytz'" in message:  # DuckDB adds a traceback
-                    raise StoreError(
-                        "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
-                    ) from error
-                raise StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)") from error
+                raise _faulty(error) from error
+
+
+def _faulty(error: duckdb.Error) -> StoreError:
+    """Return what DuckDB says of a query, as a sentence."""
+    message = " ".join(str(error).partition("\n\n")[0].split())
+    if "'pytz'" in message:  # DuckDB adds a traceback
+        return StoreError("the query: times with a time zone need the package pytz; cast them ::TIMESTAMP")
+    return StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)")
 
 
 def utc_now() -> datetime:

@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from diffmem.config import (
-    DATASETS,
     REPLICATES,
     Cell,
     DataDistribution,
@@ -234,18 +233,9 @@ def _facts(P: DataDistribution, settings: dict[str, Setting], path: Path, faults
             facts[name] = describe(name, P.resolution)
         except DataError as error:
             place = settings[key].place if key in settings else Place(str(path))
-            known = ", ".join(sorted(DATASETS))
-            named = "" if _exists(name) else f" (datasets with a name: {known})"
-            faults.add(place, key, f"{error}{named}")
+            faults.add(place, key, str(error))
             return None
     return facts
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # a name that is too long, or a loop of links
-        return False
 
 
 def _build(

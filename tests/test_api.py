@@ -112,8 +112,11 @@ def test_values_that_are_missing_are_masked(store):
 
 
 def test_a_query_with_a_fault_is_refused_in_a_sentence_and_nothing_can_be_written(store):
-    with pytest.raises(StoreError, match=r"the query: .*no_such_table"):
-        store.columns("FROM no_such_table")
+    for read in (store.columns, store.rows):
+        with pytest.raises(StoreError, match=r"^the query: .*no_such_table"):
+            read("FROM no_such_table")
+        with pytest.raises(StoreError, match=r"^the query: .*syntax error"):
+            read("SELEKT")
     with pytest.raises(StoreError, match="changes nothing"):
         store.columns("DELETE FROM evidence")
 

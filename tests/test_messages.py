@@ -314,6 +314,11 @@ CASES = [
         "images: no images in it (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
         lambda: Path("images").mkdir(),
     ),
+    Case(
+        "score --images images --against digts",
+        "digts: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
+        pictures((8, 8)),
+    ),
     Case("score --images ~nobody-of-that-name --against digits", "~nobody-of-that-name: no such user"),
     Case("score --images /dev/null --against digits", "/dev/null: neither a file nor a folder"),
     Case("score --images " + 300 * "x" + " --against digits", 300 * "x" + ": cannot be read: File name too long"),

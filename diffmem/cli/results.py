@@ -21,10 +21,14 @@ from diffmem.cli.options import (
     study_argument,
 )
 from diffmem.cli.signals import StopOnSignal
-from diffmem.cli.tables import as_markdown, print_json, print_table
+from diffmem.cli.tables import as_markdown, print_json, print_table, print_wrapped
 from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffmem.report.claims import Finding
+    from diffmem.report.findings import Result
     from diffmem.store import Row
 
 
@@ -321,24 +325,43 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
         ]
         print_json(rows)
         return
-    rows = [
+    if markdown:
+        click.echo(as_markdown([row for each in checked for row in _finding_rows(*each)]))
+        return
+    click.echo(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""))
+    for finding, verdict, results in checked:
+        print_wrapped(f"{finding.number:2}  {verdict:14}  {finding.text}", indent=20)
+        for result in results:
+            print_wrapped(f"    - {_claim(result, verdict)}", indent=6)
+    verdicts = Counter(verdict for _, verdict, _ in checked)
+    click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+
+
+def _claim(result: "Result", verdict: str) -> str:
+    """Return what is claimed, the claim's own verdict where the finding has another, and what was measured."""
+    claim = result.text if result.verdict == verdict else f"{result.text} ({result.verdict})"
+    measured = "" if result.measured == "-" else f"{result.levels}, {result.measured}"
+    paper = "" if result.paper == "-" else f"the paper {result.paper}"
+    return "; ".join(filter(None, [claim, measured, paper, _behind(result)]))
+
+
+def _behind(result: "Result") -> str:
+    return "; ".join(filter(None, [result.behind.strip("-"), result.reason]))
+
+
+def _finding_rows(finding: "Finding", verdict: str, results: "Sequence[Result]") -> "list[Row]":
+    """Return a row for each claim of a finding, which only the first one names."""
+    return [
         {
-            "": finding.number if first else "",
-            "the paper finds": finding.text if first else "",
-            "verdict": verdict if first else "",
+            "": "" if number else finding.number,
+            "the paper finds": "" if number else finding.text,
+            "verdict": "" if number else verdict,
             "claim": result.text,
             "this": result.verdict,
             "compared": result.levels or "-",
             "measured (95%)": result.measured,
             "paper": result.paper,
-            "behind it": "; ".join(filter(None, [result.behind.strip("-"), result.reason])),
+            "behind it": _behind(result),
         }
-        for finding, verdict, results in checked
-        for first, result in [(number == 0, result) for number, result in enumerate(results)]
+        for number, result in enumerate(results)
     ]
-    if markdown:
-        click.echo(as_markdown(rows))
-        return
-    print_table(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""), rows)
-    verdicts = Counter(verdict for _, verdict, _ in checked)
-    click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))

@@ -3,7 +3,8 @@
 import base64
 import json
 import math
-import os
+import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,9 +44,7 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
 
     keys = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
     shown = [[text(row.get(key)) for key in keys] for row in rows[:MOST_ROWS]]
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PIPED_WIDTH
+    console = Console(highlight=False, markup=False, width=line_width())
     widths = _widths(keys, shown, console.width)
     table = Table(title=title or None, title_justify="left", highlight=False)
     for key, width in zip(keys, widths, strict=True):
@@ -57,6 +56,16 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
+
+
+def print_wrapped(sentence: str, *, indent: int) -> None:
+    """Print a text in as many lines as it needs, all but the first one indented by so many characters."""
+    click.echo(textwrap.fill(sentence, line_width(), subsequent_indent=" " * indent, break_on_hyphens=False))
+
+
+def line_width() -> int:
+    """Return the characters of a line: the terminal's, or COLUMNS, or enough for a file."""
+    return shutil.get_terminal_size((PIPED_WIDTH, 0)).columns
 
 
 def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> Sequence[int | None]:

@@ -212,14 +212,18 @@ def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, indepe
     assert result.verdict == expected
 
 
-def test_findings_are_printed_as_a_table_as_data_and_as_markdown(store, monkeypatch):
+def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypatch):
     monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
     fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])
     arguments = ["findings", "--profile", "laptop"]
-    table = CliRunner().invoke(main, arguments)
-    assert table.exit_code == 0
-    assert "1 holds" in table.stdout
-    assert "16 cannot be told" in table.stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = CliRunner().invoke(main, arguments)
+    assert listed.exit_code == 0
+    assert max(map(len, listed.stdout.splitlines()[1:])) <= 80
+    one = " ".join(listed.stdout.split())
+    assert "6 holds Wider: higher - wider: higher; M.width 8 to 16, 0.110 to 0.910: +0.800 (" in one
+    assert "7 cannot be told Deeper: up to 6 blocks higher, then lower - up to 6: higher; not run: diffmem run" in one
+    assert one.endswith("16 cannot be told, 1 holds")
     rows = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert [row["verdict"] for row in rows if row["number"] == 6] == [HOLDS]
     markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.splitlines()
