@@ -62,8 +62,11 @@ def run_cell(
     path = store.state_path(cell.cell_id)
     with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
         # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
-        if not group.any(free) or failed_elsewhere() or (enough is not None and _best(store, cell) >= enough):
+        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
+            return
+        if failed_elsewhere():
+            yield CellEnded(cell, name, number, "failed elsewhere")
             return
         measured = store.measured_epochs(cell.cell_id) if group.leads else set()
         flags = group.first([int(epoch not in measured) for epoch, _ in cell.checkpoints])
@@ -115,7 +118,7 @@ def _attempted(
 
 
 def _best(store: Store, cell: Cell) -> float:
-    rows = store.rows("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
+    rows = store.read("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
     return float(rows[0]["best"])
 
 

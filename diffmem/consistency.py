@@ -56,5 +56,5 @@ def faults(store: Store) -> list[str]:
         return [
             sentence.format(**row)
             for sql, sentence in FAULTS.items()
-            for row in store.rows(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
+            for row in store.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
         ]

@@ -58,7 +58,7 @@ def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
 def stored_cell(configuration: Mapping[str, Any]) -> Cell | None:
     """Return the cell of a store's configuration, to count its cost; None where it is no model's.
 
-    The store does not say how many channels a user's own images have: three are assumed, which hardly matters.
+    The store does not say how many channels a user's own images have: three are assumed, so its cost is about right.
     """
     dataset = DATASETS.get(configuration["P"].get("dataset"))
     channels = dataset.channels if dataset else 3

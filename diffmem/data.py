@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmem.config import DATASETS, Cell, Dataset
-from diffmem.errors import DataError
+from diffmem.errors import DataError, NoSuchData
 from diffmem.images import Indices, Pixels, Source, read_images, resized
 
 IMAGENET_DOGS = range(151, 274)
@@ -43,17 +43,8 @@ def load_source(dataset: str, resolution: int | None) -> Source:
         return read_images(files, resolution=resolution or 32, only=IMAGENET_DOGS)
     try:
         return read_images(dataset, resolution=resolution)
-    except DataError as error:
-        if _exists(dataset):
-            raise
-        raise DataError(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # a name that is too long, or a loop of links
-        return False
+    except NoSuchData as error:
+        raise NoSuchData(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
 
 
 def _digits(resolution: int | None) -> Source:

@@ -205,13 +205,10 @@ class Database:
             advice = f"the store cannot be used: {text}"
         raise kind(f"{self.path}: {advice}") from error
 
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query, each as a dict by column name; StoreError where DuckDB refuses it."""
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of a query of diffmem's own, each as a dict by column name; a fault is the store's."""
         with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            try:
-                result = connection.execute(sql, list(parameters))
-            except duckdb.ProgrammingError as error:
-                raise _faulty(error) from error
+            result = connection.execute(sql, list(parameters))
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -233,15 +230,12 @@ class Database:
                 connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
                 return form(connection.sql(statement, params=list(parameters)))
             except duckdb.Error as error:
-                raise _faulty(error) from error
-
-
-def _faulty(error: duckdb.Error) -> StoreError:
-    """Return what DuckDB says of a query, as a sentence."""
-    message = " ".join(str(error).partition("\n\n")[0].split())
-    if "'pytz'" in message:  # DuckDB adds a traceback
-        return StoreError("the query: times with a time zone need the package pytz; cast them ::TIMESTAMP")
-    return StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)")
+                message = " ".join(str(error).partition("\n\n")[0].split())
+                if "'pytz'" in message:  # DuckDB adds a traceback
+                    raise StoreError(
+                        "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
+                    ) from error
+                raise StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)") from error
 
 
 def utc_now() -> datetime:

@@ -21,8 +21,16 @@ class DataError(DiffmemError):
     """A training set that cannot be made."""
 
 
+class NoSuchData(DataError):
+    """A path or a pattern that names no file and no folder."""
+
+
 class StoreError(DiffmemError):
     """A store that is not there, is not one, or cannot be written."""
+
+
+class NotInStore(StoreError):
+    """A name that a store does not have."""
 
 
 class StoreUnavailable(StoreError):

@@ -60,7 +60,7 @@ class CellEnded:
     cell: Cell
     name: str
     number: int
-    outcome: str  # finished, already finished, busy elsewhere, failed, failed before, crossed
+    outcome: str  # finished, already finished, busy elsewhere, failed, failed elsewhere, failed before, crossed
     error: str = ""
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from diffmem.errors import DataError
+from diffmem.errors import DataError, NoSuchData
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -77,7 +77,8 @@ def _files(pattern: str) -> list[Path]:
     try:
         path = Path(pattern).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{pattern}: no such user") from error
+        raise NoSuchData(f"{pattern}: no such user") from error
+    kind = DataError
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         missing = f"no images in it ({', '.join(sorted(SUFFIXES))})"
@@ -87,8 +88,9 @@ def _files(pattern: str) -> list[Path]:
         named = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - patterns may be absolute
         found = [file for file in named if file.is_file()]  # a pipe or a device may never end
         missing = "neither a file nor a folder" if named else "no such file or folder"
+        kind = DataError if named else NoSuchData
     if not found:
-        raise DataError(f"{pattern}: {missing}")
+        raise kind(f"{pattern}: {missing}")
     return sorted(found)
 
 

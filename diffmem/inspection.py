@@ -10,7 +10,7 @@ from typing import Any
 
 from diffmem.config import dotted
 from diffmem.emm import NORMAL
-from diffmem.errors import StoreError
+from diffmem.errors import NotInStore, StoreError
 from diffmem.store import PROGRESS, Row, Store
 
 CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
@@ -44,7 +44,7 @@ def find_study(store: Store, name: str, *, exact: bool = False) -> Row:
     found = _meant(name, dict.fromkeys(studies, ""), begun, kind="study", place=store)
     if found is None:
         advice = f"it has {listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
-        raise StoreError(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
+        raise NotInStore(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
     return studies[found]
 
 
@@ -54,13 +54,13 @@ def find_cell(store: Store, name: str) -> str:
     found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
     if found is None:
         advice = "`diffmem status STUDY` lists those of a study"
-        raise StoreError(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
+        raise NotInStore(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
     return found
 
 
 def cell_names(store: Store) -> dict[str, str]:
     """Return every cell_id with the study it was last run for and its axis values there."""
-    rows = store.rows(
+    rows = store.read(
         """
         SELECT cell_id, max_by(study || ': ' || name, registered_at) AS name
         FROM cells LEFT JOIN (FROM study_cells JOIN studies USING (study)) USING (cell_id)
@@ -97,7 +97,7 @@ def listed(names: list[str]) -> str:
 def cell_states(store: Store) -> list[Row]:
     """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
     outcome, host and pid."""
-    return store.rows(
+    return store.read(
         f"""
         SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid
         FROM cells {PROGRESS} ORDER BY cell_id
@@ -109,21 +109,21 @@ def describe_cell(store: Store, cell_id: str) -> Row:
     """Return all about a cell: cell_id, created_at, configuration, expected, studies (with axis values),
     checkpoints (each with low and high, its 95% Wilson interval) and attempts, the first one first."""
     with store.snapshot():
-        (cell,) = store.rows(
+        (cell,) = store.read(
             "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
         )
-        studies = store.rows(
+        studies = store.read(
             "SELECT study, curve, name, axis_values FROM study_cells WHERE cell_id = ? ORDER BY study, position",
             [cell_id],
         )
-        checkpoints = store.rows(
+        checkpoints = store.read(
             f"""
             SELECT epoch, step, samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, measured_at
             FROM checkpoints WHERE cell_id = ? ORDER BY epoch
             """,
             [cell_id],
         )
-        attempts = store.rows(
+        attempts = store.read(
             """
             SELECT outcome, host, pid, device, started_at, ended_at, epoch(ended_at - started_at) AS seconds, error,
                 versions, git_commit, git_dirty
@@ -154,20 +154,20 @@ def describe_store(store: Store) -> Row:
     """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
     many checkpoints, evidence rows, generated images and training states (with their bytes) there are."""
     with store.snapshot():
-        (counts,) = store.rows(
+        (counts,) = store.read(
             """
             SELECT (SELECT max(version) FROM migrations) AS schema, (SELECT count(*) FROM checkpoints) AS checkpoints,
                 (SELECT count(*) FROM evidence) AS evidence,
                 (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
             """
         )
-        studies = store.rows(
+        studies = store.read(
             """
             SELECT study, title, count(cell_id) AS cells FROM studies LEFT JOIN study_cells USING (study)
             GROUP BY ALL ORDER BY study
             """
         )
-        loose = store.rows("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
+        loose = store.read("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
     sizes = list(_sizes(store.states.glob(f"{glob.escape(store.path.stem)}.*.pt")))
     return {
         "path": str(store.path),

@@ -118,7 +118,7 @@ class Monitor:
         """Return the ratio that the store has of a step, and say so as a warning."""
         if not 0 <= step <= LAST_STEP:
             raise DataError(f"{self.name}: a step is a number from 0 to {LAST_STEP}, not {step}")
-        rows = self.store.rows(
+        rows = self.store.read(
             "SELECT ratio FROM checkpoints WHERE cell_id = ? AND epoch = ?", [self.cell.cell_id, step]
         )
         if not rows:

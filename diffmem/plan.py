@@ -52,7 +52,7 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
     """Return each cell of a study once, in its order."""
     measured: dict[str, int] = {}
     if store.exists():
-        rows = store.rows("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
+        rows = store.read("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
         measured = {row["cell_id"]: row["measured"] for row in rows}
     elsewhere = _cells_of_other_studies(Path(study.path), profile)
     return [

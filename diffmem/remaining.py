@@ -20,7 +20,7 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
     Training and scoring each take as long per operation as in the study's checkpoints so far, all together.
     """
     work = {cell["cell_id"]: _done_and_left(cell) for cell in store.cells(study)}
-    spent = store.rows(
+    spent = store.read(
         """
         SELECT cell_id, sum(train_seconds) AS training, sum(score_seconds) AS scoring FROM checkpoints
         WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id

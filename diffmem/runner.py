@@ -125,7 +125,7 @@ class Failures:
 
     def latest(self) -> set[str]:
         """Return the cells whose last attempt had failed."""
-        rows = self.store.rows(
+        rows = self.store.read(
             "SELECT cell_id FROM attempts GROUP BY cell_id HAVING max_by(outcome, started_at) = 'failed'"
         )
         return {row["cell_id"] for row in rows}
@@ -227,7 +227,7 @@ def _run_apart(
                 outcome = event.outcome if isinstance(event, CellEnded) else ""
                 if outcome == "busy elsewhere":
                     busy.append((number, entry))
-                by_others = outcome in ("busy elsewhere", "already finished") and group.count > 1
+                by_others = outcome in ("busy elsewhere", "failed elsewhere", "already finished") and group.count > 1
                 if not by_others and (outcome != "busy elsewhere" or last_look):
                     yield event
                 if outcome == "failed" and options.fail_fast:

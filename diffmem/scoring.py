@@ -17,7 +17,7 @@ from diffmem.data import load_source
 from diffmem.emm import wilson
 from diffmem.errors import DataError
 from diffmem.group import ALONE, Group, this_device
-from diffmem.images import image_files, read_images
+from diffmem.images import Source, image_files, read_images
 from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
@@ -144,7 +144,7 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         source.images.shape[-1],
         {"images": generated.fingerprint},
     )
-    name, curve = Path(images).stem, f"{images} ({generated.fingerprint.removeprefix('sha256:')[:8]})"
+    name, curve = Path(images).stem, f"{_called(images, generated)} against {_called(against, source)}"
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     store.register(
@@ -154,8 +154,8 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         path=str(images),
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
-        cells=[(cell, curve, f"{curve} against {against}, N = {cell.size}", {})],
-        keep=True,  # another folder of the same name, or other images in this one, are another curve
+        cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
+        keep=True,  # other images of this name, or another training set, are another curve
     )
     device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))
@@ -175,3 +175,9 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     if files:
         copied = [{**row, "file": files[row["nearest"]]} for row in copied]
     return Score(name, checkpoint.samples, checkpoint.memorized, low, high, copied)
+
+
+def _called(name: Path | str, source: Source) -> str:
+    """Return the name of a collection with the beginning of its content's hash, which a dataset with a name has not."""
+    content = source.fingerprint.removeprefix("sha256:")[:8]
+    return f"{name} ({content})" if content else str(name)

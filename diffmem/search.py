@@ -115,7 +115,7 @@ def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
 
 def _known(store: Store, estimation: Estimation) -> dict[str, Known]:
     """Return what the store has of every cell, its ratios counted at the threshold of the study."""
-    rows = store.rows(
+    rows = store.read(
         f"""
         WITH measured AS ({RATIOS if estimation.threshold == THRESHOLD else RATIOS_FROM_EVIDENCE})
         SELECT cell_id, max(ratio) AS best, max_by(samples, ratio) AS samples,
@@ -136,7 +136,7 @@ RATIOS_FROM_EVIDENCE = """
 
 def _sizes(store: Store, low: int, high: int) -> list[int]:
     """Return the training set sizes between two that the store has measured anything of."""
-    rows = store.rows(
+    rows = store.read(
         """
         SELECT DISTINCT CAST(configuration->>'$.P.size' AS INTEGER) AS size
         FROM cells SEMI JOIN checkpoints USING (cell_id) WHERE size BETWEEN ? AND ?

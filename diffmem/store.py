@@ -254,6 +254,14 @@ class Store(Database):
 
     # --- reading ---
 
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of a query, each as a dict by column name; StoreError where the query has a fault."""
+        return self.select(
+            sql,
+            lambda found: [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()],
+            parameters,
+        )
+
     def columns(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of a query as arrays by their names; masked arrays where some values are missing.
 
@@ -274,7 +282,7 @@ class Store(Database):
 
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""
-        rows = self.rows("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
+        rows = self.read("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
         return {row["epoch"] for row in rows}
 
     def finished_cells(self, study: str) -> set[str]:
@@ -283,12 +291,12 @@ class Store(Database):
 
     def failures(self) -> dict[str, int]:
         """Return how often each cell has failed."""
-        rows = self.rows("SELECT cell_id, count(*) AS failures FROM attempts WHERE outcome = 'failed' GROUP BY cell_id")
+        rows = self.read("SELECT cell_id, count(*) AS failures FROM attempts WHERE outcome = 'failed' GROUP BY cell_id")
         return {row["cell_id"]: row["failures"] for row in rows}
 
     def studies(self) -> list[Row]:
         """Return every study, the one registered last first; JSON columns decoded."""
-        rows = self.rows("SELECT * FROM studies ORDER BY registered_at DESC")
+        rows = self.read("SELECT * FROM studies ORDER BY registered_at DESC")
         return [{**row, "axes": json.loads(row["axes"]), "estimation": json.loads(row["estimation"])} for row in rows]
 
     def study(self, name: str) -> Row:
@@ -303,7 +311,7 @@ class Store(Database):
     def cells(self, study: str) -> list[Row]:
         """Return the cells of a study in its order: name, curve, axis values, configuration, checkpoints had and
         expected, best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
-        rows = self.rows(
+        rows = self.read(
             f"""
             SELECT position, cell_id, curve, name, axis_values, configuration, cells.checkpoints AS expected,
                 coalesce(measured, 0) AS measured, epoch, best, last, outcome, error, host, pid, device, versions,
@@ -327,8 +335,8 @@ class Store(Database):
         """
         columns = "position, curve, size, draw, seed, cell_id, epoch, samples, loss"
         if threshold == THRESHOLD:
-            return self.rows(f"SELECT {columns}, ratio FROM results WHERE study = ? ORDER BY position, epoch", [study])
-        return self.rows(
+            return self.read(f"SELECT {columns}, ratio FROM results WHERE study = ? ORDER BY position, epoch", [study])
+        return self.read(
             f"""
             SELECT {columns}, counted.ratio
             FROM results JOIN (
@@ -346,7 +354,7 @@ class Store(Database):
         """Return how far each cell's last ratio depends on the number of generated images: position, size, samples
         and ratio (of all), images, first (the ratio of the first so many), deviation (the standard deviation
         between disjoint groups of so many, None where there are fewer than ten)."""
-        return self.rows(
+        return self.read(
             """
             WITH last AS (
                 SELECT position, cell_id, size, max(epoch) AS epoch, max_by(samples, epoch) AS samples
@@ -376,7 +384,7 @@ class Store(Database):
         `level` is the smallest k with d1 < k / THRESHOLD_LEVELS * d2, so that the images memorized at a threshold of
         k / THRESHOLD_LEVELS are those of levels up to k; THRESHOLD_LEVELS + 1 where there is none.
         """
-        return self.rows(
+        return self.read(
             f"""
             WITH rounded AS (
                 SELECT cell_id, epoch, d1, d2,
@@ -400,7 +408,7 @@ class Store(Database):
         """Return which training images the memorized images of each cell's last checkpoint are nearest to: position,
         nearest (position in the training set), copies, and picture (PNG, None where no stored pair of the cell has
         it), most copied first."""
-        return self.rows(
+        return self.read(
             """
             WITH counted AS (
                 SELECT position, cell_id, nearest, count(*) AS copies
@@ -424,7 +432,7 @@ class Store(Database):
     def attempts(self, study: str) -> list[Row]:
         """Return every attempt at the cells of a study, the first one first, with the seconds that its checkpoints
         took: position, and the columns of `attempts`, train_seconds, score_seconds and measured."""
-        return self.rows(
+        return self.read(
             """
             SELECT position, attempts.*, coalesce(train_seconds, 0) AS train_seconds,
                 coalesce(score_seconds, 0) AS score_seconds, coalesce(measured, 0) AS measured
@@ -441,7 +449,7 @@ class Store(Database):
     def most_copied(self, cell_id: str, count: int = 10) -> list[Row]:
         """Return the training images that most memorized images of a cell's last checkpoint are nearest to:
         nearest (position in the training set) and copies."""
-        return self.rows(
+        return self.read(
             """
             SELECT nearest, count(*) AS copies FROM evidence
             WHERE cell_id = ? AND epoch = (SELECT max(epoch) FROM checkpoints WHERE cell_id = ?) AND d1 < ? * d2
@@ -453,10 +461,11 @@ class Store(Database):
     def pairs(self, study: str) -> list[Row]:
         """Return generated images above their nearest training images, at each cell's last checkpoint: position,
         cell_id, epoch, sample, generated and nearest (PNG bytes), number (position of the nearest one), d1, d2."""
-        return self.rows(
+        return self.read(
             """
             SELECT position, cell_id, epoch, sample, generated, pairs.nearest, evidence.nearest AS number, d1, d2
-            FROM study_cells JOIN (SELECT cell_id, max(epoch) AS epoch FROM pairs GROUP BY cell_id) USING (cell_id)
+            FROM study_cells
+                JOIN (SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id) USING (cell_id)
                 JOIN pairs USING (cell_id, epoch) JOIN evidence USING (cell_id, epoch, sample)
             WHERE study = ?
             ORDER BY position, sample

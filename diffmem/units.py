@@ -25,3 +25,8 @@ def duration(seconds: float) -> str:
 def moment(time: datetime | None) -> str | None:
     """Return a UTC time of the store to the second, None where there is none."""
     return None if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things: 1 cell, 2 cells."""
+    return f"{count} {what}" + ("s" if count != 1 else "")

@@ -117,6 +117,8 @@ def test_a_query_with_a_fault_is_refused_in_a_sentence_and_nothing_can_be_writte
             read("FROM no_such_table")
         with pytest.raises(StoreError, match=r"^the query: .*syntax error"):
             read("SELEKT")
+        with pytest.raises(StoreError, match=r"^the query: Conversion Error"):
+            read("SELECT 'a'::INTEGER AS a")
     with pytest.raises(StoreError, match="changes nothing"):
         store.columns("DELETE FROM evidence")
 

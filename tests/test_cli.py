@@ -269,7 +269,7 @@ def test_plan_tells_of_checkpoints_without_a_step_between_them():
     printed = diffmem(
         "plan", path, "--set", "T.batch_size=512", "--set", "T.epochs=20", "--set", "score.every=1"
     ).stdout
-    assert "4 cells have checkpoints with no optimizer step between them: T.batch_size is more than" in printed
+    assert "4 cells with checkpoints that have no optimizer step between them: T.batch_size is more than" in printed
     assert "no optimizer step" not in diffmem("plan", path, "--set", "T.batch_size=4", "--set", "score.every=1").stdout
 
 
@@ -434,6 +434,15 @@ def test_in_a_narrow_terminal_headings_are_broken_and_words_are_not(width, monke
         assert [cell.strip() for cell in one[2:]] == [cell.strip() for cell in other[2:]]
         assert len(other[1].strip()) >= 8  # the beginning of an id names a cell
         assert one[1].strip().startswith(other[1].strip())
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_query_s_texts_stay_whole_in_a_narrow_terminal_also_those_called_cell_id(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    printed = diffmem("query", "SELECT cell_id || study AS cell_id, name, curve FROM study_cells").stdout
+    lines = [line.split("│")[1].strip() for line in printed.splitlines() if "│" in line]
+    for row in Store("store/diffmem.duckdb").rows("SELECT cell_id || study AS text FROM study_cells"):
+        assert row["text"] in "".join(lines)
 
 
 @pytest.mark.usefixtures("filled")
@@ -680,6 +689,7 @@ def test_a_store_that_another_process_holds_is_named_with_that_process(holder, f
         assert (result.exit_code, result.stdout) == (1, ""), arguments
         assert len(result.stderr.splitlines()) == 1
         assert result.stderr.startswith("store/diffmem.duckdb: ")
+        assert result.stderr.startswith("store/diffmem.duckdb: process")
         assert f"process {holder} holds the store open" in result.stderr
     assert {path: 0 for path in files(folder / "store") if "duckdb" not in path} == before
 

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from diffmem.compiling import is_compiled, pays
+from diffmem.compiling import OPERATIONS_A_SECOND, is_compiled, pays
+from diffmem.cost import cell_cost
 from diffmem.errors import RunError
 from diffmem.store import Store
 from diffmem.study import Study
@@ -32,6 +33,13 @@ def test_compiling_pays_for_the_papers_cells_and_not_for_those_of_seconds(tmp_pa
     for device in (CPU, CUDA):
         assert pays(paper, device)
         assert not pays(cell(tmp_path), device)
+
+
+def test_compiling_pays_where_a_tenth_of_the_time_is_more_than_it_takes(monkeypatch, tmp_path):
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1790)
+    assert not pays(cell(tmp_path), CUDA)  # half an hour is where three minutes are a tenth
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1810)
+    assert pays(cell(tmp_path), CUDA)
 
 
 def test_auto_compiles_the_longer_of_two_cells(tmp_path):

@@ -318,6 +318,10 @@ def test_an_export_to_a_link_replaces_what_it_leads_to():
     Path("link.csv").symlink_to("there.csv")
     assert diffmem("export", "cells", "-o", "link.csv").exit_code == 0
     assert Path("link.csv").is_symlink()
+    Path("there.csv").rename("before.csv")
+    assert diffmem("export", "cells", "-o", "link.csv").exit_code == 0
+    assert Path("link.csv").is_symlink()
+    assert Path("there.csv").read_text() == Path("before.csv").read_text()
     assert Path("there.csv").read_text().startswith("cell_id,")
 
 
@@ -385,12 +389,19 @@ def test_info_counts_what_the_store_holds(store, ids):
     text = diffmem("store", "info", store.path).stdout
     assert "1 finished, 1 waiting" in text
     assert "tiny: 2 cells, Tiny" in text
+    tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))
+    assert "tiny: 1 cell, Tiny" in diffmem("store", "info", store.path).stdout
 
 
 def test_info_names_the_cells_that_no_study_lists_any_more(store, ids):
     tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))
     assert data("store", "info")["in_no_study"] == [ids[0]]
-    assert f"in no study now     {ids[0]}\n" in diffmem("store", "info").stdout
+    assert f"in no study now   {ids[0]}\n" in diffmem("store", "info").stdout
+    tiny.register(store, tiny.load(Path(), tiny.TEXT + f"[[axes]]\nP.size = {list(range(8, 20))}\n"))
+    tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))
+    line = diffmem("store", "info").stdout.splitlines()[-1]
+    assert len(line.split(", ")) == 10
+    assert line.endswith(f" and {len(data('store', 'info')['in_no_study']) - 10} more")
 
 
 def test_a_store_in_order_has_no_fault(store):

@@ -307,6 +307,21 @@ CASES = [
         a_study,
     ),
     Case("plan a\0b", "Error: Invalid value for 'STUDY': 'a\\x00b' is not a file name in UTF-8"),
+    Case(
+        "export cells -o " + 300 * "x" + ".csv --store a.duckdb",
+        300 * "x" + ".csv: cannot be written: File name too long; name another file",
+        store,
+    ),
+    Case(
+        "report -o " + 300 * "x" + ".html --store a.duckdb",
+        300 * "x" + ".html: cannot be written: File name too long; name another file",
+        store,
+    ),
+    Case(
+        "status " + 300 * "x" + ".toml --store a.duckdb",
+        f"{300 * 'x'}.toml: no such file, and a.duckdb: no study '{300 * 'x'}'; it has tiny. `diffmem run STUDY.toml` adds one",
+        store,
+    ),
     # images
     Case("score --images nowhere --against digits", "nowhere: no such file or folder"),
     Case(
@@ -318,6 +333,11 @@ CASES = [
         "score --images images --against digts",
         "digts: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
         pictures((8, 8)),
+    ),
+    Case(
+        "score --images images --against *.parquet",
+        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'a.parquet' too small to be a Parquet file",
+        lambda: (pictures((8, 8))(), bytes_of("a.parquet", b"PAR1")()),
     ),
     Case("score --images ~nobody-of-that-name --against digits", "~nobody-of-that-name: no such user"),
     Case("score --images /dev/null --against digits", "/dev/null: neither a file nor a folder"),
@@ -447,7 +467,7 @@ CASES = [
     ),
     Case(
         "report --store a.duckdb -o tiny.toml/page.html",
-        "tiny.toml/page.html: cannot be written: File exists; name another file with -o",
+        "tiny.toml/page.html: cannot be written: File exists; name another file",
         store,
     ),
     Case(
@@ -516,7 +536,7 @@ CASES = [
     ),
     Case(
         "export cells --store a.duckdb -o tiny.toml/cells.csv",
-        "tiny.toml/cells.csv: cannot be written: File exists; name another file with -o",
+        "tiny.toml/cells.csv: cannot be written: File exists; name another file",
         store,
     ),
     Case(

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import tiny
 import torch
 from scipy.stats import binomtest
 
+from diffmem import cellrun
 from diffmem.cellrun import CellRun
 from diffmem.errors import StoreError
 from diffmem.events import CellEnded
@@ -370,22 +371,29 @@ def test_cells_that_fail_end_with_1_after_the_others_and_are_tried_again_when_as
     assert len(Store(store).rows("FROM attempts")) == 12
 
 
-def test_a_cell_that_fails_in_another_process_while_this_one_is_about_to_begin_is_not_tried_again(tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_cell_that_fails_in_another_process_while_this_one_waits_for_its_lock_is_not_tried_again(
+    tmp_path, monkeypatch, count
+):
     study, store = tiny.load(tmp_path, FAILING), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
     failures, cells = Failures(store), list(enumerate(study.distinct, start=1))
 
-    def process(rank: int, stop: Callable[[], bool]) -> list[str]:
-        apart = _run_apart(cells, store, stop=stop, group=Group(rank, 2), options=Options(), failures=failures)
+    def process(rank: int, failures: Failures) -> list[str]:
+        group = Group(rank, count)
+        apart = _run_apart(cells, store, stop=lambda: False, group=group, options=Options(), failures=failures)
         return [event.outcome for event in apart if isinstance(event, CellEnded)]
 
-    def first_the_other() -> bool:
-        if not of_the_other:
-            of_the_other.extend(process(0, lambda: False))
-        return False
+    def first_the_other(path: Path) -> AbstractContextManager[bool]:
+        monkeypatch.setattr("diffmem.cellrun._exclusive", exclusive)
+        of_the_other.extend(process(0, Failures(store)))
+        return exclusive(path)
 
     of_the_other: list[str] = []
-    assert process(1, first_the_other) == []
+    exclusive = cellrun._exclusive
+    monkeypatch.setattr("diffmem.cellrun._exclusive", first_the_other)
+    seen = process(count - 1, failures)
+    assert sorted(seen) == ([] if count > 1 else 4 * ["already finished"] + 4 * ["failed elsewhere"])
     assert sorted(of_the_other) == 4 * ["failed"] + 4 * ["finished"]
     assert len(store.rows("FROM attempts")) == 8
 

@@ -135,6 +135,19 @@ def test_the_files_of_a_folder_that_are_copied_most_are_named(samples: Path) -> 
     assert all(Path(file).name in printed for file in named)
 
 
+def test_the_same_images_against_two_training_sets_are_two_curves(samples: Path) -> None:
+    digits, store = load_source("digits", None).images[:, 0], Store(Path("s.duckdb"))
+    for name, images in (("train", digits[:20]), ("held", digits[20:40])):
+        np.savez(f"{name}.npz", images=images)
+        score_images(samples, f"{name}.npz", store)
+    train, held = study_curves(store, "samples")
+    assert [point.best for curve in (train, held) for point in curve.points] == [0.6, 0.0]
+    assert train.label.startswith("samples (")
+    assert ") against train.npz (" in train.label
+    score_images(samples, "digits", store)
+    assert any(curve.label.endswith(") against digits") for curve in study_curves(store, "samples"))
+
+
 def test_other_images_in_the_same_folder_are_a_curve_of_their_own(samples: Path) -> None:
     store = Store(Path("s.duckdb"))
     score_images(samples, "digits", store)

@@ -1,12 +1,13 @@
 """What several commands share: their options, and the study or store that an argument names."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from diffmem.errors import DiffmemError, StoreError
+from diffmem.errors import DiffmemError, NotInStore
 
 if TYPE_CHECKING:
     from diffmem.store import Row, Store
@@ -91,9 +92,9 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
     name = study_name(Path(study), profile) if is_file or profile else study
     try:
         return store, find_study(store, name, exact=is_file)
-    except StoreError as error:
-        if is_file and store.exists() and not Path(study).exists():
-            raise StoreError(f"{study}: no such file, and {error}") from error
+    except NotInStore as error:
+        if is_file and not os.path.exists(study):  # noqa: PTH110 - a Path raises of names that no file can have
+            raise NotInStore(f"{study}: no such file, and {error}") from error
         raise
 
 

@@ -10,7 +10,7 @@ import click
 
 from diffmem.cli.options import FileName, json_option, load_study, profile_option, set_option, store_option
 from diffmem.cli.tables import print_json, print_table
-from diffmem.units import duration, with_unit
+from diffmem.units import counted, duration, with_unit
 
 if TYPE_CHECKING:
     from diffmem.plan import PlannedCell, Throughput
@@ -64,17 +64,17 @@ def plan(
         return
     units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
     shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]
-    print_table(f"{loaded.title} ({loaded.name})", shown)
+    print_table(f"{loaded.title} ({loaded.name})", shown, cut="cell_id")
     click.echo(
-        f"{len(rows)} cells, {sum(each.finished for each in planned)} of them finished in {store_path}, "
+        f"{counted(len(rows), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
     )
     trained, generated, operations = (with_unit(sum(row[key] for row in rows)) for key in MAGNITUDES[1:])
     click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
     if still := sum(len({step for _, step in cell.checkpoints}) < len(cell.checkpoints) for cell in cells):
         click.echo(
-            f"{still} cells have checkpoints with no optimizer step between them: T.batch_size is more than the images "
-            "of the epochs between"
+            f"{counted(still, 'cell')} with checkpoints that have no optimizer step between them: "
+            "T.batch_size is more than the images of the epochs between"
         )
     if loaded.estimation.search == "bisect":
         search = plan_search(loaded)

@@ -63,7 +63,8 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     if as_json:
         print_json([_status_row(cell) | _attempt_row(cell) for cell in cells])
         return
-    print_table(row["study"], [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells])
+    rows = [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells]
+    print_table(row["study"], rows, cut="cell_id")
     for line in _running_lines(cells):
         click.echo(line)
     for cell in cells:

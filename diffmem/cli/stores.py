@@ -9,7 +9,7 @@ import click
 
 from diffmem.cli.options import DEFAULT_STORE, FileName, json_option
 from diffmem.cli.tables import print_json
-from diffmem.units import with_unit
+from diffmem.units import counted, with_unit
 
 
 @click.group("store")
@@ -61,9 +61,9 @@ def info(store_path: Path, as_json: bool) -> None:
     for name, value in lines.items():
         click.echo(f"{name:18}{value}")
     for study in described["studies"]:
-        click.echo(f"  {study['study']}: {study['cells']} cells, {study['title']}")
+        click.echo(f"  {study['study']}: {counted(study['cells'], 'cell')}, {study['title']}")
     if loose := described["in_no_study"]:
-        click.echo(f"in no study now     {listed(loose)}")
+        click.echo(f"{'in no study now':18}{listed(loose)}")
 
 
 @store_group.command()

@@ -13,7 +13,7 @@ import click
 PIPED_WIDTH = 160
 """Characters of a line that goes to a file or a program, unless COLUMNS says otherwise."""
 SHORT = 8
-"""Characters that a cell_id may be cut to in a narrow terminal, since they still name it; text as short stays whole."""
+"""Characters that still name a cell, so that its id may be cut to them; no text as short is broken."""
 MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
@@ -37,22 +37,25 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = ()) -> None:
-    """Print rows as a table with a column per key of any row, or those of `columns` where there is no row."""
+def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = (), cut: str = "") -> None:
+    """Print rows as a table with a column per key of any row, or those of `columns` where there is no row.
+
+    In a narrow terminal the texts of the column `cut` are cut, to SHORT characters at least.
+    """
     from rich.console import Console  # a tenth of a second that `--help` does without
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
     shown = [[text(row.get(key)) for key in keys] for row in rows[:MOST_ROWS]]
     console = Console(highlight=False, markup=False, width=line_width())
-    widths = _widths(keys, shown, console.width)
+    widths = _widths(keys, shown, console.width, cut)
     table = Table(title=title or None, title_justify="left", highlight=False)
     for key, width in zip(keys, widths, strict=True):
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold", width=width)
-    ids = {column: width for column, (key, width) in enumerate(zip(keys, widths, strict=True)) if key == "cell_id"}
     for line in shown:
-        table.add_row(*(cell[: ids.get(column)] for column, cell in enumerate(line)))
+        cells = zip(keys, widths, line, strict=True)
+        table.add_row(*(cell[:width] if key == cut else cell for key, width, cell in cells))
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
@@ -68,12 +71,12 @@ def line_width() -> int:
     return shutil.get_terminal_size((PIPED_WIDTH, 0)).columns
 
 
-def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> Sequence[int | None]:
+def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int, cut: str) -> Sequence[int | None]:
     """Return the width of each column so that headings are broken before words are; None where all fit, or nothing."""
     columns = list(zip(*lines, strict=True)) or [()] * len(keys)
     natural = [max(map(len, (key, *cells))) for key, cells in zip(keys, columns, strict=True)]
     least = [max(map(_least, cells), default=1) for cells in columns]
-    least = [min(SHORT, width) if key == "cell_id" else width for key, width in zip(keys, least, strict=True)]
+    least = [min(SHORT, width) if key == cut else width for key, width in zip(keys, least, strict=True)]
     spare = room - 3 * len(keys) - 1 - sum(least)  # a border and a blank on either side
     wanted = sum(natural) - sum(least)
     if spare < 0 or spare >= wanted:

@@ -210,11 +210,11 @@ def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:
     """Return what a figure shows as rows of a table: the name of its line, x, y, and the interval of y."""
     rows = []
     for trace in figure.data:
-        above, below = (trace.error_y.array, trace.error_y.arrayminus) if trace.error_y else (None, None)
+        bars = trace.error_y
         for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
-            interval = ""
-            if above is not None:
-                interval = f"{y - (above if below is None else below)[i]:.3f} to {y + above[i]:.3f}"
+            interval = (
+                f"{y - bars.arrayminus[i]:.3f} to {y + bars.array[i]:.3f}" if bars and bars.array is not None else ""
+            )
             rows.append((html.unescape(trace.name or ""), x, y, interval))
     return rows
 

@@ -14,6 +14,7 @@ from diffmem.report.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Find
 from diffmem.report.estimates import study_cells
 from diffmem.report.published import Published, published_values, settings_of
 from diffmem.store import Row, Store
+from diffmem.units import counted
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
@@ -66,11 +67,7 @@ class Result:
     @property
     def behind(self) -> str:
         """Return how many draws and seeds stand behind it, as text."""
-        return f"{_many(self.draws, 'draw')}, {_many(self.seeds, 'seed')}" if self.draws else "-"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + ("s" if count != 1 else "")
+        return f"{counted(self.draws, 'draw')}, {counted(self.seeds, 'seed')}" if self.draws else "-"
 
 
 class Evidence(NamedTuple):

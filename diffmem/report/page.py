@@ -11,7 +11,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from diffmem.config import THRESHOLD
+from diffmem.config import DATASETS, THRESHOLD
 from diffmem.cost import cell_cost, stored_cell
 from diffmem.files import whole
 from diffmem.report import figures, galleries
@@ -211,8 +211,9 @@ def _cost(cell: Row) -> str:
     if known is None:
         return ""
     cost = cell_cost(known)
-    size = f"{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
-    return f"{size}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
+    about = "" if known.P.dataset in DATASETS else "about "  # the channels of a user's own images are not known
+    size = f"{about}{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
+    return f"{size}{about}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
 
 
 def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from diffmem.report.estimates import Curve, cell_state, study_curves
+from diffmem.report.estimates import Curve, cell_state, study_cells, study_curves
 from diffmem.store import Provenance, Store
 from diffmem.study import Study
 
@@ -43,6 +43,15 @@ def measure(store: Store, study: Study, *ratios: list[float]) -> None:
     """Append checkpoints to the cells of a study in their order, a list of ratios for each."""
     for entry, values in zip(study.cells, ratios, strict=False):
         tiny.measure(store, entry.cell, values)
+
+
+def test_the_images_of_a_point_are_those_of_the_checkpoint_with_the_best_ratio(store: Store) -> None:
+    study = registered(store, "")
+    cell = study.cells[0].cell
+    for epoch, ratio, samples in ((12, 0.5, 20), (24, 0.9, 400), (30, 0.6, 40)):
+        store.append(tiny.checkpoint(cell.cell_id, epoch, ratio, samples=samples))
+    ((row,), _) = study_cells(store, store.studies()[0])
+    assert (row["best"], row["samples"], row["last"]) == (0.9, 400, 0.6)
 
 
 # --- points --------------------------------------------------------------------------------------------

@@ -212,6 +212,19 @@ def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, indepe
     assert result.verdict == expected
 
 
+def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkeypatch):
+    monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
+    fill(
+        store,
+        "weight_decay@laptop",
+        {(0.0, 0): 0.9, (0.0, 1): 0.92, (0.1, 0): 0.0, (0.1, 1): 0.01},
+        ["T.weight_decay", "P.draw"],
+    )
+    printed = " ".join(CliRunner().invoke(main, ["findings", "--profile", "laptop"]).stdout.split())
+    assert "11 cannot be told Weight decay from 1e-2 on: drops to 0 - up to 1e-3: alike;" in printed
+    assert "- the largest: much lower (holds); T.weight_decay 0.0 to 0.1," in printed
+
+
 def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypatch):
     monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
     fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])

@@ -70,6 +70,15 @@ def test_a_picture_of_what_is_copied_may_be_from_an_earlier_checkpoint(store: St
     assert images(rendered(store)) == [PAIRS[0][1], PAIRS[1][1], *PAIRS[0]]
 
 
+def test_pictures_of_an_earlier_checkpoint_are_not_shown_as_the_last_one_s(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    cell_id = study.cells[0].cell.cell_id
+    store.append(tiny.checkpoint(cell_id, 12, 0.0, pairs=PAIRS))
+    store.append(tiny.checkpoint(cell_id, 24, 1.0))
+    assert images(rendered(store)) == []
+
+
 @pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
 def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
     store: Store, side: int, at_least: int

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from plotly.offline import get_plotlyjs
@@ -201,11 +202,30 @@ def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None
     assert configurations == [cell["configuration"] for cell in filled.cells("tiny")]
 
 
+@pytest.mark.parametrize(("sizes", "drawn"), [("[8, 16, 32]", 1), ("[8]", 0)])
+def test_the_curves_at_the_slider_s_threshold_are_drawn_where_they_have_more_than_a_point(
+    store: Store, sizes: str, drawn: int
+) -> None:
+    study = tiny.load(store.path.parent, STUDY.replace("[8, 16, 32]", sizes))
+    tiny.register(store, study)
+    for entry in study.cells:
+        tiny.measure(store, entry.cell, [0.5])
+    page = rendered(store)
+    assert sum(attributes.get("class") == "ratios" for attributes in page.of("div")) == drawn
+    assert sum(attributes.get("class") == "at-threshold" for attributes in page.of("table")) == 1
+
+
 def test_the_cost_of_a_cell_is_that_of_its_plan(store: Store) -> None:
     cell = fill(store).cells[0].cell
     cost = cell_cost(cell)
     words = f"{with_unit(cost.parameters)} parameters, {with_unit(cost.operations)} floating-point operations for all"
     assert words in rendered(store).text
+
+
+def test_the_cost_with_images_whose_channels_the_store_does_not_know_is_about_right(store: Store) -> None:
+    np.savez(store.path.parent / "mine.npz", images=np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8))
+    fill(store, STUDY.replace('"digits"', f'"{store.path.parent}/mine.npz"'))
+    assert re.search(r"about [\d.]+ k parameters, about [\d.]+ M floating-point operations", rendered(store).text)
 
 
 def test_the_optimum_has_operations_and_no_parameters(store: Store) -> None:
