@@ -187,6 +187,25 @@ def ratio_intervals(found: Bands) -> np.ndarray:
     return wilson(found.ratios(np.zeros_like(variance)), worth, quantile=q)
 
 
+class Mean(NamedTuple):
+    """The mean memorization ratio of models of one group, with its 95% interval over images, draws and seeds."""
+
+    group: float
+    ratio: float
+    low: float
+    high: float
+    models: int
+
+
+def mean_ratios(groups: Sequence[float], ratios: Sequence[float], samples: Sequence[int]) -> list[Mean]:
+    """Return the mean ratio of each group, ascending; the arguments are those of `bands`."""
+    distinct, mean = _curve(groups, ratios)
+    intervals = ratio_intervals(bands(groups, ratios, samples))
+    models = np.unique(np.asarray(groups, dtype=float), return_counts=True)[1]
+    columns = zip(distinct.tolist(), mean.tolist(), intervals.tolist(), models.tolist(), strict=True)
+    return [Mean(group, ratio, low, high, count) for group, ratio, (low, high), count in columns]
+
+
 def wilson(ratio: npt.ArrayLike, images: npt.ArrayLike, *, quantile: npt.ArrayLike = NORMAL) -> np.ndarray:
     """Return Wilson's 95% interval [..., 2] of ratios in 0..1 of so many generated images (Wilson 1927).
 

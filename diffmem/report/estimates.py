@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, ratio_intervals, still_rises
+from diffmem.emm import Estimate, Interval, emm_interval, estimate_emm, mean_ratios, still_rises
 from diffmem.store import Row, Store
 
 
@@ -74,12 +74,9 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
     sizes = [size_of(cell) for cell in measured]
     best, samples = [cell["best"] for cell in measured], [cell["samples"] for cell in measured]
     points = []
-    if measured:
-        intervals = ratio_intervals(bands(sizes, best, samples))
-        for size, (low, high) in zip(sorted(set(sizes)), intervals.tolist(), strict=True):
-            runs = [cell for cell in measured if size_of(cell) == size]
-            mean, last_mean = (fmean(cell[which] for cell in runs) for which in ("best", "last"))
-            points.append(Point(size, mean, last_mean, len(runs), low, high))
+    for mean in mean_ratios(sizes, best, samples) if measured else []:
+        last = fmean(cell["last"] for cell in measured if size_of(cell) == mean.group)
+        points.append(Point(int(mean.group), mean.ratio, last, mean.models, mean.low, mean.high))
     unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
     rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
     notes = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
@@ -89,11 +86,12 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
     if not points:
         return Curve(label, points, epsilon, None, None, None, "; ".join(notes))
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
-    estimate, last = (
+    estimate, last_estimate = (
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
-    return Curve(label, points, epsilon, estimate, interval, last, "; ".join(filter(None, [estimate.note, *notes])))
+    note = "; ".join(filter(None, [estimate.note, *notes]))
+    return Curve(label, points, epsilon, estimate, interval, last_estimate, note)
 
 
 def size_of(cell: Row) -> int:

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
 
-from diffmem.emm import bands, ratio_intervals
+from diffmem.emm import mean_ratios
 from diffmem.report.estimates import size_of
-from diffmem.report.figures import COLOURS, error_bars, plain, styled, ticks_at
+from diffmem.report.figures import COLOURS, add_line, error_bars, plain, styled, ticks_at
 from diffmem.store import Row
 
 REPLICATES = {"P.draw", "T.seed"}
@@ -35,14 +34,23 @@ def ratio_against_factor(keys: tuple[str, ...], cells: Sequence[Row], published:
         lines[_line_name(keys, cell)].append(cell)
     figure = go.Figure()
     for number, (name, members) in enumerate(lines.items()):
-        look = _means(members, [levels.index(_level(keys, cell["axis_values"], cell)) for cell in members], levels)
-        look |= {"name": plain(name), "marker": {"color": COLOURS[number % len(COLOURS)]}}
+        colour: Any = COLOURS[number % len(COLOURS)]
+        groups = [levels.index(_level(keys, cell["axis_values"], cell)) for cell in members]
+        means = mean_ratios(groups, [cell["best"] for cell in members], [cell["samples"] for cell in members])
+        x, y, intervals = [levels[int(m.group)] for m in means], [m.ratio for m in means], [m[2:4] for m in means]
         if numeric:
-            figure.add_scatter(mode="lines+markers", hovertemplate="%{x}: ratio %{y:.3f}", **look)
-        else:
-            if keys == ("M.skips",) and len(lines) == 1:
-                look["marker"] = {"color": _by_resolution(look["x"])}
-            figure.add_bar(hovertemplate="%{x}: ratio %{y:.3f}", **look)
+            add_line(figure, x, y, intervals, name=plain(name), colour=colour, hover="%{x}: ratio %{y:.3f}")
+            continue
+        if keys == ("M.skips",) and len(lines) == 1:
+            colour = _by_resolution(x)
+        figure.add_bar(
+            x=x,
+            y=y,
+            error_y=error_bars(y, intervals),
+            name=plain(name),
+            marker_color=colour,
+            hovertemplate="%{x}: ratio %{y:.3f}",
+        )
     theirs = [row for row in published if set(keys) <= row["values"].keys()]
     if theirs:
         figure.add_scatter(
@@ -58,15 +66,6 @@ def ratio_against_factor(keys: tuple[str, ...], cells: Sequence[Row], published:
     figure.update_xaxes(title=", ".join(keys), **({} if numeric else {"type": "category"}))
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
     return styled(figure)
-
-
-def _means(cells: Sequence[Row], groups: Sequence[int], levels: Sequence[Any]) -> dict[str, Any]:
-    """Return the mean best ratio of the cells at each level that has some, with its 95% interval, for Plotly."""
-    best = [cell["best"] for cell in cells]
-    intervals = ratio_intervals(bands(groups, best, [cell["samples"] for cell in cells])).tolist()
-    present = sorted(set(groups))
-    means = [fmean(b for b, g in zip(best, groups, strict=True) if g == group) for group in present]
-    return {"x": [levels[group] for group in present], "y": means, "error_y": error_bars(means, intervals)}
 
 
 def _by_resolution(skips: Sequence[str]) -> list[str]:

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.colors import qualitative
+from plotly.colors import hex_to_rgb, qualitative
 from plotly.subplots import make_subplots
 
-from diffmem.emm import wilson
+from diffmem.emm import Mean, mean_ratios, wilson
 from diffmem.report.estimates import Curve
 from diffmem.store import THRESHOLD_LEVELS, Row
 
 COLOURS = qualitative.D3
 COLUMNS = 2
+BAND_OPACITY = 0.18
+"""Of the bands of 95% intervals, so that several can be seen through each other."""
 
 
 def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go.Figure:
@@ -27,15 +29,15 @@ def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         label = plain(curve.label or "all cells")
-        figure.add_scatter(
-            x=[p.size for p in curve.points],
-            y=[p.best for p in curve.points],
+        add_line(
+            figure,
+            [p.size for p in curve.points],
+            [p.best for p in curve.points],
+            [(p.low, p.high) for p in curve.points],
             name=label,
-            mode="lines+markers",
-            line_color=colour,
-            error_y=error_bars([p.best for p in curve.points], [(p.low, p.high) for p in curve.points]),
-            customdata=[[p.last, p.cells] for p in curve.points],
-            hovertemplate="N = %{x}: ratio %{y:.3f} (best), %{customdata[0]:.3f} (last), cells: %{customdata[1]}",
+            colour=colour,
+            hover="N = %{x}: ratio %{y:.3f} (best), %{customdata[0]:.3f} (last), cells: %{customdata[1]}",
+            extra=[[p.last, p.cells] for p in curve.points],
         )
         theirs = [row for row in published if row["curve"] == curve.label and row["size"]]
         if theirs:
@@ -64,6 +66,52 @@ def ratio_against_size(curves: list[Curve], published: Sequence[Row] = ()) -> go
     figure.update_xaxes(title="training images N", type="log", **ticks_at(sizes))
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
     return styled(figure)
+
+
+def add_line(
+    figure: go.Figure,
+    x: Sequence[float],
+    y: Sequence[float],
+    intervals: Sequence[Sequence[float]],
+    *,
+    name: str,
+    colour: str,
+    hover: str,
+    extra: Sequence[Any] | None = None,
+    legend: bool = True,
+    panel: tuple[int, int] | None = None,
+) -> None:
+    """Add a line through measured ratios to a figure, above the band of their 95% intervals, or to one panel of it.
+
+    `hover` is what Plotly tells of a point, `extra` what it may tell beside x and y.
+    """
+    where = {} if panel is None else {"row": panel[0], "col": panel[1]}
+    if len(x) > 1:  # one point alone has a bar instead
+        figure.add_scatter(
+            x=[*x, *reversed(x)],
+            y=[*(low for low, _ in intervals), *(high for _, high in reversed(intervals))],
+            fill="toself",
+            fillcolor=f"rgba{(*hex_to_rgb(colour), BAND_OPACITY)}",
+            mode="lines",
+            line_width=0,
+            legendgroup=name,
+            showlegend=False,
+            hoverinfo="skip",
+            **where,
+        )
+    figure.add_scatter(
+        x=x,
+        y=y,
+        error_y=error_bars(y, intervals) | {"visible": len(x) == 1},
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        mode="lines+markers",
+        line_color=colour,
+        customdata=extra,
+        hovertemplate=hover,
+        **where,
+    )
 
 
 def error_bars(values: Sequence[float], intervals: Iterable[Sequence[float]]) -> dict[str, object]:
@@ -106,10 +154,13 @@ def distance_histogram(counts: Sequence[Row], threshold: float) -> go.Figure:
 
 
 def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
-    """Draw ratio against epochs, or steps, one panel a curve and one line a cell, coloured by its size."""
-    panels: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """Draw ratio against epochs, or steps, one panel a curve and one line a size: the mean over draws and seeds.
+
+    `points` are rows of `store.curve_points`.
+    """
+    panels: dict[str, list[Row]] = defaultdict(list)
     for row in points:
-        panels[row["curve"]][row["cell_id"]].append(row)
+        panels[row["curve"]].append(row)
     sizes = sorted({row["size"] for row in points})
     rows = max(1, math.ceil(len(panels) / COLUMNS))
     figure = make_subplots(
@@ -120,20 +171,19 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
         horizontal_spacing=0.06,
     )
     shown: set[int] = set()
-    for number, cells in enumerate(panels.values()):
-        for line in cells.values():
-            size = line[0]["size"]
-            figure.add_scatter(
-                x=[row["epoch"] for row in line],
-                y=[row["ratio"] for row in line],
+    for number, members in enumerate(panels.values()):
+        for size, line in _by_size(members).items():
+            add_line(
+                figure,
+                list(line),
+                [mean.ratio for mean in line.values()],
+                [(mean.low, mean.high) for mean in line.values()],
                 name=f"N = {size}",
-                legendgroup=str(size),
-                showlegend=size not in shown,
-                mode="lines+markers",
-                line_color=COLOURS[sizes.index(size) % len(COLOURS)],
-                hovertemplate=f"N = {size}, {unit} %{{x}}: ratio %{{y:.3f}}<extra></extra>",
-                row=number // COLUMNS + 1,
-                col=number % COLUMNS + 1,
+                colour=COLOURS[sizes.index(size) % len(COLOURS)],
+                hover=f"N = {size}, {unit} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
+                extra=[mean.models for mean in line.values()],
+                legend=size not in shown,
+                panel=(number // COLUMNS + 1, number % COLUMNS + 1),
             )
             shown.add(size)
     figure.update_xaxes(title=f"{unit}s")
@@ -142,10 +192,26 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
     return styled(figure, height=360 * rows)
 
 
+def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
+    """Return the mean ratios of a curve by size and by epoch.
+
+    At each epoch, draws and seeds are taken to differ alike at all sizes, as for the curve against N.
+    """
+    epochs: dict[int, list[Row]] = defaultdict(list)
+    for row in points:
+        epochs[row["epoch"]].append(row)
+    lines: dict[int, dict[int, Mean]] = {size: {} for size in sorted({row["size"] for row in points})}
+    for epoch, found in sorted(epochs.items()):
+        sizes, ratios, samples = ([row[key] for row in found] for key in ("size", "ratio", "samples"))
+        for mean in mean_ratios(sizes, ratios, samples):
+            lines[int(mean.group)][epoch] = mean
+    return lines
+
+
 def ratio_against_samples(rows: list[Row]) -> go.Figure:
     """Draw each cell's last ratio, and its standard deviation, against the number of generated images (Fig. 6).
 
-    `rows` are those of `store.sample_counts`. Bars are 95% Wilson intervals. Lines are the standard deviation of a
+    `rows` are those of `store.sample_counts`. Bands are 95% Wilson intervals. Lines are the standard deviation of a
     bootstrap that draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint
     groups of n images.
     """
@@ -160,29 +226,30 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
         size, ratio = line[0]["size"], line[0]["ratio"]
         look = {
             "name": f"N = {size}",
-            "legendgroup": str(size),
+            "legendgroup": f"N = {size}",
+            "showlegend": False,
             "line_color": COLOURS[sizes.index(size) % len(COLOURS)],
             "hovertemplate": f"N = {size}, n = %{{x}}: %{{y:.4f}}<extra></extra>",
         }
         n, first = [row["images"] for row in line], [row["first"] for row in line]
         deviation = [math.sqrt(ratio * (1 - ratio) / images) for images in n]
-        figure.add_scatter(
-            x=n,
-            y=first,
-            error_y=error_bars(first, wilson(first, n).tolist()),
-            mode="lines+markers",
-            showlegend=size not in shown,
-            row=1,
-            col=1,
-            **look,
+        add_line(
+            figure,
+            n,
+            first,
+            wilson(first, n).tolist(),
+            name=look["name"],
+            colour=look["line_color"],
+            hover=look["hovertemplate"],
+            legend=size not in shown,
+            panel=(1, 1),
         )
-        figure.add_scatter(x=n, y=deviation, mode="lines", showlegend=False, row=1, col=2, **look)
+        figure.add_scatter(x=n, y=deviation, mode="lines", row=1, col=2, **look)
         groups = [row for row in line if row["deviation"]]
         figure.add_scatter(
             x=[row["images"] for row in groups],
             y=[row["deviation"] for row in groups],
             mode="markers",
-            showlegend=False,
             row=1,
             col=2,
             **look,
@@ -210,6 +277,8 @@ def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:
     """Return what a figure shows as rows of a table: the name of its line, x, y, and the interval of y."""
     rows = []
     for trace in figure.data:
+        if trace.type == "scatter" and trace.fill:  # the band of the line after it
+            continue
         bars = trace.error_y
         for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
             interval = (

@@ -119,18 +119,21 @@ def _figures(
     if len({point["size"] for point in points}) > 1 or not axes:
         title = "Memorization ratio against the number of training images"
         text = (
-            "Bars: 95% intervals over generated images, and over draws and seeds where there are several, "
+            "Bands: 95% intervals over generated images, and over draws and seeds where there are several, "
             "which are taken to differ alike at all sizes of a curve. Stars: EMMs."
         )
         drawn.append((title, text, figures.ratio_against_size(curves, published)))
     if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
-        text = "One line for each trained model, coloured by its number of training images."
+        text = (
+            "One line for each number of training images, averaged over draws and seeds. Bands: 95% intervals over "
+            "generated images, and over draws and seeds where there are several."
+        )
         drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:
         title = f"Memorization ratio against {', '.join(keys)}"
         text = (
-            "The highest ratio of any checkpoint, averaged over draws and seeds. Bars: 95% intervals, for which draws "
-            "and seeds are taken to differ alike along this axis, not along the sizes as in the figure against N."
+            "The highest ratio of any checkpoint, averaged over draws and seeds. Bands or bars: 95% intervals, which "
+            "take draws and seeds to differ alike along this axis, not along the sizes as the figure against N does."
         )
         drawn.append((title, text, ratio_against_factor(keys, cells, published)))
     if counts:

@@ -6,7 +6,7 @@ import math
 import plotly.graph_objects as go
 import pytest
 
-from diffmem.emm import Interval, estimate_emm
+from diffmem.emm import Interval, estimate_emm, mean_ratios
 from diffmem.report import figures
 from diffmem.report.estimates import Curve, Point
 from diffmem.store import Row
@@ -21,12 +21,20 @@ def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
     return Curve(label, points, epsilon, estimate, interval, estimate, "")
 
 
-def row(label: str, cell: str, size: int, epoch: int, ratio: float) -> Row:
-    return {"curve": label, "cell_id": cell, "size": size, "epoch": epoch, "ratio": ratio}
+def row(label: str, size: int, epoch: int, ratio: float) -> Row:
+    return {"curve": label, "size": size, "epoch": epoch, "ratio": ratio, "samples": 200}
 
 
 def traces(figure: go.Figure, mode: str = "lines+markers") -> list[go.Scatter]:
     return [trace for trace in figure.data if trace.mode == mode]
+
+
+def band(figure: go.Figure, number: int = 0) -> list[tuple[float, float, float]]:
+    """Return x, low and high of a shaded band: it goes along its lower end and back along the upper one."""
+    trace = [trace for trace in figure.data if trace.fill == "toself"][number]
+    count = len(trace.x) // 2
+    assert list(trace.x[:count]) == list(reversed(trace.x[count:]))
+    return list(zip(trace.x[:count], trace.y[:count], reversed(trace.y[count:]), strict=True))
 
 
 def drawable(figure: go.Figure) -> go.Figure:
@@ -45,6 +53,23 @@ def test_each_curve_is_a_line_through_its_best_checkpoints() -> None:
     assert (two.name, list(two.x), list(two.y)) == ("two", SIZES, [0.5, 0.25, 0.0])
     assert one.line.color != two.line.color
     assert figure.layout.xaxis.type == "log"
+
+
+def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
+    figure = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])])
+    assert band(figure) == [(8, 0.9, 1.0), (16, 0.8 * 0.9, 0.8), (32, pytest.approx(0.09), 0.1)]
+    assert band(figure, 1) == [(8, 0.45, 0.5), (16, 0.225, 0.25), (32, 0.0, 0.0)]
+    shaded, one, *_ = figure.data
+    assert shaded.legendgroup == one.legendgroup  # they are switched off together
+    assert not one.error_y.visible
+    assert figures.data_table(figure)[:2] == [("one", 8, 1.0, "0.900 to 1.000"), ("one", 16, 0.8, "0.720 to 0.800")]
+
+
+def test_one_point_alone_has_a_bar() -> None:
+    figure = figures.ratio_against_size([curve("one", [0.5])])
+    (line,) = figure.data
+    assert line.error_y.visible
+    assert line.error_y.arrayminus == pytest.approx((0.05,))
 
 
 def test_hovering_tells_the_last_checkpoint_and_the_number_of_cells() -> None:
@@ -106,40 +131,49 @@ def test_the_only_curve_of_a_study_has_a_name() -> None:
 def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
     label = "M.skips = <b>111</b> & 000"
     figure = figures.ratio_against_size([curve(label, [1.0, 0.5, 0.0])])
-    assert all("<b>" not in trace.name for trace in figure.data)
-    assert figure.data[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
-    panels = figures.ratio_against_epochs([row(label, "a", 8, 1, 0.5), row("", "b", 8, 1, 0.5)])
+    assert all("<b>" not in trace.name for trace in figure.data if trace.name)
+    assert traces(figure)[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
+    panels = figures.ratio_against_epochs([row(label, 8, 1, 0.5), row("", 8, 1, 0.5)])
     assert "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000" in [title.text for title in panels.layout.annotations]
 
 
 # --- ratio against epochs ------------------------------------------------------------------------------
 
 POINTS = [
-    row("one", "a", 8, 10, 0.1),
-    row("one", "a", 8, 20, 0.4),
-    row("one", "b", 16, 5, 0.2),
-    row("one", "b", 16, 10, 0.3),
-    row("one", "c", 16, 10, 0.25),
-    row("two", "d", 8, 10, 0.6),
-    row("three", "e", 32, 10, 0.7),
+    row("one", 8, 10, 0.1),
+    row("one", 8, 20, 0.4),
+    row("one", 16, 5, 0.2),
+    row("one", 16, 10, 0.3),
+    row("one", 16, 10, 0.25),  # another draw or seed
+    row("two", 8, 10, 0.6),
+    row("three", 32, 10, 0.7),
 ]
 
 
-def test_each_cell_is_a_line_through_its_checkpoints() -> None:
+def test_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
     figure = drawable(figures.ratio_against_epochs(POINTS))
-    assert [(list(line.x), list(line.y)) for line in figure.data] == [
+    assert [(list(line.x), list(line.y)) for line in traces(figure)] == [
         ([10, 20], [0.1, 0.4]),
-        ([5, 10], [0.2, 0.3]),
-        ([10], [0.25]),
+        ([5, 10], [0.2, 0.275]),
         ([10], [0.6]),
         ([10], [0.7]),
     ]
+    assert list(traces(figure)[1].customdata) == [1, 2]
+
+
+def test_a_band_shades_what_images_draws_and_seeds_leave_open_at_each_epoch() -> None:
+    figure = figures.ratio_against_epochs(POINTS)
+    assert len([trace for trace in figure.data if trace.fill == "toself"]) == 2
+    alone, two = mean_ratios([8, 16, 16], [0.1, 0.3, 0.25], [200] * 3)  # at epoch 10, all sizes of the curve
+    (last,) = mean_ratios([8], [0.4], [200])
+    assert band(figure) == [(10, alone.low, alone.high), (20, last.low, last.high)]
+    assert band(figure, 1)[1] == (10, two.low, two.high)
 
 
 def test_each_curve_has_a_panel_of_its_own() -> None:
     figure = figures.ratio_against_epochs(POINTS)
-    panels = [line.xaxis for line in figure.data]
-    assert panels[0] == panels[1] == panels[2]
+    panels = [line.xaxis for line in traces(figure)]
+    assert panels[0] == panels[1]
     assert len(set(panels)) == 3
     assert [title.text for title in figure.layout.annotations] == ["one", "two", "three"]
 
@@ -147,7 +181,7 @@ def test_each_curve_has_a_panel_of_its_own() -> None:
 def test_a_size_has_one_colour_and_one_entry_in_the_legend() -> None:
     figure = figures.ratio_against_epochs(POINTS)
     colours: dict[str, set[str]] = {}
-    for line in figure.data:
+    for line in traces(figure):
         colours.setdefault(line.name, set()).add(line.line.color)
     assert {name: len(used) for name, used in colours.items()} == {"N = 8": 1, "N = 16": 1, "N = 32": 1}
     assert len(set.union(*colours.values())) == 3
@@ -155,7 +189,7 @@ def test_a_size_has_one_colour_and_one_entry_in_the_legend() -> None:
 
 
 def test_panels_grow_the_figure_and_share_one_scale() -> None:
-    many = [row(f"curve {number}", f"cell {number}", 8, 10, 0.5) for number in range(9)]
+    many = [row(f"curve {number}", 8, 10, 0.5) for number in range(9)]
     few, figure = figures.ratio_against_epochs(POINTS[:1]), drawable(figures.ratio_against_epochs(many))
     assert figure.layout.height == few.layout.height * math.ceil(9 / figures.COLUMNS)
     ranges = {tuple(axis.range) for axis in figure.select_yaxes()}
@@ -163,7 +197,7 @@ def test_panels_grow_the_figure_and_share_one_scale() -> None:
 
 
 def test_a_study_without_other_axes_has_one_panel_without_a_title() -> None:
-    figure = drawable(figures.ratio_against_epochs([row("", "a", 8, 10, 0.1)]))
+    figure = drawable(figures.ratio_against_epochs([row("", 8, 10, 0.1)]))
     assert len(figure.data) == 1
     assert len(figure.layout.annotations) == 0
 
