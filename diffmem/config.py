@@ -224,7 +224,9 @@ class Scoring(Settings):
         description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower; default: never.",
     )
     batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
-    pairs: int = Field(32, ge=0, le=MOST, description="Generated images kept for the gallery; changes looks only.")
+    pairs: int = Field(
+        32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
+    )
 
 
 NO_NUMBERS = frozenset({"batch_size", "pairs"})

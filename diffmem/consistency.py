@@ -34,6 +34,9 @@ FAULTS = {
     "SELECT DISTINCT cell_id, epoch FROM pairs ANTI JOIN checkpoints USING (cell_id, epoch)": (
         "{cell_id} at epoch {epoch}: image pairs without their checkpoint"
     ),
+    "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
+        "{cell_id}: pictures of copied training images without a checkpoint"
+    ),
     "SELECT cell_id, epoch FROM checkpoints ANTI JOIN cells USING (cell_id)": (
         "{cell_id} at epoch {epoch}: a checkpoint of a cell that is not there"
     ),

@@ -67,6 +67,7 @@ MERGE = [
     WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
+    "INSERT OR IGNORE INTO copied FROM other_.copied",
     """
     INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
         FROM checkpoints AS c

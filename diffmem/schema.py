@@ -78,5 +78,13 @@ MIGRATIONS = [
             cell_id, epoch, samples, memorized, ratio, loss
         FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
     """,
+    """
+    CREATE TABLE copied (                  -- pictures of what a checkpoint of the cell copied most
+        cell_id VARCHAR NOT NULL,
+        nearest INTEGER NOT NULL,          -- position in the training set
+        picture BLOB NOT NULL,             -- PNG
+        PRIMARY KEY (cell_id, nearest)
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""

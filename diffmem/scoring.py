@@ -24,6 +24,8 @@ from diffmem.store import Checkpoint, Row, Store
 
 BATCH = 1000
 PAIRS = 32
+MOST_COPIED = 10
+"""Training images of a checkpoint that the store keeps pictures of, those that most memorized images copy."""
 
 
 class Scores:
@@ -61,17 +63,25 @@ class Scores:
 
     def checkpoint(self, cell_id: str, attempt_id: str, **measured: Any) -> Checkpoint:
         """Return the row of the store; `measured` is epoch, step, loss, train_seconds and score_seconds."""
-        distances = torch.cat(self.distances)
+        distances, nearest = torch.cat(self.distances), torch.cat(self.nearest)
+        memorized = is_memorized(distances)
         return Checkpoint(
             cell_id=cell_id,
             attempt_id=attempt_id,
-            nearest=torch.cat(self.nearest).numpy(),
+            nearest=nearest.numpy(),
             d1=distances[:, 0].numpy().copy(),
             d2=distances[:, 1].numpy().copy(),
-            memorized=int(is_memorized(distances).sum()),
+            memorized=int(memorized.sum()),
             pairs=self.pairs,
+            copied=self._most_copied(nearest[memorized]) if self.wanted_pairs else (),
             **measured,
         )
+
+    def _most_copied(self, copied: Tensor) -> list[tuple[int, bytes]]:
+        """Return position and picture of the training images that occur most often in `copied`, the first of equals."""
+        positions, copies = torch.unique(copied, return_counts=True)
+        most = positions[torch.argsort(copies, descending=True, stable=True)][:MOST_COPIED]
+        return [(position, png(self.training_images[position])) for position in most.tolist()]
 
 
 def png(image: Tensor) -> bytes:

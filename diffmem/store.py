@@ -52,6 +52,7 @@ class Checkpoint:
     score_seconds: float
     attempt_id: str
     pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
+    copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
 
     @property
     def samples(self) -> int:
@@ -249,6 +250,10 @@ class Store(Database):
                     "INSERT INTO pairs VALUES (?, ?, ?, ?, ?)",
                     [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
                 )
+            if c.copied:
+                connection.executemany(
+                    "INSERT OR IGNORE INTO copied VALUES (?, ?, ?)", [(c.cell_id, *image) for image in c.copied]
+                )
         del arrays
         return True
 
@@ -406,8 +411,8 @@ class Store(Database):
 
     def copies(self, study: str, threshold: float) -> list[Row]:
         """Return which training images the memorized images of each cell's last checkpoint are nearest to: position,
-        nearest (position in the training set), copies, and picture (PNG, None where no stored pair of the cell has
-        it), most copied first."""
+        nearest (position in the training set), copies, and picture (PNG, None where the store has none), most
+        copied first."""
         return self.read(
             """
             WITH counted AS (
@@ -422,8 +427,9 @@ class Store(Database):
                 WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
                 GROUP BY ALL
             )
-            SELECT position, counted.nearest, copies, pairs.nearest AS picture
-            FROM counted LEFT JOIN shown USING (cell_id, nearest) LEFT JOIN pairs USING (cell_id, epoch, sample)
+            SELECT position, counted.nearest, copies, coalesce(copied.picture, pairs.nearest) AS picture
+            FROM counted LEFT JOIN copied USING (cell_id, nearest)
+                LEFT JOIN shown USING (cell_id, nearest) LEFT JOIN pairs USING (cell_id, epoch, sample)
             ORDER BY position, copies DESC, counted.nearest
             """,
             [study, threshold, study],

@@ -426,6 +426,7 @@ HARM = {
         "{0} at epoch 30: evidence without its checkpoint",
         "{0} at epoch 30: image pairs without their checkpoint",
     ],
+    "INSERT INTO copied VALUES ('nobody', 0, '')": ["nobody: pictures of copied training images without a checkpoint"],
     "DELETE FROM cells WHERE cell_id NOT IN (SELECT cell_id FROM checkpoints)": [
         "tiny: it lists the cell {1}, which is not there"
     ],

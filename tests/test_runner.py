@@ -231,7 +231,7 @@ def test_an_attempt_names_the_commit_that_ran_or_none_outside_a_checkout(referen
 
 @pytest.mark.slow
 def test_a_study_run_again_trains_nothing_and_changes_no_row(reference: Run) -> None:
-    tables = ("cells", "study_cells", "attempts", "checkpoints", "evidence", "pairs")
+    tables = ("cells", "study_cells", "attempts", "checkpoints", "evidence", "pairs", "copied")
 
     def content() -> dict[str, list[Row]]:
         return {table: reference.store.rows(f"SELECT * FROM {table} ORDER BY ALL") for table in tables}
@@ -267,7 +267,7 @@ def test_what_changes_only_speed_or_looks_makes_no_other_cell(
     assert other.cells[0].cell.cell_id == one_cell.cells[0].cell.cell_id
     go_on(other, store)
     found, wanted = tiny.results(store), of(one_cell, expected)
-    assert found["pairs"] == []
+    assert found["pairs"] == found["copied"] == []
     assert [(row["sample"], row["nearest"]) for row in found["evidence"]] == [
         (row["sample"], row["nearest"]) for row in wanted["evidence"]
     ]
@@ -284,6 +284,9 @@ def test_the_optimum_replicates_its_training_set_without_training(condition: str
     (row,) = store.rows("SELECT epoch, step, samples, ratio, loss FROM checkpoints")
     assert (row["epoch"], row["step"], row["samples"], row["loss"]) == (0, 0, 200, None)
     assert row["ratio"] >= 0.99
+    copied = [kept["nearest"] for kept in store.copies("tiny", 1 / 3) if kept["picture"]]
+    assert len(copied) >= 10  # of 40 images, the ten copied most, and those of the gallery
+    assert copied[:10] == [kept["nearest"] for kept in store.copies("tiny", 1 / 3)[:10]]
     assert files(store) == CLEAN
 
 

@@ -1,5 +1,6 @@
 """`diffmem score`: the images of any generator against any training set."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_a_score_is_stored_like_any_other_checkpoint(samples: Path) -> None:
     assert [e["nearest"] for e in evidence[:7]] == COPIED
     assert all(e["d1"] == 16 for e in evidence[:7])  # 64 pixels off by 2
     assert len(store.pairs("samples")) == 10
+
+
+def test_what_is_copied_most_keeps_its_pictures(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffmem.scoring.PAIRS", 1)  # of image 5 alone, there would be one otherwise
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    digits = load_source("digits", None).images[:, 0]
+    copies = store.copies("samples", 1 / 3)
+    assert [(row["nearest"], row["copies"]) for row in copies] == [(5, 4), (9, 2), (700, 1)]
+    for row in copies:
+        with Image.open(io.BytesIO(row["picture"])) as picture:
+            assert np.array_equal(np.asarray(picture), digits[row["nearest"]])
 
 
 def test_samples_are_compared_at_their_own_size(samples: Path) -> None:

@@ -23,7 +23,7 @@ from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Store
 
-TABLES = {"attempts", "cells", "checkpoints", "evidence", "migrations", "pairs", "studies", "study_cells"}
+TABLES = {"attempts", "cells", "checkpoints", "copied", "evidence", "migrations", "pairs", "studies", "study_cells"}
 PATIENCE = 0.2
 
 
@@ -172,8 +172,9 @@ def test_a_migration_that_was_mended_runs_on_the_next_opening(fresh: Store, monk
         {"d1": np.array(["near"] * 20)},
         {"pairs": [(tiny.png(1), 3)]},
         {"pairs": [(tiny.png(1), tiny.png(2)), (None, None)]},
+        {"copied": [(1, None)]},
     ],
-    ids=["evidence of a wrong type", "a pair of a wrong type", "a missing image"],
+    ids=["evidence of a wrong type", "a pair of a wrong type", "a missing image", "a missing picture of a copy"],
 )
 def test_a_checkpoint_is_appended_whole_or_not_at_all(store: Store, broken: dict) -> None:
     store.append(checkpoint(epoch=1))
@@ -211,6 +212,14 @@ def test_a_checkpoint_comes_back_as_it_was_measured(store: Store) -> None:
     assert [e["d1"] for e in evidence] == wanted.d1.tolist()
     assert [e["d2"] for e in evidence] == wanted.d2.tolist()
     assert store.rows("SELECT generated, nearest FROM pairs") == [{"generated": tiny.png(1), "nearest": tiny.png(2)}]
+
+
+def test_pictures_of_what_is_copied_are_kept_once_for_all_checkpoints(store: Store) -> None:
+    for epoch in (1, 2):
+        store.append(dataclasses.replace(checkpoint(epoch=epoch), copied=[(4, tiny.png(4)), (epoch, tiny.png(epoch))]))
+    assert store.rows("SELECT nearest, picture FROM copied ORDER BY nearest") == [
+        {"nearest": position, "picture": tiny.png(position)} for position in (1, 2, 4)
+    ]
 
 
 def test_a_loss_that_was_never_measured_is_null(store: Store) -> None:

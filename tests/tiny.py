@@ -119,6 +119,7 @@ def results(store: Store) -> dict[str, list[Row]]:
         ),
         "evidence": store.rows("SELECT * FROM evidence ORDER BY ALL"),
         "pairs": store.rows("SELECT * FROM pairs ORDER BY ALL"),
+        "copied": store.rows("SELECT * FROM copied ORDER BY ALL"),
     }
 
 

@@ -1,5 +1,6 @@
 """Galleries: the stored pairs of the last checkpoint, what is copied most, and no more than a page has room for."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -60,6 +61,17 @@ def test_what_is_copied_most_is_shown_where_a_stored_pair_has_its_picture(store:
     assert images(page)[:2] == [PAIRS[0][1], PAIRS[1][1]]
     assert page.text.count("no picture") == 4
     assert "8 of 8 training images are replicated" in page.text
+
+
+def test_the_pictures_of_what_is_copied_most_need_no_pair(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.55, pairs=PAIRS)
+    kept = [tiny.png(100 + position) for position in range(8)]
+    store.append(dataclasses.replace(point, copied=list(enumerate(kept))))
+    page = rendered(store)
+    assert images(page)[:6] == kept[:6]
+    assert "no picture" not in page.text
 
 
 def test_a_picture_of_what_is_copied_may_be_from_an_earlier_checkpoint(store: Store) -> None:
