@@ -23,7 +23,7 @@ test: install
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 bench: install
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu diffusers
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu
 	.venv/bin/diffmem bench --compile --compare --growth --output store/bench.json
 
 lint: install

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -68,8 +67,6 @@ def test_each_loop_of_the_document_on_the_monitor_trains_and_is_measured(heading
         part for part in re.split(r"\n(?=## )", (DOCS / "monitor.md").read_text()) if part.startswith(heading)
     ]
     script = python_of(section)
-    if "diffusers" in script and find_spec("diffusers") is None:
-        pytest.skip("diffusers is not installed")
     run(script, tmp_path)
     rows = Store(tmp_path / "store" / "diffmem.duckdb").rows(
         "SELECT study, epoch, ratio, loss FROM results ORDER BY epoch"

@@ -1,4 +1,4 @@
-"""A thousand damaged study files and command lines: each ends with a sentence or an answer, never with a traceback."""
+"""Damaged study files, odd command lines and queries: each ends with a sentence or an answer, never a traceback."""
 
 import os
 import random
@@ -421,7 +421,7 @@ def check(*command: str) -> Result:
     return result
 
 
-STUDIES, COMMANDS = 700, 500
+STUDIES, COMMANDS = 1000, 500
 
 
 @pytest.mark.usefixtures("_bounded")

@@ -413,13 +413,39 @@ def at_once(*scripts: tuple[str | Path, ...]) -> list[str]:
     return [printed for printed, _ in output]
 
 
+ENDLESS_WRITER = """
+import itertools, sys
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+store = Store(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for epoch in itertools.takewhile(lambda _: not Path(sys.argv[2]).exists(), itertools.count(1)):
+    assert store.append(tiny.checkpoint("cell", epoch, 0.5)), epoch
+"""
+
+SATISFIED_READER = """
+import sys
+from pathlib import Path
+from diffmem.store import Store
+store, seen = Store(Path(sys.argv[1])), set()
+print("ready", flush=True)
+sys.stdin.readline()
+while len(seen) < 5:
+    seen.add(store.rows("SELECT count(*) AS points FROM checkpoints")[0]["points"])
+Path(sys.argv[2]).touch()
+"""
+
+
 @pytest.mark.slow
-def test_a_reader_gets_in_between_the_writes_of_another_process(store: Store) -> None:
+def test_a_reader_gets_in_between_the_writes_of_another_process(store: Store, tmp_path: Path) -> None:
     with store.writing():
         pass
-    _, reads = at_once((WRITER, store.path, "cell", "60"), (READER, store.path, "60"))
-    assert int(reads) > 1
-    assert store.measured_epochs("cell") == {*range(1, 61)}
+    enough = tmp_path / "enough"  # the writer only ends once the reader has seen five states of the store
+    at_once((ENDLESS_WRITER, store.path, enough), (SATISFIED_READER, store.path, enough))
+    epochs = store.measured_epochs("cell")
+    assert epochs == {*range(1, len(epochs) + 1)}
 
 
 @pytest.mark.slow
