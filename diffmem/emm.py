@@ -68,7 +68,7 @@ def _curve(sizes: Sequence[float], ratios: Sequence[float]) -> tuple[np.ndarray,
 def _rise(N: np.ndarray, ratio: np.ndarray) -> str:
     """Name where the ratio rises with N, which Hypothesis 1 excludes."""
     rises = np.flatnonzero(np.diff(ratio) > 0)
-    steps = ", ".join(f"{N[i]:g} to {N[i + 1]:g}" for i in rises)
+    steps = ", ".join(f"{N[i]:g} to {N[i + 1]:g} ({ratio[i]:.3f} to {ratio[i + 1]:.3f})" for i in rises)
     return f"the ratio rises with N from {steps}, against Hypothesis 1" if steps else ""
 
 

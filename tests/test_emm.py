@@ -72,7 +72,7 @@ def test_a_curve_that_ends_above_the_line_after_a_dip_gives_a_lower_bound():
     estimate = estimate_emm(SIZES, [1.0, 0.5, 0.8, 0.95])
     assert (estimate.value, estimate.lower, estimate.upper) == (None, 8000, None)
     assert "the largest size is above the line" in estimate.note
-    assert "rises with N from 2000 to 4000, 4000 to 8000" in estimate.note
+    assert "rises with N from 2000 to 4000 (0.500 to 0.800), 4000 to 8000 (0.800 to 0.950), against" in estimate.note
 
 
 def test_a_rise_below_the_line_is_noted_and_changes_no_value():

@@ -37,8 +37,9 @@ def plan(
 ) -> None:
     """Show the cells of a study file, how much of each the store already has, and what the rest costs.
 
-    Nothing is written. Operations are floating-point operations of what is left to do; `shared` counts the
-    other study files of the folder that have the cell too, so that it is trained for all of them at once.
+    Nothing is written. Checkpoints are those measured of all. Images to train and to generate, and floating-point
+    operations, are those of what is left to do; `shared` counts the other study files of the folder that have the
+    cell too, so that it is trained for all of them at once.
 
     Example: diffmem plan studies/skip.toml --tflops 40
     """
@@ -64,7 +65,13 @@ def plan(
         return
     units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
     shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]
-    print_table(f"{loaded.title} ({loaded.name})", shown, cut="cell_id")
+    for row in shown:
+        row["checkpoints"] = f"{row.pop('measured')}/{row['checkpoints']}"
+    print_table(
+        f"{loaded.title} ({loaded.name})",
+        [{HEADINGS.get(key, key): row[key] for key in row} for row in shown],
+        cut="cell_id",
+    )
     click.echo(
         f"{counted(len(rows), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
@@ -92,6 +99,8 @@ def plan(
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
 """Columns of a plan that are shown with a unit; the last three add up."""
+HEADINGS = {"images to train": "train", "images to generate": "generate"}
+"""Shorter names of columns for a table, whose last lines have the whole ones."""
 
 
 def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None") -> dict[str, Any]:

@@ -218,11 +218,13 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
             "EMM": row["emm"],
             "95%": str(curve.interval or "-"),
             **{f"N={point.size}": point.best for point in curve.points},
-            "note": curve.note,
         }
         for row, curve in zip(rows, curves, strict=True)
     ]
     print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
+    for curve in curves:
+        if curve.note:
+            print_wrapped(f"{curve.label or 'all cells'}: {curve.note}", indent=4)
 
 
 @click.command()

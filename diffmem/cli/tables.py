@@ -42,6 +42,7 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
 
     In a narrow terminal the texts of the column `cut` are cut, to SHORT characters at least.
     """
+    from rich import box
     from rich.console import Console  # a tenth of a second that `--help` does without
     from rich.table import Table
 
@@ -49,13 +50,15 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     shown = [[text(row.get(key)) for key in keys] for row in rows[:MOST_ROWS]]
     console = Console(highlight=False, markup=False, width=line_width())
     widths = _widths(keys, shown, console.width, cut)
-    table = Table(title=title or None, title_justify="left", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for key, width in zip(keys, widths, strict=True):
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold", width=width)
     for line in shown:
         cells = zip(keys, widths, line, strict=True)
         table.add_row(*(cell[:width] if key == cut else cell for key, width, cell in cells))
+    if title:
+        console.print(title, soft_wrap=True)  # a table's own title is broken at the width of the table
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
@@ -77,11 +80,15 @@ def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int, cut:
     natural = [max(map(len, (key, *cells))) for key, cells in zip(keys, columns, strict=True)]
     least = [max(map(_least, cells), default=1) for cells in columns]
     least = [min(SHORT, width) if key == cut else width for key, width in zip(keys, least, strict=True)]
-    spare = room - 3 * len(keys) - 1 - sum(least)  # a border and a blank on either side
-    wanted = sum(natural) - sum(least)
-    if spare < 0 or spare >= wanted:
+    spare = room - 2 * (len(keys) - 1) - sum(least)  # two blanks between columns
+    if spare < 0 or spare >= sum(natural) - sum(least):
         return [None] * len(keys)
-    return [low + spare * (high - low) // wanted for low, high in zip(least, natural, strict=True)]
+    widths = list(least)
+    # the columns that ask for least get it whole, so that the widest ones alone are broken; what is left goes to `cut`
+    for done, column in enumerate(sorted(range(len(keys)), key=lambda i: (keys[i] == cut, natural[i] - least[i]))):
+        more = min(natural[column] - least[column], spare // max(1, len(keys) - done - (cut in keys)))
+        widths[column], spare = widths[column] + more, spare - more
+    return widths
 
 
 def _least(cell: str) -> int:

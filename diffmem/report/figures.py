@@ -16,6 +16,8 @@ from diffmem.store import THRESHOLD_LEVELS, Row
 
 COLOURS = qualitative.D3
 COLUMNS = 2
+TITLES_ROOM = 70
+"""Pixels above panels: their titles stand below Plotly's buttons."""
 BAND_OPACITY = 0.18
 """Of the bands of 95% intervals, so that several can be seen through each other."""
 
@@ -78,12 +80,14 @@ def add_line(
     colour: str,
     hover: str,
     extra: Sequence[Any] | None = None,
+    full_name: str = "",
     legend: bool = True,
     panel: tuple[int, int] | None = None,
 ) -> None:
     """Add a line through measured ratios to a figure, above the band of their 95% intervals, or to one panel of it.
 
-    `hover` is what Plotly tells of a point, `extra` what it may tell beside x and y.
+    `hover` is what Plotly tells of a point, `extra` what it may tell beside x and y. `full_name` is for where lines of
+    one name share an entry in the legend.
     """
     where = {} if panel is None else {"row": panel[0], "col": panel[1]}
     if len(x) > 1:  # one point alone has a bar instead
@@ -109,6 +113,7 @@ def add_line(
         mode="lines+markers",
         line_color=colour,
         customdata=extra,
+        meta=full_name or None,
         hovertemplate=hover,
         **where,
     )
@@ -171,7 +176,7 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
         horizontal_spacing=0.06,
     )
     shown: set[int] = set()
-    for number, members in enumerate(panels.values()):
+    for number, (label, members) in enumerate(panels.items()):
         for size, line in _by_size(members).items():
             add_line(
                 figure,
@@ -180,8 +185,9 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
                 [(mean.low, mean.high) for mean in line.values()],
                 name=f"N = {size}",
                 colour=COLOURS[sizes.index(size) % len(COLOURS)],
-                hover=f"N = {size}, {unit} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
+                hover=f"%{{meta}}, {unit} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
                 extra=[mean.models for mean in line.values()],
+                full_name=", ".join(filter(None, [plain(label), f"N = {size}"])),
                 legend=size not in shown,
                 panel=(number // COLUMNS + 1, number % COLUMNS + 1),
             )
@@ -189,7 +195,7 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
     figure.update_xaxes(title=f"{unit}s")
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_yaxes(title="memorization ratio", col=1)
-    return styled(figure, height=360 * rows)
+    return styled(figure, height=360 * rows).update_layout(margin_t=TITLES_ROOM)
 
 
 def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
@@ -224,12 +230,14 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
     shown: set[int] = set()
     for line in cells.values():
         size, ratio = line[0]["size"], line[0]["ratio"]
+        name, colour = plain(line[0]["name"]), COLOURS[sizes.index(size) % len(COLOURS)]
+        hover = "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
         look = {
             "name": f"N = {size}",
             "legendgroup": f"N = {size}",
             "showlegend": False,
-            "line_color": COLOURS[sizes.index(size) % len(COLOURS)],
-            "hovertemplate": f"N = {size}, n = %{{x}}: %{{y:.4f}}<extra></extra>",
+            "line_color": colour,
+            "hovertemplate": hover,
         }
         n, first = [row["images"] for row in line], [row["first"] for row in line]
         deviation = [math.sqrt(ratio * (1 - ratio) / images) for images in n]
@@ -238,18 +246,21 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
             n,
             first,
             wilson(first, n).tolist(),
-            name=look["name"],
-            colour=look["line_color"],
-            hover=look["hovertemplate"],
+            name=f"N = {size}",
+            colour=colour,
+            hover=hover,
+            full_name=f"{name}: ratio",
             legend=size not in shown,
             panel=(1, 1),
         )
-        figure.add_scatter(x=n, y=deviation, mode="lines", row=1, col=2, **look)
+        expected = f"{name}: expected standard deviation"
+        figure.add_scatter(x=n, y=deviation, mode="lines", meta=expected, row=1, col=2, **look)
         groups = [row for row in line if row["deviation"]]
         figure.add_scatter(
             x=[row["images"] for row in groups],
             y=[row["deviation"] for row in groups],
             mode="markers",
+            meta=f"{name}: standard deviation between groups",
             row=1,
             col=2,
             **look,
@@ -258,7 +269,7 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
     figure.update_xaxes(title="generated images n", type="log", dtick=1)
     figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio", col=1)
     figure.update_yaxes(type="log", dtick=1, tickformat="~g", col=2)
-    return styled(figure)
+    return styled(figure).update_layout(margin_t=TITLES_ROOM)
 
 
 def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
@@ -284,7 +295,7 @@ def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:
             interval = (
                 f"{y - bars.arrayminus[i]:.3f} to {y + bars.array[i]:.3f}" if bars and bars.array is not None else ""
             )
-            rows.append((html.unescape(trace.name or ""), x, y, interval))
+            rows.append((html.unescape(trace.meta or trace.name or ""), x, y, interval))
     return rows
 
 
