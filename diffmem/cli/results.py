@@ -283,7 +283,7 @@ def report(
             return
 
 
-WATCH_SECONDS = 5
+WATCH_SECONDS = 10
 """Seconds between two times that a watched page loads itself."""
 
 

@@ -268,7 +268,7 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
         shown.add(size)
     figure.update_xaxes(title="generated images n", type="log", dtick=1)
     figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio", col=1)
-    figure.update_yaxes(type="log", dtick=1, tickformat="~g", col=2)
+    figure.update_yaxes(type="log", dtick=1, tickformat="~g", title="standard deviation", col=2)
     return styled(figure).update_layout(margin_t=TITLES_ROOM)
 
 
@@ -282,6 +282,13 @@ def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
     figure.update_xaxes(title="training images N", type="log")
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
     return styled(figure, height=320).update_layout(legend_y=-0.35)
+
+
+def axis_titles(figure: go.Figure) -> tuple[str, str]:
+    """Return what x and y of a figure are, `value` where its panels differ."""
+    titles = ({axis.title.text for axis in axes} - {None} for axes in (figure.select_xaxes(), figure.select_yaxes()))
+    x, y = (found.pop() if len(found) == 1 else "value" for found in titles)
+    return x, y
 
 
 def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:

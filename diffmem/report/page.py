@@ -147,7 +147,8 @@ def _figures(
 
 def _shown(title: str, text: str, figure: go.Figure) -> dict[str, Any]:
     """Return what the template shows of a figure: drawn, in words and as a table."""
-    return {"title": title, "text": text, "html": _html(figure), "rows": figures.data_table(figure)}
+    x, y = figures.axis_titles(figure)
+    return {"title": title, "text": text, "html": _html(figure), "rows": figures.data_table(figure), "x": x, "y": y}
 
 
 def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: float) -> dict[str, Any]:

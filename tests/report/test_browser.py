@@ -218,6 +218,37 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: webdriver.Chrome) -> None:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_what_is_opened_and_chosen_stays_when_a_watched_page_loads_itself_anew(
+    browser: webdriver.Chrome, study: tuple[Study, Store], tmp_path: Path
+) -> None:
+    going_on = tiny.load(tmp_path, TEXT + '[[axes]]\nM.condition = ["none", "unique"]\n', "going-on")
+    tiny.register(study[1], going_on)
+    write_page(study[1], ["going-on"], tmp_path / "page.html", refresh=600)
+    page = browser.current_url
+    try:
+        browser.get((tmp_path / "page.html").as_uri())
+        assert browser.find_element(By.CSS_SELECTOR, "meta[http-equiv=refresh]").get_attribute("content") == "600"
+        slider = browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]")
+        slider.send_keys(Keys.ARROW_RIGHT * 20)
+        moved = table(browser)
+        summaries = browser.find_elements(By.CSS_SELECTOR, "details > summary")
+        browser.execute_script("arguments[0].parentElement.open = true", summaries[-1])  # a cell
+        gallery = browser.find_element(By.CSS_SELECTOR, "details[open] > .gallery")
+        browser.find_element(By.CSS_SELECTOR, "details[open] select.show option[value=memorized]").click()
+        assert gallery.get_attribute("data-show") == "memorized"
+
+        browser.refresh()
+        assert browser.find_element(By.CSS_SELECTOR, ".evidence output").text == "0.500"
+        assert table(browser) == moved
+        opened = [d.get_attribute("open") for d in browser.find_elements(By.CSS_SELECTOR, "details")]
+        assert opened[-1] == "true"
+        assert opened[-2] is None
+        gallery = browser.find_element(By.CSS_SELECTOR, "details[open] > .gallery")
+        assert gallery.get_attribute("data-show") == "memorized"
+    finally:
+        browser.get(page)
+
+
 def test_a_threshold_between_two_steps_of_the_slider_is_named(
     browser: webdriver.Chrome, study: tuple[Study, Store], tmp_path: Path
 ) -> None:

@@ -204,3 +204,28 @@ def test_a_study_without_other_axes_has_one_panel_without_a_title() -> None:
 
 def test_no_point_at_all_makes_an_empty_figure_of_epochs() -> None:
     assert len(drawable(figures.ratio_against_epochs([])).data) == 0
+
+
+def test_a_table_says_what_x_and_y_are() -> None:
+    assert figures.axis_titles(figures.ratio_against_epochs(POINTS, "step")) == ("steps", "memorization ratio")
+    counts = [
+        {
+            "position": 0,
+            "name": "a",
+            "size": 8,
+            "samples": 20,
+            "ratio": 0.5,
+            "images": n,
+            "first": 0.5,
+            "deviation": None,
+        }
+        for n in (10, 20)
+    ]
+    samples = figures.ratio_against_samples(counts)
+    assert figures.axis_titles(samples) == ("generated images n", "value")
+    assert {name for name, *_ in figures.data_table(samples)} == {"a: ratio", "a: expected standard deviation"}
+
+
+def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() -> None:
+    names = {name for name, *_ in figures.data_table(figures.ratio_against_epochs(POINTS))}
+    assert names == {"one, N = 8", "one, N = 16", "two, N = 8", "three, N = 32"}
