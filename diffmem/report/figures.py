@@ -8,16 +8,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb, qualitative
-from plotly.subplots import make_subplots
 
 from diffmem.emm import Mean, mean_ratios, wilson
 from diffmem.report.estimates import Curve
 from diffmem.store import THRESHOLD_LEVELS, Row
 
 COLOURS = qualitative.D3
-COLUMNS = 2
-TITLES_ROOM = 70
-"""Pixels above panels: their titles stand below Plotly's buttons."""
+Panel = tuple[str, go.Figure]
+"""A part of a figure with what stands above it; the page puts panels side by side where there is room."""
+PANEL_HEIGHT = 360
 BAND_OPACITY = 0.18
 """Of the bands of 95% intervals, so that several can be seen through each other."""
 
@@ -82,14 +81,12 @@ def add_line(
     extra: Sequence[Any] | None = None,
     full_name: str = "",
     legend: bool = True,
-    panel: tuple[int, int] | None = None,
 ) -> None:
-    """Add a line through measured ratios to a figure, above the band of their 95% intervals, or to one panel of it.
+    """Add a line through measured ratios to a figure, above the band of their 95% intervals.
 
     `hover` is what Plotly tells of a point, `extra` what it may tell beside x and y. `full_name` is for where lines of
     one name share an entry in the legend.
     """
-    where = {} if panel is None else {"row": panel[0], "col": panel[1]}
     if len(x) > 1:  # one point alone has a bar instead
         figure.add_scatter(
             x=[*x, *reversed(x)],
@@ -101,7 +98,6 @@ def add_line(
             legendgroup=name,
             showlegend=False,
             hoverinfo="skip",
-            **where,
         )
     figure.add_scatter(
         x=x,
@@ -115,7 +111,6 @@ def add_line(
         customdata=extra,
         meta=full_name or None,
         hovertemplate=hover,
-        **where,
     )
 
 
@@ -125,7 +120,8 @@ def error_bars(values: Sequence[float], intervals: Iterable[Sequence[float]]) ->
     return {
         "array": [max(0.0, high - value) for value, (_, high) in ends],
         "arrayminus": [max(0.0, value - low) for value, (low, _) in ends],
-        "thickness": 1,
+        "color": "#888",
+        "thickness": 1.5,
         "width": 3,
     }
 
@@ -158,25 +154,18 @@ def distance_histogram(counts: Sequence[Row], threshold: float) -> go.Figure:
     return styled(figure, height=320).update_layout(bargap=0)
 
 
-def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
+def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> list[Panel]:
     """Draw ratio against epochs, or steps, one panel a curve and one line a size: the mean over draws and seeds.
 
     `points` are rows of `store.curve_points`.
     """
-    panels: dict[str, list[Row]] = defaultdict(list)
+    curves: dict[str, list[Row]] = defaultdict(list)
     for row in points:
-        panels[row["curve"]].append(row)
+        curves[row["curve"]].append(row)
     sizes = sorted({row["size"] for row in points})
-    rows = max(1, math.ceil(len(panels) / COLUMNS))
-    figure = make_subplots(
-        rows=rows,
-        cols=min(COLUMNS, max(1, len(panels))),
-        subplot_titles=[plain(label) for label in panels] if any(panels) else None,
-        shared_yaxes=True,
-        horizontal_spacing=0.06,
-    )
-    shown: set[int] = set()
-    for number, (label, members) in enumerate(panels.items()):
+    panels = []
+    for label, members in curves.items():
+        figure = go.Figure()
         for size, line in _by_size(members).items():
             add_line(
                 figure,
@@ -185,17 +174,13 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> go.Figure:
                 [(mean.low, mean.high) for mean in line.values()],
                 name=f"N = {size}",
                 colour=COLOURS[sizes.index(size) % len(COLOURS)],
-                hover=f"%{{meta}}, {unit} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
+                hover=f"N = {size}, {unit} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
                 extra=[mean.models for mean in line.values()],
-                full_name=", ".join(filter(None, [plain(label), f"N = {size}"])),
-                legend=size not in shown,
-                panel=(number // COLUMNS + 1, number % COLUMNS + 1),
             )
-            shown.add(size)
-    figure.update_xaxes(title=f"{unit}s")
-    figure.update_yaxes(range=[-0.03, 1.05])
-    figure.update_yaxes(title="memorization ratio", col=1)
-    return styled(figure, height=360 * rows).update_layout(margin_t=TITLES_ROOM)
+        figure.update_xaxes(title=f"{unit}s")
+        figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
+        panels.append((label, styled(figure, height=PANEL_HEIGHT)))
+    return panels
 
 
 def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
@@ -214,7 +199,7 @@ def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
     return lines
 
 
-def ratio_against_samples(rows: list[Row]) -> go.Figure:
+def ratio_against_samples(rows: list[Row]) -> list[Panel]:
     """Draw each cell's last ratio, and its standard deviation, against the number of generated images (Fig. 6).
 
     `rows` are those of `store.sample_counts`. Bands are 95% Wilson intervals. Lines are the standard deviation of a
@@ -225,51 +210,50 @@ def ratio_against_samples(rows: list[Row]) -> go.Figure:
     for row in rows:
         cells[row["position"]].append(row)
     sizes = sorted({row["size"] for row in rows})
-    titles = ["ratio of the first n images", "standard deviation"]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.1)
+    ratios, deviations = go.Figure(), go.Figure()
     shown: set[int] = set()
     for line in cells.values():
-        size, ratio = line[0]["size"], line[0]["ratio"]
-        name, colour = plain(line[0]["name"]), COLOURS[sizes.index(size) % len(COLOURS)]
-        hover = "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
-        look = {
-            "name": f"N = {size}",
-            "legendgroup": f"N = {size}",
-            "showlegend": False,
-            "line_color": colour,
-            "hovertemplate": hover,
-        }
+        size, ratio, name = line[0]["size"], line[0]["ratio"], plain(line[0]["name"])
+        colour, hover = COLOURS[sizes.index(size) % len(COLOURS)], "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
+        look = {"name": f"N = {size}", "legendgroup": f"N = {size}", "line_color": colour, "hovertemplate": hover}
         n, first = [row["images"] for row in line], [row["first"] for row in line]
-        deviation = [math.sqrt(ratio * (1 - ratio) / images) for images in n]
         add_line(
-            figure,
+            ratios,
             n,
             first,
             wilson(first, n).tolist(),
             name=f"N = {size}",
             colour=colour,
             hover=hover,
-            full_name=f"{name}: ratio",
+            full_name=name,
             legend=size not in shown,
-            panel=(1, 1),
         )
-        expected = f"{name}: expected standard deviation"
-        figure.add_scatter(x=n, y=deviation, mode="lines", meta=expected, row=1, col=2, **look)
+        deviations.add_scatter(
+            x=n,
+            y=[math.sqrt(ratio * (1 - ratio) / images) for images in n],
+            mode="lines",
+            meta=f"{name}: expected",
+            showlegend=size not in shown,
+            **look,
+        )
         groups = [row for row in line if row["deviation"]]
-        figure.add_scatter(
+        deviations.add_scatter(
             x=[row["images"] for row in groups],
             y=[row["deviation"] for row in groups],
             mode="markers",
-            meta=f"{name}: standard deviation between groups",
-            row=1,
-            col=2,
+            meta=f"{name}: between groups",
+            showlegend=False,
             **look,
         )
         shown.add(size)
-    figure.update_xaxes(title="generated images n", type="log", dtick=1)
-    figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio", col=1)
-    figure.update_yaxes(type="log", dtick=1, tickformat="~g", title="standard deviation", col=2)
-    return styled(figure).update_layout(margin_t=TITLES_ROOM)
+    ratios.update_yaxes(range=[-0.03, 1.05], title="memorization ratio")
+    deviations.update_yaxes(type="log", dtick=1, tickformat="~g", title="standard deviation")
+    for figure in (ratios, deviations):
+        figure.update_xaxes(title="generated images n", type="log", dtick=1)
+    return [
+        ("ratio of the first n images", styled(ratios, height=PANEL_HEIGHT)),
+        ("its standard deviation", styled(deviations, height=PANEL_HEIGHT)),
+    ]
 
 
 def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
@@ -284,25 +268,26 @@ def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
     return styled(figure, height=320).update_layout(legend_y=-0.35)
 
 
-def axis_titles(figure: go.Figure) -> tuple[str, str]:
+def axis_titles(panels: Sequence[Panel]) -> tuple[str, str]:
     """Return what x and y of a figure are, `value` where its panels differ."""
-    titles = ({axis.title.text for axis in axes} - {None} for axes in (figure.select_xaxes(), figure.select_yaxes()))
-    x, y = (found.pop() if len(found) == 1 else "value" for found in titles)
-    return x, y
+    xs = {axis.title.text for _, figure in panels for axis in figure.select_xaxes()}
+    ys = {axis.title.text for _, figure in panels for axis in figure.select_yaxes()}
+    return xs.pop() if len(xs) == 1 else "value", ys.pop() if len(ys) == 1 else "value"
 
 
-def data_table(figure: go.Figure) -> list[tuple[str, Any, Any, str]]:
-    """Return what a figure shows as rows of a table: the name of its line, x, y, and the interval of y."""
+def data_table(panels: Sequence[Panel]) -> list[tuple[str, Any, Any, str]]:
+    """Return what the panels of a figure show as rows of a table: the line's name, x, y, and the interval of y."""
     rows = []
-    for trace in figure.data:
+    for label, trace in ((label, trace) for label, figure in panels for trace in figure.data):
         if trace.type == "scatter" and trace.fill:  # the band of the line after it
             continue
+        name = ", ".join(filter(None, [label, html.unescape(trace.meta or trace.name or "")]))
         bars = trace.error_y
         for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
             interval = (
                 f"{y - bars.arrayminus[i]:.3f} to {y + bars.array[i]:.3f}" if bars and bars.array is not None else ""
             )
-            rows.append((html.unescape(trace.meta or trace.name or ""), x, y, interval))
+            rows.append((name, x, y, interval))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffmem.files import whole
 from diffmem.report import figures, galleries
 from diffmem.report.estimates import GOING_ON, Curve, by_position, cell_state, curves_of, size_of, study_cells
 from diffmem.report.factors import factors, ratio_against_factor
+from diffmem.report.figures import Panel
 from diffmem.report.findings import Evidence, study_results
 from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
 from diffmem.store import THRESHOLD_LEVELS, Row, Store
@@ -89,7 +91,7 @@ def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
         "done": sum(cell["measured"] for cell in cells),
         "expected": sum(cell["expected"] for cell in cells),
         "going_on": any(states[state] for state in GOING_ON),
-        "figures": [_shown(title, text, figure) for title, text, figure in drawn],
+        "figures": [_shown(title, text, panels) for title, text, panels in drawn],
         "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
         "results": results,
         "published": published,
@@ -98,8 +100,8 @@ def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
     }
 
 
-Figure = tuple[str, str, go.Figure]
-"""A title, what is to be seen, and the figure."""
+Figure = tuple[str, str, Sequence[Panel]]
+"""A title, what is to be seen, and the panels of the figure."""
 
 
 def _figures(
@@ -114,7 +116,7 @@ def _figures(
     """Return each figure that there is something for."""
     if not points:
         return []
-    drawn = []
+    drawn: list[Figure] = []
     axes = factors(study["axes"])
     if len({point["size"] for point in points}) > 1 or not axes:
         title = "Memorization ratio against the number of training images"
@@ -122,7 +124,7 @@ def _figures(
             "Bands: 95% intervals over generated images, and over draws and seeds where there are several, "
             "which are taken to differ alike at all sizes of a curve. Stars: EMMs."
         )
-        drawn.append((title, text, figures.ratio_against_size(curves, published)))
+        drawn.append((title, text, [("", figures.ratio_against_size(curves, published))]))
     if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
         text = (
             "One line for each number of training images, averaged over draws and seeds. Bands: 95% intervals over "
@@ -135,20 +137,21 @@ def _figures(
             "The highest ratio of any checkpoint, averaged over draws and seeds. Bands or bars: 95% intervals, which "
             "take draws and seeds to differ alike along this axis, not along the sizes as the figure against N does."
         )
-        drawn.append((title, text, ratio_against_factor(keys, cells, published)))
+        drawn.append((title, text, [("", ratio_against_factor(keys, cells, published))]))
     if counts:
         text = (
-            "Left, the ratio of the first n images, with 95% intervals; right, its standard deviation: as expected "
-            "(lines) and between groups of n images (markers)."
+            "The ratio of the first n images, with 95% intervals, and its standard deviation: as expected (lines) and "
+            "between groups of n images (markers)."
         )
         drawn.append(("How many generated images the ratio needs", text, figures.ratio_against_samples(counts)))
     return drawn
 
 
-def _shown(title: str, text: str, figure: go.Figure) -> dict[str, Any]:
+def _shown(title: str, text: str, panels: Sequence[Panel]) -> dict[str, Any]:
     """Return what the template shows of a figure: drawn, in words and as a table."""
-    x, y = figures.axis_titles(figure)
-    return {"title": title, "text": text, "html": _html(figure), "rows": figures.data_table(figure), "x": x, "y": y}
+    x, y = figures.axis_titles(panels)
+    drawn = [(label, _html(figure)) for label, figure in panels]
+    return {"title": title, "text": text, "panels": drawn, "rows": figures.data_table(panels), "x": x, "y": y}
 
 
 def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: float) -> dict[str, Any]:
@@ -170,7 +173,7 @@ def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: f
     ]
     drawn = len({size for sizes in curves.values() for size in sizes}) > 1
     return {
-        **_shown("", "", figures.distance_histogram(counts, threshold)),
+        **_shown("", "", [("", figures.distance_histogram(counts, threshold))]),
         "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)) if drawn else "",
         "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "epsilon": epsilon, "curves": by_curve},
         "level": round(threshold * THRESHOLD_LEVELS),

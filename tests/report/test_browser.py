@@ -113,8 +113,13 @@ def expected_table(study: Study, threshold: float) -> list[list[str]]:
 
 def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webdriver.Chrome) -> None:
     plots = browser.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
-    assert len(plots) == 6  # against N, epochs, dropout and samples; the histogram, and the curves at its threshold
+    # against N, epochs (a panel a curve), dropout and samples (two); the histogram, and the curves at its threshold
+    assert len(plots) == 8
     assert all(plot.find_elements(By.CSS_SELECTOR, "svg.main-svg") for plot in plots)
+    assert browser.execute_script(  # none over its neighbour
+        "return [...document.querySelectorAll('.plotly-graph-div')].every(plot => "
+        "plot.querySelector('svg.main-svg').getBoundingClientRect().width <= plot.getBoundingClientRect().width + 1)"
+    )
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     assert "<script>" in browser.title  # the study's title is text and has not run
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -1,7 +1,6 @@
 """Figures hold the data that they were given, the line at 1 - epsilon, and the EMM."""
 
 import json
-import math
 
 import plotly.graph_objects as go
 import pytest
@@ -62,7 +61,10 @@ def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
     shaded, one, *_ = figure.data
     assert shaded.legendgroup == one.legendgroup  # they are switched off together
     assert not one.error_y.visible
-    assert figures.data_table(figure)[:2] == [("one", 8, 1.0, "0.900 to 1.000"), ("one", 16, 0.8, "0.720 to 0.800")]
+    assert figures.data_table([("", figure)])[:2] == [
+        ("one", 8, 1.0, "0.900 to 1.000"),
+        ("one", 16, 0.8, "0.720 to 0.800"),
+    ]
 
 
 def test_one_point_alone_has_a_bar() -> None:
@@ -133,8 +135,6 @@ def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
     figure = figures.ratio_against_size([curve(label, [1.0, 0.5, 0.0])])
     assert all("<b>" not in trace.name for trace in figure.data if trace.name)
     assert traces(figure)[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
-    panels = figures.ratio_against_epochs([row(label, 8, 1, 0.5), row("", 8, 1, 0.5)])
-    assert "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000" in [title.text for title in panels.layout.annotations]
 
 
 # --- ratio against epochs ------------------------------------------------------------------------------
@@ -150,19 +150,22 @@ POINTS = [
 ]
 
 
-def test_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
-    figure = drawable(figures.ratio_against_epochs(POINTS))
-    assert [(list(line.x), list(line.y)) for line in traces(figure)] == [
-        ([10, 20], [0.1, 0.4]),
-        ([5, 10], [0.2, 0.275]),
-        ([10], [0.6]),
-        ([10], [0.7]),
-    ]
-    assert list(traces(figure)[1].customdata) == [1, 2]
+def panels(points: list[Row] = POINTS) -> dict[str, go.Figure]:
+    return {label: drawable(figure) for label, figure in figures.ratio_against_epochs(points)}
+
+
+def test_each_curve_has_a_panel_in_which_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
+    found = {label: [(list(line.x), list(line.y)) for line in traces(figure)] for label, figure in panels().items()}
+    assert found == {
+        "one": [([10, 20], [0.1, 0.4]), ([5, 10], [0.2, 0.275])],
+        "two": [([10], [0.6])],
+        "three": [([10], [0.7])],
+    }
+    assert list(traces(panels()["one"])[1].customdata) == [1, 2]
 
 
 def test_a_band_shades_what_images_draws_and_seeds_leave_open_at_each_epoch() -> None:
-    figure = figures.ratio_against_epochs(POINTS)
+    figure = panels()["one"]
     assert len([trace for trace in figure.data if trace.fill == "toself"]) == 2
     alone, two = mean_ratios([8, 16, 16], [0.1, 0.3, 0.25], [200] * 3)  # at epoch 10, all sizes of the curve
     (last,) = mean_ratios([8], [0.4], [200])
@@ -170,40 +173,21 @@ def test_a_band_shades_what_images_draws_and_seeds_leave_open_at_each_epoch() ->
     assert band(figure, 1)[1] == (10, two.low, two.high)
 
 
-def test_each_curve_has_a_panel_of_its_own() -> None:
-    figure = figures.ratio_against_epochs(POINTS)
-    panels = [line.xaxis for line in traces(figure)]
-    assert panels[0] == panels[1]
-    assert len(set(panels)) == 3
-    assert [title.text for title in figure.layout.annotations] == ["one", "two", "three"]
-
-
-def test_a_size_has_one_colour_and_one_entry_in_the_legend() -> None:
-    figure = figures.ratio_against_epochs(POINTS)
+def test_a_size_has_one_colour_in_all_panels() -> None:
     colours: dict[str, set[str]] = {}
-    for line in traces(figure):
-        colours.setdefault(line.name, set()).add(line.line.color)
+    for figure in panels().values():
+        for line in traces(figure):
+            colours.setdefault(line.name, set()).add(line.line.color)
     assert {name: len(used) for name, used in colours.items()} == {"N = 8": 1, "N = 16": 1, "N = 32": 1}
     assert len(set.union(*colours.values())) == 3
-    assert [line.name for line in figure.data if line.showlegend] == ["N = 8", "N = 16", "N = 32"]
 
 
-def test_panels_grow_the_figure_and_share_one_scale() -> None:
-    many = [row(f"curve {number}", 8, 10, 0.5) for number in range(9)]
-    few, figure = figures.ratio_against_epochs(POINTS[:1]), drawable(figures.ratio_against_epochs(many))
-    assert figure.layout.height == few.layout.height * math.ceil(9 / figures.COLUMNS)
-    ranges = {tuple(axis.range) for axis in figure.select_yaxes()}
-    assert len(ranges) == 1
+def test_panels_share_one_scale() -> None:
+    assert len({tuple(figure.layout.yaxis.range) for figure in panels().values()}) == 1
 
 
-def test_a_study_without_other_axes_has_one_panel_without_a_title() -> None:
-    figure = drawable(figures.ratio_against_epochs([row("", 8, 10, 0.1)]))
-    assert len(figure.data) == 1
-    assert len(figure.layout.annotations) == 0
-
-
-def test_no_point_at_all_makes_an_empty_figure_of_epochs() -> None:
-    assert len(drawable(figures.ratio_against_epochs([])).data) == 0
+def test_no_point_at_all_makes_no_panel_of_epochs() -> None:
+    assert figures.ratio_against_epochs([]) == []
 
 
 def test_a_table_says_what_x_and_y_are() -> None:
@@ -223,7 +207,10 @@ def test_a_table_says_what_x_and_y_are() -> None:
     ]
     samples = figures.ratio_against_samples(counts)
     assert figures.axis_titles(samples) == ("generated images n", "value")
-    assert {name for name, *_ in figures.data_table(samples)} == {"a: ratio", "a: expected standard deviation"}
+    assert {name for name, *_ in figures.data_table(samples)} == {
+        "ratio of the first n images, a",
+        "its standard deviation, a: expected",
+    }
 
 
 def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() -> None:

@@ -138,8 +138,8 @@ def test_the_figure_of_sample_counts_has_the_bootstrap_s_deviation(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    figure = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
-    lines = [trace for trace in figure.data if trace.mode == "lines" and not trace.fill]
+    _, (_, figure) = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
     drawn = dict(zip(lines[0].x, lines[0].y, strict=True))
     resampled = np.random.default_rng(1).choice(flags, (4000, 100)).mean(axis=1).std()
     assert drawn[100] == pytest.approx(resampled, rel=0.05)
@@ -150,8 +150,8 @@ def test_the_figure_of_sample_counts_has_95_percent_intervals(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    figure = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
-    shown = {(x, round(y, 9)): interval for _, x, y, interval in figures.data_table(figure) if interval}
+    panels = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
+    shown = {(x, round(y, 9)): interval for _, x, y, interval in figures.data_table(panels) if interval}
     for n in (10, 100, 1000):
         memorized = int(flags[:n].sum())
         found = binomtest(memorized, n).proportion_ci(method="wilson")
