@@ -33,7 +33,12 @@ class Curve:
     estimate: Estimate | None  # from the best checkpoints; None where nothing is measured
     interval: Interval | None  # 95%, of `estimate`
     last_estimate: Estimate | None  # from the last checkpoints
-    note: str
+    caveat: str  # what to know of the trainings: unfinished, or ended too early
+
+    @property
+    def note(self) -> str:
+        """Return what to know of the estimate and of the trainings behind it."""
+        return "; ".join(filter(None, [self.estimate.note if self.estimate else "", self.caveat]))
 
 
 def study_curves(store: Store, study: Row | str) -> list[Curve]:
@@ -79,19 +84,19 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
         points.append(Point(int(mean.group), mean.ratio, last, mean.models, mean.low, mean.high))
     unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
     rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
-    notes = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
+    caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     if rising:
         at = ", ".join(map(str, sorted(rising)))
-        notes.append(f"the ratio still rises at the end of training at N = {at}")
+        caveats.append(f"the ratio still rises at the end of training at N = {at}")
+    caveat = "; ".join(caveats)
     if not points:
-        return Curve(label, points, epsilon, None, None, None, "; ".join(notes))
+        return Curve(label, points, epsilon, None, None, None, caveat)
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
     estimate, last_estimate = (
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
-    note = "; ".join(filter(None, [estimate.note, *notes]))
-    return Curve(label, points, epsilon, estimate, interval, last_estimate, note)
+    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat)
 
 
 def size_of(cell: Row) -> int:

@@ -247,13 +247,23 @@ def ratio_against_samples(rows: list[Row]) -> list[Panel]:
         )
         shown.add(size)
     ratios.update_yaxes(range=[-0.03, 1.05], title="memorization ratio")
-    deviations.update_yaxes(type="log", dtick=1, tickformat="~g", title="standard deviation")
+    drawn = [value for trace in deviations.data for value in trace.y]
+    deviations.update_yaxes(title="standard deviation", type="log", **_log_ticks(drawn))
     for figure in (ratios, deviations):
-        figure.update_xaxes(title="generated images n", type="log", dtick=1)
+        figure.update_xaxes(title="generated images n", type="log", **ticks_at(sorted({row["images"] for row in rows})))
     return [
         ("ratio of the first n images", styled(ratios, height=PANEL_HEIGHT)),
         ("its standard deviation", styled(deviations, height=PANEL_HEIGHT)),
     ]
+
+
+def _log_ticks(values: Iterable[float]) -> dict[str, object]:
+    """Return a logarithmic axis' range and ticks at 1, 2 and 5, for Plotly's own are decades alone, or bare digits."""
+    positive = [value for value in values if value > 0] or [1.0]
+    ticks = [m * 10.0**k for k in range(-6, 2) for m in (1, 2, 5)]
+    low = max((tick for tick in ticks if tick <= min(positive)), default=ticks[0])
+    high = min(tick for tick in ticks if tick >= max(positive))
+    return {"tickvals": ticks, "tickformat": "~g", "range": [math.log10(low) - 0.03, math.log10(high) + 0.03]}
 
 
 def empty_curves(labels: Sequence[str], line: float) -> go.Figure:

@@ -216,3 +216,23 @@ def test_a_table_says_what_x_and_y_are() -> None:
 def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() -> None:
     names = {name for name, *_ in figures.data_table(figures.ratio_against_epochs(POINTS))}
     assert names == {"one, N = 8", "one, N = 16", "two, N = 8", "three, N = 32"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "images", "ends"),
+    [(0.5, (10, 20), (0.1, 0.2)), (0.9, (10, 10_000), (0.002, 0.1)), (0.0, (10, 20), (1, 1))],
+)
+def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, ends) -> None:
+    row = {
+        "position": 0,
+        "name": "a",
+        "size": 8,
+        "samples": images[-1],
+        "ratio": ratio,
+        "first": ratio,
+        "deviation": None,
+    }
+    _, (_, figure) = figures.ratio_against_samples([{**row, "images": n} for n in images])
+    axis = drawable(figure).layout.yaxis
+    assert [10**end for end in axis.range] == pytest.approx(ends, rel=0.1)
+    assert all(any(tick == pytest.approx(end) for tick in axis.tickvals) for end in ends)

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from plotly.offline import get_plotlyjs
 from reading import PAIRS, REASON, STUDY, Page, fill, rendered
+from scipy.stats import binomtest
 
 from diffmem.cost import cell_cost
 from diffmem.emm import emm_interval
@@ -165,6 +166,21 @@ def test_the_figures_hold_the_measured_points(page: Page) -> None:
         ([12, 24, 30], [0.5, 1.0, 0.95]),
         ([12], [0.75]),
     ]
+
+
+def test_a_study_of_one_size_has_ratios_with_their_intervals_and_no_emm(store: Store) -> None:
+    study = tiny.load(store.path.parent, tiny.TEXT)
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.5, 0.55, 0.4])
+    page = rendered(store)
+    rows = {text: page.texts["td"][i + 1 : i + 5] for i, text in reversed([*enumerate(page.texts["td"])])}
+    low, high = binomtest(11, 20).proportion_ci(method="wilson")
+    assert rows["M.dropout = 0.0"] == ["0.550", f"{low:.3f} to {high:.3f}", "0.400", ""]
+    assert rows["M.dropout = 0.2"] == ["not measured", "-", "-", "1 of 1 cells are not finished"]
+    assert "Memorization ratio" in page.texts["h3"]
+    assert "Effective model memorization" not in page.texts["h3"]
+    assert "EMM" not in page.texts["th"]
+    assert "no size reaches the line" not in page.text
 
 
 def test_another_threshold_is_used_and_named(store: Store) -> None:
