@@ -36,10 +36,11 @@ def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
 
 def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
     """Return a saved training state; RunError if the file is damaged or of another cell."""
+    place = "cpu" if device.type == "cpu" else device  # torch.load does not know the `cpu:0` of several processes
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch.load does not look at the checksums
-        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+        state = None if damaged else torch.load(path, map_location=place, weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
         raise RunError(f"{path}: damaged") from error
     if not isinstance(state, dict):

@@ -797,3 +797,10 @@ def test_a_command_leaves_a_cell_alone_that_another_one_works_on(
     assert [event.outcome for event in rest if isinstance(event, CellEnded)] == ["finished", "already finished"]
     tiny.check_equal(tiny.results(store), expected)
     assert files(store) == CLEAN
+
+
+def test_a_state_is_read_on_the_device_that_several_processes_call_cpu_0(one_cell: Study, tmp_path: Path) -> None:
+    cell, device = one_cell.cells[0].cell, torch.device("cpu:0")
+    denoiser = build_denoiser(cell.M, resolution=8, channels=1, labels=cell.labels)
+    save_state(tmp_path / "s.pt", cell, TrainingState(denoiser, cell.T))
+    assert load_state(tmp_path / "s.pt", cell, device)["step"] == 0
