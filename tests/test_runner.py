@@ -26,11 +26,14 @@ import torch
 
 from diffmem import cellrun
 from diffmem.cellrun import Interrupted
+from diffmem.denoiser import build_denoiser
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.events import CellEnded, CellStarted, Event, Measured, Trained
 from diffmem.runner import run_study
+from diffmem.states import load_state, save_state
 from diffmem.store import Row, Store
 from diffmem.study import Study
+from diffmem.training import TrainingState
 
 ONE_CELL = "M.dropout = 0.2"
 """Leaves of the tiny study the cell whose dropout masks a resumed run has to draw again."""
