@@ -311,7 +311,10 @@ def test_a_signal_to_the_launcher_saves_everything_and_the_run_goes_on(study, al
     assert "Traceback" not in errors
     outcomes = [row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")]
     assert set(outcomes) <= {"finished", "interrupted"}
-    assert run(study, store, "--processes", "2", "--split", split, *LONGER).returncode == 0
+    again = run(study, store, "--processes", "2", "--split", split, *LONGER)
+    assert again.returncode == 0
+    assert again.stdout.count("going on at step") == outcomes.count("interrupted") > 0
+    assert "training from the start" not in again.stdout
     found = tiny.results(Store(store))
     tiny.check_equal(found, alone_longer) if split == "cells" else tiny.check_close(found, alone_longer)
 

@@ -36,6 +36,7 @@ def galleries(
     return [
         {
             "name": cell["name"],
+            "position": cell["position"],
             "epoch": own[number][0]["epoch"],
             "ratio": cell["last"],
             "size": size_of(cell),

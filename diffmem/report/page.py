@@ -55,6 +55,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     going_on = any(section["going_on"] for section in sections)
     return environment.get_template("page.html").render(
         studies=sections,
+        watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
         store=source or str(store.path),

@@ -224,34 +224,46 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: webdriver.Chrome) -> None:
 
 
 def test_what_is_opened_and_chosen_stays_when_a_watched_page_loads_itself_anew(
-    browser: webdriver.Chrome, study: tuple[Study, Store], tmp_path: Path
+    browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    going_on = tiny.load(tmp_path, TEXT + '[[axes]]\nM.condition = ["none", "unique"]\n', "going-on")
-    tiny.register(study[1], going_on)
-    write_page(study[1], ["going-on"], tmp_path / "page.html", refresh=600)
-    page = browser.current_url
+    store, path = Store(tmp_path / "store.duckdb"), tmp_path / "page.html"
+    study = tiny.load(tmp_path, TEXT, "watched")
+    tiny.register(store, study)
+    pairs = [(tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(4)]
+    first, *others = study.cells
+    for entry in others:
+        tiny.measure(store, entry.cell, [0.5] * 3, pairs=pairs)
+    write_page(store, ["watched"], path, refresh=600)
+    before = browser.current_url
     try:
-        browser.get((tmp_path / "page.html").as_uri())
+        browser.get(path.as_uri())
         assert browser.find_element(By.CSS_SELECTOR, "meta[http-equiv=refresh]").get_attribute("content") == "600"
-        slider = browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]")
-        slider.send_keys(Keys.ARROW_RIGHT * 20)
-        moved = table(browser)
-        summaries = browser.find_elements(By.CSS_SELECTOR, "details > summary")
-        browser.execute_script("arguments[0].parentElement.open = true", summaries[-1])  # a cell
-        gallery = browser.find_element(By.CSS_SELECTOR, "details[open] > .gallery")
-        browser.find_element(By.CSS_SELECTOR, "details[open] select.show option[value=memorized]").click()
-        assert gallery.get_attribute("data-show") == "memorized"
+        browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]").send_keys(Keys.ARROW_RIGHT * 20)
+        galleries = {d.text.partition(" epoch")[0]: d for d in browser.find_elements(By.XPATH, GALLERIES)}
+        chosen = list(galleries)[2]
+        galleries[chosen].find_element(By.TAG_NAME, "summary").click()
+        galleries[chosen].find_element(By.CSS_SELECTOR, "select.show option[value=memorized]").click()
 
+        tiny.measure(store, first.cell, [0.5] * 3, pairs=pairs)  # which ends the run, and adds a gallery before it
+        write_page(store, ["watched"], path, refresh=600)
         browser.refresh()
+        assert browser.find_elements(By.CSS_SELECTOR, "meta[http-equiv=refresh]") == []
         assert browser.find_element(By.CSS_SELECTOR, ".evidence output").text == "0.500"
-        assert table(browser) == moved
-        opened = [d.get_attribute("open") for d in browser.find_elements(By.CSS_SELECTOR, "details")]
-        assert opened[-1] == "true"
-        assert opened[-2] is None
-        gallery = browser.find_element(By.CSS_SELECTOR, "details[open] > .gallery")
-        assert gallery.get_attribute("data-show") == "memorized"
+        shown = {d.text.partition(" epoch")[0]: d for d in browser.find_elements(By.XPATH, GALLERIES)}
+        assert len(shown) == len(galleries) + 1
+        opened = {name for name, d in shown.items() if d.get_attribute("open")}
+        newest, *_ = shown
+        open_before, *_, also_open = galleries
+        assert opened == {newest, open_before, chosen, also_open}
+        filtered = {
+            name: d.find_element(By.CSS_SELECTOR, ".gallery").get_attribute("data-show") for name, d in shown.items()
+        }
+        assert {name for name, show in filtered.items() if show == "memorized"} == {chosen}
     finally:
-        browser.get(page)
+        browser.get(before)
+
+
+GALLERIES = "//details[.//*[contains(@class, 'gallery')]]"
 
 
 def test_a_threshold_between_two_steps_of_the_slider_is_named(
