@@ -102,7 +102,7 @@ def add_line(
     figure.add_scatter(
         x=x,
         y=y,
-        error_y=error_bars(y, intervals) | {"visible": len(x) == 1},
+        error_y=error_bars(y, intervals) if len(x) == 1 else None,
         name=name,
         legendgroup=name,
         showlegend=legend,
@@ -184,18 +184,22 @@ def ratio_against_epochs(points: list[Row], unit: str = "epoch") -> list[Panel]:
 
 
 def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
-    """Return the mean ratios of a curve by size and by epoch.
+    """Return the mean ratios of a curve by size and by epoch, at the epochs that all models of a size have.
 
-    At each epoch, draws and seeds are taken to differ alike at all sizes, as for the curve against N.
+    A mean over other models at each epoch would rise and fall by their number. At each epoch, draws and seeds are taken
+    to differ alike at all sizes, as for the curve against N.
     """
     epochs: dict[int, list[Row]] = defaultdict(list)
+    models: dict[int, set[int]] = defaultdict(set)
     for row in points:
         epochs[row["epoch"]].append(row)
+        models[row["size"]].add(row["position"])
     lines: dict[int, dict[int, Mean]] = {size: {} for size in sorted({row["size"] for row in points})}
     for epoch, found in sorted(epochs.items()):
         sizes, ratios, samples = ([row[key] for row in found] for key in ("size", "ratio", "samples"))
         for mean in mean_ratios(sizes, ratios, samples):
-            lines[int(mean.group)][epoch] = mean
+            if mean.models == len(models[int(mean.group)]):
+                lines[int(mean.group)][epoch] = mean
     return lines
 
 
@@ -287,18 +291,30 @@ def axis_titles(panels: Sequence[Panel]) -> tuple[str, str]:
 
 def data_table(panels: Sequence[Panel]) -> list[tuple[str, Any, Any, str]]:
     """Return what the panels of a figure show as rows of a table: the line's name, x, y, and the interval of y."""
-    rows = []
+    rows: list[tuple[str, Any, Any, str]] = []
+    band: list[str] = []
     for label, trace in ((label, trace) for label, figure in panels for trace in figure.data):
         if trace.type == "scatter" and trace.fill:  # the band of the line after it
+            ends = len(trace.y) // 2
+            band = [_from_to(*pair) for pair in zip(trace.y[:ends], reversed(trace.y[ends:]), strict=True)]
             continue
         name = ", ".join(filter(None, [label, html.unescape(trace.meta or trace.name or "")]))
-        bars = trace.error_y
-        for i, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
-            interval = (
-                f"{y - bars.arrayminus[i]:.3f} to {y + bars.array[i]:.3f}" if bars and bars.array is not None else ""
-            )
-            rows.append((name, x, y, interval))
+        rows += zip([name] * len(trace.x), trace.x, trace.y, band or _barred(trace), strict=True)
+        band = []
     return rows
+
+
+def _barred(trace: Any) -> list[str]:
+    """Return the intervals of a trace's error bars; empty where it has none."""
+    bars = trace.error_y
+    if not bars or bars.array is None:
+        return [""] * len(trace.x)
+    ends = zip(trace.y, bars.arrayminus, bars.array, strict=True)
+    return [_from_to(y - below, y + above) for y, below, above in ends]
+
+
+def _from_to(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"
 
 
 def plain(text: str) -> str:

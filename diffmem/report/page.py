@@ -122,14 +122,15 @@ def _figures(
     if len({point["size"] for point in points}) > 1 or not axes:
         title = "Memorization ratio against the number of training images"
         text = (
-            "Bands: 95% intervals over generated images, and over draws and seeds where there are several, "
-            "which are taken to differ alike at all sizes of a curve. Stars: EMMs."
+            "Bands, or a bar at one point: 95% intervals over generated images, and over draws and seeds where there "
+            "are several, which are taken to differ alike at all sizes of a curve. Stars: EMMs."
         )
         drawn.append((title, text, [("", figures.ratio_against_size(curves, published))]))
     if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
         text = (
-            "One line for each number of training images, averaged over draws and seeds. Bands: 95% intervals over "
-            "generated images, and over draws and seeds where there are several."
+            f"One line for each number of training images, averaged over draws and seeds at the {unit}s that all of "
+            "them have. Bands, or a bar at one point: 95% intervals over generated images, and over draws and seeds "
+            "where there are several."
         )
         drawn.append((f"Memorization ratio against {unit}s", text, figures.ratio_against_epochs(points, unit)))
     for keys in axes:

@@ -20,8 +20,8 @@ def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
     return Curve(label, points, epsilon, estimate, interval, estimate, "")
 
 
-def row(label: str, size: int, epoch: int, ratio: float) -> Row:
-    return {"curve": label, "size": size, "epoch": epoch, "ratio": ratio, "samples": 200}
+def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Row:
+    return {"curve": label, "size": size, "epoch": epoch, "ratio": ratio, "samples": 200, "position": position}
 
 
 def traces(figure: go.Figure, mode: str = "lines+markers") -> list[go.Scatter]:
@@ -60,7 +60,7 @@ def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
     assert band(figure, 1) == [(8, 0.45, 0.5), (16, 0.225, 0.25), (32, 0.0, 0.0)]
     shaded, one, *_ = figure.data
     assert shaded.legendgroup == one.legendgroup  # they are switched off together
-    assert not one.error_y.visible
+    assert one.error_y.array is None
     assert figures.data_table([("", figure)])[:2] == [
         ("one", 8, 1.0, "0.900 to 1.000"),
         ("one", 16, 0.8, "0.720 to 0.800"),
@@ -70,7 +70,6 @@ def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
 def test_one_point_alone_has_a_bar() -> None:
     figure = figures.ratio_against_size([curve("one", [0.5])])
     (line,) = figure.data
-    assert line.error_y.visible
     assert line.error_y.arrayminus == pytest.approx((0.05,))
 
 
@@ -142,9 +141,11 @@ def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
 POINTS = [
     row("one", 8, 10, 0.1),
     row("one", 8, 20, 0.4),
-    row("one", 16, 5, 0.2),
-    row("one", 16, 10, 0.3),
-    row("one", 16, 10, 0.25),  # another draw or seed
+    row("one", 16, 10, 0.2, position=1),
+    row("one", 16, 20, 0.3, position=1),
+    row("one", 16, 30, 1.0, position=1),
+    row("one", 16, 10, 0.4, position=2),  # another draw or seed, that is not as far
+    row("one", 16, 20, 0.25, position=2),
     row("two", 8, 10, 0.6),
     row("three", 32, 10, 0.7),
 ]
@@ -157,20 +158,22 @@ def panels(points: list[Row] = POINTS) -> dict[str, go.Figure]:
 def test_each_curve_has_a_panel_in_which_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
     found = {label: [(list(line.x), list(line.y)) for line in traces(figure)] for label, figure in panels().items()}
     assert found == {
-        "one": [([10, 20], [0.1, 0.4]), ([5, 10], [0.2, 0.275])],
+        "one": [([10, 20], [0.1, 0.4]), ([10, 20], [pytest.approx(0.3), 0.275])],
         "two": [([10], [0.6])],
         "three": [([10], [0.7])],
     }
-    assert list(traces(panels()["one"])[1].customdata) == [1, 2]
+    line = traces(panels()["one"])[1]
+    assert list(line.customdata) == [2, 2]
+    assert "cells: %{customdata}" in line.hovertemplate
 
 
 def test_a_band_shades_what_images_draws_and_seeds_leave_open_at_each_epoch() -> None:
     figure = panels()["one"]
     assert len([trace for trace in figure.data if trace.fill == "toself"]) == 2
-    alone, two = mean_ratios([8, 16, 16], [0.1, 0.3, 0.25], [200] * 3)  # at epoch 10, all sizes of the curve
-    (last,) = mean_ratios([8], [0.4], [200])
-    assert band(figure) == [(10, alone.low, alone.high), (20, last.low, last.high)]
-    assert band(figure, 1)[1] == (10, two.low, two.high)
+    first = mean_ratios([8, 16, 16], [0.1, 0.2, 0.4], [200] * 3)  # at epoch 10, all sizes of the curve
+    last = mean_ratios([8, 16, 16], [0.4, 0.3, 0.25], [200] * 3)
+    for number in (0, 1):
+        assert band(figure, number) == [(10, first[number].low, first[number].high), (20, *last[number][2:4])]
 
 
 def test_a_size_has_one_colour_in_all_panels() -> None:
@@ -236,3 +239,24 @@ def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, end
     axis = drawable(figure).layout.yaxis
     assert [10**end for end in axis.range] == pytest.approx(ends, rel=0.1)
     assert all(any(tick == pytest.approx(end) for tick in axis.tickvals) for end in ends)
+
+
+def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_the_table() -> None:
+    cells = [
+        {
+            "position": i,
+            "name": f"<b>{i}</b>",
+            "size": 8,
+            "samples": 20,
+            "ratio": 0.5,
+            "images": n,
+            "first": 0.5,
+            "deviation": None,
+        }
+        for i in (0, 1)
+        for n in (10, 20)
+    ]
+    both = figures.ratio_against_samples(cells)
+    for _, figure in both:
+        assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
+    assert ("ratio of the first n images, <b>1</b>", 10, 0.5, "0.237 to 0.763") in figures.data_table(both)
