@@ -145,7 +145,7 @@ def _decode(files: list[Path], pattern: str, resolution: int | None, only: range
         return _from_npz(files[0], resolution)
     if suffix not in (".parquet", *SUFFIXES) or (files[0] == Path(pattern).expanduser() and suffix != ".parquet"):
         raise DataError(f"{pattern}: not a folder of images, a .npz or a Parquet file")
-    items = _parquet_items(files, only) if suffix == ".parquet" else _folder_items(files, Path(pattern).expanduser())
+    items = _parquet_items(files, only) if suffix == ".parquet" else _folder_items(files, _top(files, pattern))
     arrays: list[Pixels] = []
     labels: list[int] = []
     for item in items:
@@ -193,6 +193,12 @@ def crop_and_resize(image: Image.Image, side: int) -> Image.Image:
     left, top = (image.width - shortest) // 2, (image.height - shortest) // 2
     square = image.crop((left, top, left + shortest, top + shortest))
     return square if square.size == (side, side) else square.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _top(files: list[Path], pattern: str) -> Path:
+    """Return the folder whose sub-folders are classes: the one named, or the one that a pattern's files share."""
+    path = Path(pattern).expanduser()
+    return path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
 
 
 def _folder_items(files: list[Path], top: Path) -> Iterator[Item]:

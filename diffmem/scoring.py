@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -129,6 +131,7 @@ class Score:
     low: float
     high: float
     most_copied: list[Row]  # nearest (position in the training set), copies; of a folder also file
+    twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
 
     @property
     def ratio(self) -> float:
@@ -154,12 +157,12 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         source.images.shape[-1],
         {"images": generated.fingerprint},
     )
-    name, curve = Path(images).stem, f"{_called(images, generated)} against {_called(against, source)}"
+    name, curve = _study_name(str(images)), f"{_called(images, generated)} against {_called(against, source)}"
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     store.register(
         name,
-        title=f"Images of {images} against {against}",
+        title=f"Images called {name}",
         figure="",
         path=str(images),
         axes=[],
@@ -184,7 +187,19 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     copied, files = store.most_copied(cell.cell_id), [] if against in DATASETS else image_files(against)
     if files:
         copied = [{**row, "file": files[row["nearest"]]} for row in copied]
-    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, copied)
+    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, copied, _twins(source.images))
+
+
+def _study_name(images: str) -> str:
+    """Return the name of a file or folder without its suffix; of a pattern, that of the folder that it is in."""
+    path = Path(images)
+    return path.parent.name or "images" if set("*?[") & set(path.name) else path.stem
+
+
+def _twins(images: npt.NDArray[np.uint8]) -> int:
+    """Return how many images are identical with another one."""
+    _, counts = np.unique(images.reshape(len(images), -1), axis=0, return_counts=True)
+    return int(counts[counts > 1].sum())
 
 
 def _called(name: Path | str, source: Source) -> str:

@@ -171,3 +171,21 @@ def test_other_images_in_the_same_folder_are_a_curve_of_their_own(samples: Path)
     one, other = study_curves(store, "samples")
     assert one.label != other.label
     assert [point.best for curve in (one, other) for point in curve.points] == [0.7, 0.4]
+
+
+def test_training_images_that_are_there_twice_are_told_for_their_copies_do_not_count(samples: Path) -> None:
+    digits = load_source("digits", None).images[:20, 0]
+    Path("train").mkdir()
+    for number, image in enumerate([*digits, digits[5], digits[5]]):
+        Image.fromarray(image).save(f"train/{number:02d}.png")
+    score = score_images(samples, "train", Store(Path("s.duckdb")))
+    assert score.twins == 3
+    assert [row["nearest"] for row in score.most_copied] == [9]
+    result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "train"])
+    assert "3 images of train are identical with another one of it" in result.stdout
+    assert score_images(samples, "digits", Store(Path("s.duckdb"))).twins == 0
+
+
+def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:
+    score = score_images(f"{samples}/*.png", "digits", Store(Path("s.duckdb")))
+    assert (score.study, score.memorized, score.samples) == ("samples", 7, 10)

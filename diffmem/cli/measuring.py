@@ -43,6 +43,11 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
         "is less than a third as far away as the second nearest"
     )
+    if result.twins:
+        click.echo(
+            f"{result.twins} images of {against} are identical with another one of it: their copies have two nearest "
+            "images equally far away and do not count as memorized; remove all but one to count them"
+        )
     if result.most_copied:
         rows = [
             {"position" if key == "nearest" else key: value for key, value in row.items()} for row in result.most_copied
