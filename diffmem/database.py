@@ -94,12 +94,21 @@ class Database:
                 if not outdated:
                     yield connection
             if outdated:
-                with self.writing(patience):
-                    pass
+                self._update(patience)
                 with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
                     yield connection
         except (OSError, duckdb.Error) as error:
             self._refuse(error)
+
+    def _update(self, patience: float) -> None:
+        """Migrate a file that is to be read; StoreError says that this is why it must be written."""
+        try:
+            with self.writing(patience):
+                pass
+        except StoreError as error:
+            raise type(error)(
+                f"{error} (it is of an older diffmem, and is brought up to date before it is read)"
+            ) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

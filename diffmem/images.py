@@ -105,10 +105,10 @@ def _fingerprint(files: list[Path], pattern: str) -> str:
     index = cache_folder() / "fingerprints" / hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if index.exists():
         return index.read_text()
-    top = Path(pattern).expanduser()
+    top = _top(files, pattern)
     digest = hashlib.sha256()
     for file in files:
-        name = file.relative_to(top) if top.is_dir() else file.name
+        name = file.relative_to(top)
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())

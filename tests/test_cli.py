@@ -21,7 +21,7 @@ import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cli import main
-from diffmem.cli.tables import MOST_ROWS, print_table
+from diffmem.cli.tables import MOST_ROWS, _widths, print_table
 from diffmem.cost import cell_cost
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Provenance, Store
@@ -704,6 +704,14 @@ def test_a_long_table_ends_with_how_many_rows_it_leaves_out(capsys):
     assert f"{MOST_ROWS - 1}\n" in printed
     assert f"{MOST_ROWS}\n" not in printed
     assert printed.endswith("... and 5 rows more, which --json prints\n")
+
+
+def test_a_column_that_may_be_cut_takes_what_the_others_leave():
+    lines = [["0123456789abcdef", "some words to be read", "17"]]
+    keys = ["cell_id", "a long heading", "N"]
+    assert _widths(keys, lines, 100, "cell_id") == [None] * 3
+    assert _widths(keys, lines, 37, "cell_id") == [10, 21, 2]
+    assert _widths(keys, lines, 33, "cell_id") == [8, 19, 2]
 
 
 def test_what_the_terminal_cannot_show_is_no_reason_to_end():

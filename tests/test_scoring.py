@@ -186,6 +186,17 @@ def test_training_images_that_are_there_twice_are_told_for_their_copies_do_not_c
     assert score_images(samples, "digits", Store(Path("s.duckdb"))).twins == 0
 
 
+def test_the_ten_training_images_copied_most_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_source("digits", None).images[:, 0]
+    Path("samples").mkdir()
+    for number in range(30):
+        Image.fromarray(digits[number % 15]).save(f"samples/{number:02d}.png")
+    monkeypatch.setattr("diffmem.scoring.PAIRS", 1)
+    store = Store(Path("s.duckdb"))
+    score_images("samples", "digits", store)
+    assert [row["nearest"] for row in store.rows("SELECT nearest FROM copied ORDER BY nearest")] == [*range(10)]
+
+
 def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:
     score = score_images(f"{samples}/*.png", "digits", Store(Path("s.duckdb")))
     assert (score.study, score.memorized, score.samples) == ("samples", 7, 10)

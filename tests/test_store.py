@@ -118,6 +118,18 @@ def test_an_older_file_is_migrated_when_opened_to_read(store: Store, monkeypatch
     assert version(store) == len(MIGRATIONS) + 1
 
 
+def test_an_older_file_that_cannot_be_written_says_why_it_must_be(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f"{store.path}.lock").unlink(missing_ok=True)
+    Path(f"{store.path}.lock").mkdir()
+    assert store.studies() == []  # to read it, nothing needs to be written
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE extra (i INTEGER)"])
+    with pytest.raises(StoreError) as caught:
+        store.studies()
+    assert str(caught.value).endswith(" (it is of an older diffmem, and is brought up to date before it is read)")
+
+
 BAD = "CREATE TABLE half (i INTEGER); DROP TABLE pairs; SELECT * FROM nowhere"
 
 
