@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, variance
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from scipy.special import chdtri, stdtrit
 from diffmem.config import REPLICATES
 from diffmem.report.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
 from diffmem.report.estimates import study_cells
-from diffmem.report.published import Published, published_values, settings_of
+from diffmem.report.published import Published, at_paper_scale, published_values, settings_of
 from diffmem.store import Row, Store
 from diffmem.units import counted
 
@@ -94,9 +94,18 @@ def check_findings(store: Store, profile: str | None = None) -> list[tuple[Findi
                 option = "" if profile is None else f" --profile {profile}"
                 results.append(_unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}"))
             else:
-                results.append(_check(store, claim, evidence[name]))
+                result = _check(store, claim, evidence[name])
+                results.append(result if profile is not None else _at_scale(result, evidence[name]))
         checked.append((finding, _together([result.verdict for result in results]), results))
     return checked
+
+
+def _at_scale(result: Result, evidence: Evidence) -> Result:
+    """Return a result that says where it is of a study that only has the name of the paper's."""
+    if result.value is None or any(at_paper_scale(cell) for cell in evidence.cells):
+        return result
+    told = f"not at the paper's scale: the study was run from {evidence.study['path']}"
+    return replace(result, reason="; ".join(filter(None, [result.reason, told])))
 
 
 def _together(verdicts: Sequence[str]) -> str:

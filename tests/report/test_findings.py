@@ -242,3 +242,15 @@ def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypat
     markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.splitlines()
     assert len({line.count("|") for line in markdown}) == 1
     assert "| 6 | Wider: higher | holds |" in "\n".join(markdown)
+
+
+def test_a_study_that_only_has_the_name_of_the_papers_says_so(store: Store) -> None:
+    fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    found = {finding.number: results for finding, _, results in check_findings(store)}
+    (result,) = found[6]
+    assert result.reason.endswith(
+        f"not at the paper's scale: the study was run from {store.path.parent / 'width.toml'}"
+    )
+    fill(store, "width@laptop", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    found = {finding.number: results for finding, _, results in check_findings(store, "laptop")}
+    assert "scale" not in found[6][0].reason
