@@ -37,8 +37,8 @@ class Curve:
 
     @property
     def note(self) -> str:
-        """Return what to know of the estimate and of the trainings behind it."""
-        return "; ".join(filter(None, [self.estimate.note if self.estimate else "", self.caveat]))
+        """Return what to know of the trainings, which may change all, and of the estimate."""
+        return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else ""]))
 
 
 def study_curves(store: Store, study: Row | str) -> list[Curve]:

@@ -199,7 +199,7 @@ def test_a_cell_at_two_places_of_a_study_rises_or_not_as_at_one(store: Store) ->
     tiny.register(store, study, cells)
     measure(store, study, [0.2, 0.85, 0.85], [0.85, 0.85, 0.85], [0.0, 0.0, 0.0])
     (curve,) = curves(store)
-    assert curve.note.endswith("the ratio still rises at the end of training at N = 8")
+    assert curve.caveat == "the ratio still rises at the end of training at N = 8"
 
 
 def test_a_ratio_that_rises_in_a_cell_that_is_not_finished_is_not_noted(store: Store) -> None:
@@ -211,7 +211,7 @@ def test_a_ratio_that_rises_in_a_cell_that_is_not_finished_is_not_noted(store: S
 def test_a_bound_and_missing_cells_are_both_noted(store: Store) -> None:
     measure(store, registered(store, SIZES), [0.5, 0.5, 0.5])
     (curve,) = curves(store)
-    assert curve.note == "no size reaches the line; 2 of 3 cells are not finished"
+    assert curve.note == "2 of 3 cells are not finished; no size reaches the line"
 
 
 def test_a_curve_of_which_nothing_is_measured_has_no_estimate(store: Store) -> None:
