@@ -96,6 +96,7 @@ def _diffusers(width: int, levels: int, channels: int, side: int) -> tuple[nn.Mo
         out_channels=channels,
         layers_per_block=2,
         block_out_channels=(width,) * levels,
+        norm_num_groups=min(32, width),  # 32 unless given
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
     )

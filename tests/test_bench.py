@@ -40,6 +40,7 @@ def test_every_figure_has_a_value_and_stands_beside_the_peak_of_the_same_run():
 def test_what_one_would_otherwise_take_is_compared():
     names = [row["what"] for row in comparison.compare(CPU)]
     assert "two nearest with torch.cdist and topk" in names
+    assert any("diffusers' UNet2DModel" in name for name in names)
 
 
 def test_another_network_is_compared_by_its_operations(monkeypatch):
