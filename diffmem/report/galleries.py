@@ -10,8 +10,10 @@ from PIL import Image
 from diffmem.report.estimates import by_position, size_of
 from diffmem.store import Row
 
-PAGE_BYTES = 2_800_000
-"""PNG bytes that the galleries of a page have room for: with Plotly and the figures, it stays below 10 MB."""
+PAGE_BYTES = 9_800_000
+"""What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
+MARKUP = 300
+"""Bytes of the page around the pictures of one place in a gallery."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
 MOST_COPIED = 6
@@ -24,7 +26,7 @@ def galleries(
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
     `pairs` and `copies` are those of the store, at a threshold of d1 / d2. All cells show equally many pictures, as
-    fit into `room` bytes of PNG, half of them of what is copied.
+    fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
     shown = [cell for cell in cells if cell["position"] in pairs_of]
@@ -64,14 +66,14 @@ def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tupl
     """Return the first pictures of each cell as data URIs, equally many of each, one at least, and the room left."""
     fitting: list[list[tuple[str, ...]]] = [[] for _ in pictures]
     for rank in range(max(map(len, pictures), default=0)):
-        ranked = [tuple(map(_reduced, ones)) for own in pictures for ones in own[rank : rank + 1]]
-        size = sum(len(png) for ones in ranked for png in ones)
+        having = [number for number, own in enumerate(pictures) if rank < len(own)]
+        ranked = [tuple(_data_uri(_reduced(png)) for png in pictures[number][rank]) for number in having]
+        size = sum(MARKUP + sum(map(len, uris)) for uris in ranked)
         if rank and size > room:
             break
         room -= size
-        having = (found for found, own in zip(fitting, pictures, strict=True) if rank < len(own))
-        for found, ones in zip(having, ranked, strict=True):
-            found.append(tuple(map(_data_uri, ones)))
+        for number, uris in zip(having, ranked, strict=True):
+            fitting[number].append(uris)
     return fitting, max(0, room)
 
 

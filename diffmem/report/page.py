@@ -4,11 +4,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
@@ -51,10 +53,10 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = [_section(store, study, galleries.PAGE_BYTES // len(studies)) for study in studies]
+    sections = [_section(store, study) for study in studies]
     going_on = any(section["going_on"] for section in sections)
-    return environment.get_template("page.html").render(
-        studies=sections,
+    page = partial(
+        environment.get_template("page.html").render,
         watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
@@ -63,10 +65,14 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         thresholds=sorted({_share(study["estimation"]["threshold"]) for study in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+    room = galleries.PAGE_BYTES - len(page(studies=[section | {"galleries": []} for section in sections]))
+    for section in sections:
+        section["galleries"] = section["galleries"](room=room // len(sections))
+    return page(studies=sections)
 
 
-def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
-    """Return all that the template shows of one study, its galleries in so many bytes of PNG."""
+def _section(store: Store, study: Row) -> dict[str, Any]:
+    """Return all that the template shows of one study; its galleries as a function of the `room` that they have."""
     threshold, epsilon = study["estimation"]["threshold"], study["estimation"]["epsilon"]
     with store.snapshot():
         cells, points = study_cells(store, study)
@@ -96,7 +102,7 @@ def _section(store: Store, study: Row, room: int) -> dict[str, Any]:
         "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
         "results": results,
         "published": published,
-        "galleries": galleries.galleries(pairs, cells, copies, threshold, room),
+        "galleries": partial(galleries.galleries, pairs, cells, copies, threshold),
         "cells": _provenance(cells, attempts),
     }
 
@@ -157,20 +163,26 @@ def _shown(title: str, text: str, panels: Sequence[Panel]) -> dict[str, Any]:
 
 
 def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: float) -> dict[str, Any]:
-    """Return the histogram of distance ratios, and for the page's script the counts behind every ratio.
+    """Return the histogram of distance ratios, and for the page's script the ratio at each level of the threshold.
 
-    For each curve and size, the script gets the models, of each its checkpoints, and of each how many images have
-    which level (`store.distance_counts`).
+    As everywhere, that of a size is the mean over its models of the ratio of their best checkpoint, which may be
+    another one at each level. `counts` are rows of `store.distance_counts`.
     """
-    levels: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * (THRESHOLD_LEVELS + 2)))
+    images: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0] * (THRESHOLD_LEVELS + 2)))
     for row in counts:
-        levels[row["position"]][row["epoch"]][row["level"]] = row["images"]
-    curves: dict[str, dict[int, list[list[list[int]]]]] = defaultdict(lambda: defaultdict(list))
+        images[row["position"]][row["epoch"]][row["level"]] = row["images"]
+    curves: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        if cell["position"] in levels:
-            curves[cell["curve"]][size_of(cell)].append(list(levels[cell["position"]].values()))
+        if checkpoints := images.get(cell["position"]):
+            memorized = np.cumsum(list(checkpoints.values()), axis=1)
+            curves[cell["curve"]][size_of(cell)].append((memorized / memorized[:, -1:]).max(axis=0))
     by_curve = [
-        {"label": label or "all cells", "sizes": [{"size": n, "models": m} for n, m in sorted(sizes.items())]}
+        {
+            "label": label or "all cells",
+            "sizes": [
+                {"size": n, "ratios": np.mean(best, axis=0).round(9).tolist()} for n, best in sorted(sizes.items())
+            ],
+        }
         for label, sizes in curves.items()
     ]
     drawn = len({size for sizes in curves.values() for size in sizes}) > 1

@@ -91,16 +91,31 @@ def test_pictures_of_an_earlier_checkpoint_are_not_shown_as_the_last_one_s(store
     assert images(rendered(store)) == []
 
 
-@pytest.mark.parametrize(("side", "at_least"), [(32, 5), (100, 1)])
+def measure_in_between(store: Store, epochs: int) -> None:
+    """Give each cell a checkpoint at every epoch before `epochs`, with ratios of many digits."""
+    with store.writing() as connection:
+        for table, column, value in (("evidence", "d1", "d1 * (0.5 + random())"), ("checkpoints", "ratio", "random()")):
+            connection.execute(
+                f"""
+                INSERT INTO {table} BY NAME SELECT {table}.* REPLACE (k AS epoch, {value} AS {column})
+                FROM {table}, range(1, ?) epochs(k) WHERE epoch = 27 AND k NOT IN (27, 54)
+                """,
+                [epochs],
+            )
+
+
+@pytest.mark.parametrize(("side", "epochs", "at_least"), [(32, 0, 5), (32, 81, 5), (100, 0, 1)])
 def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
-    store: Store, side: int, at_least: int
+    store: Store, side: int, epochs: int, at_least: int
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 2, 3, side, side), dtype=np.uint8)
     pairs = [tuple(png(torch.from_numpy(image)) for image in pair) for pair in noise]
-    study = tiny.load(store.path.parent, tiny.TEXT + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
+    text = tiny.TEXT.replace("epochs = 30", "epochs = 81").replace("every = 12", "every = 27")
+    study = tiny.load(store.path.parent, text + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
     tiny.register(store, study)
     for entry in study.cells:
         tiny.measure(store, entry.cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
+    measure_in_between(store, epochs)
     page = rendered(store)
     assert len(study.cells) == 50
     assert len(page.source) < 10e6
