@@ -537,10 +537,30 @@ def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
         finally:
             process.kill()
     assert process.returncode == 0
-    assert printed.count("report: ") >= 3
+    start, end = printed.splitlines()  # however often the page was written
+    assert start == f"report: {path}"
+    assert re.fullmatch(rf"report: {path}, written ([3-9]|1\d) times; all cells are done", end)
     page = path.read_text()
     assert "best ratio 0.350" in page
     assert '<meta http-equiv="refresh"' not in page
+
+
+def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+    here, there = (tiny.write(folder / name) for name in ("here", "there"))
+    short = ("--quiet", "--set", "T.epochs=1", "--set", "score.every=1", "--set", "score.samples=2")
+    assert diffmem("run", str(here), *short).stderr == ""
+    assert diffmem("emm", str(here)).stderr == ""
+    was = f"note: this is the study of {here}, the one of this name that was run last\n"
+    for command in (["emm"], ["status"], ["export", "cells", "--study"], ["report"]):
+        assert diffmem(*command, str(there)).stderr == was
+    again = diffmem("run", str(there), *short)
+    assert again.exit_code == 0
+    assert again.stderr.startswith(f"note: tiny was the study of {here} so far, and is now that of {there}; what is ")
+    assert diffmem("emm", str(there)).stderr == ""
+    here.unlink()  # a store from another machine: there is nothing to compare
+    assert diffmem("emm", "tiny").stderr == ""
 
 
 def test_a_report_that_is_not_watched_does_not_load_itself_anew(tmp_path):
@@ -712,6 +732,14 @@ def test_a_column_that_may_be_cut_takes_what_the_others_leave():
     assert _widths(keys, lines, 100, "cell_id") == [None] * 3
     assert _widths(keys, lines, 37, "cell_id") == [10, 21, 2]
     assert _widths(keys, lines, 33, "cell_id") == [8, 19, 2]
+
+
+def test_headings_are_broken_between_words_before_any_word_is():
+    keys, lines = ["cell_id", "M.condition", "best ratio", "state"], [["0123456789abcdef", "none", "0.962", "finished"]]
+    assert _widths(keys, lines, 40, "cell_id") == [8, 11, 7, 8]
+    assert _widths(keys, lines, 36, "cell_id") == [8, 9, 5, 8]  # M. over condition, best over ratio
+    assert _widths(keys, lines, 33, "cell_id") == [8, 6, 5, 8]
+    assert _widths(keys, lines, 30, "cell_id") == [None] * 4  # not even the values fit
 
 
 def test_what_the_terminal_cannot_show_is_no_reason_to_end():

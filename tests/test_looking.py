@@ -387,6 +387,8 @@ def test_info_counts_what_the_store_holds(store, ids):
         "cells": {"finished": 1, "waiting": 1},
     }
     text = diffmem("store", "info", store.path).stdout
+    assert diffmem("store", "info", "--store", store.path).stdout == text
+    assert diffmem("store", "check", "--store", store.path).stdout == f"{store.path}: in order\n"
     assert "1 finished, 1 waiting" in text
     assert "tiny: 2 cells, Tiny" in text
     tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))

@@ -82,7 +82,7 @@ def load_study(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "
 def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[Store, Row]":
     """Return the store and what it knows of a study, by its file, its name or the beginning of it.
 
-    StoreError where that is none, or more than one.
+    StoreError where that is none, or more than one. A file of the name that is not the one that was run is told of.
     """
     from diffmem.inspection import find_study
     from diffmem.store import Store
@@ -91,11 +91,19 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
     store, is_file = Store(store_path), study.endswith(".toml")
     name = study_name(Path(study), profile) if is_file or profile else study
     try:
-        return store, find_study(store, name, exact=is_file)
+        row = find_study(store, name, exact=is_file)
     except NotInStore as error:
         if is_file and not os.path.exists(study):  # noqa: PTH110 - a Path raises of names that no file can have
             raise NotInStore(f"{study}: no such file, and {error}") from error
         raise
+    if is_file and is_another_file(row, study):
+        click.echo(f"note: this is the study of {row['path']}, the one of this name that was run last", err=True)
+    return store, row
+
+
+def is_another_file(row: "Row", path: str) -> bool:
+    """Return whether a study of the store was run from another file than this one, where both are here to compare."""
+    return os.path.isfile(path) and os.path.isfile(row["path"]) and not os.path.samefile(path, row["path"])  # noqa: PTH113, PTH121 - a Path raises of names that no file can have
 
 
 def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

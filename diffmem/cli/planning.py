@@ -37,8 +37,8 @@ def plan(
 ) -> None:
     """Show the cells of a study file, how much of each the store already has, and what the rest costs.
 
-    Nothing is written. Checkpoints are those measured of all. Images to train and to generate, and floating-point
-    operations, are those of what is left to do; `shared` counts the other study files of the folder that have the
+    Nothing is written. `done` are the checkpoints measured of all; images to train and to generate, and floating-point
+    operations (FLOP), are those of what is left. `shared` counts the other study files of the folder that have the
     cell too, so that it is trained for all of them at once.
 
     Example: diffmem plan studies/skip.toml --tflops 40
@@ -99,7 +99,13 @@ def plan(
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
 """Columns of a plan that are shown with a unit; the last three add up."""
-HEADINGS = {"images to train": "train", "images to generate": "generate"}
+HEADINGS = {
+    "parameters": "params",
+    "checkpoints": "done",
+    "images to train": "train",
+    "images to generate": "generate",
+    "operations": "FLOP",
+}
 """Shorter names of columns for a table, whose last lines have the whole ones."""
 
 

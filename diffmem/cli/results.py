@@ -1,5 +1,6 @@
 """The commands that say what has come out: `status`, `emm`, `report` and `findings`."""
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -266,21 +267,25 @@ def report(
 
     path = output or store_paths[0].parent / "report.html"
     stop = StopOnSignal() if watch else None
-    while True:
+    meant: list[str] = []
+    for written in itertools.count():
         before = _changed(store_paths)
         with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
-            names = [stored(store.path, study, profile)[1]["study"] for study in studies]
-            names = names or [row["study"] for row in store.studies()]
+            meant = meant or [stored(store.path, study, profile)[1]["study"] for study in studies]
+            names = meant or [row["study"] for row in store.studies()]
             refresh = WATCH_SECONDS if watch else 0
             unfinished = going_on(store, names)  # before the page: it then has all that a finished study has
             write_page(store, names, path, source=", ".join(map(str, store_paths)), refresh=refresh)
-        click.echo(f"report: {path}")
+        if not written:
+            click.echo(f"report: {path}")
         if not (watch and unfinished):
-            return
+            break
         while not (stop and stop()) and _changed(store_paths) == before:
             time.sleep(0.5)
         if stop and stop():
             return
+    if written:
+        click.echo(f"report: {path}, written {written + 1} times; all cells are done")
 
 
 WATCH_SECONDS = 10

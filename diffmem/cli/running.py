@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffmem.cli.options import FileName, load_study, profile_option, set_option, store_option
+from diffmem.cli.options import FileName, is_another_file, load_study, profile_option, set_option, store_option
 from diffmem.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def run(
             click.echo(_ending(loaded, store))
         sys.exit(code)
     group = join()
+    if group.leads:
+        _tell_of_namesake(loaded, store)
     options = Options(split, part, fail_fast, retry_failed, compiling)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
     events = run_study(loaded, store, stop=stop, group=group, options=options)
@@ -117,6 +119,18 @@ def run(
     finally:
         leave()
     _conclude(loaded, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
+
+
+def _tell_of_namesake(study: "Study", store: "Store") -> None:
+    """Say so where the store knows another file's study by the same name, for that one's cells are then not listed."""
+    rows = store.studies() if store.exists() else []
+    for row in rows:
+        if row["study"] == study.name and is_another_file(row, study.path):
+            click.echo(
+                f"note: {study.name} was the study of {row['path']} so far, and is now that of {study.path}; what is "
+                "measured stays in the store, but rename one of the files to have a report of both",
+                err=True,
+            )
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli.options import DEFAULT_STORE, FileName, json_option
+from diffmem.cli.options import FileName, json_option, store_option
 from diffmem.cli.tables import print_json
 from diffmem.units import counted, with_unit
 
@@ -21,18 +21,17 @@ def store_group() -> None:
 
 
 def _store_argument(command: Any) -> Any:
-    return click.argument(
-        "store_path", metavar="[STORE]", type=FileName(), envvar="DIFFMEM_STORE", default=DEFAULT_STORE
-    )(command)
+    """Add STORE, for those who name a file first, beside the --store of all commands."""
+    return click.argument("named", metavar="[STORE]", type=FileName(), required=False)(store_option(command))
 
 
 @store_group.command()
 @_store_argument
 @json_option
-def info(store_path: Path, as_json: bool) -> None:
+def info(named: Path | None, store_path: Path, as_json: bool) -> None:
     """Show what a store holds: its size and schema, studies, cells by state, and how much is measured.
 
-    STORE is a DuckDB file.  [default: DIFFMEM_STORE, or store/diffmem.duckdb]
+    STORE is a DuckDB file, and the same as --store STORE.
 
     Example: diffmem store info
     """
@@ -40,7 +39,7 @@ def info(store_path: Path, as_json: bool) -> None:
     from diffmem.report.estimates import cell_state
     from diffmem.store import Store
 
-    store = Store(store_path)
+    store = Store(named or store_path)
     described = describe_store(store)
     states = Counter(cell_state(cell) for cell in cell_states(store))
     if as_json:
@@ -69,25 +68,25 @@ def info(store_path: Path, as_json: bool) -> None:
 @store_group.command()
 @_store_argument
 @json_option
-def check(store_path: Path, as_json: bool) -> None:
+def check(named: Path | None, store_path: Path, as_json: bool) -> None:
     """Check that a store agrees with itself: each ratio with its evidence, each row with those it belongs to.
 
-    STORE is a DuckDB file.  [default: DIFFMEM_STORE, or store/diffmem.duckdb] Faults are printed one a line, and the
-    exit code is then 1.
+    STORE is a DuckDB file, and the same as --store STORE. Faults are printed one a line, and the exit code is then 1.
 
     Example: diffmem store check results/1.duckdb
     """
     from diffmem.consistency import faults
     from diffmem.store import Store
 
-    found = faults(Store(store_path))
+    store = Store(named or store_path)
+    found = faults(store)
     if as_json:
         print_json(found)
     else:
         for fault in found:
             click.echo(fault)
         if not found:
-            click.echo(f"{store_path}: in order")
+            click.echo(f"{store.path}: in order")
     sys.exit(1 if found else 0)
 
 

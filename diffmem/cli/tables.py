@@ -53,7 +53,8 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for key, width in zip(keys, widths, strict=True):
         numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold", width=width)
+        heading = key if width is None or len(key) <= width else _breakable(key)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", width=width)
     for line in shown:
         cells = zip(keys, widths, line, strict=True)
         table.add_row(*(cell[:width] if key == cut else cell for key, width, cell in cells))
@@ -75,20 +76,40 @@ def line_width() -> int:
 
 
 def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int, cut: str) -> Sequence[int | None]:
-    """Return the width of each column so that headings are broken before words are; None where all fit, or nothing."""
+    """Return the width of each column; None where all fit, or nothing.
+
+    Values are broken last, before them the words of headings, and first what only needs another line.
+    """
     columns = list(zip(*lines, strict=True)) or [()] * len(keys)
     natural = [max(map(len, (key, *cells))) for key, cells in zip(keys, columns, strict=True)]
     least = [max(map(_least, cells), default=1) for cells in columns]
     least = [min(SHORT, width) if key == cut else width for key, width in zip(keys, least, strict=True)]
+    words = [max(width, *map(len, _breakable(key).split())) for key, width in zip(keys, least, strict=True)]
     spare = room - 2 * (len(keys) - 1) - sum(least)  # two blanks between columns
     if spare < 0 or spare >= sum(natural) - sum(least):
         return [None] * len(keys)
     widths = list(least)
-    # the columns that ask for least get it whole, so that the widest ones alone are broken; what is left goes to `cut`
-    for done, column in enumerate(sorted(range(len(keys)), key=lambda i: (keys[i] == cut, natural[i] - least[i]))):
-        more = min(natural[column] - least[column], spare // max(1, len(keys) - done - (cut in keys)))
-        widths[column], spare = widths[column] + more, spare - more
+    for wanted in (words, natural):
+        spare = _widen(widths, wanted, spare, last=keys.index(cut) if cut in keys else None)
     return widths
+
+
+def _widen(widths: list[int], wanted: Sequence[int], spare: int, last: int | None) -> int:
+    """Widen columns towards what they want, within what is spare, and return what is left of it.
+
+    Those that ask for least get it whole, so that the widest alone are broken; the column `last` gets what is left.
+    """
+    order = sorted(range(len(widths)), key=lambda column: (column == last, wanted[column] - widths[column]))
+    for done, column in enumerate(order):
+        sharing = max(1, len(order) - done - (last is not None))
+        more = min(wanted[column] - widths[column], spare // sharing)
+        widths[column], spare = widths[column] + more, spare - more
+    return spare
+
+
+def _breakable(key: str) -> str:
+    """Return a heading that may be broken behind its table's name: M. width."""
+    return key.replace(".", ". ")
 
 
 def _least(cell: str) -> int:
