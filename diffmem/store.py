@@ -356,28 +356,29 @@ class Store(Database):
         )
 
     def sample_counts(self, study: str, threshold: float) -> list[Row]:
-        """Return how far each cell's last ratio depends on the number of generated images: position, name, size,
+        """Return how far each cell's last ratio depends on the number of generated images: position, curve, name, size,
         samples and ratio (of all), images, first (the ratio of the first so many), deviation (the standard deviation
         between disjoint groups of so many, None where there are fewer than ten)."""
         return self.read(
             """
             WITH last AS (
-                SELECT position, name, results.cell_id, size, max(epoch) AS epoch, max_by(samples, epoch) AS samples
+                SELECT position, results.curve, name, results.cell_id, size, max(epoch) AS epoch,
+                    max_by(samples, epoch) AS samples
                 FROM results JOIN study_cells USING (study, position) WHERE study = ? GROUP BY ALL
             ), counts AS (
                 SELECT unnest([10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000]) AS images
             ), groups AS (
-                SELECT position, name, size, samples, images, sample // images AS number,
+                SELECT position, curve, name, size, samples, images, sample // images AS number,
                     count(*) FILTER (d1 < ? * d2) AS memorized, count(*) AS members
                 FROM last JOIN evidence USING (cell_id, epoch) JOIN counts ON images <= samples
                 GROUP BY ALL
             )
-            SELECT position, name, size, samples, images,
+            SELECT position, curve, name, size, samples, images,
                 sum(memorized) / samples AS ratio,
                 any_value(memorized / images) FILTER (number = 0) AS first,
                 CASE WHEN samples >= 10 * images
                     THEN stddev_samp(memorized / images) FILTER (members = images) END AS deviation
-            FROM groups GROUP BY position, name, size, samples, images ORDER BY position, images
+            FROM groups GROUP BY position, curve, name, size, samples, images ORDER BY position, images
             """,
             [study, threshold],
         )

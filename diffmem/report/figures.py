@@ -204,7 +204,7 @@ def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
 
 
 def ratio_against_samples(rows: list[Row]) -> list[Panel]:
-    """Draw each cell's last ratio, and its standard deviation, against the number of generated images (Fig. 6).
+    """Draw each cell's last ratio, a panel a curve, and its standard deviation against the generated images (Fig. 6).
 
     `rows` are those of `store.sample_counts`. Bands are 95% Wilson intervals. Lines are the standard deviation of a
     bootstrap that draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint
@@ -214,51 +214,64 @@ def ratio_against_samples(rows: list[Row]) -> list[Panel]:
     for row in rows:
         cells[row["position"]].append(row)
     sizes = sorted({row["size"] for row in rows})
-    ratios, deviations = go.Figure(), go.Figure()
-    shown: set[int] = set()
+    ratios: dict[str, go.Figure] = defaultdict(go.Figure)
+    deviations = go.Figure()
+    shown: set[tuple[str, int]] = set()
     for line in cells.values():
-        size, ratio, name = line[0]["size"], line[0]["ratio"], plain(line[0]["name"])
-        colour, hover = COLOURS[sizes.index(size) % len(COLOURS)], "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
-        look = {"name": f"N = {size}", "legendgroup": f"N = {size}", "line_color": colour, "hovertemplate": hover}
+        curve, size, name = line[0]["curve"], line[0]["size"], plain(line[0]["name"])
+        colour = COLOURS[sizes.index(size) % len(COLOURS)]
         n, first = [row["images"] for row in line], [row["first"] for row in line]
         add_line(
-            ratios,
+            ratios[curve],
             n,
             first,
             wilson(first, n).tolist(),
             name=f"N = {size}",
             colour=colour,
-            hover=hover,
+            hover=OF_SAMPLES,
             full_name=name,
-            legend=size not in shown,
+            legend=(curve, size) not in shown,
         )
-        deviations.add_scatter(
-            x=n,
-            y=[math.sqrt(ratio * (1 - ratio) / images) for images in n],
-            mode="lines",
-            meta=f"{name}: expected",
-            showlegend=size not in shown,
-            **look,
-        )
-        groups = [row for row in line if row["deviation"]]
-        deviations.add_scatter(
-            x=[row["images"] for row in groups],
-            y=[row["deviation"] for row in groups],
-            mode="markers",
-            meta=f"{name}: between groups",
-            showlegend=False,
-            **look,
-        )
-        shown.add(size)
-    ratios.update_yaxes(range=[-0.03, 1.05], title="memorization ratio")
+        _add_deviations(deviations, line, colour=colour, legend=size not in {known for _, known in shown})
+        shown.add((curve, size))
+    for figure in ratios.values():
+        figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio")
     drawn = [value for trace in deviations.data for value in trace.y]
     deviations.update_yaxes(title="standard deviation", type="log", **_log_ticks(drawn))
-    for figure in (ratios, deviations):
+    for figure in (*ratios.values(), deviations):
         figure.update_xaxes(title="generated images n", type="log", **ticks_at(sorted({row["images"] for row in rows})))
-    return [
-        ("ratio of the first n images", styled(ratios, height=PANEL_HEIGHT)),
-        ("its standard deviation", styled(deviations, height=PANEL_HEIGHT)),
-    ]
+        styled(figure, height=PANEL_HEIGHT)
+    first_n = "ratio of the first n images"
+    panels = [(f"{curve}: {first_n}" if len(ratios) > 1 else first_n, figure) for curve, figure in ratios.items()]
+    return [*panels, ("its standard deviation", deviations)]
+
+
+OF_SAMPLES = "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
+"""What Plotly tells of a point of the figure of sample sizes."""
+
+
+def _add_deviations(figure: go.Figure, line: Sequence[Row], *, colour: str, legend: bool) -> None:
+    """Add the standard deviation of a cell's ratio of n images, as expected and between groups of images."""
+    ratio, n = line[0]["ratio"], [row["images"] for row in line]
+    name, size = plain(line[0]["name"]), f"N = {line[0]['size']}"
+    look = {"name": size, "legendgroup": size, "line_color": colour, "hovertemplate": OF_SAMPLES}
+    figure.add_scatter(
+        x=n,
+        y=[math.sqrt(ratio * (1 - ratio) / images) for images in n],
+        mode="lines",
+        meta=f"{name}: expected",
+        showlegend=legend,
+        **look,
+    )
+    groups = [row for row in line if row["deviation"]]
+    figure.add_scatter(
+        x=[row["images"] for row in groups],
+        y=[row["deviation"] for row in groups],
+        mode="markers",
+        meta=f"{name}: between groups",
+        showlegend=False,
+        **look,
+    )
 
 
 def _log_ticks(values: Iterable[float]) -> dict[str, object]:

@@ -198,6 +198,7 @@ def test_a_table_says_what_x_and_y_are() -> None:
     counts = [
         {
             "position": 0,
+            "curve": "",
             "name": "a",
             "size": 8,
             "samples": 20,
@@ -228,6 +229,7 @@ def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() 
 def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, ends) -> None:
     row = {
         "position": 0,
+        "curve": "",
         "name": "a",
         "size": 8,
         "samples": images[-1],
@@ -245,6 +247,7 @@ def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_t
     cells = [
         {
             "position": i,
+            "curve": "",
             "name": f"<b>{i}</b>",
             "size": 8,
             "samples": 20,
@@ -257,6 +260,11 @@ def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_t
         for n in (10, 20)
     ]
     both = figures.ratio_against_samples(cells)
+    apart = figures.ratio_against_samples([{**row, "curve": f"<b>{row['position']}"} for row in cells])
+    first_n = "ratio of the first n images"
+    assert [label for label, _ in apart] == [f"<b>0: {first_n}", f"<b>1: {first_n}", "its standard deviation"]
+    for _, figure in apart:  # each legend has the size, however many panels show it
+        assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
     for _, figure in both:
         assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
     assert ("ratio of the first n images, <b>1</b>", 10, 0.5, "0.237 to 0.763") in figures.data_table(both)

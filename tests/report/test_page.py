@@ -112,7 +112,7 @@ def test_the_tags_of_a_page_nest(page: Page) -> None:
 
 
 def test_text_of_the_store_is_shown_and_never_run(evil: Page, page: Page) -> None:
-    assert len(evil.of("script")) == len(page.of("script")) + 2  # it has an axis of its own: a figure and a panel more
+    assert len(evil.of("script")) == len(page.of("script")) + 3  # its own axis: a figure and two panels more
     assert evil.of("b") == []
     assert evil.texts["title"] == [f"diffmem: {EVIL}"]
     assert EVIL in evil.texts["h2"]
