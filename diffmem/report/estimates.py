@@ -5,6 +5,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from diffmem.emm import Estimate, Interval, emm_interval, estimate_emm, mean_ratios, still_rises
@@ -38,7 +39,11 @@ class Curve:
     @property
     def note(self) -> str:
         """Return what to know of the trainings, which may change all, and of the estimate."""
-        return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else ""]))
+        estimate = self.estimate.note if self.estimate else ""
+        # its last words are of where the ratio rises with N
+        within = [after.low <= before.high for before, after in pairwise(self.points) if after.best > before.best]
+        estimate += ", though within the 95% intervals" * (bool(within) and all(within))
+        return "; ".join(filter(None, [self.caveat, estimate]))
 
 
 def study_curves(store: Store, study: Row | str) -> list[Curve]:

@@ -208,6 +208,17 @@ def test_a_ratio_that_rises_in_a_cell_that_is_not_finished_is_not_noted(store: S
     assert "rises" not in curve.note
 
 
+@pytest.mark.parametrize(("samples", "within"), [(100, True), (2000, False)])
+def test_a_rise_with_n_that_the_noise_of_the_images_may_be_is_told_from_one_that_it_is_not(
+    store: Store, samples: int, within: bool
+) -> None:
+    study = registered(store, SIZES)
+    for entry, ratio in zip(study.cells, (0.88, 0.92, 0.4), strict=True):
+        tiny.measure(store, entry.cell, [ratio] * 3, samples=samples)
+    rise = "the ratio rises with N from 8 to 16 (0.880 to 0.920), against Hypothesis 1"
+    assert curves(store)[0].note == rise + ", though within the 95% intervals" * within
+
+
 def test_a_bound_and_missing_cells_are_both_noted(store: Store) -> None:
     measure(store, registered(store, SIZES), [0.5, 0.5, 0.5])
     (curve,) = curves(store)
