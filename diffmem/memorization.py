@@ -21,8 +21,11 @@ def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor
 
     `images` [n, c, h, w] and `training_images` [N, c, h, w] are uint8 on one device. Squared distances are
     computed exactly, in whole numbers; equally near ones come in the order of their index. Memory beyond the
-    data is bounded whatever n and N. Raises ValueError for fewer than two training images or unequal shapes.
+    data is bounded whatever n and N. Raises ValueError for fewer than two training images, unequal shapes, or what is
+    no uint8 tensor.
     """
+    if any(getattr(each, "dtype", None) != torch.uint8 for each in (images, training_images)):
+        raise ValueError("two nearest neighbours are of uint8 tensors; `memorization_ratio` takes arrays and lists too")
     if len(training_images) < 2:
         raise ValueError(f"two nearest neighbours need two training images, not {len(training_images)}")
     if images.shape[1:] != training_images.shape[1:]:

@@ -20,7 +20,7 @@ from diffmem.emm import wilson
 from diffmem.errors import DataError
 from diffmem.group import ALONE, Group, this_device
 from diffmem.images import Source, image_files, read_images
-from diffmem.memorization import is_memorized, memorized_share, two_nearest
+from diffmem.memorization import THRESHOLD, is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
 
@@ -123,14 +123,16 @@ class ForeignCell:
 
 @dataclass(frozen=True)
 class Score:
-    """What was found: the memorization ratio with its 95% Wilson interval, and what is copied most."""
+    """What was found: the memorization ratio with its 95% Wilson interval, and what is copied."""
 
     study: str
     samples: int
     memorized: int
     low: float
     high: float
-    most_copied: list[Row]  # nearest (position in the training set), copies; of a folder also file
+    size: int  # training images
+    replicated: int  # training images that a memorized image is nearest to
+    most_copied: list[Row]  # ten of them at most: nearest (position in the training set), copies; of a folder also file
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
 
     @property
@@ -187,7 +189,18 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     copied, files = store.most_copied(cell.cell_id), [] if against in DATASETS else image_files(against)
     if files:
         copied = [{**row, "file": files[row["nearest"]]} for row in copied]
-    return Score(name, checkpoint.samples, checkpoint.memorized, low, high, copied, _twins(source.images))
+    replicated = np.unique(checkpoint.nearest[checkpoint.d1 < THRESHOLD * checkpoint.d2])
+    return Score(
+        name,
+        checkpoint.samples,
+        checkpoint.memorized,
+        low,
+        high,
+        size=cell.size,
+        replicated=len(replicated),
+        most_copied=copied,
+        twins=_twins(source.images),
+    )
 
 
 def _study_name(images: str) -> str:

@@ -135,7 +135,8 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         text = content.decode("utf-8-sig")  # some editors of Windows begin with a mark
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}")
+        hint = " (text needs quotes)" * (error.msg == "Invalid value")
+        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}{hint}")
         return Document(unreadable=True)
     except UnicodeDecodeError:
         faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")

@@ -164,6 +164,14 @@ def test_unequal_shapes_are_refused(shape):
         two_nearest(random_images(3, 1, 8, 8), random_images(5, *shape))
 
 
+@pytest.mark.parametrize("wrong", [lambda x: x.float(), lambda x: x.numpy(), lambda x: x.tolist()])
+def test_what_is_no_uint8_tensor_is_an_error(wrong):
+    images = random_images(4, 1, 8, 8)
+    for pair in ((wrong(images), images), (images, wrong(images))):
+        with pytest.raises(ValueError, match="are of uint8 tensors"):
+            two_nearest(*pair)
+
+
 # --- memorized -----------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ def command(*arguments: str) -> Result:
 FAULTS = {
     # files
     "M.width 8": "study.toml:1: not valid TOML: Expected '=' after a key in a key/value pair",
+    "M.network = ddpm": "study.toml:1: not valid TOML: Invalid value (text needs quotes)",
     "T.epochs = 3\nT.epochs = 4": "study.toml:2: not valid TOML: Cannot overwrite a value",
     "M = ["
     + 500 * "[": "study.toml: not valid TOML: TOML inline arrays/tables are nested more than the allowed 400 levels",

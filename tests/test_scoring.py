@@ -44,6 +44,7 @@ def test_copies_are_counted_and_named(samples: Path) -> None:
     score = score_images(samples, "digits", Store(Path("s.duckdb")))
     assert (score.memorized, score.samples, score.ratio) == (7, 10, 0.7)
     assert [(row["nearest"], row["copies"]) for row in score.most_copied] == [(5, 4), (9, 2), (700, 1)]
+    assert (score.replicated, score.size) == (3, 1797)
     z, p, n = 1.959963984540054, 0.7, 10  # Wilson 1927
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert (score.low, score.high) == pytest.approx([(centre + s * half) / (1 + z**2 / n) for s in (-1, 1)])
@@ -85,6 +86,7 @@ def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_sh
     result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "digits"])
     assert result.exit_code == 0
     assert "memorization ratio 0.7000 (95% interval 0.3968 to 0.8922): 7 of 10" in result.stdout
+    assert "3 of 1797 training images are replicated:\n" in result.stdout
     assert CliRunner().invoke(main, ["report", "samples"]).exit_code == 0
     page = Path("store/report.html").read_text()
     assert page.count('class="pair memorized"') == 7
@@ -193,8 +195,10 @@ def test_the_ten_training_images_copied_most_are_kept_and_no_more(monkeypatch: p
         Image.fromarray(digits[number % 15]).save(f"samples/{number:02d}.png")
     monkeypatch.setattr("diffmem.scoring.PAIRS", 1)
     store = Store(Path("s.duckdb"))
-    score_images("samples", "digits", store)
+    assert score_images("samples", "digits", store).replicated == 15
     assert [row["nearest"] for row in store.rows("SELECT nearest FROM copied ORDER BY nearest")] == [*range(10)]
+    printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits"]).stdout
+    assert "15 of 1797 training images are replicated; the 10 that are copied most:\n" in printed
 
 
 def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:

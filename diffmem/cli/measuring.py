@@ -27,7 +27,8 @@ from diffmem.cli.tables import print_json, print_table
 def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
     """Measure how many images of any generator are copies of training images.
 
-    The score is stored like any other checkpoint; `diffmem report NAME` shows the images beside what they copy.
+    Training images are cropped and resized to the side of the generated ones, and named by their position in the
+    dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images beside what they copy.
 
     Example: diffmem score --images samples/ --against data/train/
     """
@@ -52,7 +53,8 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         rows = [
             {"position" if key == "nearest" else key: value for key, value in row.items()} for row in result.most_copied
         ]
-        print_table("the training images that are copied most (position in the dataset)", rows)
+        most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
+        print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
     click.echo(f"`diffmem report {result.study}` shows them")
 
 
