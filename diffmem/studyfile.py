@@ -115,6 +115,11 @@ def read_study(path: Path, *, profile: str | None, overrides: Sequence[str], fau
     return _override(layer, overrides, faults)
 
 
+def profiles_of(path: Path) -> list[str]:
+    """Return the names of the profiles of a study file and of all that it extends; none where it cannot be read."""
+    return sorted(_read(path, Faults(), ()).profiles)
+
+
 @dataclass
 class Document:
     """A file merged over the files that it extends."""

@@ -102,6 +102,7 @@ MAY_IMPORT = {
     "units": set(),
     "cli": {
         "study",
+        "studyfile",
         "store",
         "runner",
         "cellrun",

@@ -1,6 +1,7 @@
 """The commands that look into a store, on stores filled by hand: what they say, and that they change nothing."""
 
 import csv
+import dataclasses
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -212,6 +213,12 @@ def test_the_shell_completes_studies_and_cells_of_the_store_that_is_named(store,
         assert completed([*command[:1], *named, *command[1:]], "t") == ["tiny"], command
     for command in (["show"], ["diff"], ["diff", ids[0]]):
         assert completed([*command[:1], *named, *command[1:]], "") == sorted(ids), command
+    tiny.register(store, dataclasses.replace(tiny.load(Path(), tiny.TEXT), name="tiny@once"))
+    file = str(tiny.write(Path(), tiny.TEXT + "[profiles.short]\nT.epochs = 1\n"))
+    assert completed(["plan", file, *named, "--profile"], "") == ["once", "short"]
+    assert completed(["plan", "nowhere.toml", "--store", "nowhere", "--profile"], "") == []
+    assert completed(["run", file, "--set"], "T.e") == ["T.ema=", "T.epochs="]
+    assert completed(["run", file, "--set"], "T.epochs=1") == []
     assert completed(["show", "--store", "nowhere"], "") == completed(["status", "--store", "nowhere"], "t") == []
     assert not Path("nowhere").exists()
 

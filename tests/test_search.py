@@ -12,8 +12,10 @@ from diffmem.cellrun import run_cell
 from diffmem.cost import cell_cost
 from diffmem.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.errors import StudyError
+from diffmem.events import CellEnded
 from diffmem.plan import plan_search
 from diffmem.report.estimates import study_curves
+from diffmem.runner import run_study
 from diffmem.search import enough, next_round
 from diffmem.store import Store
 from diffmem.study import Study
@@ -263,3 +265,17 @@ def test_a_cell_that_another_process_has_answered_meanwhile_is_not_trained_on(tm
         events = run_cell(cell, store, name="cell", number=1, stop=lambda: False, enough=line)
         assert [event.outcome for event in events] == ["busy elsewhere"]
     assert store.rows("FROM attempts") == []
+
+
+def test_a_cell_that_has_failed_in_another_process_meanwhile_is_not_tried_again(tmp_path, monkeypatch):
+    """The other process fails between the moment that this one picks the cell and the moment that it has its lock."""
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+
+    def late(cell, store, **more):
+        store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "failed", "out of memory")
+        yield from run_cell(cell, store, **more)
+
+    monkeypatch.setattr("diffmem.runner.run_cell", late)
+    events = list(run_study(study, store))
+    assert [event.outcome for event in events if isinstance(event, CellEnded)] == 2 * ["failed elsewhere"]
+    assert [row["outcome"] for row in store.rows("FROM attempts")] == 2 * ["failed"]

@@ -50,9 +50,22 @@ def store_option(command: Any) -> Any:
 
 def profile_option(command: Any) -> Any:
     """Add --profile."""
-    return click.option("--profile", metavar="NAME", help="The study at another scale: a table of its [profiles].")(
-        command
-    )
+    return click.option(
+        "--profile",
+        metavar="NAME",
+        shell_complete=complete_profile,
+        help="The study at another scale: a table of its [profiles].",
+    )(command)
+
+
+def complete_profile(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the profiles that begin so: those of the study files before them, and those that the store has run."""
+    from diffmem.studyfile import profiles_of
+
+    files = [text for text in context.args if text.endswith(".toml")]  # click leaves arguments to later than this
+    names = {name for file in files for name in profiles_of(Path(file))}
+    names |= {row["study"].partition("@")[2] for row in _studies(context)}
+    return [CompletionItem(name) for name in sorted(names - {""}) if name.startswith(begun)]
 
 
 def set_option(command: Any) -> Any:
@@ -62,8 +75,16 @@ def set_option(command: Any) -> Any:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=complete_key,
         help="Override a setting, in TOML syntax: --set T.epochs=10 --set 'M.condition=\"true\"'.",
     )(command)
+
+
+def complete_key(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the keys of a study file that begin so, up to where the value begins."""
+    from diffmem.studyfile import KEYS
+
+    return [CompletionItem(f"{key}=") for key in sorted(KEYS) if f"{key}=".startswith(begun)]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
@@ -108,14 +129,18 @@ def is_another_file(row: "Row", path: str) -> bool:
 
 def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the studies of the store that begin so, or let the shell complete a file."""
+    rows = [row for row in _studies(context) if row["study"].startswith(begun)]
+    return [CompletionItem(row["study"], help=row["title"]) for row in rows] or [CompletionItem(begun, type="file")]
+
+
+def _studies(context: click.Context) -> "list[Row]":
+    """Return the studies of the store that a command line begun names; none where it cannot be read."""
     from diffmem.store import Store
 
     try:
-        studies = Store(_store_of(context)).studies()
+        return Store(_store_of(context)).studies()
     except DiffmemError:
-        studies = []
-    items = [CompletionItem(row["study"], help=row["title"]) for row in studies if row["study"].startswith(begun)]
-    return items or [CompletionItem(begun, type="file")]
+        return []
 
 
 def complete_cell(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

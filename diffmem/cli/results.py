@@ -14,6 +14,7 @@ import click
 from diffmem.cli.options import (
     DEFAULT_STORE,
     FileName,
+    complete_profile,
     complete_study,
     json_option,
     profile_option,
@@ -302,7 +303,12 @@ def _changed(paths: tuple[Path, ...]) -> list[int]:
 
 
 @click.command()
-@click.option("--profile", metavar="NAME", help="Check the studies of this profile, not those at the paper's scale.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    shell_complete=complete_profile,
+    help="Check the studies of this profile, not those at the paper's scale.",
+)
 @store_option
 @click.option("--markdown", is_flag=True, help="Print a table for a document.")
 @json_option
