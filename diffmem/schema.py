@@ -86,5 +86,8 @@ MIGRATIONS = [
         PRIMARY KEY (cell_id, nearest)
     )
     """,
+    """
+    ALTER TABLE studies ADD COLUMN overrides JSON DEFAULT '[]'  -- what --set has changed of the file, as it was given
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""

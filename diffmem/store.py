@@ -119,6 +119,7 @@ class Store(Database):
         path: str,
         axes: Sequence[Sequence[str]],
         estimation: dict[str, Any],
+        overrides: Sequence[str] = (),
         cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
         keep: bool = False,
     ) -> None:
@@ -127,7 +128,7 @@ class Store(Database):
         They replace what it listed before, or with `keep` come after it where they are not in it.
         """
         now = utc_now()
-        study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now]
+        study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now, json.dumps(overrides)]
         distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
         rows = {
             "cell_id": _texts(cell.cell_id for cell in distinct),
@@ -143,7 +144,8 @@ class Store(Database):
         }
         with self.writing(PATIENCE, create=True) as connection:
             connection.execute(
-                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}", study
+                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}, ?",
+                study,
             )
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
@@ -302,7 +304,8 @@ class Store(Database):
     def studies(self) -> list[Row]:
         """Return every study, the one registered last first; JSON columns decoded."""
         rows = self.read("SELECT * FROM studies ORDER BY registered_at DESC")
-        return [{**row, "axes": json.loads(row["axes"]), "estimation": json.loads(row["estimation"])} for row in rows]
+        decoded = ("axes", "estimation", "overrides")
+        return [{**row, **{key: json.loads(row[key]) for key in decoded}} for row in rows]
 
     def study(self, name: str) -> Row:
         """Return a study by its name; StoreError, with the names that there are, where there is none."""

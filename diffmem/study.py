@@ -55,6 +55,7 @@ class Study:
     axes: tuple[tuple[str, ...], ...]
     cells: tuple[StudyCell, ...]
     estimation: Estimation
+    overrides: tuple[str, ...] = ()  # what --set has changed, as it was given
     layer: Layer = field(default_factory=Layer, repr=False, compare=False)  # what the file says, to ask other sizes
 
     @classmethod
@@ -79,6 +80,7 @@ class Study:
             axes=tuple(tuple(axis) for axis in axes),
             cells=cells,
             estimation=estimation,
+            overrides=tuple(overrides),
             layer=layer,
         )
 
@@ -122,6 +124,7 @@ class Study:
             "path": self.path,
             "axes": self.axes,
             "estimation": self.estimation.model_dump(mode="json"),
+            "overrides": self.overrides,
             "cells": [
                 (entry.cell, entry.curve, entry.name, dict(entry.axis_values))
                 for entry in (self.cells if cells is None else cells)

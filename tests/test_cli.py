@@ -545,21 +545,37 @@ def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
     assert '<meta http-equiv="refresh"' not in page
 
 
+SHORT = tiny.TEXT.replace("epochs = 30 ", "epochs = 1 ").replace("every = 12", "every = 1").replace("20", "2")
+
+
 def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):
     for name in ("here", "there"):
         (folder / name).mkdir()
-    here, there = (tiny.write(folder / name) for name in ("here", "there"))
-    short = ("--quiet", "--set", "T.epochs=1", "--set", "score.every=1", "--set", "score.samples=2")
-    assert diffmem("run", str(here), *short).stderr == ""
+    here, there = (tiny.write(folder / name, SHORT) for name in ("here", "there"))
+    assert diffmem("run", str(here), "--quiet").stderr == ""
     assert diffmem("emm", str(here)).stderr == ""
     was = f"note: this is the study of {here}, the one of this name that was run last\n"
     for command in (["emm"], ["status"], ["export", "cells", "--study"], ["report"]):
         assert diffmem(*command, str(there)).stderr == was
-    again = diffmem("run", str(there), *short)
+    again = diffmem("run", str(there), "--quiet")
     assert again.exit_code == 0
     assert again.stderr.startswith(f"note: tiny was the study of {here} so far, and is now that of {there}; what is ")
     assert diffmem("emm", str(there)).stderr == ""
     here.unlink()  # a store from another machine: there is nothing to compare
+    assert diffmem("emm", "tiny").stderr == ""
+
+
+def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(folder):
+    file = str(tiny.write(folder, SHORT))
+    changed = ("--set", "T.seed=7", "--set", 'title="a title"')
+    assert diffmem("run", file, "--quiet", *changed).stderr == ""
+    shown = "--set T.seed=7 --set 'title=\"a title\"'"
+    for command in (["emm"], ["status"], ["export", "cells", "--study"], ["report"]):
+        assert diffmem(*command, "tiny").stderr == f"note: tiny was run last with {shown}\n"
+    assert "tiny.toml, --set T.seed=7, --set title=&#34;a title&#34;</p>" in Path("store/report.html").read_text()
+    assert diffmem("run", file, "--quiet", *changed).stderr == ""
+    alone = diffmem("run", file, "--quiet").stderr
+    assert alone.startswith(f"note: tiny was the study of {shown} so far, and is now that of the file alone; what is ")
     assert diffmem("emm", "tiny").stderr == ""
 
 

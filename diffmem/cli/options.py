@@ -1,6 +1,8 @@
 """What several commands share: their options, and the study or store that an argument names."""
 
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,14 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
         raise
     if is_file and is_another_file(row, study):
         click.echo(f"note: this is the study of {row['path']}, the one of this name that was run last", err=True)
+    if row["overrides"]:
+        click.echo(f"note: {row['study']} was run last with {as_options(row['overrides'])}", err=True)
     return store, row
+
+
+def as_options(overrides: Sequence[str]) -> str:
+    """Return settings as --set takes them on a command line."""
+    return " ".join(f"--set {shlex.quote(override)}" for override in overrides)
 
 
 def is_another_file(row: "Row", path: str) -> bool:

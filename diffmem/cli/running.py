@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffmem.cli.options import FileName, is_another_file, load_study, profile_option, set_option, store_option
+from diffmem.cli.options import (
+    FileName,
+    as_options,
+    is_another_file,
+    load_study,
+    profile_option,
+    set_option,
+    store_option,
+)
 from diffmem.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
@@ -99,7 +107,7 @@ def run(
         sys.exit(code)
     group = join()
     if group.leads:
-        _tell_of_namesake(loaded, store)
+        _tell_what_is_replaced(loaded, store)
     options = Options(split, part, fail_fast, retry_failed, compiling)
     total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
     events = run_study(loaded, store, stop=stop, group=group, options=options)
@@ -121,16 +129,22 @@ def run(
     _conclude(loaded, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
 
 
-def _tell_of_namesake(study: "Study", store: "Store") -> None:
-    """Say so where the store knows another file's study by the same name, for that one's cells are then not listed."""
-    rows = store.studies() if store.exists() else []
-    for row in rows:
-        if row["study"] == study.name and is_another_file(row, study.path):
-            click.echo(
-                f"note: {study.name} was the study of {row['path']} so far, and is now that of {study.path}; what is "
-                "measured stays in the store, but rename one of the files to have a report of both",
-                err=True,
-            )
+def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
+    """Say so where the store has another study of this name, whose cells are then not listed under it."""
+    known = [row for row in store.studies() if row["study"] == study.name] if store.exists() else []
+    for row in known:
+        if is_another_file(row, study.path):
+            was, now, advice = row["path"], study.path, "rename one of the files to have a report of both"
+        elif row["overrides"] != list(study.overrides):
+            was, now = (as_options(each) or "the file alone" for each in (row["overrides"], study.overrides))
+            advice = "a copy of the file under another name, or a profile, has a report of its own"
+        else:
+            continue
+        click.echo(
+            f"note: {study.name} was the study of {was} so far, and is now that of {now}; what is measured stays in "
+            f"the store, but {advice}",
+            err=True,
+        )
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:
