@@ -182,9 +182,23 @@ def ratio_intervals(found: Bands) -> np.ndarray:
     """
     variance = found.images + found.models
     worth = 1 / (4 * variance)
-    freedom = found.freedom * (variance / np.maximum(found.models, 1e-12)) ** 2
-    q = special.stdtrit(np.minimum(freedom, 1e9), 0.975)
-    return wilson(found.ratios(np.zeros_like(variance)), worth, quantile=q)
+    quantile = _quantile(variance, found.models, found.freedom)
+    return wilson(found.ratios(np.zeros_like(variance)), worth, quantile=quantile)
+
+
+def rises(found: Bands) -> np.ndarray:
+    """Return whether the ratio of each group but the first is above that of the group before, [groups - 1], by more
+    than images, draws and seeds leave open (95%)."""
+    variance, models = (each[:-1] + each[1:] for each in (found.images + found.models, found.models))
+    above: np.ndarray = np.diff(found.angle) > _quantile(variance, models, found.freedom) * np.sqrt(variance)
+    return above
+
+
+def _quantile(variance: np.ndarray, models: np.ndarray, freedom: float) -> np.ndarray:
+    """Return the 97.5% quantile for a variance of which the part `models` has so many degrees of freedom."""
+    degrees = freedom * (variance / np.maximum(models, 1e-12)) ** 2
+    quantile: np.ndarray = special.stdtrit(np.minimum(degrees, 1e9), 0.975)
+    return quantile
 
 
 class Mean(NamedTuple):

@@ -68,7 +68,8 @@ OTHERS = [
     "INSERT INTO cells SELECT cell_id, (SELECT any_value(configuration) FROM cells), 20, now()::TIMESTAMP FROM others",
     """
     INSERT INTO studies
-    SELECT 'study' || i, title, figure, path, axes, estimation, registered_at, overrides FROM studies, range(100) r(i)
+    SELECT 'study' || i, title, figure, path, axes, estimation, registered_at, overrides, folder
+    FROM studies, range(100) r(i)
     """,
     """
     INSERT INTO study_cells

@@ -87,7 +87,8 @@ MIGRATIONS = [
     )
     """,
     """
-    ALTER TABLE studies ADD COLUMN overrides JSON DEFAULT '[]'  -- what --set has changed of the file, as it was given
+    ALTER TABLE studies ADD COLUMN overrides JSON DEFAULT '[]'; -- what --set has changed of the file, as it was given
+    ALTER TABLE studies ADD COLUMN folder VARCHAR               -- where `path` begins if it is relative
     """,
 ]
 """Append only. Each runs in one transaction with its record."""

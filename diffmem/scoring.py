@@ -144,7 +144,8 @@ class Score:
 def score_images(images: Path | str, against: str, store: Store) -> Score:
     """Score a folder, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
-    The training images are resized to the side of the generated ones. Raises DataError where they do not compare.
+    The training images are cropped and resized to the side of the generated ones. Raises DataError where they do not
+    compare.
     """
     generated = read_images(str(images), resolution=None)
     source = load_source(against, generated.images.shape[-1])

@@ -120,6 +120,7 @@ class Store(Database):
         axes: Sequence[Sequence[str]],
         estimation: dict[str, Any],
         overrides: Sequence[str] = (),
+        folder: str | None = None,
         cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
         keep: bool = False,
     ) -> None:
@@ -128,7 +129,8 @@ class Store(Database):
         They replace what it listed before, or with `keep` come after it where they are not in it.
         """
         now = utc_now()
-        study = [name, title, figure, path, json.dumps(axes), json.dumps(estimation), now, json.dumps(overrides)]
+        kept = [json.dumps(each) for each in (axes, estimation, overrides)]
+        study = [name, title, figure, path, *kept[:2], now, kept[2], folder]
         distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
         rows = {
             "cell_id": _texts(cell.cell_id for cell in distinct),
@@ -144,7 +146,7 @@ class Store(Database):
         }
         with self.writing(PATIENCE, create=True) as connection:
             connection.execute(
-                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}, ?",
+                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}, ?, ?",
                 study,
             )
             if not keep:

@@ -125,6 +125,7 @@ class Study:
             "axes": self.axes,
             "estimation": self.estimation.model_dump(mode="json"),
             "overrides": self.overrides,
+            "folder": str(Path.cwd()),
             "cells": [
                 (entry.cell, entry.curve, entry.name, dict(entry.axis_values))
                 for entry in (self.cells if cells is None else cells)

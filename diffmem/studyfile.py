@@ -140,8 +140,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         text = content.decode("utf-8-sig")  # some editors of Windows begin with a mark
         values = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        hint = " (text needs quotes)" * (error.msg == "Invalid value")
-        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}{hint}")
+        faults.add(Place(str(path), error.lineno), "", f"not valid TOML: {error.msg}{_toml_hint(error)}")
         return Document(unreadable=True)
     except UnicodeDecodeError:
         faults.add(Place(str(path)), "", "not valid TOML: not UTF-8 text")
@@ -181,6 +180,14 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
         for name in {**base.profiles, **document.profiles}
     }
     return Document(document.layer.over(base.layer), profiles, base.unreadable)
+
+
+def _toml_hint(error: tomli.TOMLDecodeError) -> str:
+    """Return what is likely meant by a value that is none: text, true or false."""
+    if error.msg != "Invalid value" or not (word := re.match("[A-Za-z]+", error.doc[error.pos :])):
+        return ""
+    is_boolean = word[0].lower() in ("true", "false")
+    return " (true and false are in small letters)" if is_boolean else " (text needs quotes)"
 
 
 def _first_words(error: Exception) -> str:

@@ -152,7 +152,9 @@ def _filled_once(tmp_path_factory) -> Path:
     """The folder of a store in which the small study is finished."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("filled"))
-        return fill(FULL).path.parent.absolute()
+        store = fill(FULL)
+        Path("small.toml").unlink()  # each test has a copy of it, which is no other study
+        return store.path.parent.absolute()
 
 
 @pytest.fixture
@@ -539,7 +541,7 @@ def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
     assert process.returncode == 0
     start, end = printed.splitlines()  # however often the page was written
     assert start == f"report: {path}"
-    assert re.fullmatch(rf"report: {path}, written ([3-9]|1\d) times; all cells are done", end)
+    assert re.fullmatch(rf"report: {path}, written ([3-9]|1\d) times; nothing is left to run", end)
     page = path.read_text()
     assert "best ratio 0.350" in page
     assert '<meta http-equiv="refresh"' not in page
@@ -554,15 +556,31 @@ def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):
     here, there = (tiny.write(folder / name, SHORT) for name in ("here", "there"))
     assert diffmem("run", str(here), "--quiet").stderr == ""
     assert diffmem("emm", str(here)).stderr == ""
-    was = f"note: this is the study of {here}, the one of this name that was run last\n"
+    was = "note: this is the study of here/tiny.toml, the one of this name that was run last\n"
     for command in (["emm"], ["status"], ["export", "cells", "--study"], ["report"]):
         assert diffmem(*command, str(there)).stderr == was
     again = diffmem("run", str(there), "--quiet")
     assert again.exit_code == 0
-    assert again.stderr.startswith(f"note: tiny was the study of {here} so far, and is now that of {there}; what is ")
+    assert again.stderr.startswith(
+        f"note: tiny was the study of here/tiny.toml so far, and is now that of {there}; what is "
+    )
     assert diffmem("emm", str(there)).stderr == ""
-    here.unlink()  # a store from another machine: there is nothing to compare
-    assert diffmem("emm", "tiny").stderr == ""
+    there.unlink()  # a store from another machine: there is nothing to compare
+    assert diffmem("emm", str(here)).stderr == ""
+
+
+def test_a_relative_path_of_a_study_file_is_taken_from_where_it_was_run(folder, monkeypatch):
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+        tiny.write(folder / name, SHORT)
+    monkeypatch.chdir(folder / "here")
+    assert diffmem("run", "tiny.toml", "--quiet", "--store", "../s.duckdb").stderr == ""
+    monkeypatch.chdir(folder / "there")
+    assert diffmem("emm", "../here/tiny.toml", "--store", "../s.duckdb").stderr == ""
+    was = "note: this is the study of ../here/tiny.toml, the one of this name that was run last\n"
+    assert diffmem("emm", "tiny.toml", "--store", "../s.duckdb").stderr == was
+    run = tiny.diffmem("run", "tiny.toml", "--quiet", "--store", "../s.duckdb", DIFFMEM_PROCESSES="2")
+    assert run.stderr.count("note: tiny was the study of ../here/tiny.toml so far, and is now that of tiny.toml") == 1
 
 
 def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(folder):
@@ -756,6 +774,21 @@ def test_headings_are_broken_between_words_before_any_word_is():
     assert _widths(keys, lines, 36, "cell_id") == [8, 9, 5, 8]  # M. over condition, best over ratio
     assert _widths(keys, lines, 33, "cell_id") == [8, 6, 5, 8]
     assert _widths(keys, lines, 30, "cell_id") == [None] * 4  # not even the values fit
+
+
+def test_a_heading_without_room_is_broken_behind_its_table_and_no_other_dot_is(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "33")
+    print_table("", [{"M.condition": "none", "max(d1/2.5)": 0.5, "state": "finished"}])
+    first, second, *_ = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (first, second) == (["M."], ["condition", "max(d1/2.5)", "state"])
+
+
+@pytest.mark.parametrize("name", ["", " ", "a.b.c", "."])
+def test_a_column_of_any_name_is_printed(name, capsys, monkeypatch):
+    for width in ("200", "20", "3"):
+        monkeypatch.setenv("COLUMNS", width)
+        print_table("", [{name: "some words to be read", "other": 1}])
+    assert capsys.readouterr().out.count("words") >= 2
 
 
 def test_what_the_terminal_cannot_show_is_no_reason_to_end():

@@ -215,7 +215,8 @@ def test_the_shell_completes_studies_and_cells_of_the_store_that_is_named(store,
         assert completed([*command[:1], *named, *command[1:]], "") == sorted(ids), command
     tiny.register(store, dataclasses.replace(tiny.load(Path(), tiny.TEXT), name="tiny@once"))
     file = str(tiny.write(Path(), tiny.TEXT + "[profiles.short]\nT.epochs = 1\n"))
-    assert completed(["plan", file, *named, "--profile"], "") == ["once", "short"]
+    assert completed(["plan", file, *named, "--profile"], "") == ["short"]
+    assert completed(["status", "tiny", *named, "--profile"], "") == ["once"]
     assert completed(["plan", "nowhere.toml", "--store", "nowhere", "--profile"], "") == []
     assert completed(["run", file, "--set"], "T.e") == ["T.ema=", "T.epochs="]
     assert completed(["run", file, "--set"], "T.epochs=1") == []
@@ -394,8 +395,10 @@ def test_info_counts_what_the_store_holds(store, ids):
         "cells": {"finished": 1, "waiting": 1},
     }
     text = diffmem("store", "info", store.path).stdout
-    assert diffmem("store", "info", "--store", store.path).stdout == text
-    assert diffmem("store", "check", "--store", store.path).stdout == f"{store.path}: in order\n"
+    (Path("elsewhere.duckdb")).write_bytes(store.path.read_bytes())
+    for named in (["elsewhere.duckdb"], ["--store", "elsewhere.duckdb"]):
+        assert diffmem("store", "info", *named).stdout.startswith("path              elsewhere.duckdb\n")
+        assert diffmem("store", "check", *named).stdout == "elsewhere.duckdb: in order\n"
     assert "1 finished, 1 waiting" in text
     assert "tiny: 2 cells, Tiny" in text
     tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]")))

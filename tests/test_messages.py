@@ -56,6 +56,8 @@ FAULTS = {
     # files
     "M.width 8": "study.toml:1: not valid TOML: Expected '=' after a key in a key/value pair",
     "M.network = ddpm": "study.toml:1: not valid TOML: Invalid value (text needs quotes)",
+    "M.attention = [\n  True]": "study.toml:2: not valid TOML: Invalid value (true and false are in small letters)",
+    "T.lr = .5": "study.toml:1: not valid TOML: Invalid value",
     "T.epochs = 3\nT.epochs = 4": "study.toml:2: not valid TOML: Cannot overwrite a value",
     "M = ["
     + 500 * "[": "study.toml: not valid TOML: TOML inline arrays/tables are nested more than the allowed 400 levels",
@@ -559,6 +561,7 @@ CASES = [
             "query FROM\tcells --store",
         )
     ),
+    Case("store check a.duckdb --store b.duckdb", "Error: a.duckdb and --store b.duckdb are two stores; name one"),
     # reports
     Case(
         "report --store " + 300 * "x",

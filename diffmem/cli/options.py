@@ -61,12 +61,13 @@ def profile_option(command: Any) -> Any:
 
 
 def complete_profile(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the profiles that begin so: those of the study files before them, and those that the store has run."""
+    """Return the profiles that begin so: those of the study files before them, or those that the store has run."""
     from diffmem.studyfile import profiles_of
 
     files = [text for text in context.args if text.endswith(".toml")]  # click leaves arguments to later than this
     names = {name for file in files for name in profiles_of(Path(file))}
-    names |= {row["study"].partition("@")[2] for row in _studies(context)}
+    if not files:
+        names = {row["study"].partition("@")[2] for row in _studies(context)}
     return [CompletionItem(name) for name in sorted(names - {""}) if name.startswith(begun)]
 
 
@@ -120,7 +121,7 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
             raise NotInStore(f"{study}: no such file, and {error}") from error
         raise
     if is_file and is_another_file(row, study):
-        click.echo(f"note: this is the study of {row['path']}, the one of this name that was run last", err=True)
+        click.echo(f"note: this is the study of {file_of(row)}, the one of this name that was run last", err=True)
     if row["overrides"]:
         click.echo(f"note: {row['study']} was run last with {as_options(row['overrides'])}", err=True)
     return store, row
@@ -133,7 +134,14 @@ def as_options(overrides: Sequence[str]) -> str:
 
 def is_another_file(row: "Row", path: str) -> bool:
     """Return whether a study of the store was run from another file than this one, where both are here to compare."""
-    return os.path.isfile(path) and os.path.isfile(row["path"]) and not os.path.samefile(path, row["path"])  # noqa: PTH113, PTH121 - a Path raises of names that no file can have
+    if row["folder"] is None or not all(map(os.path.isfile, (path, file_of(row)))):  # a Path raises of impossible names
+        return False
+    return not os.path.samefile(path, file_of(row))  # noqa: PTH121
+
+
+def file_of(row: "Row") -> str:
+    """Return the file that a study of the store was run from, as it is called from here."""
+    return os.path.relpath(os.path.join(row["folder"], row["path"]))  # noqa: PTH118
 
 
 def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

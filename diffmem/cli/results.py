@@ -249,7 +249,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
     type=FileName(dir_okay=False),
     help="Where to write the page.  [default: report.html beside the store]",
 )
-@click.option("--watch", is_flag=True, help="Write the page anew as results come in, until all cells are done.")
+@click.option("--watch", is_flag=True, help="Write the page anew as results come in, until nothing is left to run.")
 def report(
     studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None, watch: bool
 ) -> None:
@@ -286,7 +286,7 @@ def report(
         if stop and stop():
             return
     if written:
-        click.echo(f"report: {path}, written {written + 1} times; all cells are done")
+        click.echo(f"report: {path}, written {written + 1} times; nothing is left to run")
 
 
 WATCH_SECONDS = 10

@@ -10,6 +10,7 @@ import click
 from diffmem.cli.options import (
     FileName,
     as_options,
+    file_of,
     is_another_file,
     load_study,
     profile_option,
@@ -134,7 +135,7 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     known = [row for row in store.studies() if row["study"] == study.name] if store.exists() else []
     for row in known:
         if is_another_file(row, study.path):
-            was, now, advice = row["path"], study.path, "rename one of the files to have a report of both"
+            was, now, advice = file_of(row), study.path, "rename one of the files to have a report of both"
         elif row["overrides"] != list(study.overrides):
             was, now = (as_options(each) or "the file alone" for each in (row["overrides"], study.overrides))
             advice = "a copy of the file under another name, or a profile, has a report of its own"

@@ -3,13 +3,16 @@
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffmem.cli.options import FileName, json_option, store_option
 from diffmem.cli.tables import print_json
 from diffmem.units import counted, with_unit
+
+if TYPE_CHECKING:
+    from diffmem.store import Store
 
 
 @click.group("store")
@@ -25,21 +28,30 @@ def _store_argument(command: Any) -> Any:
     return click.argument("named", metavar="[STORE]", type=FileName(), required=False)(store_option(command))
 
 
+def _the_store(named: Path | None, store_path: Path) -> "Store":
+    """Return the store that is named one way or the other; UsageError where it is both, and they differ."""
+    from diffmem.store import Store
+
+    source = click.get_current_context().get_parameter_source("store_path")
+    if named not in (None, store_path) and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"{named} and --store {store_path} are two stores; name one")
+    return Store(named or store_path)
+
+
 @store_group.command()
 @_store_argument
 @json_option
 def info(named: Path | None, store_path: Path, as_json: bool) -> None:
     """Show what a store holds: its size and schema, studies, cells by state, and how much is measured.
 
-    STORE is a DuckDB file, and the same as --store STORE.
+    STORE is a DuckDB file, the same as --store STORE.
 
     Example: diffmem store info
     """
     from diffmem.inspection import cell_states, describe_store, listed
     from diffmem.report.estimates import cell_state
-    from diffmem.store import Store
 
-    store = Store(named or store_path)
+    store = _the_store(named, store_path)
     described = describe_store(store)
     states = Counter(cell_state(cell) for cell in cell_states(store))
     if as_json:
@@ -71,14 +83,13 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
 def check(named: Path | None, store_path: Path, as_json: bool) -> None:
     """Check that a store agrees with itself: each ratio with its evidence, each row with those it belongs to.
 
-    STORE is a DuckDB file, and the same as --store STORE. Faults are printed one a line, and the exit code is then 1.
+    STORE is a DuckDB file, the same as --store STORE. Faults are printed one a line, and the exit code is then 1.
 
     Example: diffmem store check results/1.duckdb
     """
     from diffmem.consistency import faults
-    from diffmem.store import Store
 
-    store = Store(named or store_path)
+    store = _the_store(named, store_path)
     found = faults(store)
     if as_json:
         print_json(found)

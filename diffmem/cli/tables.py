@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def _widths(keys: Sequence[str], lines: Sequence[Sequence[str]], room: int, cut:
     natural = [max(map(len, (key, *cells))) for key, cells in zip(keys, columns, strict=True)]
     least = [max(map(_least, cells), default=1) for cells in columns]
     least = [min(SHORT, width) if key == cut else width for key, width in zip(keys, least, strict=True)]
-    words = [max(width, *map(len, _breakable(key).split())) for key, width in zip(keys, least, strict=True)]
+    words = [max([width, *map(len, _breakable(key).split())]) for key, width in zip(keys, least, strict=True)]
     spare = room - 2 * (len(keys) - 1) - sum(least)  # two blanks between columns
     if spare < 0 or spare >= sum(natural) - sum(least):
         return [None] * len(keys)
@@ -108,8 +109,8 @@ def _widen(widths: list[int], wanted: Sequence[int], spare: int, last: int | Non
 
 
 def _breakable(key: str) -> str:
-    """Return a heading that may be broken behind its table's name: M. width."""
-    return key.replace(".", ". ")
+    """Return a heading broken behind the name of its table of a study file, as in M.width."""
+    return re.sub(r"^(\w+\.)(?=\w+$)", r"\1\n", key)
 
 
 def _least(cell: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from diffmem.emm import Estimate, Interval, emm_interval, estimate_emm, mean_ratios, still_rises
+from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.store import Row, Store
 
 
@@ -35,15 +35,12 @@ class Curve:
     interval: Interval | None  # 95%, of `estimate`
     last_estimate: Estimate | None  # from the last checkpoints
     caveat: str  # what to know of the trainings: unfinished, or ended too early
+    noise: str = ""  # which of the rises with N that the estimate names are none to rely on
 
     @property
     def note(self) -> str:
         """Return what to know of the trainings, which may change all, and of the estimate."""
-        estimate = self.estimate.note if self.estimate else ""
-        # its last words are of where the ratio rises with N
-        within = [after.low <= before.high for before, after in pairwise(self.points) if after.best > before.best]
-        estimate += ", though within the 95% intervals" * (bool(within) and all(within))
-        return "; ".join(filter(None, [self.caveat, estimate]))
+        return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else "", self.noise]))
 
 
 def study_curves(store: Store, study: Row | str) -> list[Curve]:
@@ -101,7 +98,17 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
-    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat)
+    noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
+    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise)
+
+
+def _noise(points: Sequence[Point], significant: Sequence[bool]) -> str:
+    """Name the rises from a size to the next one that may be noise; empty where there are none."""
+    steps = zip(pairwise(points), significant, strict=True)
+    within = [
+        f"{before.size} to {after.size}" for (before, after), above in steps if after.best > before.best and not above
+    ]
+    return f"from {', '.join(within)} it may be the noise of images, draws and seeds (95%)" if within else ""
 
 
 def size_of(cell: Row) -> int:

@@ -65,7 +65,7 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         thresholds=sorted({_share(study["estimation"]["threshold"]) for study in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
-    room = galleries.PAGE_BYTES - len(page(studies=[section | {"galleries": []} for section in sections]))
+    room = galleries.PAGE_BYTES - len(page(studies=[section | {"galleries": []} for section in sections]).encode())
     for section in sections:
         section["galleries"] = section["galleries"](room=room // len(sections))
     return page(studies=sections)

@@ -208,15 +208,27 @@ def test_a_ratio_that_rises_in_a_cell_that_is_not_finished_is_not_noted(store: S
     assert "rises" not in curve.note
 
 
-@pytest.mark.parametrize(("samples", "within"), [(100, True), (2000, False)])
-def test_a_rise_with_n_that_the_noise_of_the_images_may_be_is_told_from_one_that_it_is_not(
-    store: Store, samples: int, within: bool
+@pytest.mark.parametrize(
+    ("ratios", "samples", "noise"),
+    [
+        ((0.88, 0.92, 0.4), 100, "8 to 16"),
+        ((0.88, 0.92, 0.4), 2000, ""),
+        ((0.86, 0.915, 0.4), 400, ""),  # z = 2.5, although the intervals overlap
+        ((0.86, 0.915, 0.92), 400, "16 to 32"),
+        ((0.87, 0.875, 0.88), 400, "8 to 16, 16 to 32"),
+        ((0.92, 0.91, 0.4), 100, ""),  # no rise
+    ],
+)
+def test_rises_with_n_that_may_be_the_noise_of_the_images_are_named(
+    store: Store, ratios: tuple[float, ...], samples: int, noise: str
 ) -> None:
     study = registered(store, SIZES)
-    for entry, ratio in zip(study.cells, (0.88, 0.92, 0.4), strict=True):
+    for entry, ratio in zip(study.cells, ratios, strict=True):
         tiny.measure(store, entry.cell, [ratio] * 3, samples=samples)
-    rise = "the ratio rises with N from 8 to 16 (0.880 to 0.920), against Hypothesis 1"
-    assert curves(store)[0].note == rise + ", though within the 95% intervals" * within
+    *_, last = curves(store)[0].note.split("; ")
+    assert ("noise" in last) == bool(noise)
+    if noise:
+        assert last == f"from {noise} it may be the noise of images, draws and seeds (95%)"
 
 
 def test_a_bound_and_missing_cells_are_both_noted(store: Store) -> None:

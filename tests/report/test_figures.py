@@ -260,9 +260,13 @@ def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_t
         for n in (10, 20)
     ]
     both = figures.ratio_against_samples(cells)
-    apart = figures.ratio_against_samples([{**row, "curve": f"<b>{row['position']}"} for row in cells])
+    apart = figures.ratio_against_samples(
+        [{**row, "curve": f"<b>{row['position']}", "first": 0.25 * (1 + row["position"])} for row in cells]
+    )
     first_n = "ratio of the first n images"
-    assert [label for label, _ in apart] == [f"<b>0: {first_n}", f"<b>1: {first_n}", "its standard deviation"]
+    assert [label for label, _ in apart][:2] == [f"<b>0: {first_n}", f"<b>1: {first_n}"]
+    shown = {(name, y) for name, _, y, interval in figures.data_table(apart) if interval}
+    assert shown == {(f"<b>0: {first_n}, <b>0</b>", 0.25), (f"<b>1: {first_n}, <b>1</b>", 0.5)}
     for _, figure in apart:  # each legend has the size, however many panels show it
         assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
     for _, figure in both:
