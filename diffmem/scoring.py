@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,23 +31,29 @@ MOST_COPIED = 10
 
 
 class Scores:
-    """The two nearest training images of generated ones, gathered batch by batch."""
+    """The two nearest training images of generated ones, gathered batch by batch.
 
-    def __init__(self, training_images: Tensor, *, pairs: int) -> None:
-        self.training_images, self.wanted_pairs = training_images, pairs
+    The pictures of the samples `shown`, by their number in the order in which they are added, are kept.
+    """
+
+    def __init__(self, training_images: Tensor, *, shown: Collection[int]) -> None:
+        self.training_images, self.shown = training_images, shown
+        self.added = 0
         self.added_nearest: list[Tensor] = []
         self.added_distances: list[Tensor] = []
         self.nearest: list[Tensor] = []
         self.distances: list[Tensor] = []
-        self.pairs: list[tuple[bytes, bytes]] = []
+        self.pairs: dict[int, tuple[bytes, bytes]] = {}
 
     def add(self, generated: Tensor) -> None:
         """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
         index, distance = two_nearest(generated, self.training_images)
         self.added_nearest.append(index[:, 0].cpu())
         self.added_distances.append(distance.cpu())
-        for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
-            self.pairs.append((png(image), png(self.training_images[nearest])))
+        for sample in sorted(set(range(self.added, self.added + len(generated))) & set(self.shown)):
+            number = sample - self.added
+            self.pairs[sample] = png(generated[number]), png(self.training_images[index[number, 0]])
+        self.added += len(generated)
 
     def gather(self, group: Group, count: int) -> None:
         """Put together what the processes of a group have added since last time, `count` images in their order."""
@@ -75,7 +81,7 @@ class Scores:
             d2=distances[:, 1].numpy().copy(),
             memorized=int(memorized.sum()),
             pairs=self.pairs,
-            copied=self._most_copied(nearest[memorized]) if self.wanted_pairs else (),
+            copied=self._most_copied(nearest[memorized]) if self.shown else (),
             **measured,
         )
 
@@ -176,7 +182,9 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
     device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))
     started = time.monotonic()
-    scores = Scores(torch.from_numpy(source.images).to(device), pairs=PAIRS)
+    # a sample of the images, whose order is that of their names, and may say what they show
+    shown = np.random.default_rng(0).permutation(len(generated.images))[:PAIRS].tolist()
+    scores = Scores(torch.from_numpy(source.images).to(device), shown=shown)
     for batch in torch.from_numpy(generated.images).split(BATCH):  # type: ignore[no-untyped-call]
         scores.add(batch.to(device))
     scores.gather(ALONE, len(generated.images))

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +51,9 @@ class Checkpoint:
     train_seconds: float
     score_seconds: float
     attempt_id: str
-    pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
+    pairs: Mapping[int, tuple[bytes, bytes]] = field(
+        default_factory=dict
+    )  # PNG of some samples and their nearest image
     copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
 
     @property
@@ -252,7 +254,7 @@ class Store(Database):
             if c.pairs:
                 connection.executemany(
                     "INSERT INTO pairs VALUES (?, ?, ?, ?, ?)",
-                    [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
+                    [(c.cell_id, c.epoch, sample, *pair) for sample, pair in c.pairs.items()],
                 )
             if c.copied:
                 connection.executemany(
@@ -363,19 +365,27 @@ class Store(Database):
     def sample_counts(self, study: str, threshold: float) -> list[Row]:
         """Return how far each cell's last ratio depends on the number of generated images: position, curve, name, size,
         samples and ratio (of all), images, first (the ratio of the first so many), deviation (the standard deviation
-        between disjoint groups of so many, None where there are fewer than ten)."""
+        between disjoint groups of so many, None where there are fewer than ten).
+
+        Images of other tools are taken in an order drawn at random, for that of their names may say what they show.
+        """
         return self.read(
             """
             WITH last AS (
                 SELECT position, results.curve, name, results.cell_id, size, max(epoch) AS epoch,
                     max_by(samples, epoch) AS samples
                 FROM results JOIN study_cells USING (study, position) WHERE study = ? GROUP BY ALL
+            ), ordered AS (
+                SELECT last.*, d1, d2, CASE WHEN json_exists(configuration, '$.images')
+                    THEN row_number() OVER (PARTITION BY position ORDER BY md5(sample::VARCHAR)) - 1
+                    ELSE sample END AS place
+                FROM last JOIN evidence USING (cell_id, epoch) JOIN cells USING (cell_id)
             ), counts AS (
                 SELECT unnest([10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000]) AS images
             ), groups AS (
-                SELECT position, curve, name, size, samples, images, sample // images AS number,
+                SELECT position, curve, name, size, samples, images, place // images AS number,
                     count(*) FILTER (d1 < ? * d2) AS memorized, count(*) AS members
-                FROM last JOIN evidence USING (cell_id, epoch) JOIN counts ON images <= samples
+                FROM ordered JOIN counts ON images <= samples
                 GROUP BY ALL
             )
             SELECT position, curve, name, size, samples, images,

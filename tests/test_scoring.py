@@ -204,3 +204,26 @@ def test_the_ten_training_images_copied_most_are_kept_and_no_more(monkeypatch: p
 def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:
     score = score_images(f"{samples}/*.png", "digits", Store(Path("s.duckdb")))
     assert (score.study, score.memorized, score.samples) == ("samples", 7, 10)
+
+
+def test_the_order_of_file_names_decides_neither_on_the_gallery_nor_on_the_first_n_images() -> None:
+    digits = load_source("digits", None).images[:, 0]
+    noise = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
+    Path("samples").mkdir()
+    for number, image in enumerate([*digits[:60], *noise]):  # all copies come first
+        Image.fromarray(image).save(f"samples/{number:02d}.png")
+    store = Store(Path("s.duckdb"))
+    score_images("samples", "digits", store)
+    assert store.rows("SELECT sum(d1::INTEGER) AS d1 FROM evidence WHERE sample < 60") == [{"d1": 0}]
+    pairs = store.pairs("samples")
+    assert len(pairs) == 32
+    assert 10 <= sum(pair["d1"] == 0 for pair in pairs) <= 26  # of 32 at random: 19 in the mean
+    for pair in pairs:
+        with Image.open(io.BytesIO(pair["generated"])) as generated:
+            assert np.array_equal(np.asarray(generated), [*digits[:60], *noise][pair["sample"]])
+        with Image.open(io.BytesIO(pair["nearest"])) as nearest:
+            assert np.array_equal(np.asarray(nearest), digits[pair["number"]])
+    first = {row["images"]: row["first"] for row in store.sample_counts("samples", 1 / 3)}
+    assert first[100] == 0.6
+    assert 0.3 < first[20] < 0.9
+    assert 0.4 < first[50] < 0.8

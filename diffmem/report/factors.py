@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -63,6 +64,8 @@ def ratio_against_factor(keys: tuple[str, ...], cells: Sequence[Row], published:
         )
     if numeric and levels and levels[0] > 0 and levels[-1] >= 8 * levels[0]:
         figure.update_xaxes(type="log", **ticks_at(levels))
+    elif numeric and len(levels) > 1 and min(b - a for a, b in pairwise(levels)) > (levels[-1] - levels[0]) / 12:
+        figure.update_xaxes(**ticks_at(levels))
     figure.update_xaxes(title=", ".join(keys), **({} if numeric else {"type": "category"}))
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
     return styled(figure)

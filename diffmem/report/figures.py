@@ -145,11 +145,11 @@ def distance_histogram(counts: Sequence[Row], threshold: float) -> go.Figure:
     for row in counts:
         if row["epoch"] == last[row["position"]]:
             images[row["level"]] += row["images"]
-    middle = [(level - 0.5) / THRESHOLD_LEVELS for level in range(1, THRESHOLD_LEVELS + 1)]
+    middle = [(level - 0.5) / THRESHOLD_LEVELS for level in range(1, THRESHOLD_LEVELS + 2)]  # the last has d1 = d2
     figure = go.Figure()
-    figure.add_bar(x=middle, y=images[1:-1], name="images", marker_color="#7f8ea3", hovertemplate="%{x:.3f}: %{y}")
+    figure.add_bar(x=middle, y=images[1:], name="images", marker_color="#7f8ea3", hovertemplate="%{x:.3f}: %{y}")
     figure.add_vline(threshold, line_color="#b3261e")
-    figure.update_xaxes(title="distance to the nearest training image over that to the second nearest", range=[0, 1.01])
+    figure.update_xaxes(title="nearest distance / second nearest distance", range=[0, 1.01])
     figure.update_yaxes(title="generated images")
     return styled(figure, height=320).update_layout(bargap=0)
 
@@ -204,7 +204,7 @@ def _by_size(points: Sequence[Row]) -> dict[int, dict[int, Mean]]:
 
 
 def ratio_against_samples(rows: list[Row]) -> list[Panel]:
-    """Draw each cell's last ratio, a panel a curve, and its standard deviation against the generated images (Fig. 6).
+    """Draw each cell's last ratio, and its standard deviation, against the generated images (Fig. 6); a panel a curve.
 
     `rows` are those of `store.sample_counts`. Bands are 95% Wilson intervals. Lines are the standard deviation of a
     bootstrap that draws n images, which has the closed form sqrt(r (1 - r) / n); markers are that between disjoint
@@ -215,11 +215,11 @@ def ratio_against_samples(rows: list[Row]) -> list[Panel]:
         cells[row["position"]].append(row)
     sizes = sorted({row["size"] for row in rows})
     ratios: dict[str, go.Figure] = defaultdict(go.Figure)
-    deviations = go.Figure()
+    deviations: dict[str, go.Figure] = defaultdict(go.Figure)
     shown: set[tuple[str, int]] = set()
     for line in cells.values():
         curve, size, name = line[0]["curve"], line[0]["size"], plain(line[0]["name"])
-        colour = COLOURS[sizes.index(size) % len(COLOURS)]
+        colour, first_of_size = COLOURS[sizes.index(size) % len(COLOURS)], (curve, size) not in shown
         n, first = [row["images"] for row in line], [row["first"] for row in line]
         add_line(
             ratios[curve],
@@ -230,20 +230,23 @@ def ratio_against_samples(rows: list[Row]) -> list[Panel]:
             colour=colour,
             hover=OF_SAMPLES,
             full_name=name,
-            legend=(curve, size) not in shown,
+            legend=first_of_size,
         )
-        _add_deviations(deviations, line, colour=colour, legend=size not in {known for _, known in shown})
+        _add_deviations(deviations[curve], line, colour=colour, legend=first_of_size)
         shown.add((curve, size))
     for figure in ratios.values():
         figure.update_yaxes(range=[-0.03, 1.05], title="memorization ratio")
-    drawn = [value for trace in deviations.data for value in trace.y]
-    deviations.update_yaxes(title="standard deviation", type="log", **_log_ticks(drawn))
-    for figure in (*ratios.values(), deviations):
-        figure.update_xaxes(title="generated images n", type="log", **ticks_at(sorted({row["images"] for row in rows})))
-        styled(figure, height=PANEL_HEIGHT)
-    first_n = "ratio of the first n images"
-    panels = [(f"{curve}: {first_n}" if len(ratios) > 1 else first_n, figure) for curve, figure in ratios.items()]
-    return [*panels, ("its standard deviation", deviations)]
+    axis = _log_ticks(value for figure in deviations.values() for trace in figure.data for value in trace.y)
+    for figure in deviations.values():
+        figure.update_yaxes(title="standard deviation", type="log", **axis)
+    panels = []
+    for what, drawn in (("ratio of n images", ratios), ("its standard deviation", deviations)):
+        for curve, figure in drawn.items():
+            figure.update_xaxes(
+                title="generated images n", type="log", **ticks_at(sorted({row["images"] for row in rows}))
+            )
+            panels.append((f"{curve}: {what}" if len(drawn) > 1 else what, styled(figure, height=PANEL_HEIGHT)))
+    return panels
 
 
 OF_SAMPLES = "%{meta}, n = %{x}: %{y:.4f}<extra></extra>"
@@ -283,14 +286,14 @@ def _log_ticks(values: Iterable[float]) -> dict[str, object]:
     return {"tickvals": ticks, "tickformat": "~g", "range": [math.log10(low) - 0.03, math.log10(high) + 0.03]}
 
 
-def empty_curves(labels: Sequence[str], line: float) -> go.Figure:
+def empty_curves(labels: Sequence[str], sizes: Sequence[int], line: float) -> go.Figure:
     """Return the axes on which the page's script draws ratio against N at another threshold, a line a curve."""
     figure = go.Figure()
     for number, label in enumerate(labels):
         colour = COLOURS[number % len(COLOURS)]
         figure.add_scatter(x=[], y=[], name=plain(label), mode="lines+markers", line_color=colour)
     figure.add_hline(line, line_dash="dash", line_color="#888")
-    figure.update_xaxes(title="training images N", type="log")
+    figure.update_xaxes(title="training images N", type="log", **ticks_at(sizes))
     figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
     return styled(figure, height=320).update_layout(legend_y=-0.35)
 

@@ -129,7 +129,8 @@ def _figures(
         title = "Memorization ratio against the number of training images"
         text = (
             "Bands, or a bar at one point: 95% intervals over generated images, and over draws and seeds where there "
-            "are several, which are taken to differ alike at all sizes of a curve. Stars: EMMs."
+            "are several, which are taken to differ alike at all sizes of a curve. Stars: EMMs, linear in N between "
+            "two sizes, where the lines are straight on this logarithmic axis."
         )
         drawn.append((title, text, [("", figures.ratio_against_size(curves, published))]))
     if len({point["position"] for point in points}) < len(points):  # a cell has more than one checkpoint
@@ -148,8 +149,9 @@ def _figures(
         drawn.append((title, text, [("", ratio_against_factor(keys, cells, published))]))
     if counts:
         text = (
-            "The ratio of the first n images, with 95% intervals, and its standard deviation: as expected (lines) and "
-            "between groups of n images (markers)."
+            "The ratio of the first n images (of another tool's images: of n at random), with 95% intervals, and its "
+            "standard deviation: as expected (lines) and between groups of n images (markers). A deviation of 0, as a "
+            "ratio of 0 or 1 has it, has no place on a logarithmic axis."
         )
         drawn.append(("How many generated images the ratio needs", text, figures.ratio_against_samples(counts)))
     return drawn
@@ -185,10 +187,12 @@ def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: f
         }
         for label, sizes in curves.items()
     ]
-    drawn = len({size for sizes in curves.values() for size in sizes}) > 1
+    sizes = sorted({size for members in curves.values() for size in members})
     return {
         **_shown("", "", [("", figures.distance_histogram(counts, threshold))]),
-        "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], 1 - epsilon)) if drawn else "",
+        "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], sizes, 1 - epsilon))
+        if len(sizes) > 1
+        else "",
         "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "epsilon": epsilon, "curves": by_curve},
         "level": round(threshold * THRESHOLD_LEVELS),
     }

@@ -59,7 +59,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Store]:
                     train_seconds=1.0,
                     score_seconds=1.0,
                     attempt_id="by hand",
-                    pairs=[(tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)],
+                    pairs={i: (tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)},
                 )
             )
     return study, store
@@ -113,8 +113,8 @@ def expected_table(study: Study, threshold: float) -> list[list[str]]:
 
 def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webdriver.Chrome) -> None:
     plots = browser.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
-    # against N, epochs (a panel a curve), dropout and samples (one more); the histogram and the curves at its threshold
-    assert len(plots) == 9
+    # against N, epochs (a panel a curve), dropout and samples (two); the histogram and the curves at its threshold
+    assert len(plots) == 10
     assert all(plot.find_elements(By.CSS_SELECTOR, "svg.main-svg") for plot in plots)
     assert browser.execute_script(  # none over its neighbour
         "return [...document.querySelectorAll('.plotly-graph-div')].every(plot => "

@@ -55,6 +55,14 @@ def test_several_keys_of_an_axis_stand_together(tmp_path):
     assert list(bars.x) == ["random, 2", "random, 4"]
 
 
+@pytest.mark.parametrize(("values", "all_ticks"), [([4, 8], True), ([4, 5, 31], False)])
+def test_numbers_far_enough_apart_are_all_ticks(tmp_path, values, all_ticks):
+    cells = cells_of(tmp_path, f"[[axes]]\nT.batch_size = {values}\n", [0.1, 0.2, 0.3][: len(values)])
+    axis = ratio_against_factor(("T.batch_size",), cells).layout.xaxis
+    assert axis.type != "log"
+    assert axis.tickvals == (tuple(values) if all_ticks else None)
+
+
 def test_wide_ranges_of_numbers_have_a_logarithmic_axis(tmp_path):
     cells = cells_of(tmp_path, "[[axes]]\nT.batch_size = [1, 2, 8]\n", [0.1, 0.2, 0.3])
     figure = ratio_against_factor(("T.batch_size",), cells)

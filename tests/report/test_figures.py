@@ -8,7 +8,7 @@ import pytest
 from diffmem.emm import Interval, estimate_emm, mean_ratios
 from diffmem.report import figures
 from diffmem.report.estimates import Curve, Point
-from diffmem.store import Row
+from diffmem.store import THRESHOLD_LEVELS, Row
 
 SIZES = [8, 16, 32]
 
@@ -212,7 +212,7 @@ def test_a_table_says_what_x_and_y_are() -> None:
     samples = figures.ratio_against_samples(counts)
     assert figures.axis_titles(samples) == ("generated images n", "value")
     assert {name for name, *_ in figures.data_table(samples)} == {
-        "ratio of the first n images, a",
+        "ratio of n images, a",
         "its standard deviation, a: expected",
     }
 
@@ -263,12 +263,21 @@ def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_t
     apart = figures.ratio_against_samples(
         [{**row, "curve": f"<b>{row['position']}", "first": 0.25 * (1 + row["position"])} for row in cells]
     )
-    first_n = "ratio of the first n images"
-    assert [label for label, _ in apart][:2] == [f"<b>0: {first_n}", f"<b>1: {first_n}"]
+    first_n = "ratio of n images"
+    deviation = "its standard deviation"
+    assert [label for label, _ in apart] == [f"<b>{i}: {what}" for what in (first_n, deviation) for i in (0, 1)]
     shown = {(name, y) for name, _, y, interval in figures.data_table(apart) if interval}
     assert shown == {(f"<b>0: {first_n}, <b>0</b>", 0.25), (f"<b>1: {first_n}, <b>1</b>", 0.5)}
     for _, figure in apart:  # each legend has the size, however many panels show it
         assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
     for _, figure in both:
         assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
-    assert ("ratio of the first n images, <b>1</b>", 10, 0.5, "0.237 to 0.763") in figures.data_table(both)
+    assert ("ratio of n images, <b>1</b>", 10, 0.5, "0.237 to 0.763") in figures.data_table(both)
+
+
+def test_the_last_bar_of_the_histogram_has_images_with_two_nearest_equally_far_away() -> None:
+    levels = {1: 5, 40: 7, THRESHOLD_LEVELS + 1: 2}
+    counts = [{"position": 0, "epoch": 3, "level": level, "images": images} for level, images in levels.items()]
+    (bars,) = figures.distance_histogram(counts, 1 / 3).data
+    assert sum(bars.y) == 14
+    assert {round(x * THRESHOLD_LEVELS + 0.5): y for x, y in zip(bars.x, bars.y, strict=True) if y} == levels
