@@ -97,7 +97,7 @@ class Monitor:
         and with a random stream of its own, so that the training goes on as it would without. A step that the store
         has is not measured again: its ratio is returned.
         """
-        if step % self.every:
+        if step % self.every and float(step).is_integer():
             return None
         known = self._known(step)
         return self._measure(self._generated(generate), step, loss) if known is None else known
@@ -116,8 +116,8 @@ class Monitor:
 
     def _known(self, step: int) -> float | None:
         """Return the ratio that the store has of a step, and say so as a warning."""
-        if not 0 <= step <= LAST_STEP:
-            raise DataError(f"{self.name}: a step is a number from 0 to {LAST_STEP}, not {step}")
+        if not 0 <= step <= LAST_STEP or not float(step).is_integer():
+            raise DataError(f"{self.name}: a step is a whole number from 0 to {LAST_STEP}, not {step}")
         rows = self.store.read(
             "SELECT ratio FROM checkpoints WHERE cell_id = ? AND epoch = ?", [self.cell.cell_id, step]
         )

@@ -503,6 +503,20 @@ def test_emm_as_a_table_has_the_same_numbers():
     assert cells_of(line) == ["M.condition = none", "4.4", "4.0 to 4.4", "1.000", "0.000"]
 
 
+def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
+    study, store = tiny.load(folder, tiny.TEXT), Store(Path("store/diffmem.duckdb"))
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.5, 0.55, 0.4])
+    title, headings, _, first, second, *notes = diffmem("emm", "tiny").stdout.splitlines()
+    assert (title, headings.split()) == ("tiny: memorization ratio", ["curve", "N=8", "95%"])
+    assert first.split() == ["M.dropout", "=", "0.0", "0.550", "0.342", "to", "0.742"]
+    assert second.split() == ["M.dropout", "=", "0.2", "-", "-"]
+    assert notes == [
+        "M.dropout = 0.2: 1 of 1 cells are not finished",
+        "one size tells no EMM, the largest N with memorization ratio >= 0.9",
+    ]
+
+
 def test_emm_says_what_is_not_measured_yet():
     fill({("none", 4): [1.0]})
     none, unique = data("emm", "small")["curves"]
@@ -548,6 +562,21 @@ def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
 
 
 SHORT = tiny.TEXT.replace("epochs = 30 ", "epochs = 1 ").replace("every = 12", "every = 1").replace("20", "2")
+
+
+def test_a_watched_report_that_is_stopped_stays_and_has_the_exit_code_of_the_signal(tmp_path):
+    study, store, path = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb"), tmp_path / "page.html"
+    tiny.register(store, study)
+    command = tiny.command("report", "tiny", "--watch", "--store", store.path, "-o", path)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=tiny.environment(), **output) as process:
+        try:
+            wait_for(path, "0 of 6 checkpoints", process)
+            process.send_signal(signal.SIGINT)
+            printed, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, printed, told) == (130, f"report: {path}\n", "the page stays as it is now\n")
 
 
 def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):

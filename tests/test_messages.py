@@ -561,6 +561,7 @@ CASES = [
             "query FROM\tcells --store",
         )
     ),
+    Case("export cells --json --format csv", "Error: --json and --format csv are two formats; take one"),
     Case("store check a.duckdb --store b.duckdb", "Error: a.duckdb and --store b.duckdb are two stores; name one"),
     # reports
     Case(
@@ -730,7 +731,8 @@ CALLS = {
     ),
     "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
     "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
-    "mine: a step is a number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
+    "mine: a step is a whole number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
+    "mine: a step is a whole number from 0 to 2147483647, not 0.5": lambda: watch()(0.5, lambda count: IMAGES[:count]),
     "mine: generate(8) has returned 3 images; let it return as many as it is asked for": lambda: watch()(
         10, lambda count: IMAGES[:count]
     ),

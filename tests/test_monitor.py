@@ -211,7 +211,7 @@ def test_samples_that_are_not_what_was_asked_for_are_refused_and_nothing_is_stor
     ]:
         with pytest.raises(DataError, match=reason):
             watch(0, generate)
-    with pytest.raises(DataError, match="a step is a number from 0 to 2147483647, not -1"):
+    with pytest.raises(DataError, match="a step is a whole number from 0 to 2147483647, not -1"):
         watch.score(training, -1)
     assert store.rows("FROM checkpoints") == []
 

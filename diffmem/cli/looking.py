@@ -145,6 +145,8 @@ def export(
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} are two formats; take one")
     chosen = _format(form or ("json" if as_json else None), output)
     from diffmem.export import export as write
     from diffmem.store import Store

@@ -105,6 +105,7 @@ HEADINGS = {
     "images to train": "train",
     "images to generate": "generate",
     "operations": "FLOP",
+    "seconds": "time",
 }
 """Shorter names of columns for a table, whose last lines have the whole ones."""
 

@@ -1,6 +1,8 @@
 """The commands that say what has come out: `status`, `emm`, `report` and `findings`."""
 
 import itertools
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffmem.report.claims import Finding
+    from diffmem.report.estimates import Curve
     from diffmem.report.findings import Result
     from diffmem.store import Row
 
@@ -44,6 +47,10 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
     study of the store is.
+
+    A cell is waiting, running, finished, interrupted (by a signal), lost (its process ended without a word), failed,
+    crossed (a search needed no more of it) or ended (a monitor that is closed). `diffmem run` goes on with those that
+    are waiting, interrupted or lost, and with --retry-failed with the failed ones.
 
     Example: diffmem status quickstart
     """
@@ -192,7 +199,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.report.estimates import study_curves
+    from diffmem.report.estimates import size_of, study_curves
 
     store, row = stored(store_path, study, profile)
     name = row["study"]
@@ -214,19 +221,25 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
     if as_json:
         print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows})
         return
-    table = [
-        {
-            "curve": row["curve"] or "all cells",
-            "EMM": row["emm"],
-            "95%": str(curve.interval or "-"),
-            **{f"N={point.size}": point.best for point in curve.points},
-        }
-        for row, curve in zip(rows, curves, strict=True)
-    ]
-    print_table(f"{name}: largest N with memorization ratio >= {1 - curves[0].epsilon:g}", table)
+    alone = len({size_of(cell) for cell in store.cells(name)}) == 1
+    line = f"memorization ratio >= {1 - curves[0].epsilon:g}"
+    title = f"{name}: memorization ratio" if alone else f"{name}: largest N with {line}"
+    print_table(title, [_curve_row(curve, alone=alone) for curve in curves])
     for curve in curves:
-        if curve.note:
-            print_wrapped(f"{curve.label or 'all cells'}: {curve.note}", indent=4)
+        if note := curve.caveat if alone else curve.note:
+            print_wrapped(f"{curve.label or 'all cells'}: {note}", indent=4)
+    if alone:
+        print_wrapped(f"one size tells no EMM, the largest N with {line}", indent=4)
+
+
+def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:
+    """Return what `emm` prints of a curve: its EMM and ratios, or of one size `alone` the ratio and its interval."""
+    ratios = {f"N={point.size}": point.best for point in curve.points}
+    label = {"curve": curve.label or "all cells"}
+    if alone:
+        interval = [f"{point.low:.3f} to {point.high:.3f}" for point in curve.points]
+        return {**label, **ratios, "95%": "".join(interval) or None}
+    return {**label, "EMM": str(curve.estimate or "not measured"), "95%": str(curve.interval or "-"), **ratios}
 
 
 @click.command()
@@ -257,7 +270,7 @@ def report(
 
     STUDIES are study files, or names that the store knows them by or their beginnings; without any, all of the store's.
 
-    With --watch, the page loads itself anew while cells are unfinished; Ctrl-C ends the watching.
+    With --watch, the page loads itself anew while there is something left to run; Ctrl-C ends the watching.
 
     Example: diffmem report quickstart -o quickstart.html
     """
@@ -267,7 +280,7 @@ def report(
     from diffmem.store import Store
 
     path = output or store_paths[0].parent / "report.html"
-    stop = StopOnSignal() if watch else None
+    stop = StopOnSignal("the page stays as it is now") if watch else None
     meant: list[str] = []
     for written in itertools.count():
         before = _changed(store_paths)
@@ -284,7 +297,7 @@ def report(
         while not (stop and stop()) and _changed(store_paths) == before:
             time.sleep(0.5)
         if stop and stop():
-            return
+            sys.exit(128 + (stop.signal or signal.SIGINT))
     if written:
         click.echo(f"report: {path}, written {written + 1} times; nothing is left to run")
 

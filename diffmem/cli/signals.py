@@ -7,9 +7,13 @@ from types import FrameType
 
 
 class StopOnSignal:
-    """Says whether SIGINT or SIGTERM has come; the second one ends the process at once."""
+    """Says whether SIGINT or SIGTERM has come; the second one ends the process at once.
 
-    def __init__(self) -> None:
+    `answer` is what the first one is answered with.
+    """
+
+    def __init__(self, answer: str = "stopping after this step; once more to stop at once") -> None:
+        self.answer = answer
         self.signal: int | None = None
         self.at = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -28,4 +32,4 @@ class StopOnSignal:
             os._exit(128 + number)
         self.signal, self.at = number, time.monotonic()
         if os.environ.get("RANK", "0") == "0":
-            os.write(2, b"stopping after this step; once more to stop at once\n")
+            os.write(2, f"{self.answer}\n".encode())
