@@ -451,11 +451,12 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
     faults = []
     levels = len(M.channel_mult)
     sides = [resolution >> level for level in range(levels)]
-    if resolution % (1 << (levels - 1)):
+    halved = resolution % (1 << (levels - 1)) == 0
+    if not halved:
         message = f"{levels} levels halve the side {levels - 1} times, which {resolution} pixels do not allow"
-        return [Fault(("M.channel_mult", "P.resolution"), message)]
+        faults.append(Fault(("M.channel_mult", "P.resolution"), message))
     for side in M.attention or ():
-        if side not in sides:
+        if halved and side not in sides:
             known = ", ".join(map(str, sides))
             message = f"the net has no resolution {side}; it has {known}"
             faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
@@ -463,8 +464,10 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
     if len(M.skip_mask) != expected:
         message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
         faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
-    if M.width % 2 and M.network == "ddpm++":
+    odd = M.width % 2 and M.network == "ddpm++"
+    if odd:
         faults.append(Fault(("M.width",), f"the noise embedding is half sines and half cosines; {M.width} is odd"))
+    if odd or not halved:  # there are no layers to look at
         return faults
     uneven = sorted(c for c in normalised_channels(M, resolution) if c < 4 or c % group_count(c))
     if uneven:

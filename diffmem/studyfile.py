@@ -1,5 +1,6 @@
 """Reading study files: TOML text with the line of every key, merged with what it extends, a profile and overrides."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,19 +87,21 @@ class Layer:
 
 
 class Faults:
-    """Collects faults, each once, in the order in which they are found."""
+    """Collects faults, each once, and tells them file by file in the order of their lines."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, None] = {}
+        self._places: dict[str, Place] = {}
 
     def add(self, place: Place, key: str, message: str) -> None:
         """Note that `key`, written at `place`, is wrong."""
-        self._texts[f"{place}: {key}: {message}" if key else f"{place}: {message}"] = None
+        self._places[f"{place}: {key}: {message}" if key else f"{place}: {message}"] = place
 
     def raise_if_any(self) -> None:
         """Raise a StudyError with all faults, if there are any."""
-        if self._texts:
-            raise StudyError(list(self._texts))
+        if self._places:
+            files = list(dict.fromkeys(place.source for place in self._places.values()))
+            rank = {text: (files.index(place.source), place.line or math.inf) for text, place in self._places.items()}
+            raise StudyError(sorted(rank, key=rank.__getitem__))
 
 
 def read_study(path: Path, *, profile: str | None, overrides: Sequence[str], faults: Faults) -> Layer:

@@ -521,6 +521,12 @@ def test_a_size_that_is_wrong_hides_no_other_fault(bad):
     assert {fault.split(": ")[1] for fault in faults(text.replace("digits", "digitz"))} >= {"P.size", "P.dataset"}
 
 
+def test_faults_come_in_the_order_of_the_lines_and_levels_that_do_not_fit_hide_none():
+    text = BASE.replace("width = 8", 'skips = "1 1"\nwidth = 7').replace("[2, 2]", "[2, 2, 2, 2, 2]") + "lrr = 1\n"
+    keys = [fault.split(": ")[1] for fault in faults(text.replace("size = 8", "size = 100_000"))]
+    assert keys == ["P.size", "M.skips", "M.width", "M.channel_mult", "T.lrr"]
+
+
 def test_a_fault_that_many_cells_share_is_reported_once():
     assert len(faults(BASE + "ema = 2.0\n[[axes]]\nP.size = [4, 8]\n[[axes]]\nT.seed = [0, 1, 2]\n")) == 1
 
