@@ -381,6 +381,7 @@ def test_status_tells_how_far_each_cell_is():
         ("unique", 4, "waiting", "0/2"),
         ("unique", 8, "waiting", "0/2"),
     ]
+    assert all(row["checkpoints"] == f"{row['measured']}/{row['expected']}" for row in rows)
     assert [(row["best ratio"], row["last ratio"]) for row in rows] == [
         (1.0, 0.5),
         (0.3, 0.3),

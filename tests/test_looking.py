@@ -108,10 +108,10 @@ def test_show_has_each_ratio_with_its_wilson_interval(ids):
         interval = binomtest(round(20 * wanted), 20).proportion_ci(method="wilson")
         assert ratio == wanted
         assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-12)
-    assert "0.550  0.342  0.742" in diffmem("show", ids[0]).stdout
+    assert " 11/20      0.550  0.342  0.742 " in diffmem("show", ids[0]).stdout
 
 
-def test_show_has_every_attempt_with_how_it_ended(ids):
+def test_show_has_every_attempt_with_how_it_ended(store, ids):
     failed, finished = data("show", ids[0])["attempts"]
     assert (failed["outcome"], failed["error"]) == ("failed", "out of memory [/b]; lower M.width")
     assert (finished["outcome"], finished["error"]) == ("finished", None)
@@ -120,6 +120,10 @@ def test_show_has_every_attempt_with_how_it_ended(ids):
     text = diffmem("show", ids[0]).stdout
     assert "a-host" in text
     assert ": out of memory [/b]; lower M.width" in text
+    assert text.count("with python 3.0, torch 9.9") == 1  # the same for both
+    change(store, "UPDATE attempts SET versions = '{\"torch\": \"10\"}' WHERE outcome = 'failed'")
+    lines = [line for line in diffmem("show", ids[0]).stdout.splitlines() if line.startswith("from ")]
+    assert [line.partition(" UTC with ")[2] for line in lines] == ["torch 10", "python 3.0, torch 9.9"]
 
 
 def test_show_of_a_cell_with_nothing_measured(ids):

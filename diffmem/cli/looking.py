@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
-from diffmem.cli.tables import print_json, print_table
+from diffmem.cli.tables import print_json, print_table, print_wrapped
 from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     click.echo("studies" if described["studies"] else "in no study")
     for place in described["studies"]:
         click.echo(f"  {place['study']}: {place['name']}")
-    print_table("checkpoints", [{**row, "measured_at": moment(row["measured_at"])} for row in described["checkpoints"]])
+    print_table("checkpoints", [_checkpoint(row) for row in described["checkpoints"]])
     print_table("attempts", [_attempt(row) for row in described["attempts"]])
+    for versions in dict.fromkeys(_versions(row) for row in described["attempts"]):
+        since = next(row["started_at"] for row in described["attempts"] if _versions(row) == versions)
+        print_wrapped(f"from {moment(since)} with {versions}", indent=4)
     for row in described["attempts"]:
         if row["error"]:
             click.echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
@@ -51,6 +54,23 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
 
 def _setting(value: Any) -> str:
     return "-" if value is None else str(value)
+
+
+def _checkpoint(row: "Row") -> dict[str, Any]:
+    """Return a checkpoint as `show` prints it: so that a row fits a terminal."""
+    return {
+        "epoch": row["epoch"],
+        "step": row["step"],
+        "memorized": f"{row['memorized']}/{row['samples']}",
+        **{key: row[key] for key in ("ratio", "low", "high", "loss")},
+        "train": duration(row["train_seconds"]),
+        "score": duration(row["score_seconds"]),
+        "measured": moment(row["measured_at"]),
+    }
+
+
+def _versions(row: "Row") -> str:
+    return ", ".join(f"{package} {number}" for package, number in row["versions"].items())
 
 
 def _attempt(row: "Row") -> dict[str, Any]:
@@ -62,7 +82,6 @@ def _attempt(row: "Row") -> dict[str, Any]:
         "started": moment(row["started_at"]),
         "took": None if row["seconds"] is None else duration(row["seconds"]),
         "commit": row["git_commit"] and row["git_commit"][:10] + " (changed)" * bool(row["git_dirty"]),
-        "versions": ", ".join(f"{package} {number}" for package, number in row["versions"].items()),
     }
 
 

@@ -70,7 +70,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         cell["state"] = cell_state(cell)
         cell["seconds left"] = _left(cell["state"], left[cell["cell_id"]])
     if as_json:
-        print_json([_status_row(cell) | _attempt_row(cell) for cell in cells])
+        print_json([_status_row(cell) | _counts(cell) | _attempt_row(cell) for cell in cells])
         return
     rows = [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells]
     print_table(row["study"], rows, cut="cell_id")
@@ -132,6 +132,11 @@ def _status_row(cell: "Row") -> dict[str, Any]:
         "best ratio": cell["best"],
         "last ratio": cell["last"],
     }
+
+
+def _counts(cell: "Row") -> dict[str, Any]:
+    """Return how many checkpoints a cell has, and of how many where that is known."""
+    return {"measured": cell["measured"], "expected": cell["expected"] or None}
 
 
 def _attempt_row(cell: "Row") -> dict[str, Any]:
