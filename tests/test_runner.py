@@ -199,7 +199,9 @@ def test_a_quiet_run_tells_only_what_failed_and_how_it_ended(tmp_path: Path) -> 
     failing = run.again("--set", "T.lr=1e30", "--quiet")
     assert (failing.returncode, len(failing.stdout.splitlines())) == (1, 2)
     assert all("failed: the training loss is" in line for line in failing.stdout.splitlines())
-    assert failing.stderr.startswith("2 of 2 cells failed")
+    note, end = failing.stderr.splitlines()
+    assert note.startswith("note: tiny was the study of --set T.epochs=2 so far, and becomes that of --set T.lr=1e30;")
+    assert end.startswith("2 of 2 cells failed")
 
 
 def test_a_run_leaves_the_store_and_no_image_or_state(reference: Run) -> None:
@@ -761,7 +763,8 @@ def test_a_store_that_cannot_be_written_ends_the_run_in_one_sentence(
         timeout=300,
     )
     assert limited.returncode == 1, limited
-    (said,) = limited.stderr.splitlines()
+    note, said = limited.stderr.splitlines()
+    assert note.startswith("note: tiny was the study of the file alone so far, and becomes that of ")
     assert said.startswith(f"{store.path}: ")
     assert "too large" in said or "full" in said
     tiny.check_equal(tiny.results(store), expected)

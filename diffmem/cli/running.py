@@ -142,7 +142,7 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
         else:
             continue
         click.echo(
-            f"note: {study.name} was the study of {was} so far, and is now that of {now}; what is measured stays in "
+            f"note: {study.name} was the study of {was} so far, and becomes that of {now}; what is measured stays in "
             f"the store, but {advice}",
             err=True,
         )
