@@ -306,7 +306,7 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        scores = Scores(images, shown=range(score.pairs if self.group.leads else 0))
+        scores = Scores(images, pairs=score.pairs if self.group.leads else 0)
         at_once = PRECISION_CHECK if score.precision else score.samples
         for first in range(0, score.samples, at_once):
             part = range(first, min(first + at_once, score.samples))

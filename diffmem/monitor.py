@@ -150,7 +150,7 @@ class Monitor:
     def _measure(self, batches: Iterable[Tensor], step: int, loss: float | None) -> float:
         """Append the score of the images of a step to the store."""
         started = time.monotonic()
-        scores, count = Scores(self._images, shown=range(PAIRS)), 0
+        scores, count = Scores(self._images, pairs=PAIRS), 0
         for batch in batches:
             for part in torch.split(batch.to(self.device), BATCH):
                 scores.add(part)

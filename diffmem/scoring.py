@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from diffmem.emm import wilson
 from diffmem.errors import DataError
 from diffmem.group import ALONE, Group, this_device
 from diffmem.images import Source, image_files, read_images
-from diffmem.memorization import THRESHOLD, is_memorized, memorized_share, two_nearest
+from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
 
@@ -29,31 +29,28 @@ PAIRS = 32
 MOST_COPIED = 10
 """Training images of a checkpoint that the store keeps pictures of, those that most memorized images copy."""
 
+ORDER_SEED = 0
+"""Seed of the order in which images of other tools are taken."""
+
 
 class Scores:
-    """The two nearest training images of generated ones, gathered batch by batch.
+    """The two nearest training images of generated ones, gathered batch by batch."""
 
-    The pictures of the samples `shown`, by their number in the order in which they are added, are kept.
-    """
-
-    def __init__(self, training_images: Tensor, *, shown: Collection[int]) -> None:
-        self.training_images, self.shown = training_images, shown
-        self.added = 0
+    def __init__(self, training_images: Tensor, *, pairs: int) -> None:
+        self.training_images, self.wanted_pairs = training_images, pairs
         self.added_nearest: list[Tensor] = []
         self.added_distances: list[Tensor] = []
         self.nearest: list[Tensor] = []
         self.distances: list[Tensor] = []
-        self.pairs: dict[int, tuple[bytes, bytes]] = {}
+        self.pairs: list[tuple[bytes, bytes]] = []
 
     def add(self, generated: Tensor) -> None:
         """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
         index, distance = two_nearest(generated, self.training_images)
         self.added_nearest.append(index[:, 0].cpu())
         self.added_distances.append(distance.cpu())
-        for sample in sorted(set(range(self.added, self.added + len(generated))) & set(self.shown)):
-            number = sample - self.added
-            self.pairs[sample] = png(generated[number]), png(self.training_images[index[number, 0]])
-        self.added += len(generated)
+        for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
+            self.pairs.append((png(image), png(self.training_images[nearest])))
 
     def gather(self, group: Group, count: int) -> None:
         """Put together what the processes of a group have added since last time, `count` images in their order."""
@@ -81,7 +78,7 @@ class Scores:
             d2=distances[:, 1].numpy().copy(),
             memorized=int(memorized.sum()),
             pairs=self.pairs,
-            copied=self._most_copied(nearest[memorized]) if self.shown else (),
+            copied=self._most_copied(nearest[memorized]) if self.wanted_pairs else (),
             **measured,
         )
 
@@ -179,26 +176,10 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
         keep=True,  # other images of this name, or another training set, are another curve
     )
-    device = this_device()
-    attempt = store.start_attempt(cell.cell_id, provenance(device))
-    started = time.monotonic()
-    # a sample of the images, whose order is that of their names, and may say what they show
-    shown = np.random.default_rng(0).permutation(len(generated.images))[:PAIRS].tolist()
-    scores = Scores(torch.from_numpy(source.images).to(device), shown=shown)
-    for batch in torch.from_numpy(generated.images).split(BATCH):  # type: ignore[no-untyped-call]
-        scores.add(batch.to(device))
-    scores.gather(ALONE, len(generated.images))
-    seconds = time.monotonic() - started
-    checkpoint = scores.checkpoint(
-        cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
-    )
-    store.append(checkpoint)
-    store.end_attempt(attempt, "finished")
+    checkpoint = _measured(cell, generated.images, source.images, store)
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
-    copied, files = store.most_copied(cell.cell_id), [] if against in DATASETS else image_files(against)
-    if files:
-        copied = [{**row, "file": files[row["nearest"]]} for row in copied]
-    replicated = np.unique(checkpoint.nearest[checkpoint.d1 < THRESHOLD * checkpoint.d2])
+    replicated = store.replicated(cell.cell_id)
+    files = [] if against in DATASETS else image_files(against)
     return Score(
         name,
         checkpoint.samples,
@@ -207,9 +188,33 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         high,
         size=cell.size,
         replicated=len(replicated),
-        most_copied=copied,
+        most_copied=[{**row, "file": files[row["nearest"]]} if files else row for row in replicated[:MOST_COPIED]],
         twins=_twins(source.images),
     )
+
+
+def _measured(
+    cell: ForeignCell, generated: npt.NDArray[np.uint8], training_images: npt.NDArray[np.uint8], store: Store
+) -> Checkpoint:
+    """Score images in a random order and append the checkpoint to the store.
+
+    The first ones then stand for all in galleries and figures, where an order by file names may go by what they show.
+    """
+    order = np.random.default_rng(ORDER_SEED).permutation(len(generated))
+    device = this_device()
+    attempt = store.start_attempt(cell.cell_id, provenance(device))
+    started = time.monotonic()
+    scores = Scores(torch.from_numpy(training_images).to(device), pairs=PAIRS)
+    for batch in torch.from_numpy(generated[order]).split(BATCH):  # type: ignore[no-untyped-call]
+        scores.add(batch.to(device))
+    scores.gather(ALONE, len(generated))
+    seconds = time.monotonic() - started
+    checkpoint = scores.checkpoint(
+        cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
+    )
+    store.append(checkpoint)
+    store.end_attempt(attempt, "finished")
+    return checkpoint
 
 
 def _study_name(images: str) -> str:

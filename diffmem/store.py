@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,9 +51,7 @@ class Checkpoint:
     train_seconds: float
     score_seconds: float
     attempt_id: str
-    pairs: Mapping[int, tuple[bytes, bytes]] = field(
-        default_factory=dict
-    )  # PNG of some samples and their nearest image
+    pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
     copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
 
     @property
@@ -131,8 +129,7 @@ class Store(Database):
         They replace what it listed before, or with `keep` come after it where they are not in it.
         """
         now = utc_now()
-        kept = [json.dumps(each) for each in (axes, estimation, overrides)]
-        study = [name, title, figure, path, *kept[:2], now, kept[2], folder]
+        written = [json.dumps(each) for each in (axes, estimation, overrides)]
         distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
         rows = {
             "cell_id": _texts(cell.cell_id for cell in distinct),
@@ -148,8 +145,12 @@ class Store(Database):
         }
         with self.writing(PATIENCE, create=True) as connection:
             connection.execute(
-                f"INSERT OR REPLACE INTO studies SELECT ?, ?, ?, ?, ?, ?, {_later('registered_at', 'studies')}, ?, ?",
-                study,
+                f"""
+                INSERT OR REPLACE INTO studies (study, title, figure, path, folder, axes, estimation, overrides,
+                    registered_at)
+                SELECT ?, ?, ?, ?, ?, ?, ?, ?, {_later("registered_at", "studies")}
+                """,
+                [name, title, figure, path, folder, *written, now],
             )
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
@@ -254,7 +255,7 @@ class Store(Database):
             if c.pairs:
                 connection.executemany(
                     "INSERT INTO pairs VALUES (?, ?, ?, ?, ?)",
-                    [(c.cell_id, c.epoch, sample, *pair) for sample, pair in c.pairs.items()],
+                    [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
                 )
             if c.copied:
                 connection.executemany(
@@ -365,27 +366,19 @@ class Store(Database):
     def sample_counts(self, study: str, threshold: float) -> list[Row]:
         """Return how far each cell's last ratio depends on the number of generated images: position, curve, name, size,
         samples and ratio (of all), images, first (the ratio of the first so many), deviation (the standard deviation
-        between disjoint groups of so many, None where there are fewer than ten).
-
-        Images of other tools are taken in an order drawn at random, for that of their names may say what they show.
-        """
+        between disjoint groups of so many, None where there are fewer than ten)."""
         return self.read(
             """
             WITH last AS (
                 SELECT position, results.curve, name, results.cell_id, size, max(epoch) AS epoch,
                     max_by(samples, epoch) AS samples
                 FROM results JOIN study_cells USING (study, position) WHERE study = ? GROUP BY ALL
-            ), ordered AS (
-                SELECT last.*, d1, d2, CASE WHEN json_exists(configuration, '$.images')
-                    THEN row_number() OVER (PARTITION BY position ORDER BY md5(sample::VARCHAR)) - 1
-                    ELSE sample END AS place
-                FROM last JOIN evidence USING (cell_id, epoch) JOIN cells USING (cell_id)
             ), counts AS (
                 SELECT unnest([10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000]) AS images
             ), groups AS (
-                SELECT position, curve, name, size, samples, images, place // images AS number,
+                SELECT position, curve, name, size, samples, images, sample // images AS number,
                     count(*) FILTER (d1 < ? * d2) AS memorized, count(*) AS members
-                FROM ordered JOIN counts ON images <= samples
+                FROM last JOIN evidence USING (cell_id, epoch) JOIN counts ON images <= samples
                 GROUP BY ALL
             )
             SELECT position, curve, name, size, samples, images,
@@ -468,16 +461,16 @@ class Store(Database):
             [study],
         )
 
-    def most_copied(self, cell_id: str, count: int = 10) -> list[Row]:
-        """Return the training images that most memorized images of a cell's last checkpoint are nearest to:
-        nearest (position in the training set) and copies."""
+    def replicated(self, cell_id: str) -> list[Row]:
+        """Return the training images that memorized images of a cell's last checkpoint are nearest to, most copied
+        first: nearest (position in the training set) and copies."""
         return self.read(
             """
             SELECT nearest, count(*) AS copies FROM evidence
             WHERE cell_id = ? AND epoch = (SELECT max(epoch) FROM checkpoints WHERE cell_id = ?) AND d1 < ? * d2
-            GROUP BY nearest ORDER BY copies DESC, nearest LIMIT ?
+            GROUP BY nearest ORDER BY copies DESC, nearest
             """,
-            [cell_id, cell_id, THRESHOLD, count],
+            [cell_id, cell_id, THRESHOLD],
         )
 
     def pairs(self, study: str) -> list[Row]:

@@ -198,7 +198,7 @@ def checkpoint(
         train_seconds=1.5,
         score_seconds=0.5,
         attempt_id=attempt,
-        pairs=dict(enumerate(pairs)),
+        pairs=pairs,
     )
 
 

@@ -59,7 +59,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Store]:
                     train_seconds=1.0,
                     score_seconds=1.0,
                     attempt_id="by hand",
-                    pairs={i: (tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)},
+                    pairs=[(tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)],
                 )
             )
     return study, store
