@@ -63,15 +63,7 @@ def plan(
     if as_json:
         print_json(rows)
         return
-    units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
-    shown = [{key: units[key](value) if key in units else value for key, value in row.items()} for row in rows]
-    for row in shown:
-        row["checkpoints"] = f"{row.pop('measured')}/{row['checkpoints']}"
-    print_table(
-        f"{loaded.title} ({loaded.name})",
-        [{HEADINGS.get(key, key): row[key] for key in row} for row in shown],
-        cut="cell_id",
-    )
+    print_table(f"{loaded.title} ({loaded.name})", [_shown_row(row) for row in rows], cut="cell_id")
     click.echo(
         f"{counted(len(rows), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
@@ -128,6 +120,14 @@ def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None
     if speed is not None:
         row["seconds"] = 0.0 if planned.finished else planned.seconds(speed[cell.cell_id])
     return row
+
+
+def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a plan as its table shows it."""
+    units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
+    shown = {key: units[key](value) if key in units else value for key, value in row.items()}
+    shown["checkpoints"] = f"{shown.pop('measured')}/{shown['checkpoints']}"
+    return {HEADINGS.get(key, key): value for key, value in shown.items()}
 
 
 @click.command()

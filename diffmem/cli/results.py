@@ -204,11 +204,13 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.report.estimates import size_of, study_curves
+    from diffmem.report.estimates import curves_of, only_size, study_cells
 
     store, row = stored(store_path, study, profile)
     name = row["study"]
-    curves = study_curves(store, row)
+    with store.snapshot():
+        cells, _ = study_cells(store, row)
+    curves = curves_of(cells, row["estimation"]["epsilon"])
     rows = [
         {
             "curve": curve.label,
@@ -226,7 +228,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
     if as_json:
         print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows})
         return
-    alone = len({size_of(cell) for cell in store.cells(name)}) == 1
+    alone = only_size(cells) is not None
     line = f"memorization ratio >= {1 - curves[0].epsilon:g}"
     title = f"{name}: memorization ratio" if alone else f"{name}: largest N with {line}"
     print_table(title, [_curve_row(curve, alone=alone) for curve in curves])

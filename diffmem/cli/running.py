@@ -132,20 +132,22 @@ def run(
 
 def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     """Say so where the store has another study of this name, whose cells are then not listed under it."""
-    known = [row for row in store.studies() if row["study"] == study.name] if store.exists() else []
-    for row in known:
-        if is_another_file(row, study.path):
-            was, now, advice = file_of(row), study.path, "rename one of the files to have a report of both"
-        elif row["overrides"] != list(study.overrides):
-            was, now = (as_options(each) or "the file alone" for each in (row["overrides"], study.overrides))
-            advice = "a copy of the file under another name, or a profile, has a report of its own"
-        else:
-            continue
-        click.echo(
-            f"note: {study.name} was the study of {was} so far, and becomes that of {now}; what is measured stays in "
-            f"the store, but {advice}",
-            err=True,
-        )
+    rows = store.studies() if store.exists() else []
+    known = next((row for row in rows if row["study"] == study.name), None)
+    if known is None:
+        return
+    if is_another_file(known, study.path):
+        was, now, advice = file_of(known), study.path, "rename one of the files to have a report of both"
+    elif known["overrides"] != list(study.overrides):
+        was, now = (as_options(each) or "the file alone" for each in (known["overrides"], study.overrides))
+        advice = "a copy of the file under another name, or a profile, has a report of its own"
+    else:
+        return
+    click.echo(
+        f"note: {study.name} was the study of {was} so far, and becomes that of {now}; what is measured stays in "
+        f"the store, but {advice}",
+        err=True,
+    )
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:

@@ -111,6 +111,12 @@ def _noise(points: Sequence[Point], significant: Sequence[bool]) -> str:
     return f"from {', '.join(within)} it may be the noise of images, draws and seeds (95%)" if within else ""
 
 
+def only_size(cells: Sequence[Row]) -> int | None:
+    """Return the N of a study whose cells have one alone, and that therefore tells no EMM; None for several."""
+    sizes = {size_of(cell) for cell in cells}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def size_of(cell: Row) -> int:
     """Return the training set size N of a cell (a row of `store.cells`)."""
     return int(cell["configuration"]["P"]["size"])

@@ -51,7 +51,6 @@ def galleries(
                 {
                     "generated": generated,
                     "nearest": nearest,
-                    "sample": pair["sample"],
                     "number": pair["number"],
                     "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
                     "memorized": pair["d1"] < threshold * pair["d2"],

@@ -18,7 +18,16 @@ from diffmem.config import DATASETS, THRESHOLD
 from diffmem.cost import cell_cost, stored_cell
 from diffmem.files import whole
 from diffmem.report import figures, galleries
-from diffmem.report.estimates import GOING_ON, Curve, by_position, cell_state, curves_of, size_of, study_cells
+from diffmem.report.estimates import (
+    GOING_ON,
+    Curve,
+    by_position,
+    cell_state,
+    curves_of,
+    only_size,
+    size_of,
+    study_cells,
+)
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figures import Panel
 from diffmem.report.findings import Evidence, study_results
@@ -92,6 +101,7 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
     return {
         **study,
         "curves": curves,
+        "only_size": only_size(cells),
         "sizes": sorted({point.size for curve in curves for point in curve.points}),
         "states": states,
         "unit": unit,
@@ -149,7 +159,7 @@ def _figures(
         drawn.append((title, text, [("", ratio_against_factor(keys, cells, published))]))
     if counts:
         text = (
-            "The ratio of the first n images (of another tool's images: of n at random), with 95% intervals, and its "
+            "The ratio of the first n images, with 95% intervals, and its "
             "standard deviation: as expected (lines) and between groups of n images (markers). A deviation of 0, as a "
             "ratio of 0 or 1 has it, has no place on a logarithmic axis."
         )

@@ -193,22 +193,15 @@ def test_no_point_at_all_makes_no_panel_of_epochs() -> None:
     assert figures.ratio_against_epochs([]) == []
 
 
+def counted(n: int, **more: object) -> Row:
+    """Return a row of `store.sample_counts`."""
+    cell = {"position": 0, "curve": "", "name": "a", "size": 8, "samples": 20, "ratio": 0.5}
+    return {**cell, "images": n, "first": 0.5, "deviation": None, **more}
+
+
 def test_a_table_says_what_x_and_y_are() -> None:
     assert figures.axis_titles(figures.ratio_against_epochs(POINTS, "step")) == ("steps", "memorization ratio")
-    counts = [
-        {
-            "position": 0,
-            "curve": "",
-            "name": "a",
-            "size": 8,
-            "samples": 20,
-            "ratio": 0.5,
-            "images": n,
-            "first": 0.5,
-            "deviation": None,
-        }
-        for n in (10, 20)
-    ]
+    counts = [counted(n) for n in (10, 20)]
     samples = figures.ratio_against_samples(counts)
     assert figures.axis_titles(samples) == ("generated images n", "value")
     assert {name for name, *_ in figures.data_table(samples)} == {
@@ -227,38 +220,15 @@ def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() 
     [(0.5, (10, 20), (0.1, 0.2)), (0.9, (10, 10_000), (0.002, 0.1)), (0.0, (10, 20), (1, 1))],
 )
 def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, ends) -> None:
-    row = {
-        "position": 0,
-        "curve": "",
-        "name": "a",
-        "size": 8,
-        "samples": images[-1],
-        "ratio": ratio,
-        "first": ratio,
-        "deviation": None,
-    }
-    _, (_, figure) = figures.ratio_against_samples([{**row, "images": n} for n in images])
+    rows = [counted(n, samples=images[-1], ratio=ratio, first=ratio) for n in images]
+    _, (_, figure) = figures.ratio_against_samples(rows)
     axis = drawable(figure).layout.yaxis
     assert [10**end for end in axis.range] == pytest.approx(ends, rel=0.1)
     assert all(any(tick == pytest.approx(end) for tick in axis.tickvals) for end in ends)
 
 
 def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_the_table() -> None:
-    cells = [
-        {
-            "position": i,
-            "curve": "",
-            "name": f"<b>{i}</b>",
-            "size": 8,
-            "samples": 20,
-            "ratio": 0.5,
-            "images": n,
-            "first": 0.5,
-            "deviation": None,
-        }
-        for i in (0, 1)
-        for n in (10, 20)
-    ]
+    cells = [counted(n, position=i, name=f"<b>{i}</b>") for i in (0, 1) for n in (10, 20)]
     both = figures.ratio_against_samples(cells)
     apart = figures.ratio_against_samples(
         [{**row, "curve": f"<b>{row['position']}", "first": 0.25 * (1 + row["position"])} for row in cells]
