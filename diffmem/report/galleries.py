@@ -13,7 +13,7 @@ from diffmem.store import Row
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
 MARKUP = 300
-"""Bytes of the page around the pictures of one place in a gallery."""
+"""Bytes of the page around the pictures of one place in a gallery, at most."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
 MOST_COPIED = 6

@@ -185,6 +185,15 @@ def test_a_study_of_one_size_has_ratios_with_their_intervals_and_no_emm(store: S
     assert "no size reaches the line" not in page.text
 
 
+def test_a_study_of_several_sizes_has_an_emm_from_its_first_size_on(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY)
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.5])
+    page = rendered(store)
+    assert "Effective model memorization" in page.texts["h3"]
+    assert "< 8" in page.texts["td"]
+
+
 def test_another_threshold_is_used_and_named(store: Store) -> None:
     fill(store, STUDY + "\n[emm]\nthreshold = 0.5\n")
     page = rendered(store)
