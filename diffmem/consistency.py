@@ -1,7 +1,17 @@
 """Whether a store agrees with itself: every ratio with its evidence, every row with those it belongs to."""
 
+import tempfile
+from collections import Counter
+from pathlib import Path
+
 from diffmem.config import THRESHOLD
+from diffmem.database import Database
+from diffmem.errors import StoreError
+from diffmem.pictures import is_png
+from diffmem.sql import identifier
 from diffmem.store import Store
+from diffmem.units import counted
+from diffmem.values import EVIDENCE_RULES, RULES, broken
 
 COUNTED = """
     SELECT cell_id, epoch, count(*) AS rows, count(DISTINCT sample) AS numbers,
@@ -52,12 +62,55 @@ FAULTS = {
 }
 """Queries that find nothing in a good store, and what to say of each row that they find."""
 
+KEYED = "SELECT table_name FROM duckdb_constraints() WHERE constraint_type = 'PRIMARY KEY' ORDER BY table_name"
+"""The tables with an index, which reading a table does not touch."""
+
 
 def faults(store: Store) -> list[str]:
-    """Return one sentence for each thing in which a store disagrees with itself; an empty list if it is in order."""
-    with store.snapshot():
-        return [
+    """Return one sentence for each thing in which a store is damaged or disagrees with itself; none if it is in order.
+
+    Reads every value, and tries on a copy whether it can be written. StoreError where it cannot be opened at all.
+    """
+    unchecked = Store(store.path, patience=store.patience, check=False)
+    read_all(unchecked)
+    with unchecked.snapshot(), unchecked.reading() as connection:
+        found = broken(connection, [*RULES, *EVIDENCE_RULES])
+        found += [
             sentence.format(**row)
             for sql, sentence in FAULTS.items()
-            for row in store.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
+            for row in unchecked.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
         ]
+        found += _bad_pictures(unchecked)
+    return found + _unwritable(unchecked)
+
+
+def read_all(store: Database) -> None:
+    """Read every value of a store; StoreError where one cannot be."""
+    with store.reading() as connection:
+        for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+            connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {identifier(table)}").fetchall()
+
+
+def _bad_pictures(store: Store) -> list[str]:
+    """Return a sentence for each picture that is no PNG."""
+    rows = store.read(
+        """
+        SELECT cell_id, generated AS picture FROM pairs UNION ALL SELECT cell_id, nearest FROM pairs
+        UNION ALL SELECT cell_id, picture FROM copied ORDER BY cell_id
+        """
+    )
+    bad = Counter(row["cell_id"] for row in rows if not is_png(row["picture"]))
+    return [f"{cell_id}: {counted(number, 'picture')} that no PNG decoder reads" for cell_id, number in bad.items()]
+
+
+def _unwritable(store: Store) -> list[str]:
+    """Return a sentence where a copy of a store cannot be written, as a run would do it; none where it can be."""
+    with tempfile.TemporaryDirectory(prefix="diffmem-") as folder:
+        try:
+            copy = store.copy_to(Path(folder))
+            with copy.writing() as connection:
+                for (table,) in connection.execute(KEYED).fetchall():
+                    connection.execute(f"INSERT OR IGNORE INTO {table} FROM {table}")  # looks each row up in the index
+        except StoreError as error:
+            return [f"it can be read but not written: {str(error).removeprefix(f'{folder}/')}"]
+    return []

@@ -1,59 +1,122 @@
-"""The DuckDB file: opened by one writer at a time, migrated, and whatever goes wrong with it told in a sentence.
+"""The DuckDB file: opened by one writer at a time, migrated, and whatever goes wrong with it said in a sentence.
 
-A writer opens, writes one transaction and closes, under a lock file, so that readers get in between.
+A writer opens, writes one transaction and closes, under a lock file, so that readers get in between. Threads of one
+process take turns.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+import math
+import os
+import shutil
+import socket
+import stat
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 import duckdb
 import filelock
 
 from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.files import whole
+from diffmem.objects import MIGRATIONS_TABLE, difference, objects
+from diffmem.query import NO_LIMITS, Limits, select
 from diffmem.schema import MIGRATIONS
+from diffmem.sql import CLOSED, LOCKED, lock
+from diffmem.values import any_broken
+from diffmem.waiting import Wait, holder_in, logger, turn
 
 Row = dict[str, Any]
 Answer = TypeVar("Answer")
 
 PATIENCE = 10.0
-"""Seconds to wait for a file that another program holds, before a run starts and when reading."""
-RUN_PATIENCE = 300.0
-"""Seconds to wait within a run, where giving up would cost work."""
+"""Seconds to wait for a file that another program holds, unless a store is given another patience."""
+
+
+class _Snapshot(threading.local):
+    """The connection that a thread's `snapshot` has open."""
+
+    connection: duckdb.DuckDBPyConnection | None = None
 
 
 class Database:
-    """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do."""
+    """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do.
 
-    def __init__(self, path: Path | str) -> None:
+    While something else holds the file, methods wait `patience` seconds (ten by default), and call `on_wait` at each
+    look: what that raises ends the wait. Without `check`, values that diffmem never writes are no reason to refuse the
+    file. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        patience: float | None = None,
+        on_wait: Callable[[], None] = lambda: None,
+        check: bool = True,
+    ) -> None:
         self.path = Path(path)
-        self._snapshot: duckdb.DuckDBPyConnection | None = None
+        self.patience = PATIENCE if patience is None else patience
+        self.on_wait, self.check = on_wait, check
+        self._snapshot = _Snapshot()
+        self._checked = False  # whether its objects are known to be diffmem's
+        self._copy: _Copy | None = None
+
+    def waiting(self, on_wait: Callable[[], None]) -> Self:
+        """Return the same store with endless patience, for a run, where giving up would cost work."""
+        return type(self)(self.path, patience=math.inf, on_wait=on_wait)
+
+    # --- writing ---
 
     @contextmanager
-    def writing(self, patience: float = RUN_PATIENCE, *, create: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def writing(self, *, create: bool = False, files: Sequence[Path] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open to write: one transaction, committed if the block ends well. Migrates the file.
 
         Without `create`, a file that is not there is an error: measurements without their cells are of no use.
+        SQL of the block can open `files` beside it, and no others.
         """
-        deadline = time.monotonic() + patience
+        wait = self._wait()
         try:
             if create:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             elif not self.exists():
                 raise StoreUnavailable(self._gone())
-            with filelock.FileLock(f"{self.path}.lock", timeout=patience):
+            with turn(self.path, wait, write=True), self._locked(wait):
                 if create and not self.exists():
                     self._create()
-                with self._connected(read_only=False, deadline=deadline) as connection:
-                    self._migrate(connection)
+                with self._connected(wait, read_only=False, files=files) as connection:
+                    done = self._version(connection)
+                    if done == len(MIGRATIONS):
+                        yield from self._transaction(connection)
+                        return
+                self._migrate(wait, done)
+                with self._connected(wait, read_only=False, files=files) as connection:
                     yield from self._transaction(connection)
-        except filelock.Timeout:
-            raise StoreUnavailable(self._locked()) from None
         except (OSError, duckdb.Error) as error:
             self._refuse(error)
+
+    @contextmanager
+    def _locked(self, wait: Wait) -> Iterator[None]:
+        """Hold the lock file, which has host and process of the one that holds it."""
+        path = Path(f"{self.path}.lock")
+        lock = filelock.FileLock(path, timeout=0)
+        while True:
+            try:
+                lock.acquire()
+                break
+            except filelock.Timeout:
+                wait.again(_holder(path))
+        try:
+            with suppress(OSError):  # a full disk keeps nobody from being named later
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            lock.release()
 
     def _transaction(self, connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.begin()
@@ -67,13 +130,23 @@ class Database:
             raise
 
     def exists(self) -> bool:
-        """Return whether the file is there; StoreError where that cannot be told."""
+        """Return whether the file is there; StoreError where that cannot be told, or it is no regular file."""
+        if "\\" in str(self.path.absolute()):
+            raise StoreError(f"{self.path}: DuckDB takes a backslash for a slash; name a store without one")
         try:
-            self.path.stat()
+            mode = self.path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
+            if self.path.is_symlink():
+                target = os.path.realpath(self.path)
+                raise StoreUnavailable(
+                    f"{self.path}: a link to {target}, which is gone (was its disk taken away?); bring it back, or "
+                    "remove the link to begin a new store"
+                ) from None
             return False
         except OSError as error:
             self._refuse(error)
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise StoreError(f"{self.path}: a pipe or a device, not a file; name another store")
         return True
 
     def _create(self) -> None:
@@ -83,69 +156,156 @@ class Database:
         duckdb.connect(new.absolute()).close()
         new.replace(self.path)
 
+    # --- reading ---
+
     @contextmanager
-    def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open to read, between the writes of a run that goes on."""
+    def reading(
+        self, *, files: Sequence[Path] | None = (), settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open to read, between the writes of a run that goes on.
+
+        SQL of the block can open `files` beside it, and no others; None: whatever it names. `settings` are DuckDB's.
+        """
         if not self.exists():
             raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, or name another store")
+        wait = self._wait()
         try:
-            with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
+            with (
+                turn(self.path, wait, write=False),
+                self._connected(wait, read_only=True, files=files, settings=settings) as connection,
+            ):
                 outdated = self._version(connection) < len(MIGRATIONS)
                 if not outdated:
                     yield connection
             if outdated:
-                self._update(patience)
-                with self._connected(read_only=True, deadline=time.monotonic() + patience) as connection:
+                with self._updated().reading(files=files, settings=settings) as connection:
                     yield connection
         except (OSError, duckdb.Error) as error:
             self._refuse(error)
 
-    def _update(self, patience: float) -> None:
-        """Migrate a file that is to be read; StoreError says that this is why it must be written."""
+    def _updated(self) -> "Database":
+        """Return a file of an older diffmem brought up to date: itself, or a copy where it cannot be written."""
         try:
-            with self.writing(patience):
-                pass
-        except StoreError as error:
+            with self.writing():
+                return self
+        except StoreUnavailable as error:
             raise type(error)(
                 f"{error} (it is of an older diffmem, and is brought up to date before it is read)"
             ) from error
+        except StoreError:
+            return self.current()
+
+    def current(self) -> "Database":
+        """Return a store of the newest schema with all of this one: itself, or a temporary copy where it is older.
+
+        The file is left as it is.
+        """
+        wait = self._wait()
+        try:
+            with turn(self.path, wait, write=False), self._connected(wait, read_only=True) as connection:
+                if self._version(connection) == len(MIGRATIONS):
+                    return self
+            return self._copied()
+        except (OSError, duckdb.Error) as error:
+            self._refuse(error)
+
+    def _copied(self) -> "Database":
+        """Return a copy of the newest schema, made once for as long as this file stays the same."""
+        status = self.path.stat()
+        key = status.st_mtime_ns, status.st_size
+        if self._copy is None or self._copy.key != key:
+            folder = tempfile.mkdtemp(prefix="diffmem-")
+            copy = self.copy_to(Path(folder))
+            weakref.finalize(copy, shutil.rmtree, folder, ignore_errors=True)
+            with copy.writing():
+                self._copy = _Copy(key, copy)
+        return self._copy.store
+
+    def copy_to(self, folder: Path) -> "Database":
+        """Copy the file, and what it has not taken over from its write-ahead log, into a folder."""
+        place = folder / self.path.name
+        with turn(self.path, self._wait(), write=True):  # a file that was opened drops DuckDB's lock once it is closed
+            for suffix in ("", ".wal"):
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{self.path}{suffix}", f"{place}{suffix}")
+        return Database(place, check=self.check)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let all queries of the block see the store at one moment; writers wait until it ends."""
+        """Let all queries of the block in this thread see the store at one moment; writers wait until it ends."""
         with self.reading() as connection:
-            self._snapshot = connection
+            self._snapshot.connection = connection
             try:
                 yield
             finally:
-                self._snapshot = None
+                self._snapshot.connection = None
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Return the rows of a query of diffmem's own, each as a dict by column name; a fault is the store's."""
+        with self._reading_or_snapshot() as connection:
+            try:
+                result = connection.execute(sql, list(parameters))
+                names = [column[0] for column in result.description or ()]
+                return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            except (ValueError, OverflowError) as error:  # a time or a text that Python cannot hold
+                raise StoreError(f"{self.path}: {DAMAGED}") from error
+
+    def select(
+        self,
+        sql: str,
+        form: Callable[[duckdb.DuckDBPyConnection], Answer],
+        parameters: Sequence[Any] = (),
+        *,
+        limits: Limits = NO_LIMITS,
+    ) -> Answer:
+        """Return what one SELECT of a user gives, in some form; StoreError where it is none, or DuckDB refuses it."""
+        with self._reading_or_snapshot(files=None if limits.files else (), settings=limits.settings) as connection:
+            return select(connection, sql, form, parameters, limits=limits)
+
+    def _reading_or_snapshot(self, **how: Any) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        connection = self._snapshot.connection
+        return nullcontext(connection) if connection else self.reading(**how)
+
+    # --- opening ---
+
+    def _wait(self) -> Wait:
+        return Wait(self.path, self.patience, self.on_wait)
 
     @contextmanager
-    def _connected(self, *, read_only: bool, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Connect, trying again while another program holds the file."""
-        pause = 0.005
+    def _connected(
+        self,
+        wait: Wait,
+        *,
+        read_only: bool,
+        files: Sequence[Path] | None = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Connect, looking again while another program holds the file."""
+        config: dict[str, Any] = {**(CLOSED if files is None or files else LOCKED), **settings}
         while True:
             try:
                 # absolute, for DuckDB gives `:memory:` and names like `s3:...` a meaning of their own
-                connection = duckdb.connect(self.path.absolute(), read_only=read_only)
+                connection = duckdb.connect(self.path.absolute(), read_only=read_only, config=config)
                 break
-            except duckdb.IOException as error:
-                if "could not set lock" not in str(error).lower():
+            except duckdb.Error as error:
+                holder = holder_in(str(error))
+                if holder is None:
                     raise
-                if time.monotonic() > deadline:
-                    raise StoreUnavailable(self._locked(str(error))) from None
-                time.sleep(pause)
-                pause = min(2 * pause, 0.2)
+                wait.again(holder)
+        wait.over()
         try:
+            if files:
+                lock(connection, [str(file.absolute()) for file in files])
             yield connection
         finally:
             connection.close()
 
     def _version(self, connection: duckdb.DuckDBPyConnection) -> int:
-        """Return how many migrations the file has had; StoreError if it is no store or a newer one."""
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        if "migrations" not in tables:
-            if tables:
+        """Return how many migrations the file has had; StoreError if it is no store, a newer one, or holds what no
+        diffmem makes."""
+        found = None if self._checked else objects(connection)
+        if found is not None and ("main", "migrations") not in {(schema, name) for _, schema, name, _ in found}:
+            if found:
                 raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one")
             return 0
         (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchall()[0]
@@ -154,29 +314,41 @@ class Database:
                 f"{self.path}: made by a newer diffmem (schema {version}, this one knows {len(MIGRATIONS)}); "
                 "upgrade diffmem, or name another store"
             )
+        if found is not None and (fault := difference(found, MIGRATIONS[:version])):
+            raise StoreError(f"{self.path}: {fault}; drop or restore it with DuckDB, or name another store")
+        if found is not None and self.check and version == len(MIGRATIONS) and (fault := any_broken(connection)):
+            raise StoreError(f"{self.path}: {fault}; `diffmem store check` lists what else is wrong")
+        self._checked = version == len(MIGRATIONS)
         return int(version)
 
-    def _migrate(self, connection: duckdb.DuckDBPyConnection) -> None:
-        done = self._version(connection)
-        for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
-            connection.begin()
-            try:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)"
-                )
-                connection.execute(sql)
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, utc_now()])
-                connection.commit()
-            except BaseException:
-                with suppress(duckdb.Error):
-                    connection.rollback()
-                raise
-            connection.execute("CHECKPOINT")
+    def _migrate(self, wait: Wait, done: int) -> None:
+        """Bring the file, which has had `done` migrations, up to date; what was there before is kept beside it."""
+        if done:
+            self._keep(wait, done)
+        with self._connected(wait, read_only=False) as connection:
+            for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
+                connection.begin()
+                try:
+                    connection.execute(MIGRATIONS_TABLE)
+                    connection.execute(sql)
+                    connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, utc_now()])
+                    connection.commit()
+                except BaseException:
+                    with suppress(duckdb.Error):
+                        connection.rollback()
+                    raise
+                connection.execute("CHECKPOINT")
 
-    def _locked(self, detail: str = "") -> str:
-        _, found, holder = detail.partition("(PID ")
-        who = f"process {holder.partition(')')[0]}" if found else "another program"
-        return f"{self.path}: {who} holds the store open; close it (a notebook or a DuckDB shell?) and try again"
+    def _keep(self, wait: Wait, done: int) -> None:
+        """Copy the file before it is migrated, for whoever goes back to the diffmem that wrote it."""
+        with self._connected(wait, read_only=False) as connection:
+            connection.execute("CHECKPOINT")  # so that the file alone has everything
+        kept = self.path.with_name(f"{self.path.name}.schema-{done}")
+        with whole(kept) as place:
+            shutil.copyfile(self.path, place)
+        logger.warning("%s: brought up to date for this diffmem; as it was before, it is kept as %s", self.path, kept)
+
+    # --- what goes wrong ---
 
     def _gone(self) -> str:
         return (
@@ -185,66 +357,58 @@ class Database:
         )
 
     def _refuse(self, error: Exception) -> NoReturn:
-        """Turn what the system or DuckDB says into a sentence that tells what to do."""
-        text = str(error).splitlines()[0]
+        """Turn what the system or DuckDB says into a sentence that says what to do."""
         low = str(error).lower()
-        kind = StoreError
-        no_place = (
-            "file exists",
-            "is a directory",
-            "no such file or directory",
-            "not a directory",
-            "file name too long",
-        )
-        if "not a valid duckdb" in low:
-            advice = "not a DuckDB file; name another store"
-        elif any(words in low for words in ("no space left", "disk quota", "file too large")):
-            kind = StoreUnavailable
-            advice = "the disk is full; free some space and run the same command again, nothing measured is lost"
-        elif "permission denied" in low or "read-only file system" in low or "read-only mode" in low:
-            advice = "cannot be written; check the permissions of the file and its folder, or name another store"
-        elif "corrupt" in low or "could not read enough bytes" in low:
-            advice = "damaged, or cut short while it was copied; copy it again, or name another store"
-        elif "version number" in low:
-            advice = "written by another DuckDB version; install the versions of constraints.txt"
-        elif any(words in low for words in no_place):
-            advice = "no file can be there; name another store"
-        else:
-            kind = StoreUnavailable
-            advice = f"the store cannot be used: {text}"
-        raise kind(f"{self.path}: {advice}") from error
+        for words, kind, advice in REFUSALS:
+            if any(word in low for word in words):
+                raise kind(f"{self.path}: {advice.format(path=self.path)}") from error
+        raise StoreUnavailable(f"{self.path}: the store cannot be used: {str(error).splitlines()[0]}") from error
 
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query of diffmem's own, each as a dict by column name; a fault is the store's."""
-        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            result = connection.execute(sql, list(parameters))
-            names = [column[0] for column in result.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
-    def select(
-        self, sql: str, form: Callable[[duckdb.DuckDBPyRelation], Answer], parameters: Sequence[Any] = ()
-    ) -> Answer:
-        """Return what one SELECT of a user gives, in some form; StoreError where it is none, or DuckDB refuses it."""
-        if not sql.isascii() and sql != sql.encode(errors="replace").decode():
-            raise StoreError(f"the query: not UTF-8 text: {sql!r}")
-        with nullcontext(self._snapshot) if self._snapshot else self.reading() as connection:
-            try:
-                statements = connection.extract_statements(sql)
-                if len(statements) != 1:
-                    raise StoreError(f"the query: one SELECT at a time, not {len(statements)} statements")
-                (statement,) = statements
-                if statement.type not in (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI):  # PIVOT is several
-                    kind = statement.type.name.replace("_", " ")
-                    raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
-                connection.execute("SET python_enable_replacements = false")  # tables of the store, not our variables
-                return form(connection.sql(statement, params=list(parameters)))
-            except duckdb.Error as error:
-                message = " ".join(str(error).partition("\n\n")[0].split())
-                if "'pytz'" in message:  # DuckDB adds a traceback
-                    raise StoreError(
-                        "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
-                    ) from error
-                raise StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)") from error
+class _Copy(NamedTuple):
+    """A migrated copy of a store."""
+
+    key: tuple[int, int]  # when the file was written that it is a copy of, and its bytes
+    store: Database
+
+
+DAMAGED = "damaged, or cut short while it was copied; copy it again, or name another store"
+
+REFUSALS: list[tuple[tuple[str, ...], type[StoreError], str]] = [
+    (("not a valid duckdb", "extension"), StoreError, "not a DuckDB file; name another store"),
+    (
+        ("no space left", "disk quota", "file too large", "the disk is full"),
+        StoreUnavailable,
+        "the disk is full; free some space and run the same command again, nothing measured is lost",
+    ),
+    (
+        ("permission denied", "read-only file system", "read-only mode"),
+        StoreError,
+        "cannot be written; check the permissions of the file and its folder, or name another store",
+    ),
+    (
+        ("replaying wal",),
+        StoreError,
+        "its write-ahead log {path}.wal is damaged; move that file away, which loses at most the append that was "
+        "under way when the last process ended",
+    ),
+    (("corrupt", "could not read enough bytes", "checksum"), StoreError, DAMAGED),
+    (("version number",), StoreError, "written by another DuckDB version; install the versions of constraints.txt"),
+    (
+        ("file exists", "is a directory", "no such file or directory", "not a directory", "file name too long"),
+        StoreError,
+        "no file can be there; name another store",
+    ),
+]
+"""What an error's text holds, the kind of error that it then is, and what to say; the first that fits."""
+
+
+def _holder(path: Path) -> str:
+    """Return who holds a lock file, as its holder has written into it."""
+    with suppress(OSError, UnicodeDecodeError):
+        if text := path.read_text(encoding="utf-8"):
+            return text
+    return "another program"
 
 
 def utc_now() -> datetime:

@@ -11,6 +11,7 @@ from diffmem.config import leaves
 from diffmem.files import unwritable, whole
 from diffmem.inspection import WILSON
 from diffmem.report.estimates import study_curves
+from diffmem.sql import identifier, literal
 from diffmem.store import PROGRESS, Store
 
 FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet", "json": "FORMAT json, ARRAY true"}
@@ -31,7 +32,7 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
     cannot be written.
     """
     rows = list(_emm_rows(store, study)) if what == "emm" else []
-    with whole(path) as temporary, store.reading() as connection:
+    with whole(path) as temporary, store.reading(files=[temporary]) as connection:
         if what == "emm":
             connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
             if rows:
@@ -40,7 +41,7 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
         else:
             sql = _sql(connection, what, study)
         try:
-            connection.execute(f"COPY ({sql}) TO {_quoted(str(temporary))} ({FORMATS[form]})")
+            connection.execute(f"COPY ({sql}) TO {literal(str(temporary))} ({FORMATS[form]})")
         except duckdb.IOException as error:
             reason = str(error).splitlines()[0].removeprefix("IO Error: ")
             raise unwritable(path, reason) from error  # the error itself would be taken for the store's
@@ -51,7 +52,7 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
-        source = f"(FROM study_cells WHERE study = {_quoted(study)}) JOIN cells USING (cell_id)"
+        source = f"(FROM study_cells WHERE study = {literal(study)}) JOIN cells USING (cell_id)"
     if what == "cells":
         return f"""
             SELECT {place}cell_id, created_at, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, best,
@@ -67,7 +68,7 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM {source} JOIN checkpoints USING (cell_id) LEFT JOIN attempts USING (cell_id, attempt_id)
             ORDER BY {order}cell_id, epoch
             """
-    only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {_quoted(study)})"
+    only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     return f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only} ORDER BY cell_id, epoch, sample"
 
 
@@ -79,9 +80,8 @@ def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
             values.setdefault(keys, []).append(value)
     columns = []
     for keys, found in values.items():
-        name = ".".join(keys).replace('"', '""')
         pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
-        columns.append(f'(configuration->>{_quoted(pointer)})::{_type(found)} AS "{name}"')
+        columns.append(f"(configuration->>{literal(pointer)})::{_type(found)} AS {identifier('.'.join(keys))}")
     return ", ".join(columns) or "configuration"
 
 
@@ -108,7 +108,3 @@ def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
                     for e in (curve.estimate, curve.last_estimate)
                 )
                 yield [*given, *best, *(curve.interval or (None, None)), *last, curve.note]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

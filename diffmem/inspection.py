@@ -8,9 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from diffmem.config import dotted
 from diffmem.emm import NORMAL
 from diffmem.errors import NotInStore, StoreError
+from diffmem.query import NO_LIMITS, Limits
 from diffmem.store import PROGRESS, Row, Store
 
 CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
@@ -187,11 +190,28 @@ def _sizes(paths: Iterable[Path]) -> Iterator[int]:
             yield path.stat().st_size
 
 
-def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the column names and rows of one SELECT; StoreError where it is none, or DuckDB refuses it."""
-    return store.select(
-        sql, lambda found: (_distinct([column[0] for column in found.description or ()]), found.fetchall())
-    )
+BATCH = 10_000
+"""Rows of a query that are fetched at once."""
+
+
+def query(
+    store: Store, sql: str, *, limits: Limits = NO_LIMITS, most: int | None = None
+) -> tuple[list[str], list[tuple[Any, ...]], int]:
+    """Return the column names of one SELECT, its rows, or the first `most` of them, and how many there are.
+
+    StoreError where it is no SELECT, DuckDB refuses it, or it needs more than its limits.
+    """
+
+    def taken(found: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]], int]:
+        names, count = _distinct([column[0] for column in found.description or ()]), 0
+        rows: list[tuple[Any, ...]] = []
+        while batch := found.fetchmany(BATCH):
+            count += len(batch)
+            rows += batch if most is None else batch[: max(0, most - len(rows))]
+            limits.check_memory()
+        return names, rows, count
+
+    return store.select(sql, taken, limits=limits)
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Merging stores: what several machines have measured, as one."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +7,12 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
+from diffmem.consistency import read_all
 from diffmem.database import PATIENCE
 from diffmem.errors import StoreError
+from diffmem.sql import literal
 from diffmem.store import Store
+from diffmem.waiting import Wait, holder_in
 
 CONFLICTS = """
     WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))
@@ -90,18 +92,19 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
         pass  # says what is wrong with it, if anything
     if store.exists() and path.samefile(store.path):
         return 0
+    other = Store(path).current()
     try:
-        return _take_over(store, path, name or str(store.path))
+        return _take_over(store, other.path, path, name or str(store.path))
     except StoreError as error:
         if isinstance(error.__cause__, duckdb.Error):
-            _read_all(Store(path))  # where it is the other one that is damaged, this says so
+            read_all(other)  # where it is the other one that is damaged, this says so
         raise
 
 
-def _take_over(store: Store, path: Path, name: str) -> int:
-    quoted = str(path.absolute()).replace("'", "''")
-    with store.writing(PATIENCE, create=True) as connection:
-        _attach(connection, quoted)
+def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
+    """Take over what the store at `path`, which is read at `place`, has."""
+    with store.writing(create=True, files=[place, Path(f"{place}.wal")]) as connection:
+        _attach(connection, place)
         conflicts = connection.execute(CONFLICTS).fetchall()
         if conflicts:
             named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
@@ -113,25 +116,18 @@ def _take_over(store: Store, path: Path, name: str) -> int:
         return _checkpoints(connection) - before
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, quoted: str) -> None:
+def _attach(connection: duckdb.DuckDBPyConnection, place: Path) -> None:
     """Attach the other store to read, trying again while a run writes to it."""
-    deadline = time.monotonic() + PATIENCE
+    wait = Wait(place, PATIENCE, on_wait=lambda: None)
     while True:
         try:
-            connection.execute(f"ATTACH '{quoted}' AS other_ (READ_ONLY)")
+            connection.execute(f"ATTACH {literal(str(place.absolute()))} AS other_ (READ_ONLY)")
             return
-        except duckdb.IOException as error:
-            if "could not set lock" not in str(error).lower() or time.monotonic() > deadline:
+        except duckdb.Error as error:
+            holder = holder_in(str(error))
+            if holder is None:
                 raise
-            time.sleep(0.05)
-
-
-def _read_all(store: Store) -> None:
-    """Read every value of a store; StoreError where one cannot be."""
-    with store.reading() as connection:
-        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-        for (table,) in tables:
-            connection.execute(f"SELECT max(COLUMNS(*)) FROM {table}").fetchall()
+            wait.again(holder)
 
 
 def _checkpoints(connection: duckdb.DuckDBPyConnection) -> int:

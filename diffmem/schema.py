@@ -1,5 +1,8 @@
 """The tables of the store, as the list of changes that have made them."""
 
+OUTCOMES = ("running", "finished", "interrupted", "failed", "lost", "crossed")
+"""How an attempt stands or has ended."""
+
 MIGRATIONS = [
     """
     CREATE TABLE cells (

@@ -9,10 +9,9 @@ import duckdb
 CLOSED = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",  # a name in SQL is a table, never a variable of ours
-    "temp_directory": "",  # nothing is written beside a file that is only read
+    "python_enable_replacements": "false",
 }
-"""Settings of every connection: nothing is fetched, and no name means anything but what the database has."""
+"""Settings of every connection: nothing is fetched, and a name in SQL is a table, never a variable of ours."""
 LOCKED = {**CLOSED, "enable_external_access": "false", "lock_configuration": "true"}
 """Settings of a connection that opens no other file and cannot be talked into it."""
 
@@ -27,6 +26,13 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+    """Lock a connection so that it can open these files and no others."""
+    connection.execute("SET allowed_paths = ?", [list(files)])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
 def reading_files(paths: Sequence[Path]) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
     """Return a connection that can open these files and no others, and their names as SQL functions take them.
 
@@ -34,8 +40,6 @@ def reading_files(paths: Sequence[Path]) -> tuple[duckdb.DuckDBPyConnection, lis
     """
     names = [str(path.absolute()) for path in paths]
     patterns = [glob.escape(name) for name in names]
-    connection = duckdb.connect(config=CLOSED)
-    connection.execute("SET allowed_paths = ?", [sorted({*names, *patterns})])
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    connection = duckdb.connect(config={**CLOSED, "temp_directory": ""})
+    lock(connection, sorted({*names, *patterns}))
     return connection, patterns

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from diffmem.config import THRESHOLD
-from diffmem.database import PATIENCE, Database, utc_now
+from diffmem.database import Database, utc_now
 from diffmem.database import Row as Row  # what every query of a store gives
 from diffmem.errors import StoreError
 
@@ -143,7 +144,9 @@ class Store(Database):
             "name": _texts(text for _, _, text, _ in cells),
             "axis_values": _texts(json.dumps(values) for *_, values in cells),
         }
-        with self.writing(PATIENCE, create=True) as connection:
+        with self.writing(create=True) as connection:
+            connection.register("given_cells", rows)
+            connection.register("given_members", members)
             connection.execute(
                 f"""
                 INSERT OR REPLACE INTO studies (study, title, figure, path, folder, axes, estimation, overrides,
@@ -155,7 +158,7 @@ class Store(Database):
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
             connection.execute(
-                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM rows", [now]
+                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM given_cells", [now]
             )
             connection.execute(
                 """
@@ -163,11 +166,10 @@ class Store(Database):
                 INSERT INTO study_cells
                 SELECT ?, position + (SELECT coalesce(max(position) + 1, 0) FROM listed),
                     cell_id, curve, name, axis_values
-                FROM members WHERE cell_id NOT IN (SELECT cell_id FROM listed)
+                FROM given_members WHERE cell_id NOT IN (SELECT cell_id FROM listed)
                 """,
                 [name, name],
             )
-        del rows, members
 
     def start_attempt(self, cell_id: str, where: Provenance) -> str:
         """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost."""
@@ -249,8 +251,9 @@ class Store(Database):
                     utc_now(),
                 ],
             )
+            connection.register("given_evidence", arrays)
             connection.execute(
-                "INSERT INTO evidence SELECT ?, ?, sample, nearest, d1, d2 FROM arrays", [c.cell_id, c.epoch]
+                "INSERT INTO evidence SELECT ?, ?, sample, nearest, d1, d2 FROM given_evidence", [c.cell_id, c.epoch]
             )
             if c.pairs:
                 connection.executemany(
@@ -261,7 +264,6 @@ class Store(Database):
                 connection.executemany(
                     "INSERT OR IGNORE INTO copied VALUES (?, ?, ?)", [(c.cell_id, *image) for image in c.copied]
                 )
-        del arrays
         return True
 
     # --- reading ---
@@ -270,7 +272,7 @@ class Store(Database):
         """Return the rows of a query, each as a dict by column name; StoreError where the query has a fault."""
         return self.select(
             sql,
-            lambda found: [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()],
+            lambda found: [dict(zip(_names(found), row, strict=True)) for row in found.fetchall()],
             parameters,
         )
 
@@ -495,6 +497,11 @@ def _check_installed(package: str, what: str) -> None:
         raise StoreError(
             f"{what} needs {package}, which is not installed: `pip install {package}`, or take `Store.columns`"
         )
+
+
+def _names(found: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the columns of a result."""
+    return [column[0] for column in found.description or ()]
 
 
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:

@@ -73,9 +73,7 @@ def _signals_put_back() -> Iterator[None]:
 @pytest.fixture
 def _impatient(monkeypatch) -> None:
     """Wait a moment, not ten seconds, for a store that another process holds."""
-    monkeypatch.setattr("diffmem.store.PATIENCE", 0.05)
-    for method in (Store.reading, Store.writing):
-        monkeypatch.setattr(method.__wrapped__, "__defaults__", (0.05,))
+    monkeypatch.setattr("diffmem.database.PATIENCE", 0.05)
 
 
 def diffmem(*arguments: str | Path) -> Result:
@@ -773,12 +771,6 @@ def test_a_store_that_another_process_holds_is_named_with_that_process(holder, f
         assert result.stderr.startswith("store/diffmem.duckdb: process")
         assert f"process {holder} holds the store open" in result.stderr
     assert {path: 0 for path in files(folder / "store") if "duckdb" not in path} == before
-
-
-def test_the_test_waits_for_no_store_for_long():
-    """Where a signature changes, the patience of the tests above would silently be ten seconds again."""
-    assert Store.reading.__wrapped__.__defaults__ is not None
-    assert Store.writing.__wrapped__.__defaults__ is not None
 
 
 def test_a_long_table_ends_with_how_many_rows_it_leaves_out(capsys):

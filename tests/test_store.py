@@ -56,13 +56,13 @@ def version(store: Store) -> int:
 
 def refuses_to_read(path: Path, kind: type[StoreError]) -> str:
     """Return the sentence with which the store at `path` refuses to be read; it must be of exactly this kind."""
-    with pytest.raises(StoreError) as caught, Store(path).reading(PATIENCE) as connection:
+    with pytest.raises(StoreError) as caught, Store(path, patience=PATIENCE).reading() as connection:
         connection.execute("SELECT 1")
     return sentence(caught.value, path, kind)
 
 
 def refuses_to_write(path: Path, kind: type[StoreError], *, create: bool = True) -> str:
-    with pytest.raises(StoreError) as caught, Store(path).writing(PATIENCE, create=create) as connection:
+    with pytest.raises(StoreError) as caught, Store(path, patience=PATIENCE).writing(create=create) as connection:
         connection.execute("SELECT 1")
     return sentence(caught.value, path, kind)
 
@@ -118,16 +118,37 @@ def test_an_older_file_is_migrated_when_opened_to_read(store: Store, monkeypatch
     assert version(store) == len(MIGRATIONS) + 1
 
 
-def test_an_older_file_that_cannot_be_written_says_why_it_must_be(
+def test_an_older_file_that_cannot_be_written_is_read_through_a_copy(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store.append(checkpoint())
     Path(f"{store.path}.lock").unlink(missing_ok=True)
     Path(f"{store.path}.lock").mkdir()
-    assert store.studies() == []  # to read it, nothing needs to be written
+    before = store.path.read_bytes()
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE extra AS SELECT 7 AS i"])
+    for _ in range(2):
+        assert store.rows("SELECT i, epoch FROM extra, checkpoints") == [{"i": 7, "epoch": 1}]
+    assert store.path.read_bytes() == before
+    assert {path.name for path in store.path.parent.iterdir()} == {store.path.name, f"{store.path.name}.lock"}
+
+
+def test_an_older_file_that_another_program_holds_says_why_it_must_be_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "CREATE TABLE extra (i INTEGER)"])
-    with pytest.raises(StoreError) as caught:
-        store.studies()
+    with filelock.FileLock(f"{store.path}.lock"), pytest.raises(StoreUnavailable) as caught:
+        Store(store.path, patience=0.05).studies()
     assert str(caught.value).endswith(" (it is of an older diffmem, and is brought up to date before it is read)")
+
+
+def test_the_file_as_it_was_is_kept_before_it_is_migrated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append(checkpoint())
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "DROP TABLE copied"])
+        assert store.append(checkpoint(epoch=2)) is True
+    kept = Store(store.path.with_name(f"{store.path.name}.schema-{len(MIGRATIONS)}"))
+    assert kept.measured_epochs("cell") == {1}
+    assert count(kept, "copied") == 0
 
 
 BAD = "CREATE TABLE half (i INTEGER); DROP TABLE pairs; SELECT * FROM nowhere"
@@ -387,7 +408,7 @@ import sys
 from pathlib import Path
 import tiny
 from diffmem.store import Store
-store, cell_id, count = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+store, cell_id, count = Store(Path(sys.argv[1]), patience=300), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 for epoch in range(1, count + 1):
@@ -634,7 +655,7 @@ def test_a_store_is_waited_for_and_used_once_it_is_free(store: Store, shell: sub
 def test_a_writer_waits_for_the_lock_file_and_a_reader_does_not(store: Store) -> None:
     store.append(checkpoint())
     with filelock.FileLock(f"{store.path}.lock"):
-        assert "another program holds the store open" in refuses_to_write(store.path, StoreUnavailable)
+        assert f"process {os.getpid()} on " in refuses_to_write(store.path, StoreUnavailable)
         assert store.measured_epochs("cell") == {1}
 
 

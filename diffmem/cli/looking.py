@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
-from diffmem.cli.tables import print_json, print_table, print_wrapped
-from diffmem.units import duration, moment
+from diffmem.cli.tables import MOST_ROWS, print_json, print_table, print_wrapped
+from diffmem.units import counted, duration, moment
 
 if TYPE_CHECKING:
     from diffmem.store import Row
@@ -115,22 +115,43 @@ def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("sql", metavar="SELECT")
 @store_option
+@click.option("--files", is_flag=True, help="Let the query read files of this machine too, as in FROM 'table.csv'.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0.1, max=1e6),
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="The most memory that the query and its rows may take.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.001, max=1e6),
+    default=600.0,
+    show_default=True,
+    help="The longest time that the query may take.",
+)
 @json_option
-def query(sql: str, store_path: Path, as_json: bool) -> None:
-    """Run a SELECT on the store, which changes nothing; store/README.md describes the tables.
+def query(sql: str, store_path: Path, files: bool, memory: float, seconds: float, as_json: bool) -> None:
+    """Run a SELECT on the store; store/README.md describes the tables.
+
+    It changes nothing: the store is opened to be read, and no other file is opened unless --files lets it read some.
 
     Example: diffmem query "SELECT curve, size, max(ratio) FROM results WHERE study = 'quickstart' GROUP BY ALL"
     """
     from diffmem.inspection import query as select
+    from diffmem.query import Limits
     from diffmem.store import Store
 
-    columns, values = select(Store(store_path), sql)
+    limits = Limits(gigabytes=memory, seconds=seconds, files=files)
+    columns, values, count = select(Store(store_path), sql, limits=limits, most=None if as_json else MOST_ROWS)
     rows = [dict(zip(columns, row, strict=True)) for row in values]
     if as_json:
         print_json(rows)
         return
-    print_table("", [{key: _precise(value) for key, value in row.items()} for row in rows], columns=columns)
-    click.echo(f"{len(rows)} row{'s' * (len(rows) != 1)}")
+    shown = [{key: _precise(value) for key, value in row.items()} for row in rows]
+    print_table("", shown, columns=columns, of=count)
+    click.echo(counted(count, "row"))
 
 
 def _precise(value: Any) -> Any:

@@ -38,10 +38,12 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = (), cut: str = "") -> None:
+def print_table(
+    title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = (), cut: str = "", of: int | None = None
+) -> None:
     """Print rows as a table with a column per key of any row, or those of `columns` where there is no row.
 
-    In a narrow terminal the texts of the column `cut` are cut, to SHORT characters at least.
+    `of` is how many rows there are, where these are the first ones. In a narrow terminal the texts of the column `cut` are cut, to SHORT characters at least.
     """
     from rich import box
     from rich.console import Console  # a tenth of a second that `--help` does without
@@ -62,8 +64,9 @@ def print_table(title: str, rows: list[dict[str, Any]], *, columns: Sequence[str
     if title:
         console.print(title, soft_wrap=True)  # a table's own title is broken at the width of the table
     console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"... and {len(rows) - MOST_ROWS} rows more, which --json prints")
+    left_out = (len(rows) if of is None else of) - len(shown)
+    if left_out:
+        console.print(f"... and {left_out} rows more, which --json prints")
 
 
 def print_wrapped(sentence: str, *, indent: int) -> None:

@@ -1,12 +1,11 @@
 """The galleries of a page: generated images above what they are nearest to, and what is copied most."""
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
+from diffmem.errors import StoreError
+from diffmem.pictures import UNREADABLE, reduced
 from diffmem.report.estimates import by_position, size_of
 from diffmem.store import Row
 
@@ -78,16 +77,13 @@ def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tupl
 
 
 def _reduced(png: bytes) -> bytes:
-    """Return a picture with at most PICTURE_SIDE pixels a side; none of none."""
-    if not png:
-        return png
-    with Image.open(io.BytesIO(png)) as image:
-        if max(image.size) <= PICTURE_SIDE:
-            return png
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        return buffer.getvalue()
+    """Return a picture with at most PICTURE_SIDE pixels a side; none of none; StoreError if it is no PNG."""
+    try:
+        return reduced(png, PICTURE_SIDE) if png else png
+    except UNREADABLE as error:
+        raise StoreError(
+            "a picture of the store is no PNG that can be decoded; `diffmem store check` says of which cell"
+        ) from error
 
 
 def _data_uri(png: bytes) -> str:

@@ -1,0 +1,117 @@
+"""Waiting for a store: threads of this process take turns, and whoever waits long says for whom."""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffmem.errors import StoreError, StoreUnavailable
+
+SAY_AFTER = 10.0
+"""Seconds of waiting after which it is said."""
+SAY_AGAIN = 60.0
+"""Seconds between two times that it is said."""
+LONGEST_PAUSE = 0.05
+"""Seconds between two looks whether the store is free."""
+
+ADVICE = "close it (a notebook or a DuckDB shell?)"
+
+logger = logging.getLogger("diffmem")
+
+
+class Wait:
+    """One wait for the store at `path`, of `patience` seconds at most; `on_wait` is called at each look."""
+
+    def __init__(self, path: Path, patience: float, on_wait: Callable[[], None]) -> None:
+        self.path, self.patience, self.on_wait = path, patience, on_wait
+        self.started = time.monotonic()
+        self.say_at = self.started + SAY_AFTER
+        self.said = False
+        self.pause = 0.005
+
+    def again(self, holder: str) -> None:
+        """Pause before another look; StoreUnavailable, which names the holder, once patience has ended."""
+        self.on_wait()
+        now = time.monotonic()
+        if now - self.started >= self.patience:
+            raise StoreUnavailable(f"{self.path}: {holder} holds the store open; {ADVICE} and try again")
+        if now >= self.say_at:
+            logger.warning("%s: waiting, since %s holds the store open; %s", self.path, holder, ADVICE)
+            self.said, self.say_at = True, now + SAY_AGAIN
+        time.sleep(min(self.pause, max(0.0, self.patience - (now - self.started))))
+        self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def over(self) -> None:
+        """Say that the wait has ended, if it was said that there was one."""
+        if self.said:
+            logger.warning("%s: free again after %.0f seconds, going on", self.path, time.monotonic() - self.started)
+            self.said, self.say_at = False, math.inf
+
+
+class _Turns(threading.local):
+    """The stores that this thread has open, each with how many times, and whether to write."""
+
+    def __init__(self) -> None:
+        self.readers: dict[str, int] = defaultdict(int)
+        self.writes: set[str] = set()
+
+
+_mine = _Turns()
+_locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+"""A lock for each store: DuckDB lets one process open a file in one way only, so its threads take turns."""
+
+
+@contextmanager
+def turn(path: Path, wait: Wait, *, write: bool) -> Iterator[None]:
+    """Hold this process' turn at the store at `path`; a thread that reads it already may read it again.
+
+    StoreError where the thread has it open already and one of the two writes: it would wait for itself.
+    """
+    key = os.path.realpath(path)
+    if _mine.readers[key] or key in _mine.writes:
+        if write or key in _mine.writes:
+            raise StoreError(f"{path}: open in this thread already; end that `with` block before")
+        with _counted(key):
+            yield
+        return
+    lock = _locks[key]
+    while not lock.acquire(blocking=False):
+        wait.again("another thread of this process")
+    try:
+        with _writing(key) if write else _counted(key):
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _counted(key: str) -> Iterator[None]:
+    _mine.readers[key] += 1
+    try:
+        yield
+    finally:
+        _mine.readers[key] -= 1
+
+
+@contextmanager
+def _writing(key: str) -> Iterator[None]:
+    _mine.writes.add(key)
+    try:
+        yield
+    finally:
+        _mine.writes.discard(key)
+
+
+def holder_in(message: str) -> str | None:
+    """Return who holds a file that could not be opened; None where that is not why."""
+    if "different configuration" in message or "Unique file handle conflict" in message:
+        return "this process itself (duckdb.connect?)"
+    if "could not set lock" not in message.lower():
+        return None
+    _, found, process = message.partition("(PID ")
+    return f"process {process.partition(')')[0]}" if found else "another program"
