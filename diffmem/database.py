@@ -24,7 +24,7 @@ import filelock
 
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.files import whole
-from diffmem.objects import MIGRATIONS_TABLE, difference, objects
+from diffmem.objects import MIGRATIONS_TABLE, difference, is_plain, objects
 from diffmem.query import NO_LIMITS, Limits, select
 from diffmem.schema import MIGRATIONS
 from diffmem.sql import CLOSED, LOCKED, lock
@@ -166,8 +166,7 @@ class Database:
 
         SQL of the block can open `files` beside it, and no others; None: whatever it names. `settings` are DuckDB's.
         """
-        if not self.exists():
-            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, or name another store")
+        self._must_exist()
         wait = self._wait()
         try:
             with (
@@ -182,6 +181,10 @@ class Database:
                     yield connection
         except (OSError, duckdb.Error) as error:
             self._refuse(error)
+
+    def _must_exist(self) -> None:
+        if not self.exists():
+            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, or name another store")
 
     def _updated(self) -> "Database":
         """Return a file of an older diffmem brought up to date: itself, or a copy where it cannot be written."""
@@ -200,6 +203,7 @@ class Database:
 
         The file is left as it is.
         """
+        self._must_exist()
         wait = self._wait()
         try:
             with turn(self.path, wait, write=False), self._connected(wait, read_only=True) as connection:
@@ -304,18 +308,20 @@ class Database:
         """Return how many migrations the file has had; StoreError if it is no store, a newer one, or holds what no
         diffmem makes."""
         found = None if self._checked else objects(connection)
-        if found is not None and ("main", "migrations") not in {(schema, name) for _, schema, name, _ in found}:
+        if found is not None and ("table", "main", "migrations") not in {each[:3] for each in found}:
             if found:
                 raise StoreError(f"{self.path}: a DuckDB file, but not a diffmem store; name another one")
             return 0
-        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM migrations").fetchall()[0]
+        if found is not None and not is_plain(found):
+            self._refuse_objects(difference(found, MIGRATIONS))
+        version = max((row[0] for row in connection.execute("SELECT version FROM migrations").fetchall()), default=0)
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"{self.path}: made by a newer diffmem (schema {version}, this one knows {len(MIGRATIONS)}); "
                 "upgrade diffmem, or name another store"
             )
         if found is not None and (fault := difference(found, MIGRATIONS[:version])):
-            raise StoreError(f"{self.path}: {fault}; drop or restore it with DuckDB, or name another store")
+            self._refuse_objects(fault)
         if found is not None and self.check and version == len(MIGRATIONS) and (fault := any_broken(connection)):
             raise StoreError(f"{self.path}: {fault}; `diffmem store check` lists what else is wrong")
         self._checked = version == len(MIGRATIONS)
@@ -349,6 +355,9 @@ class Database:
         logger.warning("%s: brought up to date for this diffmem; as it was before, it is kept as %s", self.path, kept)
 
     # --- what goes wrong ---
+
+    def _refuse_objects(self, fault: str) -> NoReturn:
+        raise StoreError(f"{self.path}: {fault}; drop or restore it with DuckDB, or name another store")
 
     def _gone(self) -> str:
         return (

@@ -39,6 +39,10 @@ class StoreUnavailable(StoreError):
     exit_code = 1
 
 
+class StoreHeld(StoreUnavailable):
+    """A store that another program, process or thread has open."""
+
+
 class RunError(DiffmemError):
     """A run that cannot start, or a cell that cannot be finished."""
 

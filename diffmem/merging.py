@@ -63,6 +63,10 @@ MERGE = [
         FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
     )
     """,
+    """
+    UPDATE attempts SET outcome = o.outcome, error = o.error, ended_at = o.ended_at FROM other_.attempts AS o
+    WHERE attempts.attempt_id = o.attempt_id AND attempts.outcome = 'running' AND o.outcome <> 'running'
+    """,
     "INSERT OR IGNORE INTO attempts FROM other_.attempts",
     """
     INSERT INTO evidence FROM other_.evidence AS o
@@ -88,11 +92,9 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
     registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
     checkpoint differently; it calls the first one `name`, or by its path. A store has all of itself already.
     """
-    with Store(path).reading():
-        pass  # says what is wrong with it, if anything
+    other = Store(path).current()  # says what is wrong with it, if anything
     if store.exists() and path.samefile(store.path):
         return 0
-    other = Store(path).current()
     try:
         return _take_over(store, other.path, path, name or str(store.path))
     except StoreError as error:

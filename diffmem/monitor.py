@@ -7,19 +7,22 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffmem.config import Estimation
-from diffmem.errors import DataError, DiffmemError, StoreError
+from diffmem.errors import DataError, StoreError
 from diffmem.group import ALONE, this_device
+from diffmem.pending import Pending, Write
 from diffmem.provenance import provenance
 from diffmem.ratio import Images, as_generated_images, as_training_images
 from diffmem.scoring import BATCH, PAIRS, ForeignCell, Scores
-from diffmem.store import Store
+from diffmem.store import Checkpoint, Provenance, Store, new_attempt_id
 
 PATH = "diffmem.Monitor"
 """What the store says of where a monitored study is from."""
@@ -39,7 +42,9 @@ class Monitor:
     `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what
     tells this training from others of the same name: each combination, and each training set, is a cell of its own,
     and one that the store has already is gone on with. Nothing is trained or generated here. Raises DiffmemError,
-    before the training begins, where the images are no training set or the store cannot be written.
+    before the training begins, where the images are no training set or the store cannot be written. Once it has begun,
+    nothing that befalls the store ends the training or makes it wait: what cannot be written stays pending until the
+    next call or `close`.
     """
 
     def __init__(
@@ -60,35 +65,28 @@ class Monitor:
         images = as_training_images(training_images)
         plain = _plain(settings or {})
         self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
-        self.store = store if isinstance(store, Store) else Store(store)
+        store = store if isinstance(store, Store) else Store(store)
         self.device = torch.device(device) if device else this_device()
         self.cell = ForeignCell(
             _fingerprint(images), len(images), images.shape[-1], {"monitor": name, "settings": plain}, checkpoints=()
         )
-        self._register(_as_text(plain))
         self._images = images.to(self.device)
-        self._attempt = self.store.start_attempt(self.cell.cell_id, provenance(self.device))
+        self._attempt = new_attempt_id()
+        self._ratios: dict[int, float] = {}  # of each step that is measured
+        where = provenance(self.device)
+        opening: list[Write] = [
+            partial(_register, name=name, cell=self.cell, curve=_as_text(plain)),
+            partial(_start, cell_id=self.cell.cell_id, where=where, attempt_id=self._attempt),
+            partial(_recall, cell_id=self.cell.cell_id, ratios=self._ratios),
+        ]
+        self._pending = Pending(store.path, name, opening)
+        self._pending.open()
         self._measured_at = time.monotonic()
-        self._close = weakref.finalize(self, _end, self.store, self._attempt)  # at the latest where the process ends
+        self._close = self._at_exit()
 
-    def _register(self, curve: str) -> None:
-        """Add the cell to the study; StoreError where the name is another study's."""
-        if self.store.exists():
-            taken = [row for row in self.store.studies() if row["study"] == self.name and row["path"] != PATH]
-            if taken:
-                raise StoreError(
-                    f"{self.store.path}: {self.name!r} is a study of {taken[0]['path']}; give the monitor another name"
-                )
-        self.store.register(
-            self.name,
-            title=f"{self.name}, monitored",
-            figure="",
-            path=PATH,
-            axes=[],
-            estimation=Estimation().model_dump(mode="json"),
-            cells=[(self.cell, curve, ", ".join(filter(None, [curve, f"N = {self.cell.size}"])), {})],
-            keep=True,
-        )
+    def _at_exit(self) -> "weakref.finalize[..., Any]":
+        """Return what ends the monitor, at the latest where the process ends."""
+        return weakref.finalize(self, self._pending.close, partial(_end, attempt_id=self._attempt))
 
     def __call__(self, step: int, generate: Callable[[int], Images], *, loss: float | None = None) -> float | None:
         """Measure at every `every`-th step, and return the memorization ratio; None at the steps between.
@@ -98,6 +96,7 @@ class Monitor:
         has is not measured again: its ratio is returned.
         """
         if step % self.every and float(step).is_integer():
+            self._pending.retry()
             return None
         known = self._known(step)
         return self._measure(self._generated(generate), step, loss) if known is None else known
@@ -111,19 +110,19 @@ class Monitor:
         return self._measure([as_generated_images(images, self._images)], step, loss) if known is None else known
 
     def close(self) -> None:
-        """Record that the training has ended; what is measured later is stored all the same."""
+        """Write what is pending, and record that the training has ended; what is measured later is stored all the same.
+
+        What cannot be written goes into a file of its own, which a warning names.
+        """
         self._close()
 
     def _known(self, step: int) -> float | None:
-        """Return the ratio that the store has of a step, and say so as a warning."""
+        """Return the ratio of a step that is measured already, and say so as a warning."""
         if not 0 <= step <= LAST_STEP or not float(step).is_integer():
             raise DataError(f"{self.name}: a step is a whole number from 0 to {LAST_STEP}, not {step}")
-        rows = self.store.read(
-            "SELECT ratio FROM checkpoints WHERE cell_id = ? AND epoch = ?", [self.cell.cell_id, step]
-        )
-        if not rows:
+        ratio = self._ratios.get(int(step))
+        if ratio is None:
             return None
-        ratio: float = rows[0]["ratio"]
         logger.warning(
             "%s: step %d is measured already (ratio %.3f), so it is skipped; other settings, or another name, make "
             "a cell of their own",
@@ -166,7 +165,10 @@ class Monitor:
             train_seconds=started - self._measured_at,
             score_seconds=ended - started,
         )
-        self.store.append(checkpoint)
+        self._ratios[int(step)] = checkpoint.ratio
+        if not self._close.alive:
+            self._close = self._at_exit()
+        self._pending.add(partial(_append, checkpoint=checkpoint))
         self._measured_at = ended
         return checkpoint.ratio
 
@@ -201,6 +203,40 @@ def _own_random_stream(seed: int) -> Iterator[None]:
         yield
 
 
-def _end(store: Store, attempt: str) -> None:
-    with suppress(DiffmemError):  # where the store is gone or held, the attempt stays open and counts as lost
-        store.end_attempt(attempt, "finished")
+# --- what is written, to the store or in the end to a file of its own ----------------------------------
+
+
+def _register(store: Store, *, name: str, cell: ForeignCell, curve: str) -> None:
+    """Add a cell to the study of a monitor; StoreError where the name is another study's."""
+    if store.exists():
+        taken = [row for row in store.studies() if row["study"] == name and row["path"] != PATH]
+        if taken:
+            raise StoreError(f"{store.path}: {name!r} is a study of {taken[0]['path']}; give the monitor another name")
+    store.register(
+        name,
+        title=f"{name}, monitored",
+        figure="",
+        path=PATH,
+        axes=[],
+        estimation=Estimation().model_dump(mode="json"),
+        cells=[(cell, curve, ", ".join(filter(None, [curve, f"N = {cell.size}"])), {})],
+        keep=True,
+    )
+
+
+def _start(store: Store, *, cell_id: str, where: Provenance, attempt_id: str) -> None:
+    store.start_attempt(cell_id, where, attempt_id=attempt_id)
+
+
+def _recall(store: Store, *, cell_id: str, ratios: dict[int, float]) -> None:
+    """Take note of the steps that the store has already, unless they were measured again meanwhile."""
+    for row in store.read("SELECT epoch, ratio FROM checkpoints WHERE cell_id = ?", [cell_id]):
+        ratios.setdefault(row["epoch"], row["ratio"])
+
+
+def _append(store: Store, *, checkpoint: Checkpoint) -> None:
+    store.append(checkpoint)
+
+
+def _end(store: Store, *, attempt_id: str) -> None:
+    store.end_attempt(attempt_id, "finished")

@@ -34,6 +34,11 @@ def objects(connection: duckdb.DuckDBPyConnection) -> set[Object]:
     return {(kind, schema, name, sql or "") for kind, schema, name, sql in connection.execute(LISTED).fetchall()}
 
 
+def is_plain(found: set[Object]) -> bool:
+    """Return whether there are but tables and views, of one schema: no macro stands for a function of a query."""
+    return {(kind, schema) for kind, schema, *_ in found} <= {("table", "main"), ("view", "main")}
+
+
 def difference(found: set[Object], migrations: Sequence[str]) -> str:
     """Return in words the first thing in which objects differ from what migrations make; empty where in none."""
     expected = made_by(tuple(migrations))
@@ -41,7 +46,7 @@ def difference(found: set[Object], migrations: Sequence[str]) -> str:
         own = {(each[0], each[2]) for each in expected}
         if (kind, name) in own and schema == "main":
             return f"its {kind} {name} is not as diffmem makes it"
-        return f"it holds a {kind} {name!r} that diffmem does not make"
+        return f"it holds the {kind} {name!r}, which diffmem does not make"
     for kind, _, name, _ in sorted(expected - found):
         return f"its {kind} {name} is missing"
     return ""

@@ -1,5 +1,6 @@
 """Queries of a user: one SELECT that changes nothing, within limits of memory and time."""
 
+import re
 import resource
 import sys
 import threading
@@ -77,6 +78,10 @@ def select(
         ) from error
     except (duckdb.Error, ValueError, OverflowError) as error:
         message = " ".join(str(error).partition("\n\n")[0].split())
+        if named := re.match(r"Catalog Error: Table with name (\S*[./]\S*) does not exist", message):
+            raise StoreError(
+                f"the query: no table {named[1]}; if it is a file, --files lets the query read it"
+            ) from error
         if "'pytz'" in message:  # DuckDB adds a traceback
             raise StoreError(
                 "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
@@ -96,7 +101,8 @@ def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Stat
     (statement,) = statements
     if statement.type is duckdb.StatementType.SELECT or _is_pivot(connection, statement):
         return statement
-    kind = str(statement.type.name).replace("_", " ")
+    several = statement.type is duckdb.StatementType.MULTI
+    kind = "several statements" if several else str(statement.type.name).replace("_", " ")
     raise StoreError(f"the query: only a SELECT is run, for a query changes nothing; this is {kind}")
 
 

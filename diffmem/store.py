@@ -171,18 +171,21 @@ class Store(Database):
                 [name, name],
             )
 
-    def start_attempt(self, cell_id: str, where: Provenance) -> str:
-        """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost."""
-        attempt_id = uuid.uuid4().hex
+    def start_attempt(self, cell_id: str, where: Provenance, *, attempt_id: str = "") -> str:
+        """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost.
+
+        An `attempt_id` that is given, and is there already, is left as it is.
+        """
+        attempt_id = attempt_id or new_attempt_id()
         with self.writing() as connection:
             connection.execute(
-                "UPDATE attempts SET outcome = 'lost', error = 'its process ended without a word' "
-                "WHERE cell_id = ? AND outcome = 'running'",
-                [cell_id],
+                "UPDATE attempts SET outcome = 'lost', error = 'its process died' "
+                "WHERE cell_id = ? AND outcome = 'running' AND attempt_id <> ?",
+                [cell_id, attempt_id],
             )
             connection.execute(
                 f"""
-                INSERT INTO attempts SELECT ?, ?, 'running', NULL,
+                INSERT OR IGNORE INTO attempts SELECT ?, ?, 'running', NULL,
                     {_later("started_at", "attempts WHERE cell_id = ?")}, NULL, ?, ?, ?, ?, ?, ?
                 """,
                 [
@@ -489,6 +492,11 @@ class Store(Database):
             """,
             [study],
         )
+
+
+def new_attempt_id() -> str:
+    """Return an id that no other attempt has."""
+    return uuid.uuid4().hex
 
 
 def _check_installed(package: str, what: str) -> None:

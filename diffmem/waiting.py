@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.errors import StoreError, StoreHeld
 
 SAY_AFTER = 10.0
 """Seconds of waiting after which it is said."""
@@ -35,11 +35,11 @@ class Wait:
         self.pause = 0.005
 
     def again(self, holder: str) -> None:
-        """Pause before another look; StoreUnavailable, which names the holder, once patience has ended."""
+        """Pause before another look; StoreHeld, which names the holder, once patience has ended."""
         self.on_wait()
         now = time.monotonic()
         if now - self.started >= self.patience:
-            raise StoreUnavailable(f"{self.path}: {holder} holds the store open; {ADVICE} and try again")
+            raise StoreHeld(f"{self.path}: {holder} holds the store open; {ADVICE} and try again")
         if now >= self.say_at:
             logger.warning("%s: waiting, since %s holds the store open; %s", self.path, holder, ADVICE)
             self.said, self.say_at = True, now + SAY_AGAIN

@@ -197,7 +197,15 @@ def test_what_cannot_be_monitored_is_refused_before_anything_is_written(training
 
 
 def test_a_name_of_another_study_is_refused(training, store):
-    store.register("mine", title="", figure="", path="studies/mine.toml", axes=[], estimation={}, cells=[])
+    store.register(
+        "mine",
+        title="",
+        figure="",
+        path="studies/mine.toml",
+        axes=[],
+        estimation={"epsilon": 0.1, "threshold": 1 / 3},
+        cells=[],
+    )
     with pytest.raises(StoreError, match=r"'mine' is a study of studies/mine\.toml; give the monitor another name"):
         monitor(training, store)
 

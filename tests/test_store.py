@@ -302,7 +302,16 @@ def test_a_study_that_keeps_its_cells_gets_the_new_ones_after_them(store: Store,
     for dropout in ("[0.0, 0.2]", "[0.2, 0.4]", "[0.4]"):
         study = tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", dropout))
         cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
-        store.register("tiny", title="", figure="", path="", axes=[], estimation={}, cells=cells, keep=True)
+        store.register(
+            "tiny",
+            title="",
+            figure="",
+            path="",
+            axes=[],
+            estimation={"epsilon": 0.1, "threshold": 1 / 3},
+            cells=cells,
+            keep=True,
+        )
     assert [cell["axis_values"]["M.dropout"] for cell in store.cells("tiny")] == [0.0, 0.2, 0.4]
 
 
@@ -316,7 +325,9 @@ def test_a_cell_of_two_studies_is_one_cell(store: Store, tmp_path: Path) -> None
 
 
 def test_a_study_of_no_cell_can_be_registered(store: Store) -> None:
-    store.register("none", title="", figure="", path="", axes=[], estimation={}, cells=[])
+    store.register(
+        "none", title="", figure="", path="", axes=[], estimation={"epsilon": 0.1, "threshold": 1 / 3}, cells=[]
+    )
     assert store.cells("none") == []
 
 

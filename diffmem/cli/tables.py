@@ -43,7 +43,8 @@ def print_table(
 ) -> None:
     """Print rows as a table with a column per key of any row, or those of `columns` where there is no row.
 
-    `of` is how many rows there are, where these are the first ones. In a narrow terminal the texts of the column `cut` are cut, to SHORT characters at least.
+    `of` is how many rows there are, where these are the first ones. In a narrow terminal the texts of the column `cut`
+    are cut, to SHORT characters at least.
     """
     from rich import box
     from rich.console import Console  # a tenth of a second that `--help` does without

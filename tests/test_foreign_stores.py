@@ -1,0 +1,398 @@
+"""Stores that something else has made or damaged: refused in a sentence, nothing of this machine read or written."""
+
+import io
+import json
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from diffmem.cli import main
+from diffmem.errors import StoreError
+from diffmem.schema import MIGRATIONS
+from diffmem.store import Store
+
+SECRET = "a secret of this machine"
+COMMANDS = [
+    ["status"],
+    ["status", "tiny"],
+    ["emm", "tiny"],
+    ["report", "-o", "out/page.html"],
+    ["findings"],
+    ["show", "8"],
+    ["query", "FROM results"],
+    ["export", "cells", "-o", "out/cells.csv"],
+    ["export", "emm", "-o", "out/emm.json"],
+    ["store", "info"],
+    ["store", "merge", "store/diffmem.duckdb", "-o", "out/merged.duckdb"],
+    ["plan", "tiny.toml"],
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in a folder with a study, a store that has measured it, and a file that nobody may read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFMEM_STORE", raising=False)
+    Path("secret.txt").write_text(SECRET)
+    Path("out").mkdir()
+    store = Store("store/diffmem.duckdb")
+    study = tiny.load(Path(), tiny.TEXT)
+    tiny.register(store, study)
+    attempt = store.start_attempt(study.cells[0].cell.cell_id, tiny.HERE)
+    ratios = [0.2, 0.5, 0.95]
+    tiny.measure(store, study.cells[0].cell, ratios, attempt=attempt, pairs=[(tiny.png(1), tiny.png(2))])
+    store.end_attempt(attempt, "finished")
+    return tmp_path
+
+
+def change(sql: str, path: str = "store/diffmem.duckdb") -> None:
+    """Do to the store what its owner's DuckDB can do."""
+    with duckdb.connect(path) as connection:
+        connection.execute(sql)
+
+
+def run(*arguments: str) -> Result:
+    """Run a command in this process; one that does not end in a sentence fails the test."""
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exc_info)
+    assert "Traceback" not in result.output
+    return result
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """Return the checksum of every file."""
+    return {
+        str(path.relative_to(folder)): zlib.crc32(path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
+def refused_by_all(folder: Path) -> set[str]:
+    """Check that every command refuses the store in one sentence and touches nothing; return the sentences."""
+    before = listing(folder)
+    sentences = set()
+    for command in COMMANDS:
+        result = run(*command)
+        assert result.exit_code == 2, (command, result.output)
+        (sentence,) = result.stderr.splitlines()
+        sentences.add(sentence.removeprefix("store/diffmem.duckdb: "))
+        assert SECRET not in result.output
+    assert listing(folder) == before
+    return sentences
+
+
+# --- objects -------------------------------------------------------------------------------------------
+
+OBJECTS = {
+    "a view in the place of a table": (
+        "DROP TABLE checkpoints CASCADE; CREATE VIEW checkpoints AS SELECT content FROM read_text('secret.txt')",
+        "the view 'checkpoints'",
+    ),
+    "a view that shows a file": (
+        "CREATE OR REPLACE VIEW results AS SELECT content AS study FROM read_text('secret.txt')",
+        "its view results is not as diffmem makes it",
+    ),
+    "a macro of a table function": ("CREATE MACRO duckdb_tables() AS TABLE SELECT 1", "the function 'duckdb_tables'"),
+    "a macro of a function": ("CREATE MACRO max(x) AS 7", "the function 'max'"),
+    "a table of a name in our SQL": ("CREATE TABLE arrays (sample INTEGER)", "the table 'arrays'"),
+    "a generated column": (
+        "DROP TABLE copied; CREATE TABLE copied (cell_id VARCHAR, nearest INTEGER, picture BLOB AS ('x'::BLOB))",
+        "its table copied is not as diffmem makes it",
+    ),
+    "a column of arrays": (
+        "ALTER TABLE evidence ALTER d1 TYPE DOUBLE[] USING [d1]",
+        "its table evidence is not as diffmem makes it",
+    ),
+    "columns in another order": (
+        "DROP TABLE copied; CREATE TABLE copied (picture BLOB NOT NULL, nearest INTEGER, cell_id VARCHAR, "
+        "PRIMARY KEY (cell_id, nearest))",
+        "its table copied is not as diffmem makes it",
+    ),
+    "a column more": ("ALTER TABLE cells ADD COLUMN more INTEGER", "its table cells is not as diffmem makes it"),
+    "a default that reads": (
+        "ALTER TABLE studies ALTER title SET DEFAULT current_setting('home_directory')",
+        "its table studies is not as diffmem makes it",
+    ),
+    "a table that is missing": ("DROP TABLE pairs", "its table pairs is missing"),
+    "a sequence": ("CREATE SEQUENCE numbers", "the sequence 'numbers'"),
+    "a type": ("CREATE TYPE mood AS ENUM ('good')", "the type 'mood'"),
+    "a schema": ("CREATE SCHEMA other", "the schema 'other'"),
+    "an index": ("CREATE INDEX mine ON evidence (d1)", "the index 'mine'"),
+    "a table of another schema": ("CREATE SCHEMA s; CREATE TABLE s.cells (i INTEGER)", "'s'"),
+}
+
+
+@pytest.mark.parametrize("what", OBJECTS)
+def test_a_store_of_other_objects_than_its_schema_has_is_refused_in_one_sentence(what: str, folder: Path) -> None:
+    sql, says = OBJECTS[what]
+    change(sql)
+    (sentence,) = refused_by_all(folder)
+    assert says in sentence
+    result = run("store", "check")
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+
+
+def test_a_run_refuses_a_store_of_other_objects_before_it_trains(folder: Path) -> None:
+    change("CREATE TABLE arrays (sample INTEGER, nearest INTEGER, d1 DOUBLE, d2 DOUBLE)")
+    before = listing(folder)
+    result = run("run", "tiny.toml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the table 'arrays', which diffmem does not make" in result.stderr
+    assert listing(folder) == before
+
+
+def test_a_store_of_other_objects_is_never_merged_from(folder: Path) -> None:
+    shutil.copyfile("store/diffmem.duckdb", "other.duckdb")
+    change("CREATE VIEW \"x' AS SELECT 1; COPY (SELECT 1) TO 'out/pwned' --\" AS SELECT 1", "other.duckdb")
+    before = listing(folder)
+    for command in (
+        ["store", "merge", "other.duckdb", "-o", "store/diffmem.duckdb"],
+        ["report", "--store", "store/diffmem.duckdb", "--store", "other.duckdb", "-o", "out/page.html"],
+    ):
+        result = run(*command)
+        assert (result.exit_code, result.stderr.startswith("other.duckdb: it holds the view")) == (2, True), (
+            result.output
+        )
+    assert listing(folder) == before
+
+
+def test_a_store_that_cannot_be_merged_from_is_the_one_that_is_named() -> None:
+    shutil.copyfile("store/diffmem.duckdb", "other.duckdb")
+    change("""CREATE TABLE "ta""ble; DROP" (i INTEGER)""", "other.duckdb")
+    result = run("store", "merge", "other.duckdb", "-o", "store/diffmem.duckdb")
+    assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "other.duckdb")
+
+
+def test_a_store_of_every_older_schema_is_merged_from_and_left_as_it_is() -> None:
+    for version in range(1, len(MIGRATIONS) + 1):
+        path = f"old-{version}.duckdb"
+        change("CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)", path)
+        for number, sql in enumerate(MIGRATIONS[:version], start=1):
+            change(sql, path)
+            change(f"INSERT INTO migrations VALUES ({number}, now()::TIMESTAMP)", path)
+        before = Path(path).read_bytes()
+        assert run("store", "merge", path, "-o", "out/merged.duckdb").exit_code == 0
+        assert Path(path).read_bytes() == before  # what is merged from is left as it is
+        assert run("status", "--store", path).exit_code == 0
+
+
+# --- values --------------------------------------------------------------------------------------------
+
+VALUES = [
+    "UPDATE studies SET axes = '5'",
+    "UPDATE studies SET axes = '{\"a\": [1]}'",
+    "UPDATE studies SET axes = '[[1]]'",
+    "UPDATE studies SET axes = '[[\"M.width\"]]'",
+    "UPDATE studies SET overrides = NULL",
+    "UPDATE studies SET overrides = '[[[1]]]'",
+    "UPDATE studies SET estimation = '[]'",
+    'UPDATE studies SET estimation = \'{"epsilon": "x", "threshold": 0.3}\'',
+    'UPDATE studies SET estimation = \'{"epsilon": 0.1, "threshold": 0}\'',
+    "UPDATE studies SET registered_at = 'infinity'",
+    "UPDATE studies SET registered_at = '290000-01-01'",
+    "UPDATE cells SET configuration = 'null'",
+    "UPDATE cells SET configuration = '[1, 2]'",
+    "UPDATE cells SET configuration = '{\"P\": 7}'",
+    'UPDATE cells SET configuration = \'{"P": {"size": "eight"}}\'',
+    'UPDATE cells SET configuration = \'{"P": {"size": 1e300}}\'',
+    'UPDATE cells SET configuration = \'{"P": {"size": -1}}\'',
+    'UPDATE cells SET configuration = \'{"P": {"size": 8, "draw": [1]}}\'',
+    'UPDATE cells SET configuration = \'{"P": {"size": 8, "dataset": {}}}\'',
+    'UPDATE cells SET configuration = \'{"P": {"size": 8}, "T": {"seed": "x"}}\'',
+    "UPDATE cells SET configuration = ('{\"P\": {\"size\": 8, \"x\": ' || repeat('[', 60000) || repeat(']', 60000) "
+    "|| '}}')",
+    "UPDATE cells SET created_at = '-infinity'",
+    "UPDATE cells SET checkpoints = -3",
+    "UPDATE study_cells SET axis_values = '[]'",
+    "UPDATE study_cells SET axis_values = '{}'",
+    "UPDATE attempts SET outcome = 'perhaps'",
+    "UPDATE attempts SET versions = '\"x\"'",
+    "UPDATE attempts SET started_at = 'infinity'",
+    "UPDATE attempts SET pid = -1",
+    "UPDATE checkpoints SET ratio = 'nan'",
+    "UPDATE checkpoints SET ratio = 'inf'",
+    "UPDATE checkpoints SET ratio = 0.123",
+    "UPDATE checkpoints SET samples = 0",
+    "UPDATE checkpoints SET memorized = 10000",
+    "UPDATE checkpoints SET train_seconds = 'nan'",
+    "UPDATE checkpoints SET measured_at = 'infinity'",
+    "UPDATE checkpoints SET epoch = -epoch",
+]
+"""Values that have the right type and that diffmem never writes."""
+
+
+@pytest.mark.parametrize("sql", VALUES)
+def test_values_that_diffmem_never_writes_are_refused_in_one_sentence(sql: str, folder: Path) -> None:
+    change(sql)
+    (sentence,) = refused_by_all(folder)
+    assert sentence.endswith("; `diffmem store check` lists what else is wrong")
+    result = run("store", "check")
+    assert result.exit_code == 1
+    assert result.stdout.strip()
+
+
+ONLY_CHECKED = [
+    "UPDATE evidence SET d1 = 'nan'",
+    "UPDATE evidence SET d2 = -1",
+    "UPDATE evidence SET nearest = 8",
+    "UPDATE evidence SET nearest = -1",
+    "UPDATE pairs SET generated = 'no picture'::BLOB",
+    "UPDATE pairs SET nearest = substr(nearest::VARCHAR, 1, 40)::BLOB",
+]
+
+
+@pytest.mark.parametrize("sql", ONLY_CHECKED)
+def test_a_check_reads_what_no_other_command_reads_whole(sql: str) -> None:
+    change(sql)
+    result = run("store", "check")
+    assert result.exit_code == 1
+    assert result.stdout.strip()
+    for command in COMMANDS:
+        assert run(*command).exit_code in (0, 2), command
+
+
+def test_a_good_store_is_in_order() -> None:
+    result = run("store", "check")
+    assert (result.exit_code, result.stdout) == (0, "store/diffmem.duckdb: in order\n")
+    for command in COMMANDS:
+        assert run(*command).exit_code == 0, command
+
+
+def test_pictures_of_a_page_are_png_and_nothing_else() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((100, 100), dtype=np.uint8)).save(buffer, format="GIF")
+    with duckdb.connect("store/diffmem.duckdb") as connection:
+        connection.execute("UPDATE pairs SET generated = ?", [buffer.getvalue()])
+    result = run("report", "-o", "out/page.html")
+    assert (result.exit_code, "no PNG" in result.stderr) == (2, True)
+    assert not Path("out/page.html").exists()
+
+
+def test_texts_of_a_store_do_not_command_the_terminal() -> None:
+    change("UPDATE studies SET title = 'a' || chr(27) || ']0;owned' || chr(7) || chr(13) || 'b'")
+    for command in (["status"], ["store", "info"]):
+        result = run(*command)
+        assert result.exit_code == 0
+        assert not {"\x1b", "\x07", "\r"} & set(result.stdout), result.stdout
+        assert "owned" in result.stdout
+
+
+# --- queries -------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "COPY (PIVOT results ON epoch USING max(ratio)) TO 'out/pwned.csv'",
+    "COPY (PIVOT results ON epoch USING max(ratio)) TO 'store/diffmem.duckdb'",
+    "CREATE TABLE more AS PIVOT results ON epoch USING max(ratio)",
+    "FROM read_text('secret.txt')",
+    "FROM 'secret.txt'",
+    "SELECT * FROM glob('*')",
+    "FROM read_csv('secret.txt')",
+    "FROM query('COPY (SELECT 1) TO ''out/pwned''')",
+    "SELECT (SELECT content FROM read_text('secret.txt'))",
+    "PIVOT (FROM read_text('secret.txt')) ON size USING max(content)",
+    "SET enable_external_access = true",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "CALL pragma_version()",
+    "EXPORT DATABASE 'out'",
+    "ATTACH 'out/new.duckdb'",
+    "SELECT 1; COPY (SELECT 1) TO 'out/pwned'",
+    "CHECKPOINT",
+]
+
+
+@pytest.mark.parametrize("sql", HOSTILE)
+def test_a_query_reads_and_writes_no_file(sql: str, folder: Path) -> None:
+    before = listing(folder)
+    result = run("query", sql)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert SECRET not in result.output
+    store = Store("store/diffmem.duckdb")
+    for ask in (store.rows, store.columns, store.frame, store.arrow):
+        with pytest.raises(StoreError):
+            ask(sql)
+    assert listing(folder) == before
+
+
+def test_a_query_reads_files_where_it_is_let_and_still_writes_none(folder: Path) -> None:
+    result = run("query", "--files", "--json", "SELECT content FROM read_text('secret.txt')")
+    assert json.loads(result.stdout) == [{"content": SECRET}]
+    before = listing(folder)
+    assert run("query", "--files", "COPY (PIVOT results ON epoch USING max(ratio)) TO 'out/x.csv'").exit_code == 2
+    assert "--files" in run("query", "FROM 'secret.txt'").stderr
+    assert listing(folder) == before
+
+
+def test_a_query_ends_at_its_limits_with_a_sentence() -> None:
+    slow = run("query", "--seconds", "0.2", "SELECT count(*) FROM range(100000000000) WHERE range % 7 = 3")
+    assert (slow.exit_code, slow.stderr) == (2, "the query: stopped after 0.2 seconds; narrow it, or raise --seconds\n")
+    large = run("query", "--memory", "0.2", "FROM range(100000000) ORDER BY hash(range)")
+    assert (large.exit_code, large.stderr) == (
+        2,
+        "the query: needs more than 0.2 GB of memory; narrow it, or raise --memory\n",
+    )
+
+
+def test_the_rows_of_a_query_count_as_its_memory() -> None:
+    script = ["query", "--json", "--memory", "0.2", "SELECT repeat('x', 1000) || range FROM range(100000000)"]
+    ended = tiny.diffmem(*script)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "the query: needs more than 0.2 GB of memory; narrow it, or raise --memory\n"
+
+
+def test_a_long_answer_is_counted_and_not_kept() -> None:
+    result = run("query", "FROM range(2000000)")
+    assert result.stdout.endswith("... and 1999000 rows more, which --json prints\n2000000 rows\n")
+
+
+# --- threads -------------------------------------------------------------------------------------------
+
+
+def test_threads_of_one_process_read_and_write_in_turn() -> None:
+    path, failures = "store/diffmem.duckdb", []
+    shared = Store(path, patience=300)
+
+    def work(number: int) -> None:
+        try:
+            for epoch in range(100, 115):
+                if number % 2:
+                    shared.append(tiny.checkpoint(f"cell-{number}", epoch, 0.5))
+                else:
+                    with (shared if number else Store(path, patience=300)).snapshot():
+                        pass
+                    assert shared.studies()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(shared.rows("SELECT * FROM checkpoints WHERE cell_id LIKE 'cell-%'")) == 3 * 15
+
+
+def test_a_thread_that_would_wait_for_itself_is_told_so() -> None:
+    store = Store("store/diffmem.duckdb")
+    with store.snapshot(), pytest.raises(StoreError, match="open in this thread already"):
+        store.append(tiny.checkpoint("cell", 1, 0.5))
+    with store.snapshot(), Store(store.path).snapshot():
+        assert store.studies()
+    assert store.append(tiny.checkpoint("cell", 1, 0.5))
+
+
+def test_a_connection_of_this_process_itself_is_named() -> None:
+    with duckdb.connect("store/diffmem.duckdb", read_only=True), pytest.raises(StoreError, match="this process itself"):
+        Store("store/diffmem.duckdb", patience=0.05).studies()
