@@ -111,6 +111,7 @@ def _unwritable(store: Store) -> list[str]:
             with copy.writing() as connection:
                 for (table,) in connection.execute(KEYED).fetchall():
                     connection.execute(f"INSERT OR IGNORE INTO {table} FROM {table}")  # looks each row up in the index
+                    connection.execute(f"DELETE FROM {table}")  # and takes it out
         except StoreError as error:
             return [f"it can be read but not written: {str(error).removeprefix(f'{folder}/')}"]
     return []

@@ -64,6 +64,7 @@ class Database:
         self.patience = PATIENCE if patience is None else patience
         self.on_wait, self.check = on_wait, check
         self._snapshot = _Snapshot()
+        self.is_copy = False  # of which nothing needs to be kept
         self._checked = False  # whether its objects are known to be diffmem's
         self._copy: _Copy | None = None
 
@@ -131,8 +132,8 @@ class Database:
 
     def exists(self) -> bool:
         """Return whether the file is there; StoreError where that cannot be told, or it is no regular file."""
-        if "\\" in str(self.path.absolute()):
-            raise StoreError(f"{self.path}: DuckDB takes a backslash for a slash; name a store without one")
+        if mark := next((mark for mark in UNUSABLE if mark in str(self.path.absolute())), ""):
+            raise StoreError(f"{self.path}: DuckDB cannot use a path with {mark} in it; name another store")
         try:
             mode = self.path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -232,7 +233,9 @@ class Database:
             for suffix in ("", ".wal"):
                 with suppress(FileNotFoundError):
                     shutil.copyfile(f"{self.path}{suffix}", f"{place}{suffix}")
-        return Database(place, check=self.check)
+        copy = Database(place, check=self.check)
+        copy.is_copy = True
+        return copy
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -329,7 +332,7 @@ class Database:
 
     def _migrate(self, wait: Wait, done: int) -> None:
         """Bring the file, which has had `done` migrations, up to date; what was there before is kept beside it."""
-        if done:
+        if done and not self.is_copy:
             self._keep(wait, done)
         with self._connected(wait, read_only=False) as connection:
             for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
@@ -380,6 +383,9 @@ class _Copy(NamedTuple):
     key: tuple[int, int]  # when the file was written that it is a copy of, and its bytes
     store: Database
 
+
+UNUSABLE = ("?", "\\")
+"""What DuckDB takes for the end of a path, so that its write-ahead log would lie elsewhere, and for a slash."""
 
 DAMAGED = "damaged, or cut short while it was copied; copy it again, or name another store"
 

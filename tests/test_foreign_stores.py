@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import random
 import shutil
+import sqlite3
+import subprocess
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -14,6 +19,7 @@ import pytest
 import tiny
 from click.testing import CliRunner, Result
 from PIL import Image
+from test_store import can_mount
 
 from diffmem.cli import main
 from diffmem.errors import StoreError
@@ -77,18 +83,24 @@ def listing(folder: Path) -> dict[str, int]:
     }
 
 
-def refused_by_all(folder: Path) -> set[str]:
-    """Check that every command refuses the store in one sentence and touches nothing; return the sentences."""
+def some_commands(number: int) -> list[list[str]]:
+    """Return the report and two more commands, other ones for each number: all refuse a store in one place."""
+    return [COMMANDS[3], *(COMMANDS[(number + step) % len(COMMANDS)] for step in (0, 5))]
+
+
+def refused(folder: Path, commands: list[list[str]]) -> str:
+    """Check that commands refuse the store in the same sentence and touch nothing; return the sentence."""
     before = listing(folder)
     sentences = set()
-    for command in COMMANDS:
+    for command in commands:
         result = run(*command)
         assert result.exit_code == 2, (command, result.output)
         (sentence,) = result.stderr.splitlines()
         sentences.add(sentence.removeprefix("store/diffmem.duckdb: "))
         assert SECRET not in result.output
     assert listing(folder) == before
-    return sentences
+    (sentence,) = sentences
+    return sentence
 
 
 # --- objects -------------------------------------------------------------------------------------------
@@ -136,8 +148,7 @@ OBJECTS = {
 def test_a_store_of_other_objects_than_its_schema_has_is_refused_in_one_sentence(what: str, folder: Path) -> None:
     sql, says = OBJECTS[what]
     change(sql)
-    (sentence,) = refused_by_all(folder)
-    assert says in sentence
+    assert says in refused(folder, some_commands([*OBJECTS].index(what)))
     result = run("store", "check")
     assert (result.exit_code, result.stdout) == (2, ""), result.output
 
@@ -234,7 +245,7 @@ VALUES = [
 @pytest.mark.parametrize("sql", VALUES)
 def test_values_that_diffmem_never_writes_are_refused_in_one_sentence(sql: str, folder: Path) -> None:
     change(sql)
-    (sentence,) = refused_by_all(folder)
+    sentence = refused(folder, some_commands(VALUES.index(sql)))
     assert sentence.endswith("; `diffmem store check` lists what else is wrong")
     result = run("store", "check")
     assert result.exit_code == 1
@@ -257,8 +268,13 @@ def test_a_check_reads_what_no_other_command_reads_whole(sql: str) -> None:
     result = run("store", "check")
     assert result.exit_code == 1
     assert result.stdout.strip()
-    for command in COMMANDS:
+    for command in some_commands(ONLY_CHECKED.index(sql)):
         assert run(*command).exit_code in (0, 2), command
+
+
+def test_every_command_refuses_what_diffmem_never_writes(folder: Path) -> None:
+    change("CREATE MACRO max(x) AS 7")
+    assert "'max'" in refused(folder, COMMANDS)
 
 
 def test_a_good_store_is_in_order() -> None:
@@ -396,3 +412,156 @@ def test_a_thread_that_would_wait_for_itself_is_told_so() -> None:
 def test_a_connection_of_this_process_itself_is_named() -> None:
     with duckdb.connect("store/diffmem.duckdb", read_only=True), pytest.raises(StoreError, match="this process itself"):
         Store("store/diffmem.duckdb", patience=0.05).studies()
+
+
+# --- damage --------------------------------------------------------------------------------------------
+
+
+def damaged(good: bytes, seed: int) -> bytes:
+    """Return a file with some of its bytes flipped, zeroed, replaced or cut off."""
+    draw = random.Random(seed)
+    data = bytearray(good)
+    kind = draw.choice(["flip", "zero", "cut", "header", "garbage"])
+    place = draw.randrange(len(data) - 70_000)
+    if kind == "flip":
+        for _ in range(draw.choice([1, 5, 50])):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    elif kind == "zero":
+        length = draw.choice([8, 4096, 65536])
+        data[place : place + length] = bytes(length)
+    elif kind == "cut":
+        del data[draw.randrange(len(data)) :]
+    elif kind == "header":
+        data[draw.randrange(3 * 4096)] ^= 0xFF
+    else:
+        data[place : place + 1000] = draw.randbytes(1000)
+    return bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_is_damaged_every_command_ends_in_a_sentence_and_touches_nothing(part: int, folder: Path) -> None:
+    """200 stores; of none does a check say that it is in order while a run could not go on with it."""
+    good = Path("store/diffmem.duckdb").read_bytes()
+    Path("store/diffmem.duckdb").unlink()
+    study = tiny.load(Path(), tiny.TEXT)
+    for seed in range(50 * part, 50 * (part + 1)):
+        Path("store/diffmem.duckdb").write_bytes(damaged(good, seed))
+        before = listing(folder)
+        command = COMMANDS[seed % len(COMMANDS)]
+        result, check = run(*command), run("store", "check")
+        assert (result.exit_code in (0, 1, 2), check.exit_code in (0, 1, 2)) == (True, True), seed
+        touched = {name for name, _ in listing(folder).items() ^ before.items()}
+        assert all(name.startswith("out/") for name in touched), (seed, touched)
+        if check.exit_code == 0:
+            store = Store("store/diffmem.duckdb")
+            tiny.register(store, study)
+            attempt = store.start_attempt(study.cells[1].cell.cell_id, tiny.HERE)
+            store.append(tiny.checkpoint(study.cells[1].cell.cell_id, 12, 0.5, attempt=attempt))
+            store.end_attempt(attempt, "interrupted")
+        for leftover in Path("store").glob("diffmem.duckdb*"):
+            leftover.unlink()
+
+
+def test_a_damaged_write_ahead_log_is_named_with_what_removing_it_costs() -> None:
+    script = """
+import os
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+with Store("store/diffmem.duckdb").writing() as connection:
+    connection.execute("INSERT INTO cells VALUES ('new', '{\\"P\\": {\\"size\\": 8}}', 1, now()::TIMESTAMP)")
+    connection.commit()
+    print("ready", flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    with tiny.started(script):
+        pass
+    log = Path("store/diffmem.duckdb.wal")
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    log.write_bytes(data)
+    for command in (["status"], ["run", "tiny.toml"]):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "its write-ahead log store/diffmem.duckdb.wal is damaged; move that file away" in result.stderr
+    log.rename("moved.wal")
+    assert run("status").exit_code == 0
+    assert run("store", "check").exit_code == 0
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a**b", "a*b", "[a]", "a#b", "a%b", "it's", 'a"b', "s3:x", "-x", "ä ö"])
+def test_a_store_of_any_name_is_used_by_every_command(name: str) -> None:
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile("store/diffmem.duckdb", path)
+    for command in COMMANDS:
+        if command[:2] == ["store", "merge"]:
+            command = ["store", "merge", "-o", "out/merged.duckdb", "--", name]
+            assert run(*command).exit_code == 0, command
+        else:
+            assert run(*command, f"--store={name}").exit_code == 0, command
+    assert run("store", "check", f"--store={name}").stdout.endswith("in order\n")
+
+
+def test_a_backslash_in_the_name_of_a_store_is_refused_since_duckdb_takes_it_for_a_slash() -> None:
+    result = run("status", "--store", "a\\b.duckdb")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "a\\b.duckdb: DuckDB takes a backslash for a slash; name a store without one\n",
+    )
+
+
+def test_a_link_whose_target_is_gone_is_no_place_for_a_new_store() -> None:
+    Path("gone").symlink_to("disk/store.duckdb")
+    for command in (["status", "--store", "gone"], ["run", "tiny.toml", "--store", "gone"]):
+        result = run(*command)
+        assert result.exit_code == 1, result.output
+        assert "disk/store.duckdb, which is gone" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert Path("gone").is_symlink()
+    assert not Path("gone").exists()
+
+
+def test_a_hard_link_is_the_store_itself() -> None:
+    Path("linked.duckdb").hardlink_to("store/diffmem.duckdb")
+    assert run("status", "--store", "linked.duckdb").exit_code == 0
+    result = run("store", "merge", "linked.duckdb", "-o", "store/diffmem.duckdb")
+    assert (result.exit_code, result.stdout) == (0, "linked.duckdb: 0 checkpoints taken into store/diffmem.duckdb\n")
+
+
+def test_a_pipe_is_no_store() -> None:
+    os.mkfifo("pipe")
+    for command in (*COMMANDS[:3], ["run", "tiny.toml"], ["store", "check"]):
+        result = run(*command, "--store", "pipe")
+        assert (result.exit_code, result.stderr) == (2, "pipe: a pipe or a device, not a file; name another store\n")
+
+
+def test_an_sqlite_file_is_no_store_and_nothing_is_fetched() -> None:
+    with closing(sqlite3.connect("other.sqlite")) as connection:
+        connection.execute("CREATE TABLE birds (name)")
+        connection.commit()
+    for command in (*COMMANDS[:3], ["run", "tiny.toml"]):
+        result = run(*command, "--store", "other.sqlite")
+        assert (result.exit_code, result.stderr) == (2, "other.sqlite: not a DuckDB file; name another store\n")
+
+
+def test_a_store_of_an_older_schema_is_read_where_nothing_can_be_written() -> None:
+    if not can_mount():
+        pytest.skip("needs to mount a file system that is only read")
+    path = Path("old/old.duckdb")
+    path.parent.mkdir()
+    change("CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)", str(path))
+    change(MIGRATIONS[0], str(path))
+    change("INSERT INTO migrations VALUES (1, now()::TIMESTAMP)", str(path))
+    script = 'mount --bind old old && mount -o remount,bind,ro old && exec "$@"'
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *tiny.command("store", "info", path)],
+        env=tiny.environment(), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "schema            3\n" in ended.stdout
+    assert [each.name for each in path.parent.iterdir()] == ["old.duckdb"]
