@@ -507,12 +507,14 @@ def test_a_store_of_any_name_is_used_by_every_command(name: str) -> None:
     assert run("store", "check", f"--store={name}").stdout.endswith("in order\n")
 
 
-def test_a_backslash_in_the_name_of_a_store_is_refused_since_duckdb_takes_it_for_a_slash() -> None:
-    result = run("status", "--store", "a\\b.duckdb")
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "a\\b.duckdb: DuckDB takes a backslash for a slash; name a store without one\n",
-    )
+@pytest.mark.parametrize(("name", "mark"), [("a\\b.duckdb", "\\"), ("a?b", "?"), ("what?/store", "?")])
+def test_a_path_that_duckdb_reads_otherwise_is_refused(name: str, mark: str, folder: Path) -> None:
+    before = listing(folder)
+    for command in (["status", "--store", name], ["run", "tiny.toml", "--store", name]):
+        result = run(*command)
+        sentence = f"{name}: DuckDB cannot use a path with {mark} in it; name another store\n"
+        assert (result.exit_code, result.stderr) == (2, sentence)
+    assert listing(folder) == before
 
 
 def test_a_link_whose_target_is_gone_is_no_place_for_a_new_store() -> None:
