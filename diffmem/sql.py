@@ -34,7 +34,7 @@ def reading_files(paths: Sequence[Path]) -> tuple[duckdb.DuckDBPyConnection, lis
     """
     names = [str(path.absolute()) for path in paths]
     patterns = [glob.escape(name) for name in names]
-    connection = duckdb.connect(config=CLOSED)
+    connection = duckdb.connect(config={**CLOSED})
     connection.execute("SET allowed_paths = ?", [sorted({*names, *patterns})])
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
