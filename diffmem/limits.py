@@ -27,7 +27,7 @@ def most_pixels() -> int:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return min(MOST_PIXELS, memory // COPIES // RGB)
     if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) > 0):
-        raise DataError(f"DIFFMEM_MAX_PIXELS: must be a whole number from 1 to 10^18, not {reprlib.repr(given)}")
+        raise DataError(f"DIFFMEM_MAX_PIXELS: must be a whole number of pixels, not {reprlib.repr(given)}")
     return int(given)
 
 

@@ -452,7 +452,7 @@ def test_without_a_limit_a_quarter_of_the_memory_is_one(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("given", ["0", "-1", "x", "1e9", "1" + 5000 * "0", "²"])
 def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("DIFFMEM_MAX_PIXELS", given)
-    with pytest.raises(DataError, match="DIFFMEM_MAX_PIXELS: must be a whole number from 1 to 10"):
+    with pytest.raises(DataError, match="DIFFMEM_MAX_PIXELS: must be a whole number of pixels, not "):
         most_pixels()
 
 

@@ -48,7 +48,8 @@ def plan(
 
     Nothing is written. `done` are the checkpoints measured of all; images to train and to generate, and floating-point
     operations (FLOP), are those of what is left. `shared` counts the other study files of the folder that have the
-    cell too, so that it is trained for all of them at once.
+    cell too, so that it is trained for all of them at once: those of 1,000 cells at most, on datasets with a name or on
+    the study's own images.
 
     Example: diffmem plan studies/skip.toml --tflops 40
     """
