@@ -463,7 +463,7 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
             message = f"the net has no resolution {side}; it has {known}"
             faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
     expected = levels * (M.blocks + 1)
-    if len(M.skip_mask) != expected:
+    if M.skips is not None and len(M.skip_mask) != expected:
         message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
         faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
     odd = M.width % 2 and M.network == "ddpm++"

@@ -95,10 +95,12 @@ def test_studies_of_datasets_with_a_name_are_counted_whatever_images_a_study_has
         'extends = "pipe"',
         'extends = "/dev/zero"',
         'extends = "long.toml"',
+        f'P = {{dataset = "digits", size = 4}}\nM = {{blocks = 1000, channel_mult = {[1] * 8000}}}\n'
+        f"axes = [{{T.seed = {list(range(900))}}}]",
         "\0",
         "",
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_whatever_is_wrong_with_another_study_neither_ends_nor_slows_a_plan(text: str) -> None:
     Path("a.toml").write_text(STUDY.format("digits"))
