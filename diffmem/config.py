@@ -42,13 +42,15 @@ def _as_mask(value: Any) -> Any:
 MOST = 10**9
 """The largest whole number of a setting: more is a slip of the pen, and its products are still numbers that the store
 can hold."""
+MOST_CLASSES = 100_000
+"""Classes of a dataset; class numbers are below."""
 
 Integers = tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
 List = Annotated[Integers, BeforeValidator(_as_tuple)]
 NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
 Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
 ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-Classes = Annotated[int, Field(ge=1, le=100_000)] | ClassList
+Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
 Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
 
 
@@ -461,7 +463,7 @@ def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
             message = f"the net has no resolution {side}; it has {known}"
             faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
     expected = levels * (M.blocks + 1)
-    if len(M.skip_mask) != expected:
+    if M.skips is not None and len(M.skip_mask) != expected:
         message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
         faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
     odd = M.width % 2 and M.network == "ddpm++"

@@ -11,6 +11,7 @@ import numpy as np
 from diffmem.config import DATASETS, Cell, Dataset
 from diffmem.errors import DataError, NoSuchData
 from diffmem.images import Indices, Pixels, Source, read_images, resized
+from diffmem.limits import check_pixels
 
 IMAGENET_DOGS = range(151, 274)
 """The 123 classes of ImageNet-1k that the paper's code takes: 118 breeds, and wolves, coyote and dingo."""
@@ -51,7 +52,9 @@ def _digits(resolution: int | None) -> Source:
     """The UCI handwritten digits: 1,797 grey 8x8 images of ten classes, values 0..255."""
     with resources.as_file(resources.files("diffmem.datasets") / "digits.npz") as path, np.load(path) as file:
         images: Pixels = file["images"]
-        return Source(resized(images, resolution or images.shape[-1]), file["labels"].astype(np.int64))
+        side = resolution or images.shape[-1]
+        check_pixels("digits", len(images), side * side)
+        return Source(resized(images, side), file["labels"].astype(np.int64))
 
 
 def _downloaded(repository: str, files: list[str]) -> str:

@@ -7,24 +7,32 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
-import tempfile
-import zipfile
+import warnings
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from diffmem import npz
+from diffmem.cache import cache_folder, keep
+from diffmem.config import MOST_CLASSES
 from diffmem.errors import DataError, NoSuchData
+from diffmem.limits import MOST_ENCODED, check_pixels, class_number, first_line
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What these files may be; Pillow knows others, some of which run programs or have never met a hostile file."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,6 @@ class Item(NamedTuple):
     where: str
 
 
-def cache_folder() -> Path:
-    """Return the folder of decoded images: DIFFMEM_CACHE, or diffmem in the user's cache folder."""
-    if named := os.environ.get("DIFFMEM_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffmem"
-
-
 def read_images(pattern: str, *, resolution: int | None, only: range | None = None) -> Source:
     """Return the images of a folder (a class per sub-folder), a .npz, or a Parquet file or a pattern of them.
 
@@ -64,10 +65,11 @@ def read_images(pattern: str, *, resolution: int | None, only: range | None = No
         files = _files(pattern)
         fingerprint = _fingerprint(files, pattern)
         kept = cache_folder() / f"{fingerprint.removeprefix('sha256:')}-{side}{rows}.npz"
-        if not kept.exists():
-            _keep(kept, _decode(files, pattern, resolution, only))
-        with np.load(kept) as file:
-            return Source(file["images"], file["classes"], fingerprint)
+        source = _kept(kept)
+        if source is None:
+            source = _decode(files, pattern, resolution, only)
+            _keep(kept, source)
+        return replace(source, fingerprint=fingerprint)
     except OSError as error:
         raise DataError(f"{error.filename or pattern}: cannot be read: {error.strerror or error}") from error
 
@@ -91,6 +93,9 @@ def _files(pattern: str) -> list[Path]:
         kind = DataError if named else NoSuchData
     if not found:
         raise kind(f"{pattern}: {missing}")
+    for file in found:
+        if file.suffix.lower() in SUFFIXES and file.stat().st_size > MOST_ENCODED:
+            raise DataError(f"{file}: longer than {MOST_ENCODED:,} bytes; no image is")
     return sorted(found)
 
 
@@ -113,27 +118,22 @@ def _fingerprint(files: list[Path], pattern: str) -> str:
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     fingerprint = f"sha256:{digest.hexdigest()[:32]}"
-    _write(index, fingerprint.encode())
+    keep(index, lambda file: file.write(fingerprint.encode()))
     return fingerprint
 
 
 def _keep(path: Path, source: Source) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, images=source.images, classes=source.classes)
-    _write(path, buffer.getvalue())
+    keep(path, lambda file: np.savez(file, images=source.images, classes=source.classes))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file of the cache, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: decoded images cannot be kept there ({error.strerror}); name another folder with DIFFMEM_CACHE"
-        ) from error
+def _kept(path: Path) -> Source | None:
+    """Return what was decoded before; None if nothing was, or if it cannot be read."""
+    with suppress(DataError), npz.opened(path) as file:
+        images, classes = file.claim("images"), file.claim("classes")
+        if images and classes:
+            check_pixels(path, images.shape[0], math.prod(images.shape[2:]))
+            return Source(file.read(images), file.read(classes))
+    return None
 
 
 # --- decoding ------------------------------------------------------------------------------------------
@@ -146,32 +146,42 @@ def _decode(files: list[Path], pattern: str, resolution: int | None, only: range
     if suffix not in (".parquet", *SUFFIXES) or (files[0] == Path(pattern).expanduser() and suffix != ".parquet"):
         raise DataError(f"{pattern}: not a folder of images, a .npz or a Parquet file")
     items = _parquet_items(files, only) if suffix == ".parquet" else _folder_items(files, _top(files, pattern))
-    arrays: list[Pixels] = []
-    labels: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of large images and damaged tags; what it refuses is an error
+        return _gathered(items, pattern, resolution)
+
+
+def _gathered(items: Iterator[Item], pattern: str, resolution: int | None) -> Source:
+    """Decode images one by one into one array, as long as the limit allows more."""
+    pixels, labels, shape = bytearray(), array("q"), (0, 0, 0)
     for item in items:
-        array = _pixels(item, resolution)
-        if arrays and array.shape != arrays[0].shape:
-            first, this = (f"{a.shape[2]}x{a.shape[1]} in {a.shape[0]} channels" for a in (arrays[0], array))
+        image = _pixels(item, resolution)
+        shape = image.shape if not labels else shape
+        if image.shape != shape:
+            first, this = (
+                f"{width}x{height} in {channels} channels" for channels, height, width in (shape, image.shape)
+            )
             raise DataError(
                 f"{item.where}: {this}, but the first image is {first}; "
                 "make them one size (in a study, P.resolution does)"
             )
-        arrays.append(array)
         labels.append(item.label)
-    if not arrays:
+        check_pixels(pattern, len(labels), shape[1] * shape[2])
+        pixels += image.tobytes()
+    if not labels:
         raise DataError(f"{pattern}: no images in it")
-    return Source(np.stack(arrays), np.asarray(labels, dtype=np.int64))
+    return Source(np.frombuffer(pixels, dtype=np.uint8).reshape(-1, *shape), np.array(labels, dtype=np.int64))
 
 
 def _pixels(item: Item, resolution: int | None) -> Pixels:
     """Return an encoded image as uint8 [c, h, w], grey or RGB."""
     try:
-        with Image.open(io.BytesIO(item.data)) as opened:
+        with Image.open(io.BytesIO(item.data), formats=FORMATS) as opened:
             image = grey_or_rgb(opened)
     except UnidentifiedImageError as error:
-        raise DataError(f"{item.where}: not an image that can be read (of no known format)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{item.where}: not an image that can be read ({error})") from error
+        raise DataError(f"{item.where}: not an image that can be read (not {', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow raises errors of many kinds on damaged images
+        raise DataError(f"{item.where}: not an image that can be read ({first_line(error)})") from error
     if resolution is not None:
         image = crop_and_resize(image, resolution)
     elif image.width != image.height:
@@ -204,88 +214,74 @@ def _top(files: list[Path], pattern: str) -> Path:
 def _folder_items(files: list[Path], top: Path) -> Iterator[Item]:
     """Yield the images of a folder: its sub-folders are the classes, in order of name."""
     folders = [file.relative_to(top).parts[0] if file.parent != top else "" for file in files]
-    names = sorted(set(folders))
+    numbers = {name: number for number, name in enumerate(sorted(set(folders)))}
     for file, folder in zip(files, folders, strict=True):
-        yield Item(file.read_bytes(), names.index(folder), str(file))
+        yield Item(file.read_bytes(), class_number(numbers[folder], str(file)), str(file))
 
 
 def _parquet_items(files: list[Path], only: range | None) -> Iterator[Item]:
-    """Yield the rows of Parquet files with an image column (bytes, or a struct of bytes) and maybe a label."""
-    import duckdb
+    """Yield the rows of Parquet files."""
+    from diffmem.parquet import rows  # which loads DuckDB
 
-    names = [str(file) for file in files]
-    try:
-        connection = duckdb.connect()
-        columns = connection.execute("DESCRIBE FROM read_parquet(?)", [names]).fetchall()
-        image, label = _columns(columns, names[0])
-        where = f"WHERE {label} BETWEEN {only.start} AND {only.stop - 1}" if only is not None else ""
-        rows = "read_parquet(?, filename = true, file_row_number = true)"
-        result = connection.execute(f"SELECT {image}, {label}, filename, file_row_number FROM {rows} {where}", [names])
-        while batch := result.fetchmany(1000):
-            for data, number, name, row in batch:
-                place = f"{name}, row {row}"
-                if data is None or number is None or number < 0:
-                    raise DataError(f"{place}: no {'image' if data is None else 'label'}")
-                yield Item(data, int(number) - (only.start if only is not None else 0), place)
-    except duckdb.Error as error:
-        raise DataError(f"{names[0]}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
-
-
-def _columns(columns: list[tuple[Any, ...]], file: str) -> tuple[str, str]:
-    """Return the SQL of the image's bytes and of the label."""
-    types = {name: str(kind) for name, kind, *_ in columns}
-    structs = [name for name, kind in types.items() if kind.startswith("STRUCT") and "bytes" in kind]
-    blobs = [name for name, kind in types.items() if kind == "BLOB"]
-    if not structs and not blobs:
-        raise DataError(f"{file}: no column of images (bytes, or a struct of bytes and path); it has {list(types)}")
-    image = f'"{structs[0]}".bytes' if structs else f'"{blobs[0]}"'
-    label = next((name for name in ("label", "labels", "class", "fine_label") if name in types), None)
-    return image, "0" if label is None else f'"{label}"'
+    first = 0 if only is None else only.start
+    for data, label, place in rows(files, only):
+        if data is None:
+            raise DataError(f"{place}: no image")
+        yield Item(data, class_number(label, place) - first, place)
 
 
 def _from_npz(path: Path, resolution: int | None) -> Source:
     """Return the arrays `images` (or the only one of images) and `labels` of a .npz."""
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not a .npz that can be read (no zip file)")
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a .npz that can be read ({error})") from error
-    images = arrays.get("images", arrays.get("arr_0"))
-    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
-        found = {name: f"{array.dtype} {list(array.shape)}" for name, array in arrays.items()}
-        raise DataError(
-            f"{path}: needs an array `images` of uint8 [n, h, w], [n, h, w, c] or [n, c, h, w]; has {found}"
-        )
-    images = _channels_first(images, path)
-    labels = arrays.get("labels", np.zeros(len(images), dtype=np.int64))
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any():
-        kind = f"{labels.dtype} {list(labels.shape)}"
-        raise DataError(f"{path}: `labels` must be {len(images)} whole numbers from 0, not {kind}")
-    side = resolution or images.shape[-1]
-    if resolution is None and images.shape[-1] != images.shape[-2]:
-        raise DataError(
-            f"{path}: {images.shape[-1]}x{images.shape[-2]} pixels, not square; "
-            "crop them (in a study, P.resolution does)"
-        )
-    return Source(resized(images, side), labels.astype(np.int64))
+    with npz.opened(path) as file:
+        claim = file.claim("images") or file.claim("arr_0")
+        if claim is None or claim.dtype != np.uint8 or len(claim.shape) not in (3, 4):
+            found = {name: str(file.claim(name)) for name in file.names[:5]}
+            raise DataError(
+                f"{path}: needs an array `images` of uint8 [n, h, w], [n, h, w, c] or [n, c, h, w]; has {found}"
+            )
+        count, channels, height, width = _channels_first(claim.shape, path)
+        if 0 in claim.shape:
+            raise DataError(f"{path}: no images in it; `images` is {list(claim.shape)}")
+        if resolution is None and height != width:
+            raise DataError(f"{path}: {width}x{height} pixels, not square; crop them (in a study, P.resolution does)")
+        side = resolution or width
+        check_pixels(path, count, max(height * width, side * side))
+        labels = _npz_labels(file, count, path)
+        images: Pixels = file.read(claim)
+    if claim.shape != (count, channels, height, width) and len(claim.shape) == 4:
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return Source(resized(images.reshape(count, channels, height, width), side), labels)
 
 
-def _channels_first(images: Pixels, path: Path) -> Pixels:
-    if images.ndim == 3:
-        return images[:, None]
-    if images.shape[1] in (1, 3):
-        return images
-    if images.shape[3] in (1, 3):
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    raise DataError(f"{path}: `images` has neither 1 nor 3 channels: {list(images.shape)}")
+def _npz_labels(file: npz.Npz, count: int, path: Path) -> Indices:
+    """Return the array `labels`, or zeros if there is none."""
+    claim = file.claim("labels")
+    if claim is None:
+        return np.zeros(count, dtype=np.int64)
+    if claim.shape != (count,) or claim.dtype.kind not in "iu":
+        raise DataError(f"{path}: `labels` must be {count} whole numbers from 0, not {claim}")
+    labels = file.read(claim)
+    for row in np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))[:1].tolist():
+        class_number(int(labels[row]), f"{path}, row {row}")
+    return labels.astype(np.int64)
+
+
+def _channels_first(shape: tuple[int, ...], path: Path) -> tuple[int, int, int, int]:
+    """Return count, channels, height and width of images, wherever they have their channels."""
+    if len(shape) == 3:
+        return shape[0], 1, shape[1], shape[2]
+    if shape[1] in (1, 3):
+        return shape[0], shape[1], shape[2], shape[3]
+    if shape[3] in (1, 3):
+        return shape[0], shape[3], shape[1], shape[2]
+    raise DataError(f"{path}: `images` has neither 1 nor 3 channels: {list(shape)}")
 
 
 def resized(images: Pixels, side: int) -> Pixels:
     """Return uint8 images [n, c, h, w] at `side` x `side` pixels, as `crop_and_resize` does each."""
     if images.shape[-2:] == (side, side):
         return images
-    planes = images.reshape(-1, *images.shape[-2:])
-    small = [np.asarray(crop_and_resize(Image.fromarray(plane), side)) for plane in planes]
-    return np.stack(small).reshape(*images.shape[:2], side, side)
+    small = np.empty((*images.shape[:2], side, side), dtype=np.uint8)
+    for plane in np.ndindex(images.shape[:2]):
+        small[plane] = crop_and_resize(Image.fromarray(images[plane]), side)
+    return small

@@ -3,17 +3,19 @@
 import math
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from diffmem.config import Cell
+from diffmem.config import DATASETS, Cell
 from diffmem.cost import Cost, cell_cost
 from diffmem.emm import most_sizes
-from diffmem.errors import DiffmemError
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
+from diffmem.studyfile import FirstFault, Layer, read_study
 
 
 class Throughput(NamedTuple):
@@ -54,7 +56,7 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
     if store.exists():
         rows = store.read("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
         measured = {row["cell_id"]: row["measured"] for row in rows}
-    elsewhere = _cells_of_other_studies(Path(study.path), profile)
+    elsewhere = _cells_of_other_studies(study, profile)
     return [
         PlannedCell(entry, had, elsewhere[entry.cell.cell_id], cell_cost(entry.cell, measured=had))
         for entry in study.distinct
@@ -62,18 +64,40 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
     ]
 
 
-def _cells_of_other_studies(path: Path, profile: str | None) -> Counter[str]:
-    """Count in how many of the other study files beside `path` each cell is; files with faults have none."""
+MOST_BYTES_BESIDE, MOST_CELLS_BESIDE = 50_000, 1000
+"""What another study of the folder may have to be looked at: the bytes of each of its files, and its cells."""
+
+
+def _cells_of_other_studies(study: Study, profile: str | None) -> Counter[str]:
+    """Count in how many of the other study files beside a study each cell is; files with faults have none."""
     found: Counter[str] = Counter()
+    path = Path(study.path)
     for other in sorted(path.parent.glob("*.toml")):
         if os.path.realpath(other) == os.path.realpath(path):
             continue
-        try:
-            study = Study.load(other, profile=profile)
-        except DiffmemError:  # another study's faults are told when it is asked for, or it lacks the profile
-            continue
-        found.update(entry.cell.cell_id for entry in study.distinct)
+        with suppress(Exception):  # whatever is wrong with another study is said when it is asked for
+            found.update(_cells_beside(study, other, profile))
     return found
+
+
+def _cells_beside(study: Study, other: Path, profile: str | None) -> list[str]:
+    """Return the cells of another study file, if no other images than those of `study` must be read to know them."""
+    layer = read_study(other, profile=profile, overrides=(), faults=FirstFault(), most_bytes=MOST_BYTES_BESIDE)
+    cells = math.prod(len(next(iter(axis.values())).value) for axis in layer.axes or [])
+    if cells > MOST_CELLS_BESIDE or not _own_images(layer) <= _own_images(study.layer):
+        return []
+    return [entry.cell.cell_id for entry in Study.load(other, profile=profile).distinct]
+
+
+def _own_images(layer: Layer) -> set[tuple[str, int | None]]:
+    """Return the files of images that a study names, at the resolutions at which it may want them."""
+
+    def values(key: str) -> list[Any]:
+        on_axis = [value for axis in layer.axes or [] if key in axis for value in axis[key].value]
+        return on_axis or [layer.settings[key].value for _ in range(key in layer.settings)]
+
+    names = {*values("P.dataset"), *values("P.blend.dataset")} - set(DATASETS)
+    return set(product(names, values("P.resolution") or [None]))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -45,7 +46,7 @@ TEXTS = {
 """Keys outside the tables, and their meaning."""
 
 MOST_BYTES = 10_000_000
-"""No study file is longer; a device that never ends is."""
+"""No study file is longer."""
 MOST_BASES = 20
 """Files that extend one another in a row."""
 
@@ -104,12 +105,24 @@ class Faults:
             raise StudyError(sorted(rank, key=rank.__getitem__))
 
 
-def read_study(path: Path, *, profile: str | None, overrides: Sequence[str], faults: Faults) -> Layer:
+class FirstFault(Faults):
+    """Ends at the first fault, for a study that is only of use without any."""
+
+    def add(self, place: Place, key: str, message: str) -> None:
+        """Raise a StudyError with this fault."""
+        super().add(place, key, message)
+        self.raise_if_any()
+
+
+def read_study(
+    path: Path, *, profile: str | None, overrides: Sequence[str], faults: Faults, most_bytes: int = MOST_BYTES
+) -> Layer:
     """Return what a study file says in all: its bases, itself, the profile and the overrides, merged in this order.
 
-    Faults are noted in `faults`; StudyError at once where a file cannot be read, since the rest would mislead.
+    Faults are noted in `faults`; StudyError at once where a file cannot be read, or is longer than `most_bytes`, since
+    the rest would mislead.
     """
-    document = _read(path, faults, ())
+    document = _read(path, faults, (), most_bytes)
     if document.unreadable:
         faults.raise_if_any()
     layer = document.layer
@@ -132,13 +145,16 @@ class Document:
     unreadable: bool = False
 
 
-def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
+def _read(path: Path, faults: Faults, above: tuple[Path, ...], most_bytes: int = MOST_BYTES) -> Document:
     """Read a file and all that it extends; `above` are the files that led here."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # it may never begin, or never end
+            faults.add(Place(str(path)), "", "a pipe or a device, not a study file")
+            return Document(unreadable=True)
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            faults.add(Place(str(path)), "", f"longer than {MOST_BYTES} bytes; no study file is")
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            faults.add(Place(str(path)), "", f"longer than {most_bytes} bytes; no study file is")
             return Document(unreadable=True)
         text = content.decode("utf-8-sig")  # some editors of Windows begin with a mark
         values = tomli.loads(text)
@@ -177,7 +193,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...]) -> Document:
     if len(above) == MOST_BASES:
         faults.add(place("extends"), "extends", f"more than {MOST_BASES} files extend one another")
         return document
-    base = _read(base_path, faults, (*above, path))
+    base = _read(base_path, faults, (*above, path), most_bytes)
     profiles = {
         name: document.profiles.get(name, Layer()).over(base.profiles.get(name, Layer()))
         for name in {**base.profiles, **document.profiles}

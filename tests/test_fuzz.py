@@ -1,18 +1,26 @@
-"""Damaged study files, odd command lines and queries: each ends with a sentence or an answer, never a traceback."""
+"""Damaged studies and images, odd commands and queries: each ends with a sentence or an answer, never a traceback."""
 
+import hashlib
+import io
 import os
 import random
 import re
 import resource
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from diffmem.cli import main
+from diffmem.data import load_source
 from diffmem.store import Store
 from diffmem.studyfile import KEYS
 
@@ -464,3 +472,201 @@ def test_an_odd_query_is_answered_or_refused_in_a_line(form, folder):
         result = check("query", "--store", "a.duckdb", *form, "--", sql)
         assert result.stderr.count("\n") == (result.exit_code != 0), sql
     assert {path.name for path in folder.iterdir()} == before
+
+
+# --- hostile images ------------------------------------------------------------------------------------
+
+FILES = 200
+FORMATS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
+COLUMNS = [
+    "image",
+    "img",
+    "label",
+    "labels",
+    "bytes",
+    "filename",
+    "file_row_number",
+    "file_index",
+    '"',
+    "'",
+    "c0",
+    "Ü",
+    " ",
+]
+LABELS = [0, 1, 2, -1, 10**12, 2**63 - 1, None]
+
+
+def picture(rng: random.Random, form: str, side: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.frombytes("L", (side, side), rng.randbytes(side * side)).save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def hostile_name(rng: random.Random) -> str:
+    target = rng.choice(["outside/pwned", "store.duckdb", "outside/kept.txt"])
+    return rng.choice(
+        [
+            *COLUMNS,
+            f"x\" FROM range(1); COPY (SELECT 1) TO '../{target}' --",
+            f"bytes\" FROM range(1); COPY (SELECT 1) TO '../{target}' --",
+            f"'); COPY (SELECT 1) TO '../{target}'; --",
+            f"label\"; ATTACH '../{target}' AS a; CREATE TABLE a.t AS SELECT 1; --",
+        ]
+    )
+
+
+def column(rng: random.Random, count: int) -> pa.Array:
+    """Return a column of images, labels or something else, of any type."""
+    field = hostile_name(rng)
+    images = [picture(rng, "PNG", rng.choice([8, 8, 8, 1, 9])) for _ in range(count)]
+    images = [
+        rng.choice([b"", image[:20], flip_bytes(image, rng), None]) if rng.random() < 0.1 else image for image in images
+    ]
+    return rng.choice(
+        [
+            lambda: pa.array(images, pa.binary()),
+            lambda: pa.array(images, pa.large_binary()),
+            lambda: pa.array([{field: b"", "bytes": image, "path": ""} for image in images]),
+            lambda: pa.array([{"bytes": b"", field: image} for image in images]),
+            lambda: pa.array(images).dictionary_encode(),
+            lambda: pa.array(rng.choices(LABELS, k=count), pa.int64()),
+            lambda: pa.array(rng.choices([0, 1, 2**63, 2**64 - 1], k=count), pa.uint64()),
+            lambda: pa.array(rng.choices([0.5, 1.0, float("nan")], k=count)),
+            lambda: pa.array(rng.choices(["cat", "\x1b[2J", "1"], k=count)),
+            lambda: pa.array([[1, 2]] * count),
+            lambda: pa.nulls(count),
+            lambda: pa.array([True] * count),
+        ]
+    )()
+
+
+def hostile_parquet(rng: random.Random) -> bytes:
+    count = rng.choice([0, 1, 4, 4, 4])
+    columns = {hostile_name(rng): column(rng, count) for _ in range(rng.randint(0, 3))}
+    if rng.random() < 0.7:
+        columns = {"image": pa.array([picture(rng, "PNG") for _ in range(count)], pa.binary()), **columns}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression=rng.choice(["none", "snappy", "zstd", "gzip"]))
+    return buffer.getvalue()
+
+
+def hostile_npz(rng: random.Random) -> bytes:
+    side = rng.choice([0, 1, 8, 8, 8, 9])
+    shape = rng.choice([(4, side, side), (4, side, side, 3), (4, 3, side, side), (0, 8, 8), (2, 8, 9), (2,), ()])
+    arrays = {
+        rng.choice(["images", "images", "arr_0", "x"]): np.zeros(shape, rng.choice(["u1", "u1", "u1", "f4", "U3"]))
+    }
+    if rng.random() < 0.5:
+        labels = rng.choice([[0, 1, 0, 1], [0, 1], [-1] * 4, [10**12] * 4, [0.5] * 4, ["a"] * 4, [[0]] * 4])
+        arrays["labels"] = np.array(labels)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(
+        buffer, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+    ) as file:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array)
+            text = content.getvalue()
+            if rng.random() < 0.3:
+                text = text.replace(
+                    b"(4, ", b"(" + rng.choice([b"9999999999, ", b"-4, ", b"[], ", b"4.0, ", b"(" * 50])
+                )
+            file.writestr(f"{name}.npy", text)
+    return buffer.getvalue()
+
+
+def damaged_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Return bytes cut, flipped, filled, or with a head, or a tail, of another kind of file."""
+    at = rng.randrange(len(content))
+    heads = [
+        b"PAR1",
+        b"PK\x03\x04",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"II*\0",
+        b"BM",
+        b"\xff\xd8\xff",
+        b"%!PS-Adobe",
+        b"RIFF",
+    ]
+    return rng.choice(
+        [
+            lambda: content[:at],
+            lambda: content[at:],
+            lambda: flip_bytes(content, rng),
+            lambda: flip_bytes(flip_bytes(content, rng), rng),
+            lambda: rng.choice(heads) + content[4:],
+            lambda: content[:at] + rng.randbytes(8) + content[at + 8 :],
+            lambda: content[:at] + b"\xff" * 8 + content[at + 8 :],
+            lambda: content[:-8] + rng.choice([b"\xff\xff\xff\x7f", b"\0\0\0\0"]) + content[-4:],
+            lambda: b"",
+        ]
+    )()
+
+
+def hostile_file(rng: random.Random) -> str:
+    """Write a file, or a folder, of images that are not what they should be, and return its name."""
+    kind = rng.choice(["parquet", "parquet", "npz", *FORMATS])
+    makers = {"parquet": hostile_parquet, "npz": hostile_npz}
+    content = makers[kind](rng) if kind in makers else picture(rng, FORMATS[kind])
+    if rng.random() < (0.5 if kind in makers else 0.9):
+        content = damaged_bytes(content, rng)
+    if kind in makers:
+        Path(f"hostile.{kind}").write_bytes(content)
+        return f"hostile.{kind}"
+    for old in Path("hostile").glob("*"):
+        old.unlink()
+    Path("hostile").mkdir(exist_ok=True)
+    Path("hostile/0.png").write_bytes(picture(rng, "PNG"))
+    Path(f"hostile/1.{rng.choice(list(FORMATS))}").write_bytes(content)
+    return "hostile"
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Return size, time and content of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+    }
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_a_hostile_file_of_images_is_read_or_refused_and_nothing_else_is_touched(tmp_path, monkeypatch):
+    for name in ("work", "outside", "cache"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1000000")
+    (tmp_path / "outside" / "kept.txt").write_text("kept")
+    Store(tmp_path / "store.duckdb").register(**tiny.load(tmp_path, tiny.TEXT).listing())
+    kept = {path.name for path in tmp_path.iterdir()}
+    before = {**listing(tmp_path / "outside"), **{str(path): path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}}
+    Path("good").mkdir()
+    Path("good/0.png").write_bytes(tiny.png(0))
+    codes = []
+    for case in range(FILES):
+        rng = random.Random(f"{SEED} images {case}")
+        load_source.cache_clear()
+        try:
+            name = hostile_file(rng)
+            resolution = rng.choice(["", "P.resolution = 8\n"])
+            Path("s.toml").write_text(f'P.dataset = "{name}"\nP.size = 2\n{resolution}M.network = "optimum"\n')
+            codes.append(check("plan", "s.toml", "--store", "new.duckdb").exit_code)
+            if case % 4 == 0:
+                images, against = rng.choice([(name, name), (name, "digits"), ("good", name)])
+                codes.append(
+                    check("score", "--images", images, "--against", against, "--store", "scores.duckdb").exit_code
+                )
+        except BaseException as error:
+            error.add_note(f"case {case}")
+            raise
+    assert codes.count(0) > FILES / 10
+    assert codes.count(2) > FILES / 2
+    after = {**listing(tmp_path / "outside"), **{str(path): path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}}
+    assert after == before
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert {path.name for path in Path().iterdir()} <= {
+        *("s.toml", "scores.duckdb", "scores.duckdb.lock", "good", "hostile", "hostile.parquet", "hostile.npz")
+    }
+    assert not list((tmp_path / "cache").rglob("*.partial"))

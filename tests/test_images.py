@@ -2,18 +2,27 @@
 
 import io
 import os
+import random
+import socket
+import struct
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
+import tiny
+from click.testing import CliRunner
 from PIL import Image
 
 from diffmem import data
+from diffmem.cli import main
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure, impossible_pairs
 from diffmem.data import describe, load_source, training_set
 from diffmem.errors import DataError, StudyError
 from diffmem.images import crop_and_resize, read_images
+from diffmem.limits import most_pixels
 from diffmem.study import Study
 
 
@@ -265,7 +274,7 @@ def test_an_npz_without_images_says_what_it_has(tmp_path: Path) -> None:
     assert "'pixels': 'float64 [2, 8, 8]'" in refusal(str(tmp_path / "a.npz"))
 
 
-@pytest.mark.parametrize("labels", [["cat", "dog"], [0.5, 1.0], [-1, 0], [0]], ids=str)
+@pytest.mark.parametrize("labels", [["cat", "dog"], [0.5, 1.0], [0]], ids=str)
 def test_labels_that_are_no_whole_numbers_from_0_are_refused(tmp_path: Path, labels: list[object]) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), dtype=np.uint8), labels=labels)
     assert "`labels` must be 2 whole numbers from 0" in refusal(str(tmp_path / "a.npz"))
@@ -327,5 +336,150 @@ def test_a_pipe_is_no_file_of_images_and_is_not_waited_for(tmp_path: Path) -> No
     assert "no images in it" in refusal(str(tmp_path))
 
 
+@pytest.mark.parametrize("suffix", ["png", "npz", "parquet"])
+def test_what_may_never_begin_or_end_is_never_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe.{suffix}")
+    (tmp_path / f"zero.{suffix}").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / f"socket.{suffix}"))
+        for name in ("pipe", "zero", "socket", "*"):
+            assert "neither a file nor a folder" in refusal(str(tmp_path / f"{name}.{suffix}"))
+
+
 def test_the_home_of_nobody_is_refused() -> None:
     assert refusal("~nobody-of-that-name/images") == "~nobody-of-that-name/images: no such user"
+
+
+# --- images that are bombs, or damaged -----------------------------------------------------------------
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def claimed_png(width: int, height: int, *more: bytes) -> bytes:
+    """Return a grey PNG that claims a size, and has a row of it."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(bytes(width + 1)))
+
+
+def claimed_tiff(*tags: tuple[int, int, int, int]) -> bytes:
+    """Return a TIFF of tags, types, counts and values, and of nothing else."""
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+
+
+TIFF_TAGS = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (278, 4, 1, 8)]
+
+BOMBS = {
+    "a PNG of 10^10 pixels": claimed_png(100_000, 100_000),
+    "a PNG of 2^62 pixels": claimed_png(2**31 - 1, 2**31 - 1),
+    "a PNG of 0 pixels": claimed_png(0, 8),
+    "a PNG with text that inflates to 10 MB": claimed_png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7)))),
+    "a GIF of 65,535 pixels a side": b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0;",
+    "a TIFF of 2^64 pixels": claimed_tiff((256, 4, 1, 2**32 - 1), (257, 4, 1, 2**32 - 1), *TIFF_TAGS[2:]),
+    "a TIFF with 4 * 10^9 strips": claimed_tiff(*TIFF_TAGS, (273, 4, 2**32 - 1, 8), (279, 4, 2**32 - 1, 8)),
+    "a TIFF with 60,000 tags": claimed_tiff(*TIFF_TAGS, *((40_000, 4, 2**30, number) for number in range(60_000))),
+    "a TIFF whose directory is its own next": claimed_tiff(*TIFF_TAGS)[:-4] + b"\x08\0\0\0",
+    "a BMP of a negative width": b"BM"
+    + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -8, 8, 1, 24, 0, 0, 0, 0, 0, 0),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
+    "a PPM": b"P5 8 8 255\n" + bytes(64),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_image_that_is_a_bomb_or_none_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
+    (tmp_path / "0.png").write_bytes(BOMBS[name])
+    message = refusal(str(tmp_path), 8)
+    assert message.startswith(f"{tmp_path}/0.png: not an image that can be read (")
+    assert message.isprintable()
+
+
+def test_an_image_of_nearly_the_most_pixels_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.new("1", (12_000, 12_000), 1).save(tmp_path / "0.png")  # more than Pillow's limit, but not twice as many
+    assert (read_images(str(tmp_path), resolution=4).images == 255).all()
+
+
+def test_damaged_tags_are_no_reason_to_warn(tmp_path: Path) -> None:
+    image = Image.new("L", (8, 8), 7)
+    image.save(tmp_path / "0.tif", tiffinfo={270: "a description"})
+    content = (tmp_path / "0.tif").read_bytes()
+    (tmp_path / "0.tif").write_bytes(
+        content.replace(struct.pack("<HHI", 270, 2, 14), struct.pack("<HHI", 270, 2, 10**6))
+    )
+    assert (read_images(str(tmp_path), resolution=None).images == 7).all()
+
+
+@pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_whatever_byte_of_an_image_is_damaged_it_is_read_or_refused(tmp_path: Path, form: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pictures(1, side=8)[0]).save(buffer, format=form)
+    content = buffer.getvalue()
+    rng = random.Random(form)
+    for _ in range(60):
+        damaged = bytearray(content[: rng.choice([len(content), rng.randrange(1, len(content))])])
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        (tmp_path / "0.png").write_bytes(damaged)
+        with suppress(DataError):
+            read_images(str(tmp_path), resolution=8)
+
+
+# --- limits --------------------------------------------------------------------------------------------
+
+
+def test_a_collection_has_no_more_pixels_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "a", pictures(4, side=16), [0, 0, 1, 1])
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1000")
+    assert "4 x 256 pixels or more, but a collection may have 1,000 (3 kB as RGB)" in refusal(folder)
+    assert len(read_images(folder, resolution=8).images) == 4  # what counts is what is kept
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1024")
+    assert len(read_images(folder, resolution=None).images) == 4
+
+
+def test_the_digits_are_not_made_larger_than_the_limit() -> None:
+    with pytest.raises(DataError, match="digits: 1,797 x 100,000,000 pixels or more, but a collection may have"):
+        load_source("digits", 10_000)
+
+
+def test_without_a_limit_a_quarter_of_the_memory_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFFMEM_MAX_PIXELS", raising=False)
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    assert most_pixels() == min(5 * 10**9, memory // 12)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "1e9", "1" + 5000 * "0", "²"])
+def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", given)
+    with pytest.raises(DataError, match="DIFFMEM_MAX_PIXELS: must be a whole number of pixels, not "):
+        most_pixels()
+
+
+def test_max_pixels_holds_for_the_command_and_not_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1000")
+    write_folder(Path("mine"), pictures(4, side=16), [0, 0, 1, 1])
+    Path("s.toml").write_text('P.dataset = "mine"\nP.size = 4\nM.network = "optimum"\n[score]\nsamples = 2\n')
+    for arguments in (
+        ["plan", "s.toml"],
+        ["run", "s.toml", "--processes", "1"],
+        ["score", "--images", "mine", "--against", "mine"],
+    ):
+        refused = CliRunner().invoke(main, arguments)
+        assert (refused.exit_code, "raise the limit with --max-pixels" in refused.stderr) == (2, True)
+    assert CliRunner().invoke(main, ["plan", "s.toml", "--max-pixels", "1024"]).exit_code == 0
+    assert os.environ["DIFFMEM_MAX_PIXELS"] == "1000"
+    monkeypatch.delenv("DIFFMEM_MAX_PIXELS")
+    assert CliRunner().invoke(main, ["plan", "s.toml", "--max-pixels", "1024"]).exit_code == 0
+    assert "DIFFMEM_MAX_PIXELS" not in os.environ
+
+
+def test_the_processes_of_a_run_have_its_limit(tmp_path: Path) -> None:
+    write_folder(tmp_path / "mine", pictures(4, side=16), [0, 0, 1, 1])
+    text = f'P.dataset = "{tmp_path}/mine"\nP.size = 4\nM.network = "optimum"\nscore.samples = 2\n'
+    text += "axes = [{T.seed = [0, 1]}]\n"
+    (tmp_path / "s.toml").write_text(text)
+    run = ["run", tmp_path / "s.toml", "--store", tmp_path / "a.duckdb", "--processes", "2", "--max-pixels", "1024"]
+    ended = tiny.diffmem(*run, DIFFMEM_MAX_PIXELS="1000")
+    assert ended.returncode == 0, ended.stderr

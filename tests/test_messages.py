@@ -182,6 +182,13 @@ def pictures(*sides: tuple[int, int]) -> Callable[[], None]:
     return make
 
 
+def endless_picture() -> None:
+    """Make a sparse file of a terabyte."""
+    Path("images").mkdir()
+    with Path("images/0.png").open("wb") as file:
+        file.truncate(10**12)
+
+
 def parquet(sql: str) -> Callable[[], None]:
     def make() -> None:
         with duckdb.connect() as connection:
@@ -282,7 +289,12 @@ CASES = [
     Case("plan nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
     Case("plan .", ".: cannot be read: Is a directory; a study file ends in .toml, as studies/quickstart.toml"),
     Case("plan latin.toml", "latin.toml: not valid TOML: not UTF-8 text", bytes_of("latin.toml", b'title = "\xe9"')),
-    Case("plan /dev/zero", "/dev/zero: longer than 10000000 bytes; no study file is"),
+    Case("plan /dev/zero", "/dev/zero: a pipe or a device, not a study file"),
+    Case(
+        "plan long.toml",
+        "long.toml: longer than 10000000 bytes; no study file is",
+        bytes_of("long.toml", b"#" * 10**7 + b"#"),
+    ),
     Case("plan tiny.toml --profile laptop", "tiny.toml: profiles: no profile 'laptop'; there is none", a_study),
     Case(
         "plan empty.toml",
@@ -339,7 +351,7 @@ CASES = [
     ),
     Case(
         "score --images images --against *.parquet",
-        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'a.parquet' too small to be a Parquet file",
+        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'FOLDER/a.parquet' too small to be a Parquet file",
         lambda: (pictures((8, 8))(), bytes_of("a.parquet", b"PAR1")()),
     ),
     Case("score --images ~nobody-of-that-name --against digits", "~nobody-of-that-name: no such user"),
@@ -352,7 +364,7 @@ CASES = [
     ),
     Case(
         "score --images images --against digits",
-        "images/1.png: not an image that can be read (of no known format)",
+        "images/1.png: not an image that can be read (not BMP, GIF, JPEG, PNG, TIFF, WEBP)",
         bytes_of("images/1.png", b"no image"),
     ),
     Case(
@@ -367,7 +379,7 @@ CASES = [
     ),
     Case(
         "score --images a.parquet --against digits",
-        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'a.parquet' too small to be a Parquet file",
+        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'FOLDER/a.parquet' too small to be a Parquet file",
         bytes_of("a.parquet", b"PAR1"),
     ),
     Case(
@@ -381,7 +393,32 @@ CASES = [
     Case(
         "score --images a.parquet --against digits",
         "a.parquet, row 0: no label",
+        parquet("SELECT 'a'::BLOB AS image, NULL AS label"),
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet, row 0: the label is -1, but class numbers are whole, from 0 to 99999",
         parquet("SELECT 'a'::BLOB AS image, -1 AS label"),
+    ),
+    Case(
+        "score --images a.parquet --against digits --max-pixels 100",
+        "a.parquet: 2048 rows of images have 1 kB, but at most 300B are read at once; raise the limit with --max-pixels",
+        parquet("SELECT repeat('a', 1000)::BLOB AS image"),
+    ),
+    Case(
+        "score --images images --against digits --max-pixels 100",
+        "images: 2 x 64 pixels or more, but a collection may have 100 (300B as RGB); choose fewer or smaller images, or raise the limit with --max-pixels",
+        pictures((8, 8), (8, 8)),
+    ),
+    Case(
+        "score --images images --against digits --max-pixels 0",
+        "Error: Invalid value for '--max-pixels' (env var: 'DIFFMEM_MAX_PIXELS'): 0 is not in the range 1<=x<=1000000000000000000.",
+        pictures((8, 8)),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/0.png: longer than 1,000,000,000 bytes; no image is",
+        endless_picture,
     ),
     Case(
         "score --images a.parquet --against digits",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from diffmem.cli.options import FileName, json_option, store_option
+from diffmem.cli.options import FileName, json_option, max_pixels_option, store_option
 from diffmem.cli.tables import print_json, print_table
 
 
@@ -23,6 +23,7 @@ from diffmem.cli.tables import print_json, print_table
     help="The training set: digits, cifar10, imagenet-dogs, or a path, as P.dataset.",
 )
 @store_option
+@max_pixels_option
 @json_option
 def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
     """Measure how many images of any generator are copies of training images.

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,39 @@ def complete_key(_context: click.Context, _parameter: click.Parameter, begun: st
     from diffmem.studyfile import KEYS
 
     return [CompletionItem(f"{key}=") for key in sorted(KEYS) if f"{key}=".startswith(begun)]
+
+
+def max_pixels_option(command: Any) -> Any:
+    """Add --max-pixels, which is handed on in the environment, so that the processes of a run have it too."""
+    return click.option(
+        "--max-pixels",
+        type=click.IntRange(1, 10**18),
+        metavar="N",
+        envvar="DIFFMEM_MAX_PIXELS",
+        show_envvar=True,
+        expose_value=False,
+        callback=_hand_on_max_pixels,
+        help="Most pixels that one collection of images may have, all decoded images together.  "
+        "[default: 5000000000, or as many RGB pixels as a quarter of the memory holds]",
+    )(command)
+
+
+def _hand_on_max_pixels(context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        context.with_resource(_environment("DIFFMEM_MAX_PIXELS", str(value)))
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment while the command runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")

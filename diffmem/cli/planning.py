@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffmem.cli.options import FileName, json_option, load_study, profile_option, set_option, store_option
+from diffmem.cli.options import (
+    FileName,
+    json_option,
+    load_study,
+    max_pixels_option,
+    profile_option,
+    set_option,
+    store_option,
+)
 from diffmem.cli.tables import print_json, print_table
 from diffmem.units import counted, duration, with_unit
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 @profile_option
 @set_option
 @store_option
+@max_pixels_option
 @click.option("--measure", is_flag=True, help="Train and generate a little with each network to tell the time.")
 @click.option(
     "--tflops", type=click.FloatRange(min=1e-6, max=1e9), help="Tell the time at so many 10^12 operations a second."
@@ -39,7 +48,8 @@ def plan(
 
     Nothing is written. `done` are the checkpoints measured of all; images to train and to generate, and floating-point
     operations (FLOP), are those of what is left. `shared` counts the other study files of the folder that have the
-    cell too, so that it is trained for all of them at once.
+    cell too, so that it is trained for all of them at once: those of 1,000 cells at most, on datasets with a name or on
+    the study's own images.
 
     Example: diffmem plan studies/skip.toml --tflops 40
     """

@@ -13,6 +13,7 @@ from diffmem.cli.options import (
     file_of,
     is_another_file,
     load_study,
+    max_pixels_option,
     profile_option,
     set_option,
     store_option,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @profile_option
 @set_option
 @store_option
+@max_pixels_option
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
