@@ -1,18 +1,26 @@
-"""Files for others to read: whole or not at all, and a sentence where they cannot be written."""
+"""Files written whole or not at all, and a sentence where they cannot be written."""
 
 import os
+import re
+import secrets
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffmem.errors import DiffmemError, RunError
 
+LONGEST_WRITE = 3600
+"""Seconds without a change after which a file being written is abandoned, on whatever host its writer was."""
+PARTIAL = re.compile(r"\.(?P<target>.+)\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.partial")
+"""The name of a file while it is written: what it will be, and by which process of which host."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a path to write to, which takes the place of `path` if the block ends well; a device or a pipe is given as
     it is. DiffmemError where it cannot be written; a full disk may be tried again (RunError)."""
-    temporary = None
     try:
         if path.is_symlink() and (path.is_file() or not path.exists()):
             path = Path(os.path.realpath(path))  # what the link leads to is replaced, not the link
@@ -20,15 +28,56 @@ def whole(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             yield path
             return
-        temporary = path.with_name(f"{path.name}.tmp")
-        yield temporary
-        temporary.replace(path)
+        remove_abandoned(path.parent, path.name)
+        with replacing(path) as partial:
+            yield partial
     except OSError as error:
         raise unwritable(path, error.strerror or str(error)) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a new file beside `path` that takes its place, once it is on the disk, if the block ends well."""
+    partial = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.open("xb").close()  # never another writer's, nor what a link leads to
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
     finally:
-        if temporary:
-            with suppress(OSError):
-                temporary.unlink()
+        with suppress(OSError):
+            partial.unlink()
+
+
+def remove_abandoned(folder: Path, target: str | None = None) -> None:
+    """Remove what killed writers have left in a folder, of one file or of all."""
+    for file in folder.iterdir():
+        name = PARTIAL.fullmatch(file.name)
+        if name is None or target not in (None, name["target"]):
+            continue
+        with suppress(OSError):  # another writer has removed it, or may
+            if _is_old(file) or (name["host"] == _host() and not is_running(int(name["pid"]))):
+                file.unlink()
+
+
+def _is_old(file: Path) -> bool:
+    return time.time() - file.stat().st_mtime > LONGEST_WRITE
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this host is there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # it runs for someone else
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _host() -> str:
+    return socket.gethostname()[:64].replace("/", "-")
 
 
 def unwritable(path: Path, reason: str) -> DiffmemError:

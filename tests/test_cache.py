@@ -83,7 +83,7 @@ def test_what_another_process_is_writing_is_left_alone(cache: Path) -> None:
 @pytest.mark.parametrize(("age", "left"), [(60, True), (3700, False)])
 def test_what_another_host_is_writing_is_left_alone_for_an_hour(cache: Path, age: int, left: bool) -> None:
     cache.mkdir()
-    partial = cache / "x.npz.another-host-1-0123abcd.partial"
+    partial = cache / ".x.npz.another-host-1-0123abcd.partial"
     partial.write_bytes(b"some")
     os.utime(partial, (time.time() - age,) * 2)
     read_images("a.npz", resolution=None)

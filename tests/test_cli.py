@@ -637,7 +637,7 @@ def test_report_is_written_beside_the_store_or_where_it_is_asked_for(folder):
     assert diffmem("report").stdout == "report: store/report.html\n"
     assert diffmem("report", "small", "-o", "new/page.html").stdout == "report: new/page.html\n"
     assert "Small [red]things[/nothing]" in Path("new/page.html").read_text()
-    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
+    assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".partial")]
 
 
 @pytest.mark.usefixtures("filled")

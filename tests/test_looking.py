@@ -355,7 +355,7 @@ def test_an_export_without_a_file_goes_to_standard_output():
     rows = list(csv.DictReader(diffmem("export", "checkpoints").stdout.splitlines()))
     assert [float(row["ratio"]) for row in rows] == RATIOS
     assert [row["ratio"] for row in data("export", "checkpoints")] == RATIOS
-    assert not list(Path().rglob("*.tmp"))
+    assert not list(Path().rglob("*.partial"))
 
 
 @pytest.mark.parametrize(
