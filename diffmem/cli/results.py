@@ -270,8 +270,14 @@ def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:
     help="Where to write the page.  [default: report.html beside the store]",
 )
 @click.option("--watch", is_flag=True, help="Write the page anew as results come in, until nothing is left to run.")
+@click.option("--with-hosts", is_flag=True, help="Name the machines and the folders that results are from.")
 def report(
-    studies: tuple[str, ...], profile: str | None, store_paths: tuple[Path, ...], output: Path | None, watch: bool
+    studies: tuple[str, ...],
+    profile: str | None,
+    store_paths: tuple[Path, ...],
+    output: Path | None,
+    watch: bool,
+    with_hosts: bool,
 ) -> None:
     """Write figures, EMM tables, generated images and provenance as one HTML page that opens offline.
 
@@ -296,7 +302,8 @@ def report(
             names = meant or [row["study"] for row in store.studies()]
             refresh = WATCH_SECONDS if watch else 0
             unfinished = going_on(store, names)  # before the page: it then has all that a finished study has
-            write_page(store, names, path, source=", ".join(map(str, store_paths)), refresh=refresh)
+            source = ", ".join(map(str, store_paths))
+            write_page(store, names, path, source=source, refresh=refresh, hosts=with_hosts)
         if not written:
             click.echo(f"report: {path}")
         if not (watch and unfinished):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from diffmem.report.estimates import (
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figures import Panel
 from diffmem.report.findings import Evidence, study_results
+from diffmem.report.private import Private
 from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
 from diffmem.store import THRESHOLD_LEVELS, Row, Store
 from diffmem.units import duration, with_unit
@@ -38,23 +39,28 @@ from diffmem.units import duration, with_unit
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
-def write_page(store: Store, names: list[str], path: Path | str, *, source: str = "", refresh: int = 0) -> None:
+def write_page(
+    store: Store, names: list[str], path: Path | str, *, source: str = "", refresh: int = 0, hosts: bool = False
+) -> None:
     """Write the report of the named studies to `path`, whole or not at all; DiffmemError if it cannot be.
 
-    With `refresh`, the page loads itself anew every so many seconds while a study is not finished.
+    With `refresh`, the page loads itself anew every so many seconds while a study is not finished. With `hosts`, it
+    names machines and folders.
     """
-    text = render_page(store, names, source=source, refresh=refresh)
+    text = render_page(store, names, source=source, refresh=refresh, hosts=hosts)
     with whole(Path(path)) as file:
         file.write_text(text, encoding="utf-8")
 
 
-def render_page(store: Store, names: list[str], *, source: str = "", refresh: int = 0) -> str:
+def render_page(store: Store, names: list[str], *, source: str = "", refresh: int = 0, hosts: bool = False) -> str:
     """Return the page of the named studies as HTML.
 
     `source` is what it says of where they are from, `refresh` the seconds after which an unfinished one loads anew.
+    Without `hosts`, it shows neither the names of machines nor the folders of absolute paths.
     """
     with store.snapshot():
         studies = [store.study(name) for name in names]
+        told = _as_it_is if hosts else Private(row["host"] for row in store.read("SELECT DISTINCT host FROM attempts"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
         autoescape=True,
@@ -62,14 +68,15 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = [_section(store, study) for study in studies]
+    sections = [_section(store, study, told) for study in studies]
     going_on = any(section["going_on"] for section in sections)
     page = partial(
         environment.get_template("page.html").render,
         watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
-        store=source or str(store.path),
+        store=told(source or str(store.path)),
+        hosts=hosts,
         version=version("diffmem"),
         thresholds=sorted({_share(study["estimation"]["threshold"]) for study in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -80,8 +87,15 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     return page(studies=sections)
 
 
-def _section(store: Store, study: Row) -> dict[str, Any]:
-    """Return all that the template shows of one study; its galleries as a function of the `room` that they have."""
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _section(store: Store, study: Row, told: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return all that the template shows of one study; its galleries as a function of the `room` that they have.
+
+    `told` leaves out of every text what is not to be told.
+    """
     threshold, epsilon = study["estimation"]["threshold"], study["estimation"]["epsilon"]
     with store.snapshot():
         cells, points = study_cells(store, study)
@@ -90,6 +104,7 @@ def _section(store: Store, study: Row) -> dict[str, Any]:
         distances = store.distance_counts(study["study"])
         copies = store.copies(study["study"], threshold)
         attempts = store.attempts(study["study"])
+        study, cells, points, counts, attempts = told([study, cells, points, counts, attempts])
         evidence = Evidence(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
     curves = curves_of(cells, epsilon)

@@ -1,0 +1,41 @@
+"""What a page says of the machines and people behind it: nothing, unless it is asked to."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+NAME = r"""[\\/][^\s\\/:'"`,;()\[\]{}<>|]+"""
+PATH = re.compile(rf"(?<![\w.:/~\\-])(?:~[\w.-]*(?:{NAME})+|(?:[A-Za-z]:)?(?:{NAME}){{2,}})")
+"""An absolute path, or one from somebody's home folder, in any text."""
+
+
+class Private:
+    """Leaves host names and the folders of absolute paths out of texts, the same ones in the same way everywhere."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        known = sorted({host for host in hosts if host}, key=len, reverse=True)
+        self.hosts = re.compile("|".join(rf"(?<![\w-]){re.escape(host)}(?![\w-])" for host in known)) if known else None
+        self.names: dict[str, str] = {}  # of each path that was met
+
+    def __call__(self, value: Any) -> Any:
+        """Return rows, lists or texts without what identifies a machine; other values as they are."""
+        if isinstance(value, str):
+            return PATH.sub(lambda found: self._name(found[0]), value)
+        if isinstance(value, dict):
+            return {key: self._error(each) if key == "error" else self(each) for key, each in value.items()}
+        return [self(each) for each in value] if isinstance(value, list | tuple) else value
+
+    def _error(self, text: str | None) -> str | None:
+        """Return why a cell failed; only that is likely to name a host, and other words may be called like one."""
+        return self.hosts.sub("(host)", self(text)) if text and self.hosts else text
+
+    def _name(self, path: str) -> str:
+        """Return the last part of a path, numbered if another path has it too: names tell curves apart."""
+        if path not in self.names:
+            last = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+            taken, number, name = set(self.names.values()), 1, f"…/{last}"
+            while name in taken:
+                number += 1
+                name = f"…/{last} ({number})"
+            self.names[path] = name
+        return self.names[path]
