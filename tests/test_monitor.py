@@ -6,15 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
+import tiny
 import torch
 from click.testing import CliRunner
 
 import diffmem
+from diffmem import pending
 from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError, StoreError
@@ -286,3 +290,133 @@ def test_settings_of_any_name_have_columns_of_an_export(training, store, tmp_pat
     columns = duckdb.sql(f"DESCRIBE FROM '{tmp_path / 'cells.parquet'}'").fetchall()
     found = dict(zip([name for name, *_ in columns], row, strict=True))
     assert {key: found[f"settings.{key}"] for key in settings} == settings
+
+
+# --- a store that something else holds -----------------------------------------------------------------
+
+HOLDER = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('ready', flush=True); sys.stdin.readline()"
+
+
+def test_a_notebook_that_holds_the_store_neither_ends_a_training_nor_makes_it_wait(training, store, caplog):
+    watch = monitor(training, store)
+    with tiny.started(HOLDER, store.path):
+        started = time.monotonic()
+        assert [watch(step, half_copied(training)) for step in (0, 10, 20)] == [0.5] * 3
+        assert watch(20, half_copied(training)) == 0.5  # known, though not written yet
+        assert time.monotonic() - started < pending.LAST_WAIT  # it would have waited 300 seconds for each
+        assert store.rows("SELECT * FROM checkpoints") == []
+    watch.close()
+    assert store.measured_epochs(watch.cell.cell_id) == {0, 10, 20}
+    assert [row["state"] for row in status(store)] == ["ended"]
+
+
+def test_what_is_pending_is_written_at_the_next_call_and_said_after_ten_seconds(training, store, caplog, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(pending.time, "monotonic", clock)
+    watch = monitor(training, store)
+    with tiny.started(HOLDER, store.path) as holder:
+        watch(0, half_copied(training))
+        clock.now += 5
+        assert watch(1, half_copied(training)) is None
+        assert caplog.text == ""
+        clock.now += 6
+        watch(2, half_copied(training))
+        assert (
+            f"mine: 1 checkpoint not written yet: {store.path}: process {holder.pid} holds the store open"
+            in caplog.text
+        )
+        assert "the training goes on" in caplog.text
+        said = len(caplog.records)
+        clock.now += 60
+        watch(3, half_copied(training))
+        assert len(caplog.records) == said
+    clock.now += 2
+    watch(4, half_copied(training))
+    assert store.measured_epochs(watch.cell.cell_id) == {0}
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("held_from_the_start", [False, True])
+def test_what_cannot_be_written_in_the_end_is_in_a_file_that_merges(
+    training, store, caplog, monkeypatch, held_from_the_start
+):
+    monkeypatch.setattr(pending, "LAST_WAIT", 0.1)
+    with store.writing(create=True):
+        pass
+    watch = None if held_from_the_start else monitor(training, store)
+    with tiny.started(HOLDER, store.path):
+        watch = watch or monitor(training, store)
+        for step in (0, 10):
+            watch(step, half_copied(training))
+        watch.close()
+    (aside,) = store.path.parent.glob("store.mine-*.duckdb")
+    assert f"mine: 2 checkpoints could not be written: {store.path}: process" in caplog.text
+    assert f"They are in {aside}; `diffmem store merge {aside} -o {store.path}` adds them" in caplog.text
+    merge(store, aside)
+    assert store.measured_epochs(watch.cell.cell_id) == {0, 10}
+    assert [(row["state"], row["checkpoints"]) for row in status(store)] == [("ended", "2")]
+    assert len(store.pairs("mine")) == 20
+
+
+def test_a_training_goes_on_where_the_store_is_gone_or_its_disk_is_full(training, store, caplog, monkeypatch):
+    monkeypatch.setattr(pending, "LAST_WAIT", 0.1)
+    watch = monitor(training, store)
+    store.path.unlink()
+    assert watch(0, half_copied(training)) == 0.5
+    watch.close()
+    assert "1 checkpoint could not be written" in caplog.text
+    assert "the store is gone" in caplog.text
+    (aside,) = store.path.parent.glob("store.mine-*.duckdb")
+    assert Store(aside).measured_epochs(watch.cell.cell_id) == {0}
+
+
+def test_a_process_that_ends_puts_what_is_pending_aside(training, store):
+    script = """
+import sys
+import numpy as np
+from diffmem import Monitor
+from diffmem import pending
+pending.LAST_WAIT = 0.1
+images = np.random.default_rng(0).integers(256, size=(20, 1, 8, 8), dtype=np.uint8)
+watch = Monitor(images, store=sys.argv[1], name="mine", every=10, samples=20)
+watch(0, lambda count: images[:count])
+"""
+    with store.writing(create=True):
+        pass
+    with tiny.started(HOLDER, store.path):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, str(store.path)],
+            env=tiny.environment(), capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "1 checkpoint could not be written" in ended.stderr
+    (aside,) = store.path.parent.glob("store.mine-*.duckdb")
+    assert len(Store(aside).rows("SELECT * FROM checkpoints")) == 1
+
+
+def test_a_reader_thread_beside_a_monitor_disturbs_neither(training, store):
+    watch, failures, stop = monitor(training, store), [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                assert store.studies()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert [watch(step, half_copied(training)) for step in range(0, 300, 10)] == [0.5] * 30
+    stop.set()
+    reader.join()
+    watch.close()
+    assert failures == []
+    assert store.measured_epochs(watch.cell.cell_id) == {*range(0, 300, 10)}
