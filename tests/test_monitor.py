@@ -294,10 +294,15 @@ def test_settings_of_any_name_have_columns_of_an_export(training, store, tmp_pat
 
 # --- a store that something else holds -----------------------------------------------------------------
 
-HOLDER = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('ready', flush=True); sys.stdin.readline()"
+HOLDER = """
+import duckdb, sys
+connection = duckdb.connect(sys.argv[1], read_only=True)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
 
 
-def test_a_notebook_that_holds_the_store_neither_ends_a_training_nor_makes_it_wait(training, store, caplog):
+def test_a_notebook_that_holds_the_store_neither_ends_a_training_nor_makes_it_wait(training, store):
     watch = monitor(training, store)
     with tiny.started(HOLDER, store.path):
         started = time.monotonic()
@@ -378,7 +383,7 @@ def test_a_training_goes_on_where_the_store_is_gone_or_its_disk_is_full(training
     assert Store(aside).measured_epochs(watch.cell.cell_id) == {0}
 
 
-def test_a_process_that_ends_puts_what_is_pending_aside(training, store):
+def test_a_process_that_ends_puts_what_is_pending_aside(store):
     script = """
 import sys
 import numpy as np
