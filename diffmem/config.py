@@ -434,7 +434,16 @@ class Cell(Settings):
             return [(0, 0)]
         every = self.score.every or self.T.epochs
         epochs = [*range(every, self.T.epochs, every), self.T.epochs]
-        return [(epoch, math.ceil(epoch * self.P.size / self.T.batch_size)) for epoch in epochs]
+        return [(epoch, self.steps(epoch)) for epoch in epochs]
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has."""
+        return math.ceil(self.T.epochs / (self.score.every or self.T.epochs))
+
+    def steps(self, epochs: int) -> int:
+        """Return the optimizer steps of the first epochs."""
+        return math.ceil(epochs * self.P.size / self.T.batch_size)
 
 
 class Fault(NamedTuple):

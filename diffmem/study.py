@@ -228,7 +228,7 @@ class _Crossing:
         """Return the cell at these steps, or None with every fault noted that its settings or two together have."""
         at = {section: tuple([steps[axis] for axis in own]) for section, own in self._own.items()}
         P, M, T, score = built = [self._section(section, own) for section, own in at.items()]
-        if any([each.section is None for each in built]):
+        if any(each.section is None for each in built):
             return None
         images = self._images(at["P"])
         if images is None:
