@@ -221,7 +221,8 @@ class _Crossing:
         self._axes = _each_key_once(layer.axes or [])
         self._own = {section: self._axes_of(f"{section}.") for section in ("P", "M", "T", "score")}
         self._section, self._images = cache(self._build), cache(self._read_images)
-        self._network, self._training = cache(self._resolve_network), cache(self._resolve_training)
+        self._network = cache(self._resolve_network)
+        self._training, self._scoring = cache(self._resolve_training), cache(self._resolve_scoring)
         self._text, self._joined, self._facts_of = cache(self._text_of), cache(_joined), cache(describe)
 
     def cell(self, steps: Steps) -> Cell | None:
@@ -314,7 +315,11 @@ class _Crossing:
     def _resolve_training(self, steps: Steps, network: str) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
         T, score = self._section("T", steps).section, self._section("score", ()).section
         resolved = T.resolved(network)
-        return resolved, score.resolved(resolved.epochs), impossible_checkpoints(T, score)
+        return resolved, self._scoring(resolved.epochs), impossible_checkpoints(T, score)
+
+    def _resolve_scoring(self, epochs: int) -> Scoring:
+        score: Scoring = self._section("score", ()).section
+        return score.resolved(epochs)
 
     def _note(self, found: list[Fault], steps: Steps) -> None:
         """Note what two settings get wrong together, each where the first key of it that is written is."""
