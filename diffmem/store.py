@@ -81,8 +81,8 @@ class Registered(Protocol):
         ...
 
     @property
-    def checkpoints(self) -> Sequence[tuple[int, int]]:
-        """Return (epoch, step) of each point that a finished one has; none where they are not known in advance."""
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
         ...
 
 
@@ -136,7 +136,7 @@ class Store(Database):
         rows = {
             "cell_id": _texts(cell.cell_id for cell in distinct),
             "configuration": _texts(json.dumps(cell.configuration) for cell in distinct),
-            "expected": np.array([len(cell.checkpoints) for cell in distinct], dtype=np.int32),
+            "expected": np.array([cell.checkpoint_count for cell in distinct], dtype=np.int32),
         }
         members = {
             "position": np.arange(len(cells), dtype=np.int32),
