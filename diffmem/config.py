@@ -27,6 +27,23 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data made once: not to be changed."""
+        return self.model_dump(mode="json")
+
+    @cached_property
+    def as_json(self) -> str:
+        """Return `numbers` as JSON with sorted keys, the text that goes into a `cell_id`."""
+        return json.dumps(self.numbers, sort_keys=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some settings changed, without what was worked out from the old ones."""
+        copied = super().model_copy(update=update, deep=deep)
+        for key in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[key]
+        return copied
+
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -88,6 +105,17 @@ class DataDistribution(Settings):
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
     )
     blend: Blend | None = Field(None, description="Another dataset and its share of the training set; default: none.")
+
+    def resolved(self, dataset: "Dataset") -> Self:
+        """Return the same distribution with what `dataset` decides written out, and no blend without a share."""
+        wanted = _listed(self.classes) or tuple(range(dataset.classes))
+        return self.model_copy(
+            update={
+                "resolution": self.resolution or dataset.resolution or 0,
+                "classes": len(wanted) if wanted == tuple(range(len(wanted))) else wanted,
+                "blend": self.blend if self.blend and self.blend.share else None,
+            }
+        )
 
     @property
     def parts(self) -> list[Part]:
@@ -205,8 +233,13 @@ class TrainingProcedure(Settings):
         0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
     )
 
-    def resolved(self) -> Self:
-        """Return the same procedure with the momentum written out for SGD and left out for Adam."""
+    def resolved(self, network: str = "ddpm++") -> Self:
+        """Return the same procedure with the momentum written out for SGD and left out for Adam.
+
+        Of the optimum, which is not trained, the seed alone is kept.
+        """
+        if network == "optimum":
+            return type(self)(epochs=1, seed=self.seed)
         momentum = None if self.optimizer == "adam" else 0.9 if self.momentum is None else self.momentum
         return self.model_copy(update={"momentum": momentum})
 
@@ -229,6 +262,16 @@ class Scoring(Settings):
     pairs: int = Field(
         32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
     )
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data made once: not to be changed."""
+        without = NO_NUMBERS | ({"precision"} if self.precision is None else set())
+        return self.model_dump(mode="json", exclude=set(without))
+
+    def resolved(self, epochs: int) -> Self:
+        """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`."""
+        return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs)})
 
 
 NO_NUMBERS = frozenset({"batch_size", "pairs"})
@@ -301,8 +344,16 @@ def dotted(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 def content_hash(configuration: dict[str, Any]) -> str:
     """Return 16 hex digits that name what a configuration gives, under this version's meaning of it."""
-    text = json.dumps([RESULTS_VERSION, configuration], sort_keys=True)
+    return _hash(json.dumps([RESULTS_VERSION, configuration], sort_keys=True))
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprints_of(P: DataDistribution, facts: Facts) -> dict[str, str]:
+    """Return the content hash of each dataset of P that is a user's own files, by its path."""
+    return {part.dataset: print_ for part in P.parts if (print_ := facts[part.dataset].fingerprint)}
 
 
 class Cell(Settings):
@@ -322,27 +373,14 @@ class Cell(Settings):
     ) -> Self:
         """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
         dataset = facts[P.dataset]
-        resolution = P.resolution or dataset.resolution or 0
-        wanted = P.parts[0].classes or tuple(range(dataset.classes))
-        P = P.model_copy(
-            update={
-                "resolution": resolution,
-                "classes": len(wanted) if wanted == tuple(range(len(wanted))) else wanted,
-                "blend": P.blend if P.blend and P.blend.share else None,
-            }
-        )
-        M = M.resolved(resolution)
-        if M.network == "optimum":
-            T, every = TrainingProcedure(epochs=1, seed=T.seed), 1
-        else:
-            T, every = T.resolved(), score.every or math.ceil(T.epochs / 16)
+        P, T = P.resolved(dataset), T.resolved(M.network)
         return cls(
             P=P,
-            M=M,
+            M=M.resolved(P.resolution or 0),
             T=T,
-            score=score.model_copy(update={"every": min(every, T.epochs)}),
+            score=score.resolved(T.epochs),
             channels=dataset.channels,
-            fingerprints={part.dataset: print_ for part in P.parts if (print_ := facts[part.dataset].fingerprint)},
+            fingerprints=fingerprints_of(P, facts),
         )
 
     @property
@@ -351,17 +389,35 @@ class Cell(Settings):
 
         A user's own files stand in it by their content, so that the same images at another place are the same cell.
         """
-        without = NO_NUMBERS | ({"precision"} if self.score.precision is None else set())
-        data = self.model_dump(mode="json", include={"P", "M", "T", "score"}, exclude={"score": set(without)})
-        for part in (data["P"], data["P"]["blend"] or {}):
-            if part.get("dataset") in self.fingerprints:
-                part["dataset"] = self.fingerprints[part["dataset"]]
-        return data
+        return {
+            "P": self._by_content.numbers,
+            "M": self.M.numbers,
+            "T": self.T.numbers,
+            "score": self.score.numbers,
+        }
+
+    @property
+    def _by_content(self) -> DataDistribution:
+        """Return P with the hash of the content in place of the path of a user's own files."""
+        if not self.fingerprints:
+            return self.P
+        P, blend = self.P, self.P.blend
+        return P.model_copy(
+            update={
+                "dataset": self.fingerprints.get(P.dataset, P.dataset),
+                "blend": blend
+                and blend.model_copy(update={"dataset": self.fingerprints.get(blend.dataset, blend.dataset)}),
+            }
+        )
 
     @cached_property
     def cell_id(self) -> str:
-        """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal."""
-        return content_hash(self.configuration)
+        """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal.
+
+        It is the `content_hash` of the configuration, from texts that cells of the same settings share.
+        """
+        P, M, T, score = (each.as_json for each in (self._by_content, self.M, self.T, self.score))
+        return _hash(f'[{RESULTS_VERSION}, {{"M": {M}, "P": {P}, "T": {T}, "score": {score}}}]')
 
     @property
     def labels(self) -> int:
@@ -380,7 +436,16 @@ class Cell(Settings):
             return [(0, 0)]
         every = self.score.every or self.T.epochs
         epochs = [*range(every, self.T.epochs, every), self.T.epochs]
-        return [(epoch, math.ceil(epoch * self.P.size / self.T.batch_size)) for epoch in epochs]
+        return [(epoch, self.steps(epoch)) for epoch in epochs]
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has."""
+        return math.ceil(self.T.epochs / (self.score.every or self.T.epochs))
+
+    def steps(self, epochs: int) -> int:
+        """Return the optimizer steps of the first epochs."""
+        return math.ceil(epochs * self.P.size / self.T.batch_size)
 
 
 class Fault(NamedTuple):
@@ -397,25 +462,35 @@ def impossible_pairs(
     P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring, facts: Facts = DATASETS
 ) -> list[Fault]:
     """Return what cannot be done although each setting is valid on its own; `facts` has the datasets of P."""
-    dataset = facts[P.dataset]
-    faults = _impossible_data(P, facts)
+    resolution = P.resolution or facts[P.dataset].resolution
+    return [
+        *impossible_data(P, facts),
+        *impossible_labels(P, M),
+        *(impossible_network(M, resolution) if resolution else []),
+        *impossible_checkpoints(T, score),
+    ]
+
+
+def impossible_labels(P: DataDistribution, M: ModelConfiguration) -> list[Fault]:
+    """Return what is wrong with the labels that the model is conditioned on."""
+    faults = []
     if M.condition == "random" and M.labels is None:
         faults.append(Fault(("M.labels", "M.condition"), "missing; condition = random needs a number of labels"))
     if M.condition == "true" and P.blend:
         faults.append(Fault(("M.condition", "P.blend.dataset"), "true labels of two blended datasets do not agree"))
-    resolution = P.resolution or dataset.resolution
-    if resolution is None:
-        message = f"missing; the images of {P.dataset} differ in size, so a common one must be chosen"
-        faults.append(Fault(("P.resolution", "P.dataset"), message))
-    elif M.network != "optimum":
-        faults += _impossible_network(M, resolution)
-    if score.every and T.epochs > MOST_CHECKPOINTS * score.every:
-        epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
-        faults.append(Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints"))
     return faults
 
 
-def _impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
+def impossible_checkpoints(T: TrainingProcedure, score: Scoring) -> list[Fault]:
+    """Return what is wrong with the number of checkpoints."""
+    if not score.every or T.epochs <= MOST_CHECKPOINTS * score.every:
+        return []
+    epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
+    return [Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints")]
+
+
+def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
+    """Return what is wrong with the training images, which `facts` describe."""
     faults = []
     dataset = facts[P.dataset]
     for number, (name, wanted, count) in enumerate(P.parts):
@@ -446,10 +521,16 @@ def _impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     if P.blend and facts[P.blend.dataset].channels != dataset.channels:
         message = f"{P.blend.dataset} and {P.dataset} differ: one is grey, the other RGB"
         faults.append(Fault(("P.blend.dataset", "P.dataset"), message))
+    if not (P.resolution or dataset.resolution):
+        message = f"missing; the images of {P.dataset} differ in size, so a common one must be chosen"
+        faults.append(Fault(("P.resolution", "P.dataset"), message))
     return faults
 
 
-def _impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
+def impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
+    """Return what is wrong with the network on images of `resolution` pixels a side."""
+    if M.network == "optimum":
+        return []
     faults = []
     levels = len(M.channel_mult)
     sides = [resolution >> level for level in range(levels)]

@@ -5,11 +5,12 @@ cent together, are left out.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from diffmem.config import DATASETS, Cell
+from diffmem.config import DATASETS, Cell, ModelConfiguration
 from diffmem.layout import Layer
 
 PASSES = 3
@@ -34,10 +35,9 @@ class Cost(NamedTuple):
 
 def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
     """Return the cost of a cell whose first `measured` checkpoints are there already."""
-    checkpoints = cell.checkpoints
-    step_before = checkpoints[measured - 1][1] if measured else 0
-    images_trained = (checkpoints[-1][1] - step_before) * cell.T.batch_size
-    images_generated = (len(checkpoints) - measured) * cell.score.samples
+    epochs_before = min(measured * (cell.score.every or 0), cell.T.epochs)
+    images_trained = (cell.steps(cell.T.epochs) - cell.steps(epochs_before)) * cell.T.batch_size
+    images_generated = (cell.checkpoint_count - measured) * cell.score.samples
     pixels = cell.channels * (cell.P.resolution or 0) ** 2
     search = 2 * images_generated * cell.P.size * pixels
     evaluations = 2 * cell.score.steps - 1
@@ -70,27 +70,39 @@ def stored_cell(configuration: Mapping[str, Any]) -> Cell | None:
 
 def parameters(cell: Cell) -> int:
     """Return the number of trained parameters of a cell's network."""
-    noise, embedded = _embedding_widths(cell)
-    embedding = (noise + 1) * embedded + (embedded + 1) * embedded
+    noise, _ = _embedding_widths(cell.M)
     labels = (cell.labels + 1) * noise if cell.labels else 0
-    return embedding + labels + sum(_parameters(layer, embedded) for layer in _layers(cell))
+    return labels + _counts(cell.M, cell.P.resolution or 0, cell.channels).parameters
 
 
 def forward_operations(cell: Cell) -> int:
     """Return the operations of one forward pass of a cell's network on one image."""
-    noise, embedded = _embedding_widths(cell)
-    embedding = 2 * noise * embedded + 2 * embedded * embedded
-    return embedding + sum(_operations(layer, embedded) for layer in _layers(cell))
+    return _counts(cell.M, cell.P.resolution or 0, cell.channels).forward
 
 
-def _layers(cell: Cell) -> list[Layer]:
-    return cell.M.layers(cell.P.resolution or 0, channels=cell.channels)
+class _Counts(NamedTuple):
+    """What a network without labels is made of, and the operations of its forward pass on one image."""
+
+    parameters: int
+    forward: int
 
 
-def _embedding_widths(cell: Cell) -> tuple[int, int]:
+@lru_cache(maxsize=1000)
+def _counts(M: ModelConfiguration, resolution: int, channels: int) -> _Counts:
+    """Count a network once for the many cells that train it."""
+    noise, embedded = _embedding_widths(M)
+    layers = M.layers(resolution, channels=channels)
+    parameters = (noise + 1) * embedded + (embedded + 1) * embedded
+    forward = 2 * noise * embedded + 2 * embedded * embedded
+    return _Counts(
+        parameters + sum(_parameters(layer, embedded) for layer in layers),
+        forward + sum(_operations(layer, embedded) for layer in layers),
+    )
+
+
+def _embedding_widths(M: ModelConfiguration) -> tuple[int, int]:
     """Return the channels of the noise embedding as it enters, and as the blocks see it."""
-    width = cell.M.width
-    return (2 * width if cell.M.network == "ncsn++" else width), 4 * width
+    return (2 * M.width if M.network == "ncsn++" else M.width), 4 * M.width
 
 
 def _parameters(layer: Layer, embedded: int) -> int:

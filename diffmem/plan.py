@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +43,7 @@ class PlannedCell:
     @property
     def finished(self) -> bool:
         """Return whether the store has all of it."""
-        return self.measured >= len(self.cell.checkpoints)
+        return self.measured >= self.cell.checkpoint_count
 
     def seconds(self, throughput: Throughput) -> float:
         """Return the time that the rest takes on one device."""
@@ -60,7 +61,7 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
     return [
         PlannedCell(entry, had, elsewhere[entry.cell.cell_id], cell_cost(entry.cell, measured=had))
         for entry in study.distinct
-        for had in [min(measured.get(entry.cell.cell_id, 0), len(entry.cell.checkpoints))]
+        for had in [min(measured.get(entry.cell.cell_id, 0), entry.cell.checkpoint_count)]
     ]
 
 
@@ -98,6 +99,20 @@ def _own_images(layer: Layer) -> set[tuple[str, int | None]]:
 
     names = {*values("P.dataset"), *values("P.blend.dataset")} - set(DATASETS)
     return set(product(names, values("P.resolution") or [None]))
+
+
+def without_steps_between(cells: Sequence[Cell]) -> int:
+    """Return how many cells have two checkpoints with no optimizer step between them."""
+    examples = {_pace(cell): cell for cell in cells}
+    idle = {
+        pace for pace, cell in examples.items() if len({step for _, step in cell.checkpoints}) < cell.checkpoint_count
+    }
+    return sum(_pace(cell) in idle for cell in cells)
+
+
+def _pace(cell: Cell) -> tuple[int | None, ...]:
+    """Return what the optimizer steps at a cell's checkpoints follow from."""
+    return cell.P.size, cell.T.epochs, cell.T.batch_size, cell.score.every
 
 
 @dataclass(frozen=True)

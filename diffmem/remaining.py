@@ -1,8 +1,10 @@
 """How long the rest of a study takes, from the seconds that its measured checkpoints took."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from diffmem.config import TrainingProcedure
 from diffmem.cost import Cost, cell_cost, stored_cell
 from diffmem.store import Row, Store
 
@@ -19,26 +21,50 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
 
     Training and scoring each take as long per operation as in the study's checkpoints so far, all together.
     """
-    work = {cell["cell_id"]: _done_and_left(cell) for cell in store.cells(study)}
-    spent = store.read(
+    alike = [(row, _done_and_left(row)) for row in _cells_alike(store, study)]
+    counted = [(row, known[0]) for row, known in alike if known is not None and row["measured"]]
+    training = _rate([(row["training"], done.training * len(row["cells"])) for row, done in counted])
+    scoring = _rate([(row["scoring"], done.scoring * len(row["cells"])) for row, done in counted])
+    return {
+        cell_id: seconds
+        for row, known in alike
+        for seconds in [known and _seconds(known[1], training, scoring)]
+        for cell_id in row["cells"]
+    }
+
+
+COSTS_NOTHING = {
+    "P": dict.fromkeys(("draw", "classes", "blend")),
+    "T": dict.fromkeys(sorted(TrainingProcedure.model_fields.keys() - {"epochs", "batch_size"})),
+}
+"""Settings that cost no operations, as what takes them out of a configuration."""
+
+
+def _cells_alike(store: Store, study: str) -> list[Row]:
+    """Return the cells of a study that cost the same and are equally far: their `settings` that cost something, ids,
+    checkpoints had, and the seconds that they took of training and of scoring, all together."""
+    return store.read(
         """
-        SELECT cell_id, sum(train_seconds) AS training, sum(score_seconds) AS scoring FROM checkpoints
-        WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?) GROUP BY cell_id
+        SELECT json_merge_patch(configuration, ?)::VARCHAR AS settings,
+            least(coalesce(measured, 0), cells.checkpoints) AS measured, list(cell_id) AS cells,
+            sum(training) AS training, sum(scoring) AS scoring
+        FROM cells LEFT JOIN (
+            SELECT cell_id, count(*) AS measured, sum(train_seconds) AS training, sum(score_seconds) AS scoring
+            FROM checkpoints GROUP BY cell_id
+        ) USING (cell_id)
+        WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+        GROUP BY ALL
         """,
-        [study],
+        [json.dumps(COSTS_NOTHING), study],
     )
-    counted = [(row, known[0]) for row in spent if (known := work[row["cell_id"]]) is not None]
-    training = _rate([row["training"] for row, _ in counted], [done.training for _, done in counted])
-    scoring = _rate([row["scoring"] for row, _ in counted], [done.scoring for _, done in counted])
-    return {cell_id: known and _seconds(known[1], training, scoring) for cell_id, known in work.items()}
 
 
-def _done_and_left(stored: Row) -> tuple[Work, Work] | None:
-    """Return the operations of a stored cell so far and from then on; None where it is no model's."""
-    cell = stored_cell(stored["configuration"])
+def _done_and_left(alike: Row) -> tuple[Work, Work] | None:
+    """Return the operations of one of some cells alike so far, and from then on; None where they are no model's."""
+    cell = stored_cell(json.loads(alike["settings"]))
     if cell is None:
         return None
-    whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, min(stored["measured"], stored["expected"])))
+    whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, alike["measured"]))
     return Work(whole.training - left.training, whole.scoring - left.scoring), left
 
 
@@ -46,9 +72,10 @@ def _work(cost: Cost) -> Work:
     return Work(cost.training, cost.generation + cost.scoring)
 
 
-def _rate(seconds: Sequence[float], operations: Sequence[float]) -> float | None:
-    """Return the seconds per operation; None where none was done."""
-    return sum(seconds) / total if (total := sum(operations)) else None
+def _rate(spent: Sequence[tuple[float, float]]) -> float | None:
+    """Return the seconds per operation of some seconds and operations; None where none was done."""
+    total = sum(operations for _, operations in spent)
+    return sum(seconds for seconds, _ in spent) / total if total else None
 
 
 def _seconds(left: Work, training: float | None, scoring: float | None) -> float | None:

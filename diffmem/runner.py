@@ -153,7 +153,7 @@ def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
     prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
     left_behind = {path.stem.removeprefix(prefix) for path in store.states.glob(f"{prefix}*")}
     found = {}
-    for cell in store.cells(study.name):
+    for cell in store.progress(study.name):
         if cell["measured"] >= cell["expected"]:
             if cell["cell_id"] not in left_behind:
                 found[cell["cell_id"]] = "already finished"

@@ -111,6 +111,11 @@ class ForeignCell:
     checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
 
     @property
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
+        return len(self.checkpoints)
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """Return what the score depends on, as plain data."""
         return {

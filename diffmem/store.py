@@ -35,6 +35,8 @@ PROGRESS = """
     ) USING (cell_id)
 """
 """SQL that joins to cells how far they are, and their latest attempt."""
+SIZE = "CAST(configuration->>'$.P.size' AS BIGINT)"
+"""SQL for the number of training images of a cell."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Registered(Protocol):
         ...
 
     @property
-    def checkpoints(self) -> Sequence[tuple[int, int]]:
-        """Return (epoch, step) of each point that a finished one has; none where they are not known in advance."""
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
         ...
 
 
@@ -135,7 +137,7 @@ class Store(Database):
         rows = {
             "cell_id": _texts(cell.cell_id for cell in distinct),
             "configuration": _texts(json.dumps(cell.configuration) for cell in distinct),
-            "expected": np.array([len(cell.checkpoints) for cell in distinct], dtype=np.int32),
+            "expected": np.array([cell.checkpoint_count for cell in distinct], dtype=np.int32),
         }
         members = {
             "position": np.arange(len(cells), dtype=np.int32),
@@ -304,7 +306,7 @@ class Store(Database):
 
     def finished_cells(self, study: str) -> set[str]:
         """Return the cells of a study that have all their checkpoints."""
-        return {row["cell_id"] for row in self.cells(study) if row["measured"] >= row["expected"]}
+        return {row["cell_id"] for row in self.progress(study) if row["measured"] >= row["expected"]}
 
     def failures(self) -> dict[str, int]:
         """Return how often each cell has failed."""
@@ -326,24 +328,36 @@ class Store(Database):
             raise StoreError(f"{self.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
         return found
 
-    def cells(self, study: str) -> list[Row]:
-        """Return the cells of a study in its order: name, curve, axis values, configuration, checkpoints had and
-        expected, best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
+    def progress(self, study: str) -> list[Row]:
+        """Return how far each cell of a study is, in its order: curve, axis values, size, checkpoints had and expected,
+        best and last ratio, and the latest attempt's outcome, error, host, pid and start."""
         rows = self.read(
             f"""
-            SELECT position, cell_id, curve, name, axis_values, configuration, cells.checkpoints AS expected,
-                coalesce(measured, 0) AS measured, epoch, best, last, outcome, error, host, pid, device, versions,
-                git_commit, git_dirty, started_at, ended_at
+            SELECT position, cell_id, curve, axis_values, {SIZE} AS size, cells.checkpoints AS expected,
+                coalesce(measured, 0) AS measured, best, last, outcome, error, host, pid, started_at
             FROM study_cells JOIN cells USING (cell_id) {PROGRESS}
             WHERE study = ?
             ORDER BY position
             """,
             [study],
         )
-        for row in rows:
-            for key in ("axis_values", "configuration", "versions"):
-                row[key] = json.loads(row[key]) if row[key] else {}
-        return rows
+        return _decoded(rows, "axis_values")
+
+    def cells(self, study: str) -> list[Row]:
+        """Return the cells of a study in its order: name, curve, axis values, configuration, size, checkpoints had and
+        expected, best and last ratio, and the latest attempt's outcome, error, host, pid and times."""
+        rows = self.read(
+            f"""
+            SELECT position, cell_id, curve, name, axis_values, configuration, {SIZE} AS size,
+                cells.checkpoints AS expected, coalesce(measured, 0) AS measured, epoch, best, last, outcome, error,
+                host, pid, device, versions, git_commit, git_dirty, started_at, ended_at
+            FROM study_cells JOIN cells USING (cell_id) {PROGRESS}
+            WHERE study = ?
+            ORDER BY position
+            """,
+            [study],
+        )
+        return _decoded(rows, "axis_values", "configuration", "versions")
 
     def curve_points(self, study: str, threshold: float) -> list[Row]:
         """Return every checkpoint of a study: position, curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
@@ -510,6 +524,15 @@ def _check_installed(package: str, what: str) -> None:
 def _names(found: duckdb.DuckDBPyConnection) -> list[str]:
     """Return the columns of a result."""
     return [column[0] for column in found.description or ()]
+
+
+def _decoded(rows: list[Row], *keys: str) -> list[Row]:
+    """Return rows with their JSON columns decoded, each column at once, so that its rows share the texts of keys."""
+    for key in keys:
+        values = json.loads(f"[{','.join(row[key] or '{}' for row in rows)}]")
+        for row, value in zip(rows, values, strict=True):
+            row[key] = value
+    return rows
 
 
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:

@@ -3,10 +3,11 @@
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,12 +16,16 @@ from diffmem.config import (
     Cell,
     DataDistribution,
     Estimation,
-    Facts,
+    Fault,
     ModelConfiguration,
     Scoring,
     Settings,
     TrainingProcedure,
-    impossible_pairs,
+    fingerprints_of,
+    impossible_checkpoints,
+    impossible_data,
+    impossible_labels,
+    impossible_network,
 )
 from diffmem.data import describe
 from diffmem.errors import DataError
@@ -175,71 +180,172 @@ def _resolve(layer: Layer, path: Path, faults: Faults) -> tuple[dict[str, str], 
     if count > MOST_CELLS:
         faults.add(Place(str(path)), "axes", f"cross to {count} cells; {MOST_CELLS} is the most")
         return texts, [], ()
+    crossing = _Crossing(layer, path, faults)
     cells: dict[tuple[str, str], StudyCell] = {}
-    for values in _combinations(axes):
-        cell = _cell({**layer.settings, **values}, path, faults)
+    for steps in itertools.product(*(range(len(next(iter(axis.values())).value)) for axis in axes)):
+        cell = crossing.cell(steps)
         if cell is not None:
-            axis_values = {key: setting.value for key, setting in values.items()}
-            curve, name = _curve(axes, axis_values), _as_text(axis_values) or f"P.size = {cell.P.size}"
-            cells.setdefault((cell.cell_id, curve), StudyCell(cell, axis_values, name, curve))
+            curve, name = crossing.curve(steps), crossing.name(steps) or f"P.size = {cell.P.size}"
+            cells.setdefault((cell.cell_id, curve), StudyCell(cell, crossing.values(steps), name, curve))
     return texts, [list(axis) for axis in axes], tuple(cells.values())
 
 
-def _combinations(axes: list[dict[str, Setting]]) -> Iterator[dict[str, Setting]]:
-    """Yield one setting per axis key for every cell: axes cross, keys within an axis move together."""
-    steps = [range(len(next(iter(axis.values())).value)) for axis in axes]
-    for indices in itertools.product(*steps):
-        yield {
-            key: Setting(setting.value[i], setting.place)
-            for axis, i in zip(axes, indices, strict=True)
+class _Built(NamedTuple):
+    """A section from the settings that name it, None where it has none, and the keys whose values are refused."""
+
+    section: Any
+    bad: frozenset[str]
+
+
+class _Images(NamedTuple):
+    """The resolved P of a cell, what its datasets decide, and what is wrong with it."""
+
+    P: DataDistribution
+    channels: int
+    fingerprints: dict[str, str]
+    faults: list[Fault]
+
+
+Steps = tuple[int, ...]
+"""The number, from 0, of the value that is taken from each of some axes."""
+
+
+class _Crossing:
+    """The cells where the axes of a study cross; axes cross, keys within an axis move together.
+
+    What cells have in common is built, checked and resolved once, and is theirs together.
+    """
+
+    def __init__(self, layer: Layer, path: Path, faults: Faults) -> None:
+        self._settings, self._path, self._faults = layer.settings, path, faults
+        self._axes = _each_key_once(layer.axes or [])
+        self._own = {section: self._axes_of(f"{section}.") for section in ("P", "M", "T", "score")}
+        self._section, self._images = cache(self._build), cache(self._read_images)
+        self._network = cache(self._resolve_network)
+        self._training, self._scoring = cache(self._resolve_training), cache(self._resolve_scoring)
+        self._text, self._joined, self._facts_of = cache(self._text_of), cache(_joined), cache(describe)
+
+    def cell(self, steps: Steps) -> Cell | None:
+        """Return the cell at these steps, or None with every fault noted that its settings or two together have."""
+        at = {section: tuple([steps[axis] for axis in own]) for section, own in self._own.items()}
+        P, M, T, score = built = [self._section(section, own) for section, own in at.items()]
+        if any(each.section is None for each in built):
+            return None
+        images = self._images(at["P"])
+        if images is None:
+            return None
+        model, network_faults = self._network(at["M"], images.P.resolution or 0)
+        training, scoring, checkpoint_faults = self._training(at["T"], model.network)
+        bad = P.bad | M.bad | T.bad | score.bad
+        found = [*images.faults, *impossible_labels(P.section, M.section), *network_faults, *checkpoint_faults]
+        if bad or found:
+            self._note([fault for fault in found if not bad & set(fault.keys)], steps)
+            return None
+        return Cell(
+            P=images.P,
+            M=model,
+            T=training,
+            score=scoring,
+            channels=images.channels,
+            fingerprints=images.fingerprints,
+        )
+
+    def values(self, steps: Steps) -> dict[str, Any]:
+        """Return the values on the axes by their keys."""
+        return {
+            key: setting.value[step]
+            for axis, step in zip(self._axes, steps, strict=True)
             for key, setting in axis.items()
         }
 
+    def name(self, steps: Steps) -> str:
+        """Return the values on the axes as text."""
+        return ", ".join([self._text(axis, step)[0] for axis, step in enumerate(steps)])
 
-def _curve(axes: list[dict[str, Setting]], axis_values: Mapping[str, Any]) -> str:
-    """Return the axis values that tell curves apart: not what moves with the size, and no replicate."""
-    keys = [key for axis in axes if "P.size" not in axis for key in axis if key not in REPLICATES]
-    return _as_text({key: axis_values[key] for key in keys})
+    def curve(self, steps: Steps) -> str:
+        """Return the values that tell curves apart as text: not what moves with the size, and no replicate."""
+        return self._joined(tuple([self._text(axis, step)[1] for axis, step in enumerate(steps)]))
+
+    def _axes_of(self, prefix: str) -> list[int]:
+        return [number for number, axis in enumerate(self._axes) if any(key.startswith(prefix) for key in axis)]
+
+    def _text_of(self, axis: int, step: int) -> tuple[str, str]:
+        """Return the values at a step of an axis as text, and those alone that tell curves apart."""
+        values = {key: setting.value[step] for key, setting in self._axes[axis].items()}
+        apart = {key: value for key, value in values.items() if key not in REPLICATES and "P.size" not in values}
+        return _as_text(values), _as_text(apart)
+
+    def _settings_at(self, axes: Iterable[int], steps: Steps) -> dict[str, Setting]:
+        """Return the settings of the file with those at the steps of some axes."""
+        on_axes = {
+            key: Setting(setting.value[step], setting.place)
+            for axis, step in zip(axes, steps, strict=True)
+            for key, setting in self._axes[axis].items()
+        }
+        return {**self._settings, **on_axes}
+
+    def _build(self, section: str, steps: Steps) -> _Built:
+        """Build a section; with a size that is refused, of another one, so that the rest can still be checked."""
+        settings = self._settings_at(self._own[section], steps)
+        bad: set[str] = set()
+        built = _build(SECTIONS[section], section, settings, self._path, self._faults, bad)
+        if built is None and "P.size" in bad:
+            settings["P.size"] = Setting(2, Place(""))
+            built = _build(SECTIONS[section], section, settings, self._path, self._faults, bad)
+        return _Built(built, frozenset(bad))
+
+    def _read_images(self, steps: Steps) -> _Images | None:
+        """Resolve P with the facts of its datasets; None, with the fault noted, where one cannot be read."""
+        P: DataDistribution = self._section("P", steps).section
+        settings = self._settings_at(self._own["P"], steps)
+        facts = {}
+        for name, key in [(P.dataset, "P.dataset"), *([(P.blend.dataset, "P.blend.dataset")] if P.blend else [])]:
+            try:
+                facts[name] = self._facts_of(name, P.resolution)
+            except DataError as error:
+                self._faults.add(_place(settings, [key], self._path), key, str(error))
+                return None
+        resolved = P.resolved(facts[P.dataset])
+        return _Images(resolved, facts[P.dataset].channels, fingerprints_of(resolved, facts), impossible_data(P, facts))
+
+    def _resolve_network(self, steps: Steps, resolution: int) -> tuple[ModelConfiguration, list[Fault]]:
+        M: ModelConfiguration = self._section("M", steps).section
+        return M.resolved(resolution), impossible_network(M, resolution) if resolution else []
+
+    def _resolve_training(self, steps: Steps, network: str) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
+        T, score = self._section("T", steps).section, self._section("score", ()).section
+        resolved = T.resolved(network)
+        return resolved, self._scoring(resolved.epochs), impossible_checkpoints(T, score)
+
+    def _resolve_scoring(self, epochs: int) -> Scoring:
+        score: Scoring = self._section("score", ()).section
+        return score.resolved(epochs)
+
+    def _note(self, found: list[Fault], steps: Steps) -> None:
+        """Note what two settings get wrong together, each where the first key of it that is written is."""
+        settings = self._settings_at(range(len(self._axes)), steps)
+        for fault in found:
+            self._faults.add(_place(settings, fault.keys, self._path), fault.keys[0], fault.message)
+
+
+def _place(settings: Mapping[str, Setting], keys: Sequence[str], path: Path) -> Place:
+    """Return where the first of some keys that is written was written; the file as a whole where none is."""
+    return next((settings[key].place for key in keys if key in settings), Place(str(path)))
+
+
+def _each_key_once(axes: list[dict[str, Setting]]) -> list[dict[str, Setting]]:
+    """Return axes with a key that is on several, which is a fault noted before, on the last one alone."""
+    last = {key: number for number, axis in enumerate(axes) for key in axis}
+    return [{key: axis[key] for key in axis if last[key] == number} for number, axis in enumerate(axes)]
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ", ".join(filter(None, texts))
 
 
 def _as_text(values: Mapping[str, Any]) -> str:
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
     return ", ".join(f"{key} = {text}" for key, text in texts.items())
-
-
-def _cell(settings: dict[str, Setting], path: Path, faults: Faults) -> Cell | None:
-    """Return the cell of these settings, or None with every fault noted that each of them or two together have."""
-    bad: set[str] = set()
-    P = _build(DataDistribution, "P", settings, path, faults, bad)
-    M = _build(ModelConfiguration, "M", settings, path, faults, bad)
-    T = _build(TrainingProcedure, "T", settings, path, faults, bad)
-    score = _build(Scoring, "score", settings, path, faults, bad)
-    if P is None and "P.size" in bad:
-        P = _build(DataDistribution, "P", {**settings, "P.size": Setting(2, Place(""))}, path, faults, bad)
-    if P is None or M is None or T is None or score is None:
-        return None
-    facts = _facts(P, settings, path, faults)
-    if facts is None:
-        return None
-    found = [fault for fault in impossible_pairs(P, M, T, score, facts) if not bad & set(fault.keys)]
-    for fault in found:
-        written = [key for key in fault.keys if key in settings]
-        place = settings[written[0]].place if written else Place(str(path))
-        faults.add(place, fault.keys[0], fault.message)
-    return None if found or bad else Cell.resolve(P, M, T, score, facts)
-
-
-def _facts(P: DataDistribution, settings: dict[str, Setting], path: Path, faults: Faults) -> Facts | None:
-    """Return the facts of the datasets of P; None, with the fault noted, where one cannot be read."""
-    facts = {}
-    for name, key in [(P.dataset, "P.dataset"), *([(P.blend.dataset, "P.blend.dataset")] if P.blend else [])]:
-        try:
-            facts[name] = describe(name, P.resolution)
-        except DataError as error:
-            place = settings[key].place if key in settings else Place(str(path))
-            faults.add(place, key, str(error))
-            return None
-    return facts
 
 
 def _build(
@@ -258,9 +364,8 @@ def _build(
         except ValidationError as error:
             for key, message in _messages(error, prefix).items():
                 dotted = prefix + key
-                place = settings[dotted].place if dotted in settings else Place(str(path))
                 if dotted not in bad:
-                    faults.add(place, dotted, message)
+                    faults.add(_place(settings, [dotted], path), dotted, message)
                 bad.add(dotted)
                 values.pop(key.partition(".")[0], None)
     return None

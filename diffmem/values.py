@@ -9,6 +9,9 @@ from diffmem.schema import OUTCOMES
 LONGEST = 100_000
 """Characters of a setting or an axis value, as JSON."""
 
+MOST_TABLES = 200
+"""Tables and lists in one; deeper ones are more than Python's own JSON can read."""
+
 
 class Rule(NamedTuple):
     """What holds of every row of a table in a store that diffmem has written."""
@@ -30,8 +33,9 @@ def _count(column: str, least: int = 0) -> str:
 def _json(column: str, kinds: str) -> str:
     """Return SQL for short JSON of one of these kinds; of malformed JSON, DuckDB's other functions make an error."""
     return (
-        f"CASE WHEN json_valid({column}) AND length({column}) <= {LONGEST} THEN json_type({column}) IN ({kinds}) "
-        "ELSE false END"
+        f"CASE WHEN json_valid({column}) AND length({column}) <= {LONGEST} "
+        f"AND length({column}) - length(translate({column}, '{{[', '')) <= {MOST_TABLES} "
+        f"THEN json_type({column}) IN ({kinds}) ELSE false END"
     )
 
 

@@ -782,6 +782,14 @@ def test_a_long_table_ends_with_how_many_rows_it_leaves_out(capsys):
     assert printed.endswith("... and 5 rows more, which --json prints\n")
 
 
+def test_rows_that_are_left_out_still_say_which_columns_there_are_and_which_hold_numbers(capsys):
+    numbers = [{"row": number, "value": 1} for number in range(MOST_ROWS)]
+    print_table("", iter([*numbers, {"value": "text", "more": 2}]))
+    heading, _, first, *_ = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["row", "value", "more"]
+    assert first.index("1") == heading.index("value")
+
+
 def test_a_column_that_may_be_cut_takes_what_the_others_leave():
     lines = [["0123456789abcdef", "some words to be read", "17"]]
     keys = ["cell_id", "a long heading", "N"]

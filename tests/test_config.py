@@ -1,5 +1,8 @@
 """Settings, the identity of a cell, and what two settings cannot be together."""
 
+import hashlib
+import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from diffmem.config import (
     ModelConfiguration,
     Scoring,
     TrainingProcedure,
+    content_hash,
     impossible_pairs,
     normalised_channels,
 )
@@ -110,6 +114,56 @@ def test_the_meaning_of_cells_has_not_changed_by_accident():
     """Where this fails, results already in a store are no longer found: raise RESULTS_VERSION or undo the change."""
     assert cell().cell_id == "09746ff39f924db5"
     assert cell(M__network="optimum").cell_id == "092839bed5a16176"
+
+
+VARIED = [
+    {"P__size": 8, "P__draw": "first"},
+    {"P__classes": [0, 2]},
+    {"P__blend": {"dataset": "digits", "share": 0.25, "classes": [5, 6]}, "P__classes": 5},
+    {"P__resolution": 4},
+    {"P__draw": 2**63 - 1},
+], [
+    {},
+    {"M__network": "optimum"},
+    {"M__network": "ncsn++", "M__precondition": "ve"},
+    {"M__condition": "random", "M__labels": 3},
+    {"M__skips": "1001", "M__attention": [4], "M__dropout": 0},
+], [
+    {},
+    {"T__optimizer": "sgd", "T__weight_decay": -0.0},
+    {"T__lr": 1e-30, "T__seed": 7, "T__precision": "bf16"},
+], [
+    {},
+    {"score__precision": 0.01, "score__every": 7},
+    {"score__samples": 5, "score__batch_size": 2, "score__pairs": 0},
+]  # fmt: skip
+"""Settings of P, M, T and the scoring, each with each."""
+
+
+def test_varied_cells_keep_their_names_and_configurations():
+    """The digest is that of each cell's `content_hash` and configuration before cells shared their sections."""
+    cells = [cell(**P, **M, **T, **score) for P, M, T, score in itertools.product(*VARIED)]
+    assert len({each.cell_id for each in cells}) > 100
+    assert [each.cell_id for each in cells] == [content_hash(each.configuration) for each in cells]
+    text = "\n".join(f"{each.cell_id} {json.dumps(each.configuration)}" for each in cells)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "22eec629526e6525"
+
+
+def test_a_copy_of_settings_forgets_what_was_worked_out_from_the_old_ones():
+    procedure = TrainingProcedure(seed=1)
+    assert json.loads(procedure.as_json)["seed"] == 1
+    assert json.loads(procedure.model_copy(update={"seed": 2}).as_json)["seed"] == 2
+    ours = cell()
+    assert ours.cell_id != ours.model_copy(update={"T": ours.T.model_copy(update={"seed": 2})}).cell_id
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"T__epochs": 1}, {"T__epochs": 41}, {"score__every": 7}, {"score__every": 99}]
+)
+@pytest.mark.parametrize("network", ["ddpm++", "optimum"])
+def test_the_count_of_checkpoints_is_that_of_their_list(changes, network):
+    ours = cell(M__network=network, **changes)
+    assert ours.checkpoint_count == len(ours.checkpoints)
 
 
 def test_a_cell_id_is_sixteen_hexadecimal_digits():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import tiny
 import tomli
 
+import diffmem.study
 from diffmem.config import Cell, DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
 from diffmem.study import SECTIONS, Study, json_schema, study_name
@@ -165,6 +167,55 @@ def test_a_cell_that_two_curves_share_is_on_both_and_trained_once():
     assert study.cells[0].cell == study.cells[1].cell
     assert study.cells[0].curve != study.cells[1].curve
     assert [entry.axis_values["T.lr"] for entry in study.distinct] == [1e-3, 1e-3, 1e-4]
+
+
+MANY = (
+    BASE
+    + """
+[[axes]]
+P.size = [4, 8, 12, 16, 20]
+[[axes]]
+T.seed = SEEDS
+[[axes]]
+P.draw = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+"""
+)
+
+
+def many(seeds: int) -> str:
+    """Return a study of 50 cells for each of some seeds."""
+    return MANY.replace("SEEDS", str(list(range(seeds))))
+
+
+def test_cells_share_the_sections_that_their_axes_do_not_tell_apart():
+    cells = [entry.cell for entry in load(many(10)).cells]
+    shared = {section: len({id(getattr(cell, section)) for cell in cells}) for section in ("P", "M", "T", "score")}
+    assert (len(cells), shared) == (500, {"P": 50, "M": 1, "T": 10, "score": 1})
+
+
+def test_settings_are_checked_once_for_each_value_and_not_for_each_cell(monkeypatch):
+    checked = []
+    for name in ("impossible_data", "impossible_network", "impossible_checkpoints"):
+        check = getattr(diffmem.study, name)
+        monkeypatch.setattr(diffmem.study, name, lambda *given, check=check: checked.append(check) or check(*given))
+    load(many(10))
+    assert len(checked) == 50 + 1 + 10
+
+
+def test_each_further_cell_of_a_study_takes_less_than_2500_bytes():
+    load(many(1))
+    peaks = []
+    for seeds in (40, 80):
+        tracemalloc.start()
+        load(many(seeds))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 2000 < 2500
+
+
+def test_a_key_on_two_axes_is_one_fault_whatever_its_first_values_are():
+    (fault,) = faults(BASE + "[[axes]]\nP.size = [1979-05-27, 4]\n[[axes]]\nP.size = [4, 8]\n")
+    assert "P.size: is on an axis already" in fault
 
 
 def test_a_default_and_the_same_value_written_out_are_one_cell():

@@ -58,7 +58,7 @@ def plan(
     if tflops is not None and math.isnan(tflops):
         raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = load_study(study, profile, overrides)
-    from diffmem.plan import Throughput, plan_cells, plan_search
+    from diffmem.plan import Throughput, plan_cells, plan_search, without_steps_between
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -69,20 +69,23 @@ def plan(
         from diffmem.throughput import measure_cells
 
         speed = measure_cells([each.cell for each in planned if not each.finished])
-    cells, rows = [each.cell for each in planned], [_planned_row(each, speed) for each in planned]
+    rows = (_planned_row(each, speed) for each in planned)
     if as_json:
-        print_json(rows)
+        print_json(list(rows))
         return
-    print_table(f"{loaded.title} ({loaded.name})", [_shown_row(row) for row in rows], cut="cell_id")
+    print_table(f"{loaded.title} ({loaded.name})", map(_shown_row, rows), cut="cell_id")
     click.echo(
-        f"{counted(len(rows), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
+        f"{counted(len(planned), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
     )
-    trained, generated, operations = (with_unit(sum(row[key] for row in rows)) for key in MAGNITUDES[1:])
+    trained, generated, operations = (
+        with_unit(sum(getattr(each.cost, amount) for each in planned))
+        for amount in ("images_trained", "images_generated", "operations")
+    )
     click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
-    if still := sum(len({step for _, step in cell.checkpoints}) < len(cell.checkpoints) for cell in cells):
+    if idle := without_steps_between([each.cell for each in planned]):
         click.echo(
-            f"{counted(still, 'cell')} with checkpoints that have no optimizer step between them: "
+            f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "
             "T.batch_size is more than the images of the epochs between"
         )
     if loaded.estimation.search == "bisect":
@@ -96,11 +99,11 @@ def plan(
         click.echo("--measure tells the time on this device, --tflops on another one")
     else:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
-        click.echo(f"time on one device, {whence}: {duration(sum(row['seconds'] for row in rows))}")
+        click.echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
 
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
-"""Columns of a plan that are shown with a unit; the last three add up."""
+"""Columns of a plan that are shown with a unit."""
 HEADINGS = {
     "parameters": "params",
     "checkpoints": "done",
@@ -120,7 +123,7 @@ def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None
         "P.size": cell.P.size,
         **planned.entry.axis_values,
         "parameters": cost.parameters,
-        "checkpoints": len(cell.checkpoints),
+        "checkpoints": cell.checkpoint_count,
         "measured": planned.measured,
         "shared": planned.shared,
         "images to train": cost.images_trained,
@@ -128,8 +131,12 @@ def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None
         "operations": cost.operations,
     }
     if speed is not None:
-        row["seconds"] = 0.0 if planned.finished else planned.seconds(speed[cell.cell_id])
+        row["seconds"] = _seconds(planned, speed)
     return row
+
+
+def _seconds(planned: "PlannedCell", speed: "Mapping[str, Throughput]") -> float:
+    return 0.0 if planned.finished else planned.seconds(speed[planned.cell.cell_id])
 
 
 def _shown_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     Example: diffmem status quickstart
     """
     from diffmem.remaining import seconds_left
-    from diffmem.report.estimates import cell_state, study_cells
+    from diffmem.report.estimates import cell_state, measured_cells
 
     if study is None:
         if profile is not None:
@@ -64,7 +64,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         return
     store, row = stored(store_path, study, profile)
     with store.snapshot():
-        cells, _ = study_cells(store, row)
+        cells = measured_cells(store, row)
         left = seconds_left(store, row["study"])
     for cell in cells:
         cell["state"] = cell_state(cell)
@@ -72,7 +72,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     if as_json:
         print_json([_status_row(cell) | _counts(cell) | _attempt_row(cell) for cell in cells])
         return
-    rows = [_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells]
+    rows = (_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells)
     print_table(row["study"], rows, cut="cell_id")
     for line in _running_lines(cells):
         click.echo(line)
@@ -98,7 +98,7 @@ def _print_studies(store_path: Path, *, as_json: bool) -> None:
                 "registered_at": study["registered_at"],
             }
             for study in store.studies()
-            for cells in [store.cells(study["study"])]
+            for cells in [store.progress(study["study"])]
         ]
     if as_json:
         print_json(rows)
@@ -125,7 +125,7 @@ def _of(measured: int, expected: int) -> str:
 def _status_row(cell: "Row") -> dict[str, Any]:
     return {
         "cell_id": cell["cell_id"],
-        "P.size": cell["configuration"]["P"]["size"],
+        "P.size": cell["size"],
         **cell["axis_values"],
         "state": cell["state"],
         "checkpoints": _of(cell["measured"], cell["expected"]),
@@ -204,12 +204,12 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.report.estimates import curves_of, only_size, study_cells
+    from diffmem.report.estimates import curves_of, measured_cells, only_size
 
     store, row = stored(store_path, study, profile)
     name = row["study"]
     with store.snapshot():
-        cells, _ = study_cells(store, row)
+        cells = measured_cells(store, row)
     curves = curves_of(cells, row["estimation"]["epsilon"])
     rows = [
         {

@@ -166,7 +166,7 @@ def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total
 
 def _ending(study: "Study", store: "Store") -> str:
     """Return the last line of a run in which nothing has failed."""
-    cells = {row["cell_id"]: row for row in store.cells(study.name)}.values()
+    cells = {row["cell_id"]: row for row in store.progress(study.name)}.values()
     finished = sum(cell["measured"] >= cell["expected"] for cell in cells)
     crossed = sum(cell["outcome"] == "crossed" for cell in cells if cell["measured"] < cell["expected"])
     early = f" and {crossed} ended at the line" if crossed else ""
@@ -205,7 +205,7 @@ def _failed(study: "Study", store: "Store", *, several: bool) -> int:
 
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
-    states = {row["cell_id"]: row["outcome"] for row in store.cells(study.name) if row["measured"] < row["expected"]}
+    states = {row["cell_id"]: row["outcome"] for row in store.progress(study.name) if row["measured"] < row["expected"]}
     if several and "running" in states.values():
         return 0
     return sum(outcome == "failed" for outcome in states.values())

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -39,7 +39,12 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(
-    title: str, rows: list[dict[str, Any]], *, columns: Sequence[str] = (), cut: str = "", of: int | None = None
+    title: str,
+    rows: Iterable[dict[str, Any]],
+    *,
+    columns: Sequence[str] = (),
+    cut: str = "",
+    of: int | None = None,
 ) -> None:
     """Print rows as a table with a column per key of any row, or those of `columns` where there is no row.
 
@@ -50,24 +55,42 @@ def print_table(
     from rich.console import Console  # a tenth of a second that `--help` does without
     from rich.table import Table
 
-    keys = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
-    shown = [[text(row.get(key)) for key in keys] for row in rows[:MOST_ROWS]]
+    first, numeric, count = _gathered(rows)
+    keys = list(numeric) or list(columns)
+    shown = [[text(row.get(key)) for key in keys] for row in first]
     console = Console(highlight=False, markup=False, width=line_width())
     widths = _widths(keys, shown, console.width, cut)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for key, width in zip(keys, widths, strict=True):
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
         heading = key if width is None or len(key) <= width else _breakable(key)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", width=width)
+        table.add_column(heading, justify="right" if numeric.get(key, True) else "left", overflow="fold", width=width)
     for line in shown:
         cells = zip(keys, widths, line, strict=True)
         table.add_row(*(cell[:width] if key == cut else cell for key, width, cell in cells))
     if title:
         console.print(title, soft_wrap=True)  # a table's own title is broken at the width of the table
     console.print(table)
-    left_out = (len(rows) if of is None else of) - len(shown)
+    left_out = (count if of is None else of) - min(count, MOST_ROWS)
     if left_out:
         console.print(f"... and {left_out} rows more, which --json prints")
+
+
+def _gathered(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, bool], int]:
+    """Return the rows that are shown, whether each column of all rows has only numbers, and how many rows there are."""
+    first: list[dict[str, Any]] = []
+    numeric: dict[str, bool] = {}
+    count = 0
+    for row in rows:
+        if count < MOST_ROWS:
+            first.append(row)
+        for key, value in row.items():
+            numeric[key] = isinstance(value, NUMBERS) and numeric.get(key, True)
+        count += 1
+    return first, numeric, count
+
+
+NUMBERS = (int, float, type(None))
+"""What a cell of a column of numbers holds."""
 
 
 def print_wrapped(sentence: str, *, indent: int) -> None:

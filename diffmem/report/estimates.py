@@ -50,22 +50,31 @@ def study_curves(store: Store, study: Row | str) -> list[Curve]:
     """
     with store.snapshot():
         row = store.study(study) if isinstance(study, str) else study
-        cells, _ = study_cells(store, row)
+        cells = measured_cells(store, row)
     return curves_of(cells, row["estimation"]["epsilon"])
 
 
 def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
     """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
     points = store.curve_points(study["study"], study["estimation"]["threshold"])
+    return _with_ratios(store.cells(study["study"]), points), points
+
+
+def measured_cells(store: Store, study: Row) -> list[Row]:
+    """Return the cells of a study without their settings, all ratios counted at the study's threshold."""
+    points = store.curve_points(study["study"], study["estimation"]["threshold"])
+    return _with_ratios(store.progress(study["study"]), points)
+
+
+def _with_ratios(cells: list[Row], points: list[Row]) -> list[Row]:
     measured = by_position(points)  # one cell may be at several
-    cells = store.cells(study["study"])
     for cell in cells:
         own = measured[cell["position"]]
         epochs, ratios, samples = ([point[key] for point in own] for key in ("epoch", "ratio", "samples"))
         cell["best"], cell["samples"] = max(zip(ratios, samples, strict=True), default=(None, None))
         cell["last"] = ratios[-1] if ratios else None
         cell["rises"] = bool(own) and still_rises(epochs, ratios, samples)
-    return cells, points
+    return cells
 
 
 def curves_of(cells: list[Row], epsilon: float) -> list[Curve]:
@@ -80,10 +89,13 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
     measured = [cell for cell in cells if cell["best"] is not None]
     sizes = [size_of(cell) for cell in measured]
     best, samples = [cell["best"] for cell in measured], [cell["samples"] for cell in measured]
-    points = []
-    for mean in mean_ratios(sizes, best, samples) if measured else []:
-        last = fmean(cell["last"] for cell in measured if size_of(cell) == mean.group)
-        points.append(Point(int(mean.group), mean.ratio, last, mean.models, mean.low, mean.high))
+    last: dict[float, list[float]] = defaultdict(list)
+    for size, cell in zip(sizes, measured, strict=True):
+        last[size].append(cell["last"])
+    points = [
+        Point(int(mean.group), mean.ratio, fmean(last[mean.group]), mean.models, mean.low, mean.high)
+        for mean in (mean_ratios(sizes, best, samples) if measured else [])
+    ]
     unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
     rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
@@ -119,7 +131,7 @@ def only_size(cells: Sequence[Row]) -> int | None:
 
 def size_of(cell: Row) -> int:
     """Return the training set size N of a cell (a row of `store.cells`)."""
-    return int(cell["configuration"]["P"]["size"])
+    return int(cell["size"])
 
 
 def by_position(rows: Sequence[Row]) -> dict[int, list[Row]]:
@@ -136,7 +148,7 @@ GOING_ON = ("running", "waiting", "interrupted", "lost")
 
 def going_on(store: Store, studies: list[str]) -> bool:
     """Return whether a run can still change a cell of these studies."""
-    return any(cell_state(cell) in GOING_ON for study in studies for cell in store.cells(study))
+    return any(cell_state(cell) in GOING_ON for study in studies for cell in store.progress(study))
 
 
 def cell_state(cell: Row) -> str:
