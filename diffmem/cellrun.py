@@ -23,7 +23,7 @@ from diffmem.group import ALONE, Group, LostProcess
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
-from diffmem.states import load_state, save_state
+from diffmem.states import load_state, remove_state, save_state
 from diffmem.store import Store
 from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
 
@@ -33,6 +33,8 @@ STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
+LOCK_SECONDS = 0.2
+"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first attempt fails though it is free."""
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
 
@@ -139,8 +141,8 @@ class Attempt:
 
 def _remove_state(path: Path) -> None:
     """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
-    for suffix in (".pt", ".tmp", ".lock"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+    remove_state(path)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def _exclusive(path: Path) -> Iterator[bool]:
     """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
     try:
         path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
-        lock = filelock.FileLock(path, blocking=False)
+        lock = filelock.FileLock(path, timeout=LOCK_SECONDS)
         lock.acquire()
     except filelock.Timeout:
         yield False

@@ -3,6 +3,8 @@
 A writer opens, writes one transaction and closes, under a lock file, so that readers get in between.
 """
 
+import glob
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -77,11 +79,20 @@ class Database:
         return True
 
     def _create(self) -> None:
-        """Make an empty database: beside its place first, so that a file cut short is never taken for a store."""
-        new = self.path.with_name(f"{self.path.name}.new")
+        """Make an empty database: beside its place first, so that a file cut short is never taken for a store.
+
+        It never replaces a store: if the lock file was deleted, another process may be making one at the same time.
+        """
+        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)
         duckdb.connect(new.absolute()).close()
-        new.replace(self.path)
+        try:
+            self.path.hardlink_to(new)
+        except OSError:
+            if not self.exists():  # a file system without hard links
+                new.replace(self.path)
+        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*new"):  # also of processes that were killed
+            left.unlink(missing_ok=True)
 
     @contextmanager
     def reading(self, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:

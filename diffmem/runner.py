@@ -151,7 +151,7 @@ def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, Stu
 def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
     """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
     prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
-    left_behind = {path.stem.removeprefix(prefix) for path in store.states.glob(f"{prefix}*")}
+    left_behind = {path.name.removeprefix(prefix).partition(".")[0] for path in store.states.glob(f"{prefix}*")}
     found = {}
     for cell in store.cells(study.name):
         if cell["measured"] >= cell["expected"]:

@@ -1,8 +1,10 @@
 """Training states as files: whole at every moment, and of no use where damaged or another cell's."""
 
+import glob
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,28 @@ UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 
 def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
     """Write a training state so that at every moment either the old or the new one is whole."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # should the lock be deleted, two processes may be saving
     content = {"cell_id": cell.cell_id, "results_version": RESULTS_VERSION, **state.state_dict()}
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        with suppress(FileNotFoundError):  # another process has finished the cell and removed this
+            temporary.replace(path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
             f"{path}: the training state cannot be saved ({str(error).splitlines()[0]}); free some space or check "
             "the folder's permissions, then run the same command again"
         ) from error
+
+
+def remove_state(path: Path) -> None:
+    """Remove the state of a finished cell, and what killed processes have left of unfinished ones."""
+    path.unlink(missing_ok=True)
+    for left in path.parent.glob(f"{glob.escape(path.stem)}.*tmp"):
+        left.unlink(missing_ok=True)
 
 
 def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:

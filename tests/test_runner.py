@@ -789,6 +789,52 @@ def test_two_commands_at_once_measure_everything_once(
 
 
 @pytest.mark.slow
+def test_two_commands_at_once_measure_the_same_while_lock_files_are_deleted(
+    tmp_path: Path, store: Store, expected: dict[str, list[Row]]
+) -> None:
+    path = tiny.write(tmp_path)
+    with start_command(path, store) as one, start_command(path, store) as two:
+        while one.poll() is None or two.poll() is None:
+            for lock in store.path.parent.rglob("*.lock"):
+                lock.unlink(missing_ok=True)
+            time.sleep(0.001)
+        ends = [(process.returncode, process.stderr.read()) for process in (one, two)]
+    assert ends == [(0, "")] * 2
+    tiny.check_equal(tiny.results(store), expected)
+    assert set(outcomes(store)) <= {"finished", "lost"}
+    assert not list(store.states.iterdir())
+
+
+SAVER = """
+import sys
+from pathlib import Path
+import torch
+from diffmem.denoiser import build_denoiser
+from diffmem.states import load_state, save_state
+from diffmem.study import Study
+from diffmem.training import TrainingState
+cell = Study.load(Path(sys.argv[1])).cells[0].cell
+state = TrainingState(build_denoiser(cell.M, resolution=8, channels=1, labels=cell.labels), cell.T)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(40):
+    save_state(Path(sys.argv[2]), cell, state)
+    load_state(Path(sys.argv[2]), cell, torch.device("cpu"))
+"""
+
+
+def test_two_processes_may_save_the_state_of_one_cell_at_the_same_time(tmp_path: Path) -> None:
+    arguments = (SAVER, tiny.write(tmp_path), tmp_path / "tiny.cell.pt")
+    with tiny.started(*arguments) as one, tiny.started(*arguments) as two:
+        for process in (one, two):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        ends = [(process.communicate(timeout=200)[1], process.returncode) for process in (one, two)]
+    assert ends == [("", 0)] * 2
+    assert [path.name for path in tmp_path.glob("tiny.cell.*")] == ["tiny.cell.pt"]
+
+
+@pytest.mark.slow
 def test_a_command_leaves_a_cell_alone_that_another_one_works_on(
     tmp_path: Path, study: Study, store: Store, expected: dict[str, list[Row]]
 ) -> None:
