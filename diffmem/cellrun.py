@@ -34,7 +34,7 @@ STATE_SECONDS = 300.0
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
 LOCK_SECONDS = 0.2
-"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first attempt fails though it is free."""
+"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first try fails though it is free."""
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
 

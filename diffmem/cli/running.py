@@ -18,6 +18,7 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.signals import StopOnSignal
+from diffmem.orphan import OrphanWatch
 
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
@@ -83,6 +84,7 @@ def run(
 
     Example: diffmem run studies/quickstart.toml
     """
+    watch = OrphanWatch()
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
     if log_with:
@@ -107,6 +109,7 @@ def run(
             click.echo(_ending(loaded, store))
         sys.exit(code)
     group = join()
+    watch.joined(stop.stop)
     if group.leads:
         _tell_what_is_replaced(loaded, store)
     options = Options(split, part, fail_fast, retry_failed, compiling)
