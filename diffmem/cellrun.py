@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmem.attempts import close_attempts
 from diffmem.compiling import Compile, compile_networks, is_compiled
 from diffmem.config import Cell
 from diffmem.data import TrainingSet, training_set
@@ -76,26 +77,23 @@ def run_cell(
         if not missing:
             if group.leads:
                 _remove_state(path)
-                store.end_open_attempts(cell.cell_id)
+                close_attempts(store)
             yield CellEnded(cell, name, number, "already finished")
             return
         compiled = is_compiled(cell, group.device, compiling)
         attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
-        work = CellRun(cell, store, attempt.id, group, path, stop, compiled)
-        yield from _attempted(work, attempt, name, number, missing, enough)
+        line = math.inf if enough is None else enough
+        work = CellRun(cell, store, attempt.id, group, path, stop, compiled, line)
+        yield from _attempted(work, attempt, name, number, missing)
 
 
-def _attempted(
-    work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int], enough: float | None
-) -> Iterator[Event]:
-    """Do the work on a cell, and record how it ended."""
+def _attempted(work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int]) -> Iterator[Event]:
+    """Do the work on a cell, and record how it ended; the last checkpoint comes with that in the same transaction."""
     cell, group = work.cell, work.group
-    line, last_epoch = math.inf if enough is None else enough, cell.checkpoints[-1][0]
     try:
         for event in work.events(name, number, missing):
             yield event
-            if isinstance(event, Measured) and event.ratio >= line and event.epoch < last_epoch:
-                attempt.end("crossed")
+            if work.outcome == "crossed":
                 yield CellEnded(cell, name, number, "crossed")
                 return
     except Interrupted:
@@ -115,7 +113,6 @@ def _attempted(
         return
     if group.leads:
         _remove_state(work.state_path)
-    attempt.end("finished")
     yield CellEnded(cell, name, number, "finished")
 
 
@@ -185,6 +182,8 @@ class CellRun:
     state_path: Path
     stop: Stop
     compiled: bool = False
+    line: float = math.inf  # the ratio that ends the work
+    outcome: str | None = None  # how the work ended: finished or crossed
 
     def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
@@ -199,7 +198,7 @@ class CellRun:
                 )
             yield CellStarted(self.cell, name, number, 0, 0)
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
-            yield from self._measure(optimum, images, 0, 0, None, 0.0)
+            yield from self._measure(optimum, images, 0, 0, None, 0.0, last=True)
             return
         set_precision(self.cell.T)
         state, note = self._restore(missing)
@@ -221,7 +220,8 @@ class CellRun:
             self._save(state)
             yield Saved(self.cell, state.step)
             loss, seconds = state.take_mean_loss(), state.take_seconds()
-            yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
+            last = epoch == max(missing)
+            yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
@@ -304,6 +304,8 @@ class CellRun:
         step: int,
         loss: float | None,
         train_seconds: float,
+        *,
+        last: bool = False,
     ) -> Iterator[Event]:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
@@ -325,8 +327,9 @@ class CellRun:
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
         )
+        self.outcome = "finished" if last else "crossed" if checkpoint.ratio >= self.line else None
         if self.group.leads:
-            self.store.append(checkpoint)
+            self.store.append(checkpoint, outcome=self.outcome)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
 
     def _score(

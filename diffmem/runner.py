@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from diffmem.attempts import close_attempts
 from diffmem.cellrun import Interrupted, Stop, run_cell
 from diffmem.compiling import Compile
 from diffmem.config import Cell
@@ -54,6 +55,7 @@ def run_study(
         return
     if group.leads:
         store.register(**study.listing())
+        close_attempts(store)
     group.any(True)  # the others read the store after this
     failures = Failures(store)
     numbered = shard_of(study, options.shard)
@@ -80,6 +82,7 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
     """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
     alone, line = Group(device=group.device), enough(study.estimation)
     store.register(**study.listing())
+    close_attempts(store)
     failures = Failures(store)
     failed = set() if options.retry_failed else failures.latest()
     number = 0

@@ -19,6 +19,7 @@ import tiny
 
 from diffmem import database
 from diffmem import store as store_module
+from diffmem.attempts import close_attempts
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Store
@@ -780,8 +781,8 @@ def test_an_attempt_that_never_said_how_it_ended_is_closed_for_a_finished_cell(t
     tiny.register(store, study)
     cell_id = study.cells[0].cell.cell_id
     store.start_attempt(cell_id, tiny.HERE)
-    store.append(tiny.checkpoint(cell_id, 12, 0.5))
-    store.end_open_attempts(cell_id)
+    tiny.measure(store, study.cells[0].cell, [0.5, 0.5, 0.5])
+    close_attempts(store)
     (attempt,) = store.rows("SELECT outcome, ended_at FROM attempts")
     assert attempt["outcome"] == "finished"
     assert attempt["ended_at"] is not None

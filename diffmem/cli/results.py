@@ -26,6 +26,7 @@ from diffmem.cli.options import (
 )
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import as_markdown, print_json, print_table, print_wrapped
+from diffmem.errors import StoreError
 from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from diffmem.report.claims import Finding
     from diffmem.report.estimates import Curve
     from diffmem.report.findings import Result
-    from diffmem.store import Row
+    from diffmem.store import Row, Store
 
 
 @click.command()
@@ -63,6 +64,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         _print_studies(store_path, as_json=as_json)
         return
     store, row = stored(store_path, study, profile)
+    _close_attempts(store)
     with store.snapshot():
         cells, _ = study_cells(store, row)
         left = seconds_left(store, row["study"])
@@ -81,12 +83,21 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
             click.echo(f"{cell['cell_id']} failed: {cell['error']}")
 
 
+def _close_attempts(store: "Store") -> None:
+    """Record which attempts no longer run, if the store can be written at once; they are shown as ended anyway."""
+    from diffmem.attempts import close_attempts
+
+    with suppress(StoreError):
+        close_attempts(store, patience=0)
+
+
 def _print_studies(store_path: Path, *, as_json: bool) -> None:
     """Print how far each study is, the one that was run last first."""
     from diffmem.report.estimates import cell_state
     from diffmem.store import Store
 
     store = Store(store_path)
+    _close_attempts(store)
     with store.snapshot():
         rows = [
             {

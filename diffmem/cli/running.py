@@ -206,7 +206,9 @@ def _failed(study: "Study", store: "Store", *, several: bool) -> int:
 
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
-    states = {row["cell_id"]: row["outcome"] for row in store.cells(study.name) if row["measured"] < row["expected"]}
+    from diffmem.attempts import is_finished, outcome_of
+
+    states = {row["cell_id"]: outcome_of(row) for row in store.cells(study.name) if not is_finished(row)}
     if several and "running" in states.values():
         return 0
     return sum(outcome == "failed" for outcome in states.values())
