@@ -85,11 +85,13 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
     close_attempts(store)
     failures = Failures(store)
     failed = set() if options.retry_failed else failures.latest()
+    short_of_memory: set[str] = set()  # not tried again by this process; others may have more
     number = 0
     while not stop():
         state = next_round(study, store)
         store.register(**study.listing([*state.used, *state.wanted]))
-        wanted = [e for e in state.wanted if e.cell.cell_id not in failed and not failures.new(e.cell)]
+        left_out = failed | short_of_memory
+        wanted = [e for e in state.wanted if e.cell.cell_id not in left_out and not failures.new(e.cell)]
         if not wanted:
             return
         first = group.rank % len(wanted)
@@ -111,6 +113,8 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
                     yield event
             if outcome == "failed" and options.fail_fast:
                 return
+            if outcome == "unfinished":
+                short_of_memory.add(entry.cell.cell_id)
             if outcome != "busy elsewhere":
                 number += 1
                 break

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from diffmem.config import RESULTS_VERSION, Cell
-from diffmem.errors import RunError
+from diffmem.errors import MachineError, RunError
+from diffmem.group import ran_out_of_memory
 from diffmem.training import TrainingState
 
 UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
@@ -23,15 +24,19 @@ def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")  # should the lock be deleted, two processes may be saving
     content = {"cell_id": cell.cell_id, "results_version": RESULTS_VERSION, **state.state_dict()}
     try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):  # another process has finished the cell and removed this
-            temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileNotFoundError):  # another process has finished the cell and removed this
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
+        if ran_out_of_memory(error):
+            raise
+        raise MachineError(
             f"{path}: the training state cannot be saved ({str(error).splitlines()[0]}); free some space or check "
             "the folder's permissions, then run the same command again"
         ) from error
@@ -45,13 +50,18 @@ def remove_state(path: Path) -> None:
 
 
 def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
-    """Return a saved training state; RunError if the file is damaged or of another cell."""
+    """Return a saved training state; RunError if the file is damaged or of another cell, MachineError if it cannot be
+    read, as it may be whole."""
     place = "cpu" if device.type == "cpu" else device  # torch.load does not know the `cpu:0` of several processes
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch.load does not look at the checksums
         state = None if damaged else torch.load(path, map_location=place, weights_only=True)
+    except PermissionError as error:
+        raise MachineError(f"{path}: the training state cannot be read; check its permissions") from error
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, *UNREADABLE) as error:
+        if isinstance(error, OSError | RuntimeError) and ran_out_of_memory(error):
+            raise
         raise RunError(f"{path}: damaged") from error
     if not isinstance(state, dict):
         raise RunError(f"{path}: damaged")

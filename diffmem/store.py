@@ -220,7 +220,7 @@ class Store(Database):
                     {"outcome": outcome, "lost": LOST, "attempt_id": attempt_id},
                 )
 
-    def append(self, checkpoint: Checkpoint, *, outcome: str | None = None) -> bool:
+    def append(self, checkpoint: Checkpoint, *, outcome: str = "") -> bool:
         """Append a checkpoint and its evidence in one transaction; False if the store has that point already.
 
         With an `outcome`, the same transaction records that the attempt ended with it.

@@ -49,14 +49,14 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
     study of the store is.
 
-    A cell is waiting, running, finished, interrupted (by a signal), lost (its process ended without a word), failed,
-    crossed (a search needed no more of it) or ended (a monitor that is closed). `diffmem run` goes on with those that
-    are waiting, interrupted or lost, and with --retry-failed with the failed ones.
+    A cell is waiting, running, finished, interrupted (by a signal, or because the machine lacked memory or space), lost
+    (its process died), failed, crossed (a search stopped it early) or ended (a monitor that is closed). `diffmem run`
+    resumes those that are waiting, interrupted or lost, and with --retry-failed the failed ones too.
 
     Example: diffmem status quickstart
     """
     from diffmem.remaining import seconds_left
-    from diffmem.report.estimates import cell_state, study_cells
+    from diffmem.report.estimates import cell_state, reason, study_cells
 
     if study is None:
         if profile is not None:
@@ -79,8 +79,8 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     for line in _running_lines(cells):
         click.echo(line)
     for cell in cells:
-        if cell["state"] == "failed":
-            click.echo(f"{cell['cell_id']} failed: {cell['error']}")
+        if error := reason(cell):
+            click.echo(f"{cell['cell_id']} {cell['state']}: {error}")
 
 
 def _close_attempts(store: "Store") -> None:
@@ -151,10 +151,12 @@ def _counts(cell: "Row") -> dict[str, Any]:
 
 
 def _attempt_row(cell: "Row") -> dict[str, Any]:
-    """Return what is known of a cell's latest attempt while it runs, and why it failed."""
+    """Return what is known of a cell's latest attempt while it runs, and why it ended early."""
+    from diffmem.report.estimates import reason
+
     running = cell["state"] == "running"
     return {
-        "error": cell["error"] if cell["state"] == "failed" else None,
+        "error": reason(cell),
         "host": cell["host"] if running else None,
         "pid": cell["pid"] if running else None,
         "since": cell["started_at"] if running else None,

@@ -154,12 +154,20 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:
-    """Say how a run ended; exit with 1 where cells have failed."""
+    """Say how a run ended; exit with 1 if cells have failed, or need more memory."""
     if busy:
         click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
-    if failed := _failed(study, store, several=several):
-        tells = f"diffmem status {study.name} --store {store.path}"
+    failed, short = _not_done(study, store, several=several)
+    tells = f"diffmem status {study.name} --store {store.path}"
+    if failed:
         click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
+    if short:
+        click.echo(
+            f"{short} of {total} cells could not be finished for lack of memory; `{tells}` lists them, "
+            "the same command tries them again",
+            err=True,
+        )
+    if failed or short:
         sys.exit(1)
     if not several:
         click.echo(_ending(study, store))
@@ -201,14 +209,17 @@ def _waiting(study: "Study", store: "Store") -> int:
     return sum(entry.cell.cell_id not in finished for entry in study.distinct)
 
 
-def _failed(study: "Study", store: "Store", *, several: bool) -> int:
-    """Return how many cells have failed; 0 from all but the last of several processes to end.
+def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, int]:
+    """Return how many cells have failed and how many need more memory; 0 from all but the last of several processes.
 
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
     from diffmem.attempts import is_finished, outcome_of
+    from diffmem.errors import OutOfMemory
 
-    states = {row["cell_id"]: outcome_of(row) for row in store.cells(study.name) if not is_finished(row)}
-    if several and "running" in states.values():
-        return 0
-    return sum(outcome == "failed" for outcome in states.values())
+    cells = {row["cell_id"]: row for row in store.cells(study.name) if not is_finished(row)}.values()
+    outcomes = [outcome_of(cell) for cell in cells]
+    if several and "running" in outcomes:
+        return 0, 0
+    out_of_memory = ("interrupted", str(OutOfMemory()))
+    return outcomes.count("failed"), sum((cell["outcome"], cell["error"]) == out_of_memory for cell in cells)

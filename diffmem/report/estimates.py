@@ -140,10 +140,15 @@ def going_on(store: Store, studies: list[str]) -> bool:
 
 def cell_state(cell: Row) -> str:
     """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost,
-    crossed (a search needed no more of it), ended (a monitor that is closed) or waiting."""
+    crossed (a search stopped it early), ended (a monitor that is closed) or waiting."""
     outcome = outcome_of(cell)
     if not cell["expected"] and outcome == "finished":
         return "ended"
     if is_finished(cell):
         return "finished"
     return "waiting" if outcome == "finished" else outcome
+
+
+def reason(cell: Row) -> str | None:
+    """Return why the latest attempt at a cell failed or was interrupted; None if it did not or nothing is known."""
+    return str(cell["error"]) if cell_state(cell) in ("failed", "interrupted") and cell["error"] else None
