@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmem.attempts import close_attempts
 from diffmem.compiling import Compile, compile_networks, is_compiled
 from diffmem.config import Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.denoiser import Denoiser, OptimalDenoiser, build_denoiser
-from diffmem.errors import DiffmemError, RunError, StoreError
+from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
 from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
-from diffmem.group import ALONE, Group, LostProcess
+from diffmem.group import ALONE, Group, LostProcess, ran_out_of_memory
 from diffmem.provenance import provenance
 from diffmem.sampling import DenoiserFunction, generate
 from diffmem.scoring import Scores
-from diffmem.states import load_state, save_state
+from diffmem.states import load_state, remove_state, save_state
 from diffmem.store import Store
 from diffmem.training import TrainingState, cpu_threads, on_device, set_precision, train
 
@@ -33,6 +34,8 @@ STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
+LOCK_SECONDS = 0.2
+"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first try fails though it is free."""
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
 
@@ -74,28 +77,22 @@ def run_cell(
         if not missing:
             if group.leads:
                 _remove_state(path)
-                store.end_open_attempts(cell.cell_id)
+                close_attempts(store)
             yield CellEnded(cell, name, number, "already finished")
             return
         compiled = is_compiled(cell, group.device, compiling)
         attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
-        work = CellRun(cell, store, attempt.id, group, path, stop, compiled)
-        yield from _attempted(work, attempt, name, number, missing, enough)
+        line = math.inf if enough is None else enough
+        work = CellRun(cell, store, attempt.id, group, path, stop, compiled, line)
+        yield from _attempted(work, attempt, name, number, missing)
 
 
-def _attempted(
-    work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int], enough: float | None
-) -> Iterator[Event]:
-    """Do the work on a cell, and record how it ended."""
+def _attempted(work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int]) -> Iterator[Event]:
+    """Do the work on a cell, and record how it ended; the last checkpoint comes with that in the same transaction."""
     cell, group = work.cell, work.group
-    line, last_epoch = math.inf if enough is None else enough, cell.checkpoints[-1][0]
     try:
-        for event in work.events(name, number, missing):
-            yield event
-            if isinstance(event, Measured) and event.ratio >= line and event.epoch < last_epoch:
-                attempt.end("crossed")
-                yield CellEnded(cell, name, number, "crossed")
-                return
+        with _machine_errors(name, group):
+            yield from work.events(name, number, missing)
     except Interrupted:
         attempt.end("interrupted")
         raise
@@ -104,6 +101,12 @@ def _attempted(
     except LostProcess as error:
         attempt.end("lost", str(error))
         raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
+    except MachineError as error:
+        attempt.end("interrupted", str(error))
+        if not isinstance(error, OutOfMemory):
+            raise
+        yield CellEnded(cell, name, number, "unfinished", str(error))
+        return
     except Exception as error:
         reason = _reason(error)
         attempt.end("failed", reason)
@@ -111,10 +114,26 @@ def _attempted(
         if group.count > 1 and not isinstance(error, DiffmemError):
             raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
         return
-    if group.leads:
+    if group.leads and work.outcome == "finished":
         _remove_state(work.state_path)
-    attempt.end("finished")
-    yield CellEnded(cell, name, number, "finished")
+    yield CellEnded(cell, name, number, work.outcome)
+
+
+@contextmanager
+def _machine_errors(name: str, group: Group) -> Iterator[None]:
+    """Turn what the system says of memory, disks and permissions into a MachineError."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out_of_memory(error):
+            if group.count > 1 and not isinstance(error, OutOfMemory):
+                raise MachineError(
+                    f"{name}: out of memory in one process of {group.count}, which ends the run"
+                ) from error
+            raise OutOfMemory from error
+        if isinstance(error, OSError):
+            raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
+        raise
 
 
 def _best(store: Store, cell: Cell) -> float:
@@ -139,8 +158,8 @@ class Attempt:
 
 def _remove_state(path: Path) -> None:
     """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
-    for suffix in (".pt", ".tmp", ".lock"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+    remove_state(path)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -148,13 +167,13 @@ def _exclusive(path: Path) -> Iterator[bool]:
     """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
     try:
         path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
-        lock = filelock.FileLock(path, blocking=False)
+        lock = filelock.FileLock(path, timeout=LOCK_SECONDS)
         lock.acquire()
     except filelock.Timeout:
         yield False
         return
     except OSError as error:
-        raise StoreError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
+        raise MachineError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
     try:
         yield True
     finally:
@@ -165,10 +184,6 @@ def _reason(error: Exception) -> str:
     """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
     if isinstance(error, DiffmemError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "out of memory; lower T.batch_size or M.width, or only score.batch_size if it was while generating"
-    if isinstance(error, OSError):
-        return f"{error.filename or 'file'}: {error.strerror or error}"
     return "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -183,11 +198,14 @@ class CellRun:
     state_path: Path
     stop: Stop
     compiled: bool = False
+    line: float = math.inf  # the ratio that ends the work
+    outcome: str = ""  # how the work ended: finished or crossed
 
     def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
         data = training_set(self.cell)
-        images, labels = self._on_device(data)
+        with self.group.memory():
+            images, labels = self._on_device(data)
         if self.cell.M.network == "optimum":
             used = 0 if labels is None else len(torch.unique(labels))
             if used < self.cell.labels:
@@ -197,7 +215,7 @@ class CellRun:
                 )
             yield CellStarted(self.cell, name, number, 0, 0)
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
-            yield from self._measure(optimum, images, 0, 0, None, 0.0)
+            yield from self._measure(optimum, images, 0, 0, None, 0.0, last=True)
             return
         set_precision(self.cell.T)
         state, note = self._restore(missing)
@@ -219,7 +237,10 @@ class CellRun:
             self._save(state)
             yield Saved(self.cell, state.step)
             loss, seconds = state.take_mean_loss(), state.take_seconds()
-            yield from self._measure(state.averaged, images, epoch, step, loss, seconds)
+            last = epoch == max(missing)
+            yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
+            if self.outcome == "crossed":
+                return
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
@@ -228,7 +249,8 @@ class CellRun:
 
     def _restore(self, missing: set[int]) -> tuple[TrainingState, str]:
         """Return the saved training state, or a fresh one and why where the saved one is of no use."""
-        state, note = self._saved_state(missing)
+        with self.group.memory():
+            state, note = self._saved_state(missing)
         if self.group.first([state.step]) != [state.step]:
             raise RunError(f"{self.state_path.parent}: the processes see different training states; share the folder")
         return state, note
@@ -243,7 +265,11 @@ class CellRun:
             if saved["step"] > first:
                 return state, "the saved state is past a checkpoint that the store lacks: training from the start"
             state.load_state_dict(saved)
+        except MachineError:
+            raise
         except (RunError, KeyError, ValueError, RuntimeError) as error:
+            if ran_out_of_memory(error):
+                raise
             reason = str(error).splitlines()[0]
             return TrainingState(self._fresh_denoiser(), self.cell.T), f"{reason}: training from the start"
         return state, ""
@@ -270,20 +296,33 @@ class CellRun:
             state.seconds, counted = state.seconds + now - counted, now
             if checked:
                 yield Trained(self.cell, state.step, value)
-            # to agree, the processes of a group wait for their devices: not at every step of a GPU
-            asks = self.group.count == 1 or self.group.device.type == "cpu" or state.step % STOP_CHECK == 0
-            stopping = asks and self.group.any(self.stop())
-            if stopping or now - saved > STATE_SECONDS:
+            if not self._asks(state, step):
+                continue
+            stopping = self.stop()
+            if self.group.any(stopping or now - saved > STATE_SECONDS or state.out_of_memory):
+                if self.group.any(state.out_of_memory):
+                    raise OutOfMemory
                 self._save(state)
                 yield Saved(self.cell, state.step)
                 saved = now
-            if stopping:
-                raise Interrupted
+                if self.group.any(stopping):
+                    raise Interrupted
+
+    def _asks(self, state: TrainingState, last: int) -> bool:
+        """Return whether the processes agree at this step what to do; on a GPU they wait for it, so not at each."""
+        every = 1 if self.group.count == 1 or self.group.device.type == "cpu" else STOP_CHECK
+        return state.step % every == 0 or state.step == last
 
     def _save(self, state: TrainingState) -> None:
-        """Save the state, which all processes of the group have, once."""
+        """Save the state, which all processes of the group have, once; if that fails, raise in all of them."""
+        failed: Exception | None = None
         if self.group.leads:
-            save_state(self.state_path, self.cell, state)
+            try:
+                save_state(self.state_path, self.cell, state)
+            except Exception as error:  # noqa: BLE001 - raised once the others know
+                failed = error
+        if self.group.any(failed is not None):
+            raise failed or MachineError(f"{self.state_path.parent}: another process cannot save the training state")
 
     def _checked(self, loss: Tensor, state: TrainingState) -> float:
         value = loss.item()
@@ -302,6 +341,8 @@ class CellRun:
         step: int,
         loss: float | None,
         train_seconds: float,
+        *,
+        last: bool = False,
     ) -> Iterator[Event]:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
@@ -310,7 +351,8 @@ class CellRun:
         at_once = PRECISION_CHECK if score.precision else score.samples
         for first in range(0, score.samples, at_once):
             part = range(first, min(first + at_once, score.samples))
-            yield from self._score(denoiser, images, epoch, part, scores)
+            with self.group.memory():
+                yield from self._score(denoiser, images, epoch, part, scores)
             scores.gather(self.group, len(part))
             if score.precision and scores.half_width() <= score.precision:
                 break
@@ -323,8 +365,9 @@ class CellRun:
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
         )
+        self.outcome = "finished" if last else "crossed" if checkpoint.ratio >= self.line else ""
         if self.group.leads:
-            self.store.append(checkpoint)
+            self.store.append(checkpoint, outcome=self.outcome)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
 
     def _score(
@@ -337,8 +380,8 @@ class CellRun:
             batch = share[done : done + at_once]
             try:
                 scores.add(self._generate(denoiser, batch, images))
-            except torch.OutOfMemoryError:
-                if at_once == 1:
+            except (RuntimeError, MemoryError) as error:
+                if at_once == 1 or not ran_out_of_memory(error):
                     raise
                 at_once = (len(batch) + 1) // 2
                 torch.cuda.empty_cache()

@@ -4,6 +4,7 @@ A writer opens, writes one transaction and closes, under a lock file, so that re
 process take turns.
 """
 
+import glob
 import math
 import os
 import shutil
@@ -47,9 +48,9 @@ class _Snapshot(threading.local):
 class Database:
     """The DuckDB file at `path`; every method opens and closes it, and raises StoreError with what to do.
 
-    While something else holds the file, methods wait `patience` seconds (ten by default), and call `on_wait` at each
-    look: what that raises ends the wait. Without `check`, values that diffmem never writes are no reason to refuse the
-    file. Safe to use from several threads.
+    While something else holds the file, methods wait `patience` seconds (ten by default), and from the third second on
+    call `on_wait` at each look: what that raises ends the wait. Without `check`, values that diffmem never writes are
+    no reason to refuse the file. Safe to use from several threads.
     """
 
     def __init__(
@@ -151,11 +152,20 @@ class Database:
         return True
 
     def _create(self) -> None:
-        """Make an empty database: beside its place first, so that a file cut short is never taken for a store."""
-        new = self.path.with_name(f"{self.path.name}.new")
+        """Make an empty database: beside its place first, so that a file cut short is never taken for a store.
+
+        It never replaces a store: if the lock file was deleted, another process may be making one at the same time.
+        """
+        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         new.unlink(missing_ok=True)
         duckdb.connect(new.absolute()).close()
-        new.replace(self.path)
+        try:
+            self.path.hardlink_to(new)
+        except OSError:
+            if not self.exists():  # a file system without hard links
+                new.replace(self.path)
+        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*new"):  # also of processes that were killed
+            left.unlink(missing_ok=True)
 
     # --- reading ---
 

@@ -47,3 +47,16 @@ class RunError(DiffmemError):
     """A run that cannot start, or a cell that cannot be finished."""
 
     exit_code = 1
+
+
+class MachineError(RunError):
+    """Space, memory, a lock or a permission that the machine lacked: no fault of a cell, which the next run resumes."""
+
+
+class OutOfMemory(MachineError):
+    """Memory that one cell needs and the machine lacks; other cells may need less."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "out of memory; lower T.batch_size or M.width, or only score.batch_size if it was while generating"
+        )

@@ -55,12 +55,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class CellEnded:
-    """A cell is finished, was so before, is worked on by another process, or has failed."""
+    """A cell is finished, was so before, is worked on by another process, has failed, or needs more memory."""
 
     cell: Cell
     name: str
     number: int
-    outcome: str  # finished, already finished, busy elsewhere, failed, failed elsewhere, failed before, crossed
+    outcome: (
+        str  # finished, already finished, busy elsewhere, failed, failed elsewhere, failed before, crossed, unfinished
+    )
     error: str = ""
 
 

@@ -1,11 +1,14 @@
 """The processes that train one cell together: who of them this one is, its share, and how they add up."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
 
-from diffmem.errors import RunError
+from diffmem.errors import OutOfMemory, RunError
 
 CPU = torch.device("cpu")
 
@@ -13,6 +16,13 @@ CPU = torch.device("cpu")
 def this_device() -> torch.device:
     """Return the device that would train here."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Return whether the memory of the device or of the machine has run out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
+        return True
+    return "can't allocate memory" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 class LostProcess(RunError):
@@ -67,6 +77,19 @@ class Group:
         whole[self.share(size)] = tensor.to(self.device)
         self.sum_(whole)
         return whole.to(tensor.device)
+
+    @contextmanager
+    def memory(self) -> Iterator[None]:
+        """Raise OutOfMemory in every process if memory runs out in one of them in the block, which sends nothing."""
+        short: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            short = error
+        if self.any(short is not None):
+            raise OutOfMemory from short
 
 
 ALONE = Group()

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from diffmem.attempts import outcome_of
 from diffmem.config import dotted
 from diffmem.emm import NORMAL
 from diffmem.errors import NotInStore, StoreError
@@ -99,10 +100,10 @@ def listed(names: list[str]) -> str:
 
 def cell_states(store: Store) -> list[Row]:
     """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
-    outcome, host and pid."""
+    outcome, host, pid and started_at."""
     return store.read(
         f"""
-        SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid
+        SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid, started_at
         FROM cells {PROGRESS} ORDER BY cell_id
         """
     )
@@ -137,6 +138,8 @@ def describe_cell(store: Store, cell_id: str) -> Row:
     for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
         for row in rows:
             row[key] = json.loads(row[key])
+    for row in attempts:
+        row["outcome"] = outcome_of({**row, "expected": cell["expected"], "measured": len(checkpoints)})
     return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}
 
 

@@ -16,6 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from diffmem.errors import RunError
 from diffmem.group import Group
+from diffmem.orphan import LAUNCHER
 
 LONGEST_WAIT = timedelta(hours=2)
 """How long a process waits for the slowest of its group: shares are equal, but machines may not be."""
@@ -40,6 +41,7 @@ def start(count: int, arguments: Sequence[str]) -> int:
     """Run `diffmem ARGUMENTS` in `count` processes with torchrun's launcher; return the exit code."""
     logging.disable(logging.CRITICAL)  # the processes themselves say what went wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // count)))
+    os.environ[LAUNCHER] = str(os.getpid())  # they end if this process does
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

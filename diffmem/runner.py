@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from diffmem.attempts import close_attempts
 from diffmem.cellrun import Interrupted, Stop, run_cell
 from diffmem.compiling import Compile
 from diffmem.config import Cell
@@ -44,6 +45,7 @@ def run_study(
     fails is recorded with its reason and the next one begins. StoreError where the store itself cannot be used.
     Without a `group` this process works alone, on its GPU where it has one.
     """
+    store = store.waiting(partial(_end_if, stop))  # giving up would cost work
     group = group or Group(device=this_device())
     if study.estimation.search == "bisect":
         if options.split == "batch":
@@ -54,6 +56,7 @@ def run_study(
         return
     if group.leads:
         store.register(**study.listing())
+        close_attempts(store)
     group.any(True)  # the others read the store after this
     failures = Failures(store)
     numbered = shard_of(study, options.shard)
@@ -76,17 +79,25 @@ def run_study(
     yield from _run_apart(waiting, store, stop=stop, group=group, options=options, failures=failures)
 
 
+def _end_if(stop: Stop) -> None:
+    if stop():
+        raise Interrupted
+
+
 def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
     """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
     alone, line = Group(device=group.device), enough(study.estimation)
     store.register(**study.listing())
+    close_attempts(store)
     failures = Failures(store)
     failed = set() if options.retry_failed else failures.latest()
+    short_of_memory: set[str] = set()  # not tried again by this process; others may have more
     number = 0
     while not stop():
         state = next_round(study, store)
         store.register(**study.listing([*state.used, *state.wanted]))
-        wanted = [e for e in state.wanted if e.cell.cell_id not in failed and not failures.new(e.cell)]
+        left_out = failed | short_of_memory
+        wanted = [e for e in state.wanted if e.cell.cell_id not in left_out and not failures.new(e.cell)]
         if not wanted:
             return
         first = group.rank % len(wanted)
@@ -108,6 +119,8 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
                     yield event
             if outcome == "failed" and options.fail_fast:
                 return
+            if outcome == "unfinished":
+                short_of_memory.add(entry.cell.cell_id)
             if outcome != "busy elsewhere":
                 number += 1
                 break
@@ -151,7 +164,7 @@ def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, Stu
 def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
     """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
     prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
-    left_behind = {path.stem.removeprefix(prefix) for path in store.states.glob(f"{prefix}*")}
+    left_behind = {path.name.removeprefix(prefix).partition(".")[0] for path in store.states.glob(f"{prefix}*")}
     found = {}
     for cell in store.progress(study.name):
         if cell["measured"] >= cell["expected"]:

@@ -217,8 +217,7 @@ def _measured(
     checkpoint = scores.checkpoint(
         cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
     )
-    store.append(checkpoint)
-    store.end_attempt(attempt, "finished")
+    store.append(checkpoint, outcome="finished")
     return checkpoint
 
 

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and 1; the paper's third is one of them."""
 
+LOST = "its process died"
+"""Why an attempt is lost that never said how it ended."""
 
 PROGRESS = """
     LEFT JOIN (
@@ -181,9 +183,9 @@ class Store(Database):
         attempt_id = attempt_id or new_attempt_id()
         with self.writing() as connection:
             connection.execute(
-                "UPDATE attempts SET outcome = 'lost', error = 'its process died' "
+                "UPDATE attempts SET outcome = 'lost', error = ? "
                 "WHERE cell_id = ? AND outcome = 'running' AND attempt_id <> ?",
-                [cell_id, attempt_id],
+                [LOST, cell_id, attempt_id],
             )
             connection.execute(
                 f"""
@@ -206,27 +208,30 @@ class Store(Database):
         return attempt_id
 
     def end_attempt(self, attempt_id: str, outcome: str, error: str | None = None) -> None:
-        """Record how an attempt ended: finished, interrupted or failed."""
+        """Record how an attempt ended: finished, crossed, interrupted, failed or lost."""
         with self.writing() as connection:
-            connection.execute(
-                "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
-                [outcome, error, utc_now(), attempt_id],
-            )
+            _end(connection, attempt_id, outcome, error)
 
-    def end_open_attempts(self, cell_id: str) -> None:
-        """Record that the attempts of a finished cell that never said how they ended have finished it."""
+    def close_attempts(self, outcomes: Mapping[str, str]) -> None:
+        """Record how attempts (by attempt_id) ended, finished or lost; those that have said so meanwhile stay."""
         with self.writing() as connection:
-            connection.execute(
-                """
-                UPDATE attempts SET outcome = 'finished',
-                    ended_at = (SELECT max(measured_at) FROM checkpoints WHERE checkpoints.cell_id = attempts.cell_id)
-                WHERE cell_id = ? AND outcome = 'running'
-                """,
-                [cell_id],
-            )
+            for attempt_id, outcome in outcomes.items():
+                connection.execute(
+                    """
+                    UPDATE attempts SET outcome = $outcome, error = CASE $outcome WHEN 'lost' THEN $lost END,
+                        ended_at = CASE $outcome WHEN 'finished' THEN (
+                            SELECT max(measured_at) FROM checkpoints WHERE checkpoints.cell_id = attempts.cell_id
+                        ) END
+                    WHERE attempt_id = $attempt_id AND outcome = 'running'
+                    """,
+                    {"outcome": outcome, "lost": LOST, "attempt_id": attempt_id},
+                )
 
-    def append(self, checkpoint: Checkpoint) -> bool:
-        """Append a checkpoint and its evidence in one transaction; False if the store has that point already."""
+    def append(self, checkpoint: Checkpoint, *, outcome: str = "") -> bool:
+        """Append a checkpoint and its evidence in one transaction; False if the store has that point already.
+
+        With an `outcome`, the same transaction records that the attempt ended with it.
+        """
         c = checkpoint
         arrays = {
             "sample": np.arange(c.samples, dtype=np.int32),
@@ -235,6 +240,8 @@ class Store(Database):
             "d2": c.d2,
         }
         with self.writing() as connection:
+            if outcome:
+                _end(connection, c.attempt_id, outcome, None)
             known = connection.execute(
                 "SELECT 1 FROM checkpoints WHERE cell_id = ? AND epoch = ?", [c.cell_id, c.epoch]
             ).fetchone()
@@ -307,6 +314,18 @@ class Store(Database):
     def finished_cells(self, study: str) -> set[str]:
         """Return the cells of a study that have all their checkpoints."""
         return {row["cell_id"] for row in self.progress(study) if row["measured"] >= row["expected"]}
+
+    def open_attempts(self) -> list[Row]:
+        """Return the attempts that have not said how they ended: attempt_id, outcome, host, pid, started_at, and the
+        checkpoints of their cell, measured and expected."""
+        return self.read(
+            """
+            SELECT attempts.attempt_id, outcome, host, pid, started_at, any_value(cells.checkpoints) AS expected,
+                count(epoch) AS measured
+            FROM attempts JOIN cells USING (cell_id) LEFT JOIN checkpoints USING (cell_id)
+            WHERE outcome = 'running' GROUP BY ALL
+            """
+        )
 
     def failures(self) -> dict[str, int]:
         """Return how often each cell has failed."""
@@ -511,6 +530,13 @@ class Store(Database):
 def new_attempt_id() -> str:
     """Return an id that no other attempt has."""
     return uuid.uuid4().hex
+
+
+def _end(connection: duckdb.DuckDBPyConnection, attempt_id: str, outcome: str, error: str | None) -> None:
+    connection.execute(
+        "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
+        [outcome, error, utc_now(), attempt_id],
+    )
 
 
 def _check_installed(package: str, what: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.config import Cell, TrainingProcedure
 from diffmem.denoiser import Denoiser, draw_noise, loss
-from diffmem.group import ALONE, Group
+from diffmem.group import ALONE, Group, ran_out_of_memory
 from diffmem.streams import stream
 
 EMA_BASE = 0.5 ** (512 / 500_000)
@@ -95,6 +95,7 @@ class TrainingState:
         self.loss_sum = torch.zeros((), device=self.weights.device)  # since the last checkpoint
         self.loss_count = 0
         self.seconds = 0.0  # since the last checkpoint, added up by who trains
+        self.out_of_memory = False  # whether this process of several could not compute its share, which spoils the rest
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on exactly here; the two networks by the published names."""
@@ -147,29 +148,44 @@ def train(
     `images` are uint8 [N, c, h, w] and `labels` int64 [N] on the device of the network. Between two yields
     nothing waits for the device. Stop by no longer asking for the next step. The processes of a group take a share
     of each batch: its images, noise and dropout are the same whatever their number, and so are the summed gradients.
+    If one of them runs out of memory, its `state.out_of_memory` says so: it goes on, for the others wait for it.
     """
-    T, size = state.T, len(images)
-    rows = group.share(T.batch_size)
+    size = len(images)
+    rows = group.share(state.T.batch_size)
     state.denoiser.train()
-    for indices in batches(T, size=size, first_step=state.step):
-        indices = indices.to(images.device, non_blocking=True)
-        generator = stream("training", T.seed, state.step, images.device)
-        sigma, noise = draw_noise(state.denoiser, torch.Size((T.batch_size, *images.shape[1:])), generator)
-        state.denoiser.network.draw_dropout(generator, total=T.batch_size, rows=rows)
-        clean = images[indices[rows]].float() / 127.5 - 1
-        wanted = None if labels is None else labels[indices[rows]]
-        with autocast(T, images.device):
-            errors = loss(state.denoiser, clean, sigma=sigma[rows], noise=noise[rows], labels=wanted)
-            mean = errors.sum() / T.batch_size
-        state.gradients.zero_()
-        mean.backward()  # type: ignore[no-untyped-call]
-        mean = mean.detach()
+    mean = torch.zeros((), device=images.device)
+    for indices in batches(state.T, size=size, first_step=state.step):
+        try:
+            mean = _share_of_gradients(state, images, labels, indices, rows)
+        except Exception as error:
+            if group.count == 1 or not ran_out_of_memory(error):
+                raise
+            state.out_of_memory = True
         group.sum_(state.gradients)
         group.sum_(mean)
         _update(state, size)
         state.loss_sum += mean
         state.loss_count += 1
         yield mean
+
+
+def _share_of_gradients(
+    state: TrainingState, images: Tensor, labels: Tensor | None, indices: Tensor, rows: slice
+) -> Tensor:
+    """Compute the gradients of the images `rows` of a batch; return what they add to its mean loss."""
+    T = state.T
+    indices = indices.to(images.device, non_blocking=True)
+    generator = stream("training", T.seed, state.step, images.device)
+    sigma, noise = draw_noise(state.denoiser, torch.Size((T.batch_size, *images.shape[1:])), generator)
+    state.denoiser.network.draw_dropout(generator, total=T.batch_size, rows=rows)
+    clean = images[indices[rows]].float() / 127.5 - 1
+    wanted = None if labels is None else labels[indices[rows]]
+    with autocast(T, images.device):
+        errors = loss(state.denoiser, clean, sigma=sigma[rows], noise=noise[rows], labels=wanted)
+        mean = errors.sum() / T.batch_size
+    state.gradients.zero_()
+    mean.backward()  # type: ignore[no-untyped-call]
+    return mean.detach()
 
 
 def on_device(denoiser: Denoiser, device: torch.device) -> Denoiser:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from diffmem.errors import StoreError, StoreHeld
 
+SHORT = 3.0
+"""Seconds that the writes of others may take; a wait of them is let come to its end."""
 SAY_AFTER = 10.0
 """Seconds of waiting after which it is said."""
 SAY_AGAIN = 60.0
@@ -25,7 +27,7 @@ logger = logging.getLogger("diffmem")
 
 
 class Wait:
-    """One wait for the store at `path`, of `patience` seconds at most; `on_wait` is called at each look."""
+    """One wait for the store at `path`, of `patience` seconds at most; `on_wait` is called at each look after SHORT."""
 
     def __init__(self, path: Path, patience: float, on_wait: Callable[[], None]) -> None:
         self.path, self.patience, self.on_wait = path, patience, on_wait
@@ -36,8 +38,9 @@ class Wait:
 
     def again(self, holder: str) -> None:
         """Pause before another look; StoreHeld, which names the holder, once patience has ended."""
-        self.on_wait()
         now = time.monotonic()
+        if now - self.started >= SHORT:
+            self.on_wait()
         if now - self.started >= self.patience:
             raise StoreHeld(f"{self.path}: {holder} holds the store open; {ADVICE} and try again")
         if now >= self.say_at:

@@ -627,7 +627,7 @@ CASES = [
         f"--log-with tensorbord: no such tracker; Accelerate knows {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}",
         a_study,
     ),
-    Case(RUN, "states: cannot keep training states there: File exists", state_is_a_file),
+    Case(RUN, "states: cannot keep training states there: File exists", state_is_a_file, 1),
     Case(
         RUN + ' --split batch --set emm.search="bisect" --set emm.range=[4,8]',
         "a search trains a curve in each process: use --split cells",
@@ -815,7 +815,10 @@ ELSEWHERE = {
     ],
     "test_processes": [
         "M.dropout = 0.0: another process of the run has ended (connection closed); what was saved is kept, run the same command again",
-        "M.dropout = 0.0 failed in one process of 2, which ends the run: out of memory",
+        "M.dropout = 0.0 failed in one process of 2, which ends the run: killed",
+        "M.dropout = 0.0: out of memory in one process of 2, which ends the run",
+        "M.dropout = 0.0: file: Permission denied",
+        "states: another process cannot save the training state",
         "the processes do not find each other: no address; start them with `diffmem run --processes N`",
         "started as one of 2 processes, but Accelerate takes each for the only one; start them with `diffmem run --processes N`",
         "M.dropout = 0.0: a batch of 1 images cannot be split over 2 processes; start fewer, or use --split cells",
@@ -824,6 +827,7 @@ ELSEWHERE = {
     "test_runner": [
         "states/s.1.pt: damaged",
         "states/s.1.pt: written by another diffmem",
+        "states/s.1.pt: the training state cannot be read; check its permissions",
         "states/s.1.pt: the training state cannot be saved (no space left); free some space or check the folder's permissions, then run the same command again",
     ],
     "test_store": [

@@ -336,6 +336,77 @@ def test_a_process_lost_in_batch_mode_ends_the_run_with_a_reason_and_the_next_ru
     assert outcomes & {"lost", "interrupted"}
 
 
+def still_there(pids: list[int]) -> list[int]:
+    """Return those of some processes that are still there and no zombies."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-p", ",".join(map(str, pids))], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "Z" not in line.split()[1]]
+
+
+def check_that_workers_end(pids: list[int]) -> None:
+    """Check that processes whose launcher was killed end within a minute."""
+    assert len(pids) == 2
+    deadline = time.monotonic() + 60
+    while (left := still_there(pids)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "a process outlives its launcher"
+
+
+@pytest.mark.parametrize("moment", ["the workers are there", "a second later", "cell 1/", "epoch 80"])
+def test_workers_end_when_their_launcher_is_killed_and_the_same_command_goes_on(study, alone_longer, tmp_path, moment):
+    store = tmp_path / "s.duckdb"
+    with running(study, store) as process:
+        while len(pids := workers(process)) < 2:
+            time.sleep(0.01)
+        if moment == "a second later":
+            time.sleep(1)
+        elif moment != "the workers are there":
+            wait_for(process, moment)
+        process.kill()
+        check_that_workers_end(pids)
+        _, errors = process.communicate()
+    assert errors.count("the launcher of this run has ended") == 2
+    assert "Traceback" not in errors
+    again = run(study, store, "--processes", "2", *LONGER)
+    assert again.returncode == 0, again.stderr
+    tiny.check_equal(tiny.results(Store(store)), alone_longer)
+
+
+def test_workers_that_train_one_cell_save_it_when_their_launcher_is_killed(study, alone_longer, tmp_path):
+    store = tmp_path / "s.duckdb"
+    with running(study, store, "--split", "batch") as process:
+        wait_for(process, "epoch 80")
+        pids = workers(process)
+        process.kill()
+        check_that_workers_end(pids)
+    assert [row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")][-1] == "interrupted"
+    again = run(study, store, "--processes", "2", "--split", "batch", *LONGER)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("going on at step") == 1
+    tiny.check_close(tiny.results(Store(store)), alone_longer)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_workers_end_when_torchrun_is_killed(study, tmp_path, seconds):
+    command = [*torchrun("--standalone", "--nproc-per-node", "2"), "run", str(study), *LONGER]
+    process = subprocess.Popen(
+        [*command, "--store", str(tmp_path / "s.duckdb")],
+        env=tiny.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while len(pids := workers(process)) < 2:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
+        check_that_workers_end(pids)
+    finally:
+        kill_all(process)
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_two_processes_measure_the_same(study, alone_longer, tmp_path):
     store = tmp_path / "s.duckdb"

@@ -19,6 +19,7 @@ import tiny
 
 from diffmem import database
 from diffmem import store as store_module
+from diffmem.attempts import close_attempts
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Store
@@ -492,6 +493,42 @@ def test_a_reader_gets_in_between_the_writes_of_another_process(store: Store, tm
     assert epochs == {*range(1, len(epochs) + 1)}
 
 
+MAKER = """
+import sys
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+folder, me, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(15):
+    (folder / f"{number}.{me}").touch()
+    while not (folder / f"{number}.{other}").exists(): pass  # both at the same time
+    store = Store(folder / f"{number}.duckdb")
+    with store.writing(create=True): pass
+    store.start_attempt(me, tiny.HERE)
+(folder / f"{me} is done").touch()
+"""
+
+LOCK_DELETER = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+while not all((folder / f"{name} is done").exists() for name in ("one", "two")):
+    for path in folder.glob("*.lock"): path.unlink(missing_ok=True)
+"""
+
+
+def test_two_processes_make_one_store_and_lose_no_row_while_lock_files_are_deleted(tmp_path: Path) -> None:
+    at_once((MAKER, tmp_path, "one", "two"), (MAKER, tmp_path, "two", "one"), (LOCK_DELETER, tmp_path))
+    for number in range(15):
+        rows = Store(tmp_path / f"{number}.duckdb").rows("SELECT cell_id FROM attempts ORDER BY cell_id")
+        assert [row["cell_id"] for row in rows] == ["one", "two"], number
+    assert not list(tmp_path.glob("*.new"))
+
+
 @pytest.mark.slow
 def test_four_processes_append_a_thousand_checkpoints_while_a_reader_asks_again_and_again(store: Store) -> None:
     cells = ["one", "two", "three", "four"]
@@ -776,8 +813,8 @@ def test_an_attempt_that_never_said_how_it_ended_is_closed_for_a_finished_cell(t
     tiny.register(store, study)
     cell_id = study.cells[0].cell.cell_id
     store.start_attempt(cell_id, tiny.HERE)
-    store.append(tiny.checkpoint(cell_id, 12, 0.5))
-    store.end_open_attempts(cell_id)
+    tiny.measure(store, study.cells[0].cell, [0.5, 0.5, 0.5])
+    close_attempts(store)
     (attempt,) = store.rows("SELECT outcome, ended_at FROM attempts")
     assert attempt["outcome"] == "finished"
     assert attempt["ended_at"] is not None

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from diffmem.cli import looking, measuring, planning, results, running, stores
+from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -22,7 +23,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except DiffmemError as error:
-            click.echo(str(error), err=True)
+            echo(str(error), err=True)
             sys.exit(error.exit_code)
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     \b
     Exit codes:
       0    done
-      1    something could not be done: a cell failed, a store is in use or at fault, a disk is full
+      1    something could not be done: a cell failed or needs memory, the store is locked or gone, the disk is full
       2    wrong input: a command line, a study, a query, or a name that the store does not have
       130  stopped by Ctrl-C (SIGINT); 143: by SIGTERM
     """

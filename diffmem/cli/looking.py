@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
-from diffmem.cli.tables import MOST_ROWS, print_json, print_table, print_wrapped
+from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_wrapped
 from diffmem.units import counted, duration, moment
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
         return
     measured, values = len(described["checkpoints"]), dotted(described["configuration"])
     of = f" of {described['expected']}" if described["expected"] else ""
-    click.echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
+    echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
     print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])
-    click.echo("studies" if described["studies"] else "in no study")
+    echo("studies" if described["studies"] else "in no study")
     for place in described["studies"]:
-        click.echo(f"  {place['study']}: {place['name']}")
+        echo(f"  {place['study']}: {place['name']}")
     print_table("checkpoints", [_checkpoint(row) for row in described["checkpoints"]])
     print_table("attempts", [_attempt(row) for row in described["attempts"]])
     for versions in dict.fromkeys(_versions(row) for row in described["attempts"]):
@@ -49,7 +49,7 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
         print_wrapped(f"from {moment(since)} with {versions}", indent=4)
     for row in described["attempts"]:
         if row["error"]:
-            click.echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
+            echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
 
 
 def _setting(value: Any) -> str:
@@ -106,7 +106,7 @@ def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
     if as_json:
         print_json({"cells": [one, two], "settings": differing})
     elif not differing:
-        click.echo(f"{one} and {two} differ in no setting")
+        echo(f"{one} and {two} differ in no setting")
     else:
         rows = [{"setting": key, one: _setting(first), two: _setting(last)} for key, (first, last) in differing.items()]
         print_table("", rows)
@@ -151,7 +151,7 @@ def query(sql: str, store_path: Path, files: bool, memory: float, seconds: float
         return
     shown = [{key: _precise(value) for key, value in row.items()} for row in rows]
     print_table("", shown, columns=columns, of=count)
-    click.echo(counted(count, "row"))
+    echo(counted(count, "row"))
 
 
 def _precise(value: Any) -> Any:
@@ -197,7 +197,7 @@ def export(
         name = row["study"]
     if output is not None:
         write(store, what, output, form=chosen, study=name)
-        click.echo(f"{what}: {output}")
+        echo(f"{what}: {output}")
         return
     with TemporaryDirectory() as folder:
         path = Path(folder) / what

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from diffmem.cli.options import FileName, json_option, max_pixels_option, store_option
-from diffmem.cli.tables import print_json, print_table
+from diffmem.cli.tables import echo, print_json, print_table
 
 
 @click.command()
@@ -40,13 +40,13 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
     if as_json:
         print_json({**vars(result), "ratio": result.ratio})
         return
-    click.echo(
+    echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
         "is less than a third as far away as the second nearest"
     )
     if result.twins:
-        click.echo(
+        echo(
             f"{result.twins} images of {against} are identical with another one of it: their copies have two nearest "
             "images equally far away and do not count as memorized; remove all but one to count them"
         )
@@ -56,7 +56,7 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         ]
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
-    click.echo(f"`diffmem report {result.study}` shows them")
+    echo(f"`diffmem report {result.study}` shows them")
 
 
 @click.command()
@@ -95,7 +95,7 @@ def bench(compiled: bool, compare: bool, growth: bool, output: Path | None, as_j
             with whole(output.with_suffix(".html")) as file:
                 scaling.growth_figure(grown).write_html(file)
     if as_json:
-        click.echo(data)
+        echo(data)
         return
     print_table(figures.name_of(device), rows)
     if grown:

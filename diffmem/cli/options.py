@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
             raise NotInStore(f"{study}: no such file, and {error}") from error
         raise
     if is_file and is_another_file(row, study):
-        click.echo(f"note: this is the study of {file_of(row)}, the one of this name that was run last", err=True)
+        echo(f"note: this is the study of {file_of(row)}, the one of this name that was run last", err=True)
     if row["overrides"]:
-        click.echo(f"note: {row['study']} was run last with {as_options(row['overrides'])}", err=True)
+        echo(f"note: {row['study']} was run last with {as_options(row['overrides'])}", err=True)
     return store, row
 
 

@@ -17,7 +17,7 @@ from diffmem.cli.options import (
     set_option,
     store_option,
 )
-from diffmem.cli.tables import print_json, print_table
+from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.units import counted, duration, with_unit
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def plan(
         print_json(list(rows))
         return
     print_table(f"{loaded.title} ({loaded.name})", map(_shown_row, rows), cut="cell_id")
-    click.echo(
+    echo(
         f"{counted(len(planned), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
     )
@@ -82,24 +82,24 @@ def plan(
         with_unit(sum(getattr(each.cost, amount) for each in planned))
         for amount in ("images_trained", "images_generated", "operations")
     )
-    click.echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
+    echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
     if idle := without_steps_between([each.cell for each in planned]):
-        click.echo(
+        echo(
             f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "
             "T.batch_size is more than the images of the epochs between"
         )
     if loaded.estimation.search == "bisect":
         search = plan_search(loaded)
-        click.echo(
+        echo(
             f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
             f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
             f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
     if speed is None:
-        click.echo("--measure tells the time on this device, --tflops on another one")
+        echo("--measure tells the time on this device, --tflops on another one")
     else:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
-        click.echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
+        echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
 
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
@@ -157,4 +157,4 @@ def schema(markdown: bool) -> None:
     from diffmem.reference import key_tables
     from diffmem.study import json_schema
 
-    click.echo(key_tables() if markdown else json.dumps(json_schema(), indent=2))
+    echo(key_tables() if markdown else json.dumps(json_schema(), indent=2))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diffmem.cli.tables import printable
 from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
 
 Detail = Literal["quiet", "normal", "verbose"]
@@ -32,7 +33,7 @@ def show(events: Iterator[Event], *, total: int, label: str, detail: Detail = "n
             if detail == "verbose":
                 line = line or _detail(event)
             if line:
-                console.print(label + line.replace("\n", "\n" + label), markup=False)
+                console.print(printable(label + line.replace("\n", "\n" + label)), markup=False)
     finally:
         if bars is not None:
             bars.stop()
@@ -40,7 +41,7 @@ def show(events: Iterator[Event], *, total: int, label: str, detail: Detail = "n
 
 
 def _is_failure(event: Event) -> bool:
-    return isinstance(event, CellEnded) and event.outcome == "failed"
+    return isinstance(event, CellEnded) and event.outcome in ("failed", "unfinished")
 
 
 def _line(event: Event, total: int) -> str:
@@ -54,6 +55,8 @@ def _line(event: Event, total: int) -> str:
             return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
         case CellEnded(name=name, number=number, outcome="failed", error=error):
             return f"cell {number}/{total} {name} failed: {error}"
+        case CellEnded(name=name, number=number, outcome="unfinished", error=error):
+            return f"cell {number}/{total} {name} is not finished: {error}"
         case CellEnded(name=name, number=number, outcome="failed before"):
             return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
         case CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":

@@ -25,7 +25,8 @@ from diffmem.cli.options import (
     study_argument,
 )
 from diffmem.cli.signals import StopOnSignal
-from diffmem.cli.tables import as_markdown, print_json, print_table, print_wrapped
+from diffmem.cli.tables import as_markdown, echo, print_json, print_table, print_wrapped
+from diffmem.errors import StoreError
 from diffmem.units import duration, moment
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from diffmem.report.claims import Finding
     from diffmem.report.estimates import Curve
     from diffmem.report.findings import Result
-    from diffmem.store import Row
+    from diffmem.store import Row, Store
 
 
 @click.command()
@@ -48,14 +49,14 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
     study of the store is.
 
-    A cell is waiting, running, finished, interrupted (by a signal), lost (its process ended without a word), failed,
-    crossed (a search needed no more of it) or ended (a monitor that is closed). `diffmem run` goes on with those that
-    are waiting, interrupted or lost, and with --retry-failed with the failed ones.
+    A cell is waiting, running, finished, interrupted (by a signal, or because the machine lacked memory or space), lost
+    (its process died), failed, crossed (a search stopped it early) or ended (a monitor that is closed). `diffmem run`
+    resumes those that are waiting, interrupted or lost, and with --retry-failed the failed ones too.
 
     Example: diffmem status quickstart
     """
     from diffmem.remaining import seconds_left
-    from diffmem.report.estimates import cell_state, measured_cells
+    from diffmem.report.estimates import cell_state, measured_cells, reason
 
     if study is None:
         if profile is not None:
@@ -63,6 +64,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         _print_studies(store_path, as_json=as_json)
         return
     store, row = stored(store_path, study, profile)
+    _close_attempts(store)
     with store.snapshot():
         cells = measured_cells(store, row)
         left = seconds_left(store, row["study"])
@@ -75,10 +77,19 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     rows = (_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells)
     print_table(row["study"], rows, cut="cell_id")
     for line in _running_lines(cells):
-        click.echo(line)
+        echo(line)
     for cell in cells:
-        if cell["state"] == "failed":
-            click.echo(f"{cell['cell_id']} failed: {cell['error']}")
+        if error := reason(cell):
+            echo(f"{cell['cell_id']} {cell['state']}: {error}")
+
+
+def _close_attempts(store: "Store") -> None:
+    """Record which attempts no longer run, if the store can be written at once; they are shown as ended anyway."""
+    from diffmem.attempts import close_attempts
+    from diffmem.store import Store
+
+    with suppress(StoreError):
+        close_attempts(Store(store.path, patience=0))
 
 
 def _print_studies(store_path: Path, *, as_json: bool) -> None:
@@ -87,6 +98,7 @@ def _print_studies(store_path: Path, *, as_json: bool) -> None:
     from diffmem.store import Store
 
     store = Store(store_path)
+    _close_attempts(store)
     with store.snapshot():
         rows = [
             {
@@ -140,10 +152,12 @@ def _counts(cell: "Row") -> dict[str, Any]:
 
 
 def _attempt_row(cell: "Row") -> dict[str, Any]:
-    """Return what is known of a cell's latest attempt while it runs, and why it failed."""
+    """Return what is known of a cell's latest attempt while it runs, and why it ended early."""
+    from diffmem.report.estimates import reason
+
     running = cell["state"] == "running"
     return {
-        "error": cell["error"] if cell["state"] == "failed" else None,
+        "error": reason(cell),
         "host": cell["host"] if running else None,
         "pid": cell["pid"] if running else None,
         "since": cell["started_at"] if running else None,
@@ -305,7 +319,7 @@ def report(
             source = ", ".join(map(str, store_paths))
             write_page(store, names, path, source=source, refresh=refresh, hosts=with_hosts)
         if not written:
-            click.echo(f"report: {path}")
+            echo(f"report: {path}")
         if not (watch and unfinished):
             break
         while not (stop and stop()) and _changed(store_paths) == before:
@@ -313,7 +327,7 @@ def report(
         if stop and stop():
             sys.exit(128 + (stop.signal or signal.SIGINT))
     if written:
-        click.echo(f"report: {path}, written {written + 1} times; nothing is left to run")
+        echo(f"report: {path}, written {written + 1} times; nothing is left to run")
 
 
 WATCH_SECONDS = 10
@@ -367,15 +381,15 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
         print_json(rows)
         return
     if markdown:
-        click.echo(as_markdown([row for each in checked for row in _finding_rows(*each)]))
+        echo(as_markdown([row for each in checked for row in _finding_rows(*each)]))
         return
-    click.echo(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""))
+    echo(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""))
     for finding, verdict, results in checked:
         print_wrapped(f"{finding.number:2}  {verdict:14}  {finding.text}", indent=20)
         for result in results:
             print_wrapped(f"    - {_claim(result, verdict)}", indent=6)
     verdicts = Counter(verdict for _, verdict, _ in checked)
-    click.echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
 
 
 def _claim(result: "Result", verdict: str) -> str:

@@ -19,6 +19,8 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.signals import StopOnSignal
+from diffmem.cli.tables import echo
+from diffmem.orphan import OrphanWatch
 
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
@@ -85,6 +87,7 @@ def run(
 
     Example: diffmem run studies/quickstart.toml
     """
+    watch = OrphanWatch()
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
     if log_with:
@@ -106,9 +109,10 @@ def run(
         arguments += ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed + [f"--{detail}"] * bool(detail)
         code = start(count, ["run", str(study), *arguments])
         if code == 0:
-            click.echo(_ending(loaded, store))
+            echo(_ending(loaded, store))
         sys.exit(code)
     group = join()
+    watch.joined(stop.stop)
     if group.leads:
         _tell_what_is_replaced(loaded, store)
     options = Options(split, part, fail_fast, retry_failed, compiling)
@@ -125,7 +129,7 @@ def run(
         )
     except Interrupted:
         if group.leads:
-            click.echo("stopped; everything is saved, the same command goes on from here", err=True)
+            echo("stopped; everything is saved, the same command goes on from here", err=True)
         sys.exit(128 + (stop.signal or signal.SIGINT))
     finally:
         leave()
@@ -145,7 +149,7 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
         advice = "a copy of the file under another name, or a profile, has a report of its own"
     else:
         return
-    click.echo(
+    echo(
         f"note: {study.name} was the study of {was} so far, and becomes that of {now}; what is measured stays in "
         f"the store, but {advice}",
         err=True,
@@ -153,15 +157,23 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:
-    """Say how a run ended; exit with 1 where cells have failed."""
+    """Say how a run ended; exit with 1 if cells have failed, or need more memory."""
     if busy:
-        click.echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
-    if failed := _failed(study, store, several=several):
-        tells = f"diffmem status {study.name} --store {store.path}"
-        click.echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
+        echo(f"{busy} of {total} cells are being trained by another process; run this again after it")
+    failed, short = _not_done(study, store, several=several)
+    tells = f"diffmem status {study.name} --store {store.path}"
+    if failed:
+        echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
+    if short:
+        echo(
+            f"{short} of {total} cells could not be finished for lack of memory; `{tells}` lists them, "
+            "the same command tries them again",
+            err=True,
+        )
+    if failed or short:
         sys.exit(1)
     if not several:
-        click.echo(_ending(study, store))
+        echo(_ending(study, store))
 
 
 def _ending(study: "Study", store: "Store") -> str:
@@ -200,12 +212,17 @@ def _waiting(study: "Study", store: "Store") -> int:
     return sum(entry.cell.cell_id not in finished for entry in study.distinct)
 
 
-def _failed(study: "Study", store: "Store", *, several: bool) -> int:
-    """Return how many cells have failed; 0 from all but the last of several processes to end.
+def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, int]:
+    """Return how many cells have failed and how many need more memory; 0 from all but the last of several processes.
 
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
-    states = {row["cell_id"]: row["outcome"] for row in store.progress(study.name) if row["measured"] < row["expected"]}
-    if several and "running" in states.values():
-        return 0
-    return sum(outcome == "failed" for outcome in states.values())
+    from diffmem.attempts import is_finished, outcome_of
+    from diffmem.errors import OutOfMemory
+
+    cells = {row["cell_id"]: row for row in store.progress(study.name) if not is_finished(row)}.values()
+    outcomes = [outcome_of(cell) for cell in cells]
+    if several and "running" in outcomes:
+        return 0, 0
+    out_of_memory = ("interrupted", str(OutOfMemory()))
+    return outcomes.count("failed"), sum((cell["outcome"], cell["error"]) == out_of_memory for cell in cells)

@@ -23,6 +23,10 @@ class StopOnSignal:
         """Return whether a signal has come."""
         return self.signal is not None
 
+    def stop(self) -> None:
+        """Stop as if SIGTERM had come, unless a signal has."""
+        self.signal = self.signal or signal.SIGTERM
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
             again = number == self.signal and time.monotonic() - self.at < 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, json_option, store_option
-from diffmem.cli.tables import print_json
+from diffmem.cli.tables import echo, print_json
 from diffmem.units import counted, with_unit
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
         "studies": len(described["studies"]),
     }
     for name, value in lines.items():
-        click.echo(f"{name:18}{value}")
+        echo(f"{name:18}{value}")
     for study in described["studies"]:
-        click.echo(f"  {study['study']}: {counted(study['cells'], 'cell')}, {study['title']}")
+        echo(f"  {study['study']}: {counted(study['cells'], 'cell')}, {study['title']}")
     if loose := described["in_no_study"]:
-        click.echo(f"{'in no study now':18}{listed(loose)}")
+        echo(f"{'in no study now':18}{listed(loose)}")
 
 
 @store_group.command()
@@ -95,9 +95,9 @@ def check(named: Path | None, store_path: Path, as_json: bool) -> None:
         print_json(found)
     else:
         for fault in found:
-            click.echo(fault)
+            echo(fault)
         if not found:
-            click.echo(f"{store.path}: in order")
+            echo(f"{store.path}: in order")
     sys.exit(1 if found else 0)
 
 
@@ -120,6 +120,6 @@ def merge(stores: tuple[Path, ...], output: Path, as_json: bool) -> None:
     for path in stores:
         taken.append({"store": str(path), "checkpoints taken": take_over(into, path)})
         if not as_json:
-            click.echo(f"{path}: {taken[-1]['checkpoints taken']} checkpoints taken into {output}")
+            echo(f"{path}: {taken[-1]['checkpoints taken']} checkpoints taken into {output}")
     if as_json:
         print_json(taken)

@@ -19,6 +19,20 @@ MOST_ROWS = 1000
 """More rows nobody reads, and a table of them takes minutes to lay out."""
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that command a terminal instead of standing on it."""
+
+
+def printable(words: str) -> str:
+    """Return a text, which may be from another's store or file, without what would command a terminal."""
+    return CONTROL.sub("?", words)
+
+
+def echo(words: str, *, err: bool = False) -> None:
+    """Print a text."""
+    click.echo(printable(words), err=err)
+
+
 def print_json(data: Any) -> None:
     """Print data as JSON: times in ISO 8601, bytes in base64, and null for a number that is none."""
     click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
@@ -68,7 +82,7 @@ def print_table(
         cells = zip(keys, widths, line, strict=True)
         table.add_row(*(cell[:width] if key == cut else cell for key, width, cell in cells))
     if title:
-        console.print(title, soft_wrap=True)  # a table's own title is broken at the width of the table
+        console.print(printable(title), soft_wrap=True)  # a table's own title is broken at the width of the table
     console.print(table)
     left_out = (count if of is None else of) - min(count, MOST_ROWS)
     if left_out:
@@ -95,7 +109,7 @@ NUMBERS = (int, float, type(None))
 
 def print_wrapped(sentence: str, *, indent: int) -> None:
     """Print a text in as many lines as it needs, all but the first one indented by so many characters."""
-    click.echo(textwrap.fill(sentence, line_width(), subsequent_indent=" " * indent, break_on_hyphens=False))
+    echo(textwrap.fill(sentence, line_width(), subsequent_indent=" " * indent, break_on_hyphens=False))
 
 
 def line_width() -> int:
@@ -151,7 +165,7 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:

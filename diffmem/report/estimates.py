@@ -1,13 +1,12 @@
 """From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
 
-import os
-import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from diffmem.attempts import is_finished, outcome_of
 from diffmem.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.store import Row, Store
 
@@ -153,22 +152,15 @@ def going_on(store: Store, studies: list[str]) -> bool:
 
 def cell_state(cell: Row) -> str:
     """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost,
-    crossed (a search needed no more of it), ended (a monitor that is closed) or waiting."""
-    outcome = cell["outcome"]
+    crossed (a search stopped it early), ended (a monitor that is closed) or waiting."""
+    outcome = outcome_of(cell)
     if not cell["expected"] and outcome == "finished":
         return "ended"
-    if cell["expected"] and cell["measured"] >= cell["expected"]:
+    if is_finished(cell):
         return "finished"
-    if outcome == "running" and cell["host"] == socket.gethostname() and not _alive(cell["pid"]):
-        return "lost"
-    return "waiting" if outcome in (None, "finished") else str(outcome)
+    return "waiting" if outcome == "finished" else outcome
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def reason(cell: Row) -> str | None:
+    """Return why the latest attempt at a cell failed or was interrupted; None if it did not or nothing is known."""
+    return str(cell["error"]) if cell_state(cell) in ("failed", "interrupted") and cell["error"] else None

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from diffmem.attempts import outcome_of
 from diffmem.config import DATASETS, THRESHOLD
 from diffmem.cost import cell_cost, stored_cell
 from diffmem.files import whole
@@ -25,6 +26,7 @@ from diffmem.report.estimates import (
     cell_state,
     curves_of,
     only_size,
+    reason,
     size_of,
     study_cells,
 )
@@ -244,12 +246,12 @@ def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
             {
                 **cell,
                 "state": cell_state(cell),
-                "error": cell["error"] if cell_state(cell) == "failed" else None,
+                "error": reason(cell),
                 "configuration": json.dumps(cell["configuration"], indent=2),
                 "apart": ", ".join(f"{key} = {value}" for key, value in apart.items()),
                 "cost": _cost(cell),
                 "took": [duration(sum(attempt[key] for attempt in mine)) for key in ("train_seconds", "score_seconds")],
-                "attempts": [_attempt(attempt) for attempt in mine],
+                "attempts": [_attempt(attempt, cell) for attempt in mine],
             }
         )
     return rows
@@ -278,10 +280,11 @@ def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _attempt(attempt: Row) -> Row:
+def _attempt(attempt: Row, cell: Row) -> Row:
     commit, versions = attempt["git_commit"], json.loads(attempt["versions"])
     return {
         **attempt,
+        "outcome": outcome_of({**attempt, "expected": cell["expected"], "measured": cell["measured"]}),
         "versions": ", ".join(f"{package} {number}" for package, number in versions.items()),
         "source": "-" if commit is None else commit[:10] + (" with local changes" if attempt["git_dirty"] else ""),
     }
