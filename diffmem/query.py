@@ -87,9 +87,14 @@ def select(
                 "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
             ) from error
         raise StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)") from error
-    except RuntimeError as error:  # DuckDB's word for Ctrl-C
-        if "interrupted" not in str(error).lower():
-            raise
+    except RuntimeError as error:
+        raise_if_interrupted(error)
+        raise
+
+
+def raise_if_interrupted(error: RuntimeError) -> None:
+    """Raise KeyboardInterrupt for what DuckDB makes of Ctrl-C."""
+    if "interrupted" in str(error).lower():
         raise KeyboardInterrupt from None
 
 

@@ -360,6 +360,27 @@ def test_a_query_ends_at_its_limits_with_a_sentence() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "sql", ["SELECT count(*) FROM range(100000000000) WHERE range % 7 = 3", "FROM range(10000000000)"]
+)
+def test_ctrl_c_ends_a_query_with_130_and_no_traceback(sql: str) -> None:
+    script = """
+import os, signal, sys, threading
+from diffmem import query
+from diffmem.cli import main
+select = query._only_select
+def soon(*given):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    print("ready", flush=True)
+    return select(*given)
+query._only_select = soon
+main(["query", sys.argv[1]])
+"""
+    with tiny.started(script, sql) as process:
+        out, errors = process.communicate(timeout=120)
+    assert (process.returncode, out, errors) == (130, "", "")
+
+
 def test_the_rows_of_a_query_count_as_its_memory() -> None:
     script = ["query", "--json", "--memory", "0.2", "SELECT repeat('x', 1000) || range FROM range(100000000)"]
     ended = tiny.diffmem(*script)

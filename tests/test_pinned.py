@@ -1,8 +1,8 @@
 """The numbers of five cells, as they were measured once: they cannot change without RESULTS_VERSION.
 
-A store keeps what was measured under a cell's id. If the same settings came to mean other numbers, new checkpoints would
-stand beside old ones of the same id in silence. So if this fails, the change is a fault, or RESULTS_VERSION must be raised
-and the numbers below measured again (`python tests/test_pinned.py` prints them).
+A store keeps what was measured under a cell's id. If the same settings came to mean other numbers, new checkpoints
+would stand beside old ones of the same id in silence. So if this fails, the change is a fault, or RESULTS_VERSION must
+be raised and the numbers measured again (`python test_pinned.py` in this folder prints them).
 """
 
 import json

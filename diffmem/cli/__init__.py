@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. The only place that prints and that ends the process."""
 
 import io
+import signal
 import sys
 from typing import Any
 
@@ -25,6 +26,8 @@ class Group(click.Group):
         except DiffmemError as error:
             echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
