@@ -26,7 +26,7 @@ import filelock
 from diffmem.errors import StoreError, StoreUnavailable
 from diffmem.files import whole
 from diffmem.objects import MIGRATIONS_TABLE, difference, is_plain, objects
-from diffmem.query import NO_LIMITS, Limits, raise_if_interrupted, select
+from diffmem.query import NO_LIMITS, Limits, select
 from diffmem.schema import MIGRATIONS
 from diffmem.sql import CLOSED, LOCKED, lock
 from diffmem.values import any_broken
@@ -264,9 +264,6 @@ class Database:
                 result = connection.execute(sql, list(parameters))
                 names = [column[0] for column in result.description or ()]
                 return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-            except RuntimeError as error:
-                raise_if_interrupted(error)
-                raise
             except (ValueError, OverflowError) as error:  # a time or a text that Python cannot hold
                 raise StoreError(f"{self.path}: {DAMAGED}") from error
 

@@ -3,9 +3,8 @@
 import re
 import resource
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,8 +63,7 @@ def select(
         raise StoreError(f"the query: not UTF-8 text: {sql!r}")
     try:
         statement = _only_select(connection, sql)
-        with _at_most(connection, limits.seconds):
-            return form(connection.execute(statement, list(parameters)))
+        return _interruptible(connection, lambda: form(connection.execute(statement, list(parameters))), limits.seconds)
     except duckdb.InterruptException as error:
         raise StoreError(
             f"the query: stopped after {limits.seconds or 0:g} seconds; narrow it, or raise --seconds"
@@ -87,15 +85,24 @@ def select(
                 "the query: times with a time zone need the package pytz; cast them ::TIMESTAMP"
             ) from error
         raise StoreError(f"the query: {message} (the query SHOW TABLES lists the tables)") from error
-    except RuntimeError as error:
-        raise_if_interrupted(error)
-        raise
 
 
-def raise_if_interrupted(error: RuntimeError) -> None:
-    """Raise KeyboardInterrupt for what DuckDB makes of Ctrl-C."""
-    if "interrupted" in str(error).lower():
-        raise KeyboardInterrupt from None
+def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer], seconds: float | None) -> Answer:
+    """Return what some work with a connection gives; Ctrl-C and the end of its time interrupt it.
+
+    It is done in another thread, since Python sees no signal while this one is inside DuckDB.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(work)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            if future.done():
+                raise
+        finally:
+            if not future.done():
+                connection.interrupt()
+        return future.result()
 
 
 def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
@@ -119,18 +126,3 @@ def _is_pivot(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement
         return len(connection.extract_statements(f"FROM (\n{statement.query.rstrip(' ;')}\n)")) == 1
     except duckdb.Error:
         return False
-
-
-@contextmanager
-def _at_most(connection: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what a connection does in the block after so many seconds."""
-    if seconds is None:
-        yield
-        return
-    timer = threading.Timer(seconds, connection.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
