@@ -4,7 +4,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -100,8 +100,9 @@ def _interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], Ans
             if future.done():
                 raise
         finally:
-            if not future.done():
+            while not future.done():  # between two batches of rows there is nothing that an interrupt would end
                 connection.interrupt()
+                wait([future], timeout=0.1)
         return future.result()
 
 
