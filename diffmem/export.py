@@ -14,7 +14,11 @@ from diffmem.report.estimates import study_curves
 from diffmem.sql import identifier, literal
 from diffmem.store import PROGRESS, Store
 
-FORMATS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet", "json": "FORMAT json, ARRAY true"}
+FORMATS = {
+    "csv": "FORMAT csv, HEADER, USE_TMP_FILE false",
+    "parquet": "FORMAT parquet, USE_TMP_FILE false",
+    "json": "FORMAT json, ARRAY true, USE_TMP_FILE false",
+}
 """The formats, and how DuckDB is asked for each."""
 
 EMM = """

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -304,7 +305,9 @@ class Store(Database):
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> "pyarrow.Table":
         """Return the rows of a query as an Arrow table; StoreError without pyarrow, or where it has a fault."""
         _check_installed("pyarrow", "an Arrow table")
-        return self.select(sql, lambda found: found.to_arrow_table(), parameters)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the rows are copied once more
+            return self.select(sql, lambda found: found.to_arrow_table(), parameters)
 
     def measured_epochs(self, cell_id: str) -> set[int]:
         """Return the epochs of a cell that the store already has."""

@@ -370,14 +370,6 @@ def test_an_export_that_cannot_be_is_wrong_input_and_leaves_nothing(arguments, f
     assert set(folder.rglob("*")) == before
 
 
-def test_an_export_that_fails_leaves_the_file_that_was_there():
-    path = Path("cells.csv")
-    path.write_text("before")
-    path.with_name("cells.csv.tmp").mkdir()
-    assert refusal("export", "cells", "-o", path).startswith("cells.csv: cannot be written")
-    assert path.read_text() == "before"
-
-
 # --- the store as a whole ------------------------------------------------------------------------------
 
 

@@ -225,7 +225,6 @@ def crossed() -> None:
 def no_disk() -> None:
     """Make a store, and let what an export writes go to a full device."""
     store()
-    Path("full.csv.tmp").symlink_to("/dev/full")
 
 
 def newer() -> None:
@@ -580,8 +579,8 @@ CASES = [
         store,
     ),
     Case(
-        "export cells --store a.duckdb -o full.csv",
-        "full.csv: cannot be written, the disk is full; free some space and try again",
+        "export cells --store a.duckdb -o /dev/full --format csv",
+        "/dev/full: cannot be written, the disk is full; free some space and try again",
         no_disk,
         1,
     ),
@@ -838,6 +837,17 @@ ELSEWHERE = {
         "a.duckdb: cannot be written; check the permissions of the file and its folder, or name another store",
         "a.duckdb: written by another DuckDB version; install the versions of constraints.txt",
         "a.duckdb: the store cannot be used: an error that nobody foresaw",
+    ],
+    "test_foreign_stores": [
+        "a.duckdb: DuckDB cannot use a path with ? in it; name another store",
+        "a.duckdb: a link to b.duckdb, which is gone (was its disk taken away?); bring it back, or remove the link to begin a new store",
+        "a.duckdb: tiny: its axes are no lists of keys; `diffmem store check` lists what else is wrong",
+        "a.duckdb: its table pairs is missing; drop or restore it with DuckDB, or name another store",
+        "the query: it opens files, which a query may not; `diffmem query --files` lets it read them",
+        "the query: no table secret.txt; if it is a file, --files lets the query read it",
+        "the query: only a SELECT is run, for a query changes nothing; this is several statements",
+        "a picture of the store is no PNG that can be decoded; `diffmem store check` says of which cell",
+        "a.duckdb: open in this thread already; end that `with` block before",
     ],
     "test_bench": ["diffmem emm s --store a.duckdb failed: killed"],
 }

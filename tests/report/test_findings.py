@@ -202,8 +202,8 @@ def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, indepe
     with store.writing() as connection:
         connection.execute("DELETE FROM evidence")
         rows = {"sample": np.arange(10_000), "d1": np.where(flags, 1.0, 3.0)}
-        connection.execute("INSERT INTO evidence SELECT cell_id, epoch, sample, 0, d1, 4.0 FROM rows, checkpoints")
-        del rows
+        connection.register("given", rows)
+        connection.execute("INSERT INTO evidence SELECT cell_id, epoch, sample, 0, d1, 4.0 FROM given, checkpoints")
     result = sample_counts(store)
     deviation = flags.reshape(100, 100).mean(axis=1).std(ddof=1) / 10
     low, high = (deviation * math.sqrt(99 / stats.chi2.ppf(tail, 99)) for tail in (0.975, 0.025))
