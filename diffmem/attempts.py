@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from diffmem.files import is_running
 from diffmem.store import Row, Store
 
 START_PRECISION = timedelta(seconds=2)
@@ -40,16 +41,12 @@ def close_attempts(store: Store) -> None:
 
 def _runs(pid: int, since: datetime) -> bool:
     """Return whether a process of this machine runs that was there at a time, in UTC: the number may be reused."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not is_running(pid):
         return False
-    except PermissionError:
-        pass
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()  # it has just ended, or the system has no such files
+        return is_running(pid)  # unless it has just ended, its user hides it, or the system has no such files
     seconds = int(fields[18]) / os.sysconf("SC_CLK_TCK")  # from the start of the machine to that of the process
     started = datetime.fromtimestamp(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + seconds, UTC)
     return state not in "ZX" and started.replace(tzinfo=None) <= since + START_PRECISION

@@ -10,6 +10,7 @@ from diffmem.errors import StoreError
 from diffmem.pictures import is_png
 from diffmem.sql import identifier
 from diffmem.store import Store
+from diffmem.stored_json import decoded
 from diffmem.units import counted
 from diffmem.values import EVIDENCE_RULES, RULES, broken
 
@@ -80,7 +81,7 @@ def faults(store: Store) -> list[str]:
             for sql, sentence in FAULTS.items()
             for row in unchecked.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
         ]
-        found += _bad_pictures(unchecked)
+        found += _bad_json(unchecked) + _bad_pictures(unchecked)
     return found + _unwritable(unchecked)
 
 
@@ -89,6 +90,27 @@ def read_all(store: Database) -> None:
     with store.reading() as connection:
         for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
             connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {identifier(table)}").fetchall()
+
+
+JSON_COLUMNS = {
+    "cells": ["configuration"],
+    "studies": ["axes", "estimation", "overrides"],
+    "study_cells": ["axis_values"],
+    "attempts": ["versions"],
+}
+
+
+def _bad_json(store: Store) -> list[str]:
+    """Return a sentence for each JSON text that Python cannot read, though DuckDB may."""
+    found = []
+    for table, columns in JSON_COLUMNS.items():
+        for column in columns:
+            for row in store.read(f"SELECT DISTINCT {column} AS text FROM {table} ORDER BY ALL"):
+                try:
+                    decoded(row["text"], table)
+                except StoreError:
+                    found.append(f"{table}: {column} is not JSON that can be read: {row['text'][:40]!r}")
+    return found
 
 
 def _bad_pictures(store: Store) -> list[str]:

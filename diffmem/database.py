@@ -14,7 +14,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 import duckdb
 import filelock
 
-from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.errors import DiffmemError, StoreError, StoreHeld, StoreUnavailable
 from diffmem.files import whole
 from diffmem.objects import MIGRATIONS_TABLE, difference, is_plain, objects
 from diffmem.query import NO_LIMITS, Limits, select
@@ -164,8 +164,9 @@ class Database:
         except OSError:
             if not self.exists():  # a file system without hard links
                 new.replace(self.path)
-        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*new"):  # also of processes that were killed
-            left.unlink(missing_ok=True)
+        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.new"):  # also of processes that were killed
+            if left.suffixes[-2][1:].isdecimal():
+                left.unlink(missing_ok=True)
 
     # --- reading ---
 
@@ -202,8 +203,8 @@ class Database:
         try:
             with self.writing():
                 return self
-        except StoreUnavailable as error:
-            raise type(error)(
+        except StoreHeld as error:
+            raise StoreHeld(
                 f"{error} (it is of an older diffmem, and is brought up to date before it is read)"
             ) from error
         except StoreError:
@@ -230,22 +231,48 @@ class Database:
         key = status.st_mtime_ns, status.st_size
         if self._copy is None or self._copy.key != key:
             folder = tempfile.mkdtemp(prefix="diffmem-")
-            copy = self.copy_to(Path(folder))
-            weakref.finalize(copy, shutil.rmtree, folder, ignore_errors=True)
-            with copy.writing():
-                self._copy = _Copy(key, copy)
+            try:
+                copy = self.copy_to(Path(folder))
+                with copy.writing():
+                    self._copy = _Copy(key, copy)
+                weakref.finalize(copy, shutil.rmtree, folder, ignore_errors=True)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         return self._copy.store
 
     def copy_to(self, folder: Path) -> "Database":
         """Copy the file, and what it has not taken over from its write-ahead log, into a folder."""
-        place = folder / self.path.name
-        with turn(self.path, self._wait(), write=True):  # a file that was opened drops DuckDB's lock once it is closed
-            for suffix in ("", ".wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copyfile(f"{self.path}{suffix}", f"{place}{suffix}")
+        place, wait = folder / self.path.name, self._wait()
+        # a file that was opened drops DuckDB's lock once it is closed, so this thread must have none
+        with turn(self.path, wait, write=True), self._locked_if_possible(wait):
+            try:
+                before = None
+                while before != (before := self._stamp()):  # where no lock keeps others from writing meanwhile
+                    for suffix in ("", ".wal"):
+                        Path(f"{place}{suffix}").unlink(missing_ok=True)
+                        with suppress(FileNotFoundError):
+                            shutil.copyfile(f"{self.path}{suffix}", f"{place}{suffix}")
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"{self.path}: cannot be copied to {folder}: {error.strerror or error}"
+                ) from error
         copy = Database(place, check=self.check)
         copy.is_copy = True
         return copy
+
+    @contextmanager
+    def _locked_if_possible(self, wait: Wait) -> Iterator[None]:
+        """Hold the lock file, unless its folder cannot be written."""
+        with ExitStack() as stack:
+            with suppress(OSError):
+                stack.enter_context(self._locked(wait))
+            yield
+
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
+        """Return when the file and its write-ahead log were written, and their sizes."""
+        stats = [os.stat(name) for name in (self.path, f"{self.path}.wal") if os.path.exists(name)]  # noqa: PTH110, PTH116
+        return tuple((each.st_mtime_ns, each.st_size) for each in stats)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -313,6 +340,8 @@ class Database:
         try:
             if files:
                 lock(connection, [str(file.absolute()) for file in files])
+            elif files is None:
+                connection.execute("SET lock_configuration = true")
             yield connection
         finally:
             connection.close()
@@ -363,8 +392,11 @@ class Database:
         with self._connected(wait, read_only=False) as connection:
             connection.execute("CHECKPOINT")  # so that the file alone has everything
         kept = self.path.with_name(f"{self.path.name}.schema-{done}")
-        with whole(kept) as place:
-            shutil.copyfile(self.path, place)
+        try:
+            with whole(kept) as place:
+                shutil.copyfile(self.path, place)
+        except DiffmemError as error:
+            raise StoreUnavailable(f"{self.path}: cannot be brought up to date: {error}") from error
         logger.warning("%s: brought up to date for this diffmem; as it was before, it is kept as %s", self.path, kept)
 
     # --- what goes wrong ---
@@ -416,6 +448,11 @@ REFUSALS: list[tuple[tuple[str, ...], type[StoreError], str]] = [
         StoreError,
         "its write-ahead log {path}.wal is damaged; move that file away, which loses at most the append that was "
         "under way when the last process ended",
+    ),
+    (
+        ("out of memory", "bad_alloc"),
+        StoreUnavailable,
+        "needs more memory than there is, or than --memory allows a query",
     ),
     (("corrupt", "could not read enough bytes", "checksum"), StoreError, DAMAGED),
     (("version number",), StoreError, "written by another DuckDB version; install the versions of constraints.txt"),

@@ -1,6 +1,5 @@
 """What a store holds as a file for other programs: CSV, Parquet or JSON."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from diffmem.inspection import WILSON
 from diffmem.report.estimates import study_curves
 from diffmem.sql import identifier, literal
 from diffmem.store import PROGRESS, Store
+from diffmem.stored_json import decoded
 
 FORMATS = {
     "csv": "FORMAT csv, HEADER, USE_TMP_FILE false",
@@ -80,7 +80,7 @@ def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
     """Return SQL for a column for each setting that any cell has, of the type that its values have."""
     values: dict[tuple[str, ...], list[Any]] = {}
     for (text,) in connection.execute("SELECT configuration FROM cells ORDER BY created_at, cell_id").fetchall():
-        for keys, value in leaves(json.loads(text)).items():
+        for keys, value in leaves(decoded(text, "the store")).items():
             values.setdefault(keys, []).append(value)
     columns = []
     for keys, found in values.items():

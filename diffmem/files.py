@@ -77,7 +77,7 @@ def is_running(pid: int) -> bool:
 
 
 def _host() -> str:
-    return socket.gethostname()[:64].replace("/", "-")
+    return re.sub(r"[./]", "-", socket.gethostname()[:64])
 
 
 def unwritable(path: Path, reason: str) -> DiffmemError:

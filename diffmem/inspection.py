@@ -1,7 +1,6 @@
 """Looking into a store: which cell or study a name means, all about one cell, queries, and what it holds."""
 
 import glob
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from diffmem.emm import NORMAL
 from diffmem.errors import NotInStore, StoreError
 from diffmem.query import NO_LIMITS, Limits
 from diffmem.store import PROGRESS, Row, Store
+from diffmem.stored_json import decoded
 
 CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
 HALF_WIDTH = (
@@ -137,7 +137,7 @@ def describe_cell(store: Store, cell_id: str) -> Row:
         )
     for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
         for row in rows:
-            row[key] = json.loads(row[key])
+            row[key] = decoded(row[key], store.path)
     for row in attempts:
         row["outcome"] = outcome_of({**row, "expected": cell["expected"], "measured": len(checkpoints)})
     return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}

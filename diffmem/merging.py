@@ -12,6 +12,7 @@ from diffmem.database import PATIENCE
 from diffmem.errors import StoreError
 from diffmem.sql import literal
 from diffmem.store import Store
+from diffmem.values import any_broken
 from diffmem.waiting import Wait, holder_in
 
 CONFLICTS = """
@@ -28,7 +29,7 @@ CONFLICTS = """
 
 GROWING = """
     SELECT study FROM studies JOIN other_.studies AS o USING (study)
-    WHERE studies.estimation->>'$.search' = 'bisect' OR studies.axes = '[]'
+    WHERE studies.axes = o.axes AND (studies.estimation->>'$.search' = 'bisect' OR studies.axes = '[]')
 """
 """Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
 
@@ -115,6 +116,8 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
         before = _checkpoints(connection)
         for statement in MERGE:
             connection.execute(statement)
+        if fault := any_broken(connection):
+            raise StoreError(f"{path}: does not merge with {name}: together, {fault}; merge one of the two only")
         return _checkpoints(connection) - before
 
 

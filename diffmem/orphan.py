@@ -29,9 +29,8 @@ class OrphanWatch:
         self.stop = stop
 
     def _watch(self) -> None:
-        launcher = int(os.environ.get(LAUNCHER, "0"))
-        launcher = launcher or (PARENT if _is_python(PARENT) else 0)
-        while os.getppid() == launcher:
+        launcher = int(os.environ.get(LAUNCHER, "0")) or PARENT
+        while os.getppid() == launcher and not _inherited(launcher):
             time.sleep(POLL)
         if self.stop is None:  # the main thread waits for the others in C++ and cannot be asked to stop
             os.write(2, b"the launcher of this run has ended, so this process ends too; run the same command again\n")
@@ -42,9 +41,9 @@ class OrphanWatch:
         os._exit(1)
 
 
-def _is_python(pid: int) -> bool:
-    """Return whether a process can be a launcher, and not whoever inherits the processes of one that has died."""
+def _inherited(launcher: int) -> bool:
+    """Return whether a process was handed to the system's first one, and is not started by it, as in a container."""
     try:
-        return "python" in Path(f"/proc/{pid}/exe").readlink().name
-    except OSError:  # another user's process, or a system without /proc
-        return pid != 1
+        return launcher == 1 and "python" not in Path("/proc/1/exe").readlink().name
+    except OSError:  # it is another user's, so it did not start this process
+        return launcher == 1

@@ -1,6 +1,7 @@
 """What a monitor has measured but not yet written, for a store that something else may hold: nothing waits for it."""
 
 import logging
+import re
 import tempfile
 import time
 from collections import deque
@@ -34,9 +35,10 @@ class Pending:
     """
 
     def __init__(self, path: Path, name: str, opening: Sequence[Write]) -> None:
-        self.path, self.name, self.opening = path, name, list(opening)
+        self.path, self.name, self.opening = path.absolute(), name, list(opening)
+        self.store = Store(self.path)  # one for all writes: the first opening of each checks the whole file
         self.writes: deque[Write] = deque(opening)
-        self.checkpoints = 0  # of the writes that wait
+        self.checkpoints: deque[Write] = deque()  # of the writes that wait
         self.since: float | None = None  # when the first try failed
         self.tried = self.warned = -RETRY
 
@@ -51,7 +53,7 @@ class Pending:
     def add(self, write: Write) -> None:
         """Take a checkpoint to write, and try."""
         self.writes.append(write)
-        self.checkpoints += 1
+        self.checkpoints.append(write)
         self.tried = -RETRY
         self.retry()
 
@@ -79,17 +81,19 @@ class Pending:
             self._put_aside(error)
 
     def _write(self, patience: float) -> None:
-        store = Store(self.path, patience=patience)
+        self.store.patience = patience
         while self.writes:
-            self.writes[0](store)
-            self.writes.popleft()
-        self.checkpoints = 0
+            self.writes[0](self.store)
+            done = self.writes.popleft()
+            if self.checkpoints and done is self.checkpoints[0]:
+                self.checkpoints.popleft()
 
     def _put_aside(self, reason: StoreError) -> None:
         if not self.checkpoints:
             return  # all is written but how it ended: its process is gone, which says the same
-        for folder in (self.path.parent, Path.cwd(), Path(tempfile.gettempdir())):
-            path = folder / f"{self.path.stem}.{self.name.replace('/', '-')}-{time.time_ns():x}.duckdb"
+        name = re.sub(r"[^\w.-]+", "-", self.name)[:60]
+        for folder in (self.path.parent, Path(tempfile.gettempdir())):
+            path = folder / f"{self.path.stem[:60]}.{name}-{time.time_ns():x}.duckdb"
             store = Store(path)
             try:
                 with store.writing(create=True):
@@ -97,6 +101,7 @@ class Pending:
                 for write in [*self.opening, *(each for each in self.writes if each not in self.opening)]:
                     write(store)
             except StoreError:
+                path.unlink(missing_ok=True)
                 continue
             logger.warning(
                 "%s: %s could not be written: %s. They are in %s; `diffmem store merge %s -o %s` adds them",
@@ -106,7 +111,7 @@ class Pending:
         logger.warning("%s: %s could not be written anywhere, and are lost: %s", self.name, self._what(), reason)
 
     def _what(self) -> str:
-        return counted(self.checkpoints, "checkpoint")
+        return counted(len(self.checkpoints), "checkpoint")
 
 
 KEPT = "it is kept, and written as soon as the store is free; the training goes on"

@@ -3,9 +3,11 @@
 import re
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -44,6 +46,25 @@ OWN_GIGABYTES = 0.5
 """What the process needs before it has any row."""
 
 
+@contextmanager
+def bounded_memory(gigabytes: float) -> Iterator[None]:
+    """Let this process take only so much more memory in the block, so that no single value takes all of a machine's."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = taken + int((gigabytes + OWN_GIGABYTES) * 1e9)
+        resource.setrlimit(resource.RLIMIT_AS, (most if before[1] < 0 else min(most, before[1]), before[1]))
+    except (OSError, ValueError):  # a system without such limits
+        pass
+    try:
+        yield
+    except MemoryError as error:
+        raise StoreError(Limits(gigabytes=gigabytes).too_large) from error
+    finally:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def resident_gigabytes() -> float:
     """Return the most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -76,6 +97,8 @@ def select(
         ) from error
     except (duckdb.Error, ValueError, OverflowError) as error:
         message = " ".join(str(error).partition("\n\n")[0].split())
+        if limits.gigabytes and "bad_alloc" in message:
+            raise StoreError(limits.too_large) from error
         if named := re.match(r"Catalog Error: Table with name (\S*[./]\S*) does not exist", message):
             raise StoreError(
                 f"the query: no table {named[1]}; if it is a file, --files lets the query read it"

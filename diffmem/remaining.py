@@ -7,6 +7,7 @@ from typing import NamedTuple
 from diffmem.config import TrainingProcedure
 from diffmem.cost import Cost, cell_cost, stored_cell
 from diffmem.store import Row, Store
+from diffmem.stored_json import decoded
 
 
 class Work(NamedTuple):
@@ -61,7 +62,7 @@ def _cells_alike(store: Store, study: str) -> list[Row]:
 
 def _done_and_left(alike: Row) -> tuple[Work, Work] | None:
     """Return the operations of one of some cells alike so far, and from then on; None where they are no model's."""
-    cell = stored_cell(json.loads(alike["settings"]))
+    cell = stored_cell(decoded(alike["settings"], "the store"))
     if cell is None:
         return None
     whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, alike["measured"]))

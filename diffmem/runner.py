@@ -3,6 +3,7 @@
 `run_study` is a generator of events; whoever consumes them prints, and stops it between two steps.
 """
 
+import glob
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,7 +165,9 @@ def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, Stu
 def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
     """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
     prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
-    left_behind = {path.name.removeprefix(prefix).partition(".")[0] for path in store.states.glob(f"{prefix}*")}
+    left_behind = {
+        path.name.removeprefix(prefix).partition(".")[0] for path in store.states.glob(f"{glob.escape(prefix)}*")
+    }
     found = {}
     for cell in store.progress(study.name):
         if cell["measured"] >= cell["expected"]:

@@ -17,6 +17,7 @@ from diffmem.config import THRESHOLD
 from diffmem.database import Database, utc_now
 from diffmem.database import Row as Row  # what every query of a store gives
 from diffmem.errors import StoreError
+from diffmem.stored_json import decoded
 
 if TYPE_CHECKING:
     import pandas
@@ -338,8 +339,8 @@ class Store(Database):
     def studies(self) -> list[Row]:
         """Return every study, the one registered last first; JSON columns decoded."""
         rows = self.read("SELECT * FROM studies ORDER BY registered_at DESC")
-        decoded = ("axes", "estimation", "overrides")
-        return [{**row, **{key: json.loads(row[key]) for key in decoded}} for row in rows]
+        columns = ("axes", "estimation", "overrides")
+        return [{**row, **{key: decoded(row[key], self.path) for key in columns}} for row in rows]
 
     def study(self, name: str) -> Row:
         """Return a study by its name; StoreError, with the names that there are, where there is none."""
@@ -363,7 +364,7 @@ class Store(Database):
             """,
             [study],
         )
-        return _decoded(rows, "axis_values")
+        return _decoded(rows, self.path, "axis_values")
 
     def cells(self, study: str) -> list[Row]:
         """Return the cells of a study in its order: name, curve, axis values, configuration, size, checkpoints had and
@@ -379,7 +380,7 @@ class Store(Database):
             """,
             [study],
         )
-        return _decoded(rows, "axis_values", "configuration", "versions")
+        return _decoded(rows, self.path, "axis_values", "configuration", "versions")
 
     def curve_points(self, study: str, threshold: float) -> list[Row]:
         """Return every checkpoint of a study: position, curve, size, draw, seed, cell_id, epoch, samples, ratio, loss.
@@ -555,12 +556,14 @@ def _names(found: duckdb.DuckDBPyConnection) -> list[str]:
     return [column[0] for column in found.description or ()]
 
 
-def _decoded(rows: list[Row], *keys: str) -> list[Row]:
-    """Return rows with their JSON columns decoded, each column at once, so that its rows share the texts of keys."""
+def _decoded(rows: list[Row], place: Path, *keys: str) -> list[Row]:
+    """Return rows with their JSON columns decoded, a text that occurs again only once."""
     for key in keys:
-        values = json.loads(f"[{','.join(row[key] or '{}' for row in rows)}]")
-        for row, value in zip(rows, values, strict=True):
-            row[key] = value
+        known: dict[str | None, Any] = {}
+        for row in rows:
+            if row[key] not in known:
+                known[row[key]] = decoded(row[key], place)
+            row[key] = known[row[key]]
     return rows
 
 

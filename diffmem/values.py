@@ -6,12 +6,6 @@ import duckdb
 
 from diffmem.schema import OUTCOMES
 
-LONGEST = 100_000
-"""Characters of a setting or an axis value, as JSON."""
-
-MOST_TABLES = 200
-"""Tables and lists in one; deeper ones are more than Python's own JSON can read."""
-
 
 class Rule(NamedTuple):
     """What holds of every row of a table in a store that diffmem has written."""
@@ -31,12 +25,8 @@ def _count(column: str, least: int = 0) -> str:
 
 
 def _json(column: str, kinds: str) -> str:
-    """Return SQL for short JSON of one of these kinds; of malformed JSON, DuckDB's other functions make an error."""
-    return (
-        f"CASE WHEN json_valid({column}) AND length({column}) <= {LONGEST} "
-        f"AND length({column}) - length(translate({column}, '{{[', '')) <= {MOST_TABLES} "
-        f"THEN json_type({column}) IN ({kinds}) ELSE false END"
-    )
+    """Return SQL for JSON of one of these kinds; of malformed JSON, DuckDB's other functions make an error."""
+    return f"CASE WHEN json_valid({column}) THEN json_type({column}) IN ({kinds}) ELSE false END"
 
 
 def _texts(column: str, *structures: str) -> str:
@@ -61,23 +51,38 @@ def _kind(column: str, path: str, kinds: str) -> str:
 SECONDS = "isfinite({0}) AND {0} >= 0"
 
 RULES = [
-    Rule("studies", "study", _time("registered_at"), "its time is none"),
-    Rule("studies", "study", _texts("axes", '["NULL"]', '[["VARCHAR"]]'), "its axes are no lists of keys"),
-    Rule("studies", "study", _texts("overrides", '["NULL"]', '["VARCHAR"]'), "its overrides are no list of texts"),
-    Rule("studies", "study", _json("estimation", "'OBJECT'"), "its estimation is no table"),
+    Rule("studies", "study", _time("registered_at"), "it has no time that can be read"),
+    Rule("studies", "study", _texts("axes", '["NULL"]', '[["VARCHAR"]]'), "its axes are not lists of keys"),
+    Rule("studies", "study", _texts("overrides", '["NULL"]', '["VARCHAR"]'), "its overrides are not a list of texts"),
+    Rule("studies", "study", _json("estimation", "'OBJECT'"), "its estimation is not a JSON object"),
     Rule("studies", "study", _number("estimation", "$.epsilon", "BETWEEN 0 AND 1"), "its epsilon is not in 0..1"),
-    Rule("studies", "study", _number("estimation", "$.threshold", "BETWEEN 1e-9 AND 1"), "its threshold is none"),
-    Rule("cells", "cell_id", _time("created_at"), "its time is none"),
-    Rule("cells", "cell_id", _count("checkpoints"), "it has fewer than no checkpoints"),
-    Rule("cells", "cell_id", _json("configuration", "'OBJECT'"), "its configuration is no table"),
-    Rule("cells", "cell_id", _kind("configuration", "$.P.size", "'UBIGINT'"), "its P.size is no whole number"),
+    Rule(
+        "studies",
+        "study",
+        _number("estimation", "$.threshold", "> 0 AND try_cast(estimation->>'$.threshold' AS DOUBLE) <= 1"),
+        "its threshold is not in 0..1",
+    ),
+    Rule("cells", "cell_id", _time("created_at"), "it has no time that can be read"),
+    Rule("cells", "cell_id", _count("checkpoints"), "its number of checkpoints is negative"),
+    Rule("cells", "cell_id", _json("configuration", "'OBJECT'"), "its configuration is not a JSON object"),
+    Rule("cells", "cell_id", _kind("configuration", "$.P.size", "'UBIGINT'"), "its P.size is not a whole number"),
     Rule("cells", "cell_id", _number("configuration", "$.P.size", "BETWEEN 1 AND 1000000000"), "it has no P.size"),
-    Rule("cells", "cell_id", _kind("configuration", "$.T.seed", "'UBIGINT'"), "its T.seed is no whole number"),
-    Rule("cells", "cell_id", _kind("configuration", "$.P.draw", "'UBIGINT', 'VARCHAR'"), "its P.draw is no draw"),
-    Rule("cells", "cell_id", _kind("configuration", "$.P.dataset", "'VARCHAR'"), "its P.dataset is no text"),
-    Rule("cells", "cell_id", _kind("configuration", "$.P.resolution", "'UBIGINT'"), "its P.resolution is no number"),
-    Rule("study_cells", "study", _count("position"), "a cell has a place before its first"),
-    Rule("study_cells", "study", _json("axis_values", "'OBJECT'"), "the axis values of a cell are no table"),
+    Rule("cells", "cell_id", _kind("configuration", "$.T.seed", "'UBIGINT'"), "its T.seed is not a whole number"),
+    Rule(
+        "cells",
+        "cell_id",
+        _kind("configuration", "$.P.draw", "'UBIGINT', 'VARCHAR'"),
+        "its P.draw is not a draw",
+    ),
+    Rule("cells", "cell_id", _kind("configuration", "$.P.dataset", "'VARCHAR'"), "its P.dataset is not text"),
+    Rule(
+        "cells",
+        "cell_id",
+        _kind("configuration", "$.P.resolution", "'UBIGINT'"),
+        "its P.resolution is no number",
+    ),
+    Rule("study_cells", "study", _count("position"), "the position of a cell is negative"),
+    Rule("study_cells", "study", _json("axis_values", "'OBJECT'"), "the axis values of a cell are not a JSON object"),
     Rule(
         "study_cells JOIN studies USING (study)",
         "study",
@@ -87,22 +92,27 @@ RULES = [
         "a cell has no value for one of its axes",
     ),
     Rule("attempts", "cell_id", f"outcome IN {tuple(OUTCOMES)}", "an attempt has an unknown outcome"),
-    Rule("attempts", "cell_id", _time("started_at", "ended_at"), "the time of an attempt is none"),
-    Rule("attempts", "cell_id", _count("pid"), "an attempt has no process"),
-    Rule("attempts", "cell_id", _json("versions", "'OBJECT'"), "the versions of an attempt are no table"),
-    Rule("checkpoints", "cell_id", _time("measured_at"), "the time of a checkpoint is none"),
-    Rule("checkpoints", "cell_id", f"{_count('epoch')} AND {_count('step')}", "a checkpoint is before the first step"),
-    Rule("checkpoints", "cell_id", _count("samples", 1), "a checkpoint has no images"),
+    Rule("attempts", "cell_id", _time("started_at", "ended_at"), "an attempt has no time that can be read"),
+    Rule("attempts", "cell_id", _count("pid"), "the process number of an attempt is negative"),
+    Rule("attempts", "cell_id", _json("versions", "'OBJECT'"), "the versions of an attempt are not a JSON object"),
+    Rule("checkpoints", "cell_id", _time("measured_at"), "a checkpoint has no time that can be read"),
+    Rule(
+        "checkpoints",
+        "cell_id",
+        f"{_count('epoch')} AND {_count('step')}",
+        "an epoch or a step is negative",
+    ),
+    Rule("checkpoints", "cell_id", _count("samples", 1), "a checkpoint has no generated images"),
     Rule("checkpoints", "cell_id", "memorized BETWEEN 0 AND samples", "more images are memorized than generated"),
-    Rule("checkpoints", "cell_id", "abs(ratio - memorized / samples) < 1e-9", "a ratio is not that of its images"),
-    Rule("checkpoints", "cell_id", SECONDS.format("train_seconds"), "a training took no time that can be"),
-    Rule("checkpoints", "cell_id", SECONDS.format("score_seconds"), "a scoring took no time that can be"),
+    Rule("checkpoints", "cell_id", "abs(ratio - memorized / samples) < 1e-9", "a ratio is not memorized / samples"),
+    Rule("checkpoints", "cell_id", SECONDS.format("train_seconds"), "the training time of a checkpoint is impossible"),
+    Rule("checkpoints", "cell_id", SECONDS.format("score_seconds"), "the scoring time of a checkpoint is impossible"),
 ]
 """Rules of the tables that every command reads."""
 
 EVIDENCE_RULES = [
-    Rule("evidence", "cell_id", "isfinite(d1) AND isfinite(d2) AND 0 <= d1 AND d1 <= d2", "distances that cannot be"),
-    Rule("evidence", "cell_id", f"{_count('sample')} AND {_count('nearest')}", "evidence of an image that cannot be"),
+    Rule("evidence", "cell_id", "isfinite(d1) AND isfinite(d2) AND 0 <= d1 AND d1 <= d2", "impossible distances"),
+    Rule("evidence", "cell_id", f"{_count('sample')} AND {_count('nearest')}", "an impossible image number"),
     Rule(
         "evidence JOIN cells USING (cell_id)",
         "cell_id",

@@ -13,7 +13,7 @@ from pathlib import Path
 from diffmem.errors import StoreError, StoreHeld
 
 SHORT = 3.0
-"""Seconds that the writes of others may take; a wait of them is let come to its end."""
+"""Seconds that the writes of others may take; a wait of that length is not interrupted."""
 SAY_AFTER = 10.0
 """Seconds of waiting after which it is said."""
 SAY_AGAIN = 60.0

@@ -92,3 +92,18 @@ def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     assert path.read_text() == "as it was"
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_what_was_left_on_a_host_with_a_dotted_name_is_removed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node1.some.cluster")
+    path = tmp_path / "page.html"
+    with whole(path) as place:
+        place.write_text("a page")
+        left = place.name
+    gone = left.replace(f"-{os.getpid()}-", "-4194305-")
+    (tmp_path / gone).write_text("half a page")
+    with whole(path) as place:
+        place.write_text("a page")
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]

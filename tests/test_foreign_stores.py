@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from test_store import can_mount
 
+from diffmem import Monitor
 from diffmem.cli import main
 from diffmem.errors import StoreError
 from diffmem.schema import MIGRATIONS
@@ -223,6 +224,11 @@ VALUES = [
     "UPDATE cells SET configuration = ('{\"P\": {\"size\": 8, \"x\": ' || repeat('[', 60000) || repeat(']', 60000) "
     "|| '}}')",
     "UPDATE cells SET created_at = '-infinity'",
+    # JSON of DuckDB, not of Python
+    'UPDATE cells SET configuration = \'{"P": {"size": 8}, "x": 1,}\'',
+    'UPDATE studies SET estimation = \'{"epsilon": 0.1, "threshold": 0.3,}\'',
+    "UPDATE study_cells SET axis_values = '{\"M.dropout\": 0.5,}'",
+    "UPDATE attempts SET versions = '{\"x\": ' || repeat('9', 5000) || '}'",
     "UPDATE cells SET checkpoints = -3",
     "UPDATE study_cells SET axis_values = '[]'",
     "UPDATE study_cells SET axis_values = '{}'",
@@ -246,7 +252,7 @@ VALUES = [
 def test_values_that_diffmem_never_writes_are_refused_in_one_sentence(sql: str, folder: Path) -> None:
     change(sql)
     sentence = refused(folder, some_commands(VALUES.index(sql)))
-    assert sentence.endswith("; `diffmem store check` lists what else is wrong")
+    assert "; `diffmem store check` lists what" in sentence
     result = run("store", "check")
     assert result.exit_code == 1
     assert result.stdout.strip()
@@ -381,6 +387,13 @@ main(["query", sys.argv[1]])
     assert (process.returncode, out, errors) == (130, "", "")
 
 
+def test_a_single_value_counts_as_memory_of_its_query() -> None:
+    ended = tiny.diffmem("query", "--memory", "0.3", "SELECT length(repeat('x', 1500000000))")
+    assert (ended.returncode in (1, 2), ended.stdout) == (True, "")
+    assert "memory" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_the_rows_of_a_query_count_as_its_memory() -> None:
     script = ["query", "--json", "--memory", "0.2", "SELECT repeat('x', 1000) || range FROM range(100000000)"]
     ended = tiny.diffmem(*script)
@@ -509,6 +522,62 @@ with Store("store/diffmem.duckdb").writing() as connection:
     log.rename("moved.wal")
     assert run("status").exit_code == 0
     assert run("store", "check").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_check_of_a_store_that_is_written_to_meanwhile_finds_no_damage() -> None:
+    script = """
+import itertools, sys
+from pathlib import Path
+import tiny
+from diffmem.store import Store
+store = Store("store/diffmem.duckdb", patience=300)
+print("ready", flush=True)
+for epoch in itertools.takewhile(lambda _: not Path("enough").exists(), itertools.count(100)):
+    cell_id = store.rows("SELECT min(cell_id) AS cell_id FROM cells")[0]["cell_id"]
+    store.append(tiny.checkpoint(cell_id, epoch, 0.5, samples=2000, attempt="by hand"))
+"""
+    with tiny.started(script) as writer:
+        found = {run("store", "check").stdout for _ in range(6)}
+        Path("enough").touch()
+        writer.communicate(timeout=120)
+    assert not [line for line in found if "damaged" in line or "log" in line], found
+
+
+def test_settings_full_of_brackets_are_read_as_they_were_written() -> None:
+    images = np.random.default_rng(0).integers(256, size=(9, 1, 8, 8), dtype=np.uint8)
+    for depth in (201, 150_000):
+        watch = Monitor(images, store="store/diffmem.duckdb", name=f"m{depth}", settings={"config": "[" * depth})
+        watch.score(images[:2], 0)
+        watch.close()
+    assert run("status").exit_code == 0
+    assert run("store", "check").exit_code == 0
+
+
+def test_stores_whose_studies_have_other_axes_merge_into_one_that_can_be_read() -> None:
+    shutil.copyfile("store/diffmem.duckdb", "other.duckdb")
+    for path, axes, values, search in (
+        ("store/diffmem.duckdb", "[]", "{}", "bisect"),
+        ("other.duckdb", '[["M.dropout"]]', '{"M.dropout": 0.5}', "bisect"),
+    ):
+        change(
+            f"UPDATE studies SET axes = '{axes}', registered_at = registered_at + INTERVAL {len(axes)} MINUTE, "
+            f'estimation = json_merge_patch(estimation, \'{{"search": "{search}"}}\')',
+            path,
+        )
+        change(f"UPDATE study_cells SET axis_values = '{values}', curve = '{len(axes)}'", path)
+    assert run("store", "merge", "other.duckdb", "-o", "store/diffmem.duckdb").exit_code == 0
+    assert run("status", "tiny").exit_code == 0
+    assert run("store", "check").exit_code == 0
+
+
+def test_making_a_store_removes_no_file_of_anyone_else() -> None:
+    for name in ("new.duckdb.new", "new.duckdb.brandnew", "new.duckdb.old.new"):
+        Path(name).write_text("mine")
+    Path("new.duckdb.123456.new").write_text("of a process that was killed")
+    tiny.register(Store("new.duckdb"), tiny.load(Path(), tiny.TEXT))
+    found = {path.name for path in Path().glob("new.duckdb*")} - {"new.duckdb.lock"}
+    assert found == {"new.duckdb", "new.duckdb.new", "new.duckdb.brandnew", "new.duckdb.old.new"}
 
 
 # --- names ---------------------------------------------------------------------------------------------

@@ -371,6 +371,32 @@ def test_what_cannot_be_written_in_the_end_is_in_a_file_that_merges(
     assert len(store.pairs("mine")) == 20
 
 
+@pytest.mark.parametrize("name", ["what is it?", "a\\b/c", "n" * 230])
+def test_what_is_put_aside_has_a_name_that_a_file_can_have(training, store, caplog, monkeypatch, name):
+    monkeypatch.setattr(pending, "LAST_WAIT", 0.1)
+    with store.writing(create=True):
+        pass
+    watch = monitor(training, store, name=name)
+    with tiny.started(HOLDER, store.path):
+        watch(0, half_copied(training))
+        watch.close()
+    assert "They are in" in caplog.text
+    (aside,) = [path for path in store.path.parent.glob("store.*-*.duckdb") if path != store.path]
+    merge(store, aside)
+    assert store.measured_epochs(watch.cell.cell_id) == {0}
+
+
+def test_a_training_that_changes_its_folder_is_written_to_the_same_store(training, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    watch = monitor(training, Store("mine.duckdb"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    watch(0, half_copied(training))
+    watch.close()
+    assert Store(tmp_path / "mine.duckdb").measured_epochs(watch.cell.cell_id) == {0}
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_training_goes_on_where_the_store_is_gone_or_its_disk_is_full(training, store, caplog, monkeypatch):
     monkeypatch.setattr(pending, "LAST_WAIT", 0.1)
     watch = monitor(training, store)

@@ -140,11 +140,12 @@ def query(sql: str, store_path: Path, files: bool, memory: float, seconds: float
     Example: diffmem query "SELECT curve, size, max(ratio) FROM results WHERE study = 'quickstart' GROUP BY ALL"
     """
     from diffmem.inspection import query as select
-    from diffmem.query import Limits
+    from diffmem.query import Limits, bounded_memory
     from diffmem.store import Store
 
     limits = Limits(gigabytes=memory, seconds=seconds, files=files)
-    columns, values, count = select(Store(store_path), sql, limits=limits, most=None if as_json else MOST_ROWS)
+    with bounded_memory(memory):
+        columns, values, count = select(Store(store_path), sql, limits=limits, most=None if as_json else MOST_ROWS)
     rows = [dict(zip(columns, row, strict=True)) for row in values]
     if as_json:
         print_json(rows)

@@ -89,7 +89,7 @@ def _close_attempts(store: "Store") -> None:
     from diffmem.store import Store
 
     with suppress(StoreError):
-        close_attempts(Store(store.path, patience=0))
+        close_attempts(Store(store.path, patience=0, check=False))
 
 
 def _print_studies(store_path: Path, *, as_json: bool) -> None:

@@ -25,7 +25,8 @@ class StopOnSignal:
 
     def stop(self) -> None:
         """Stop as if SIGTERM had come, unless a signal has."""
-        self.signal = self.signal or signal.SIGTERM
+        if self.signal is None:
+            self.signal, self.at = signal.SIGTERM, time.monotonic()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:

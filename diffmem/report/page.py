@@ -36,6 +36,7 @@ from diffmem.report.findings import Evidence, study_results
 from diffmem.report.private import Private
 from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
 from diffmem.store import THRESHOLD_LEVELS, Row, Store
+from diffmem.stored_json import decoded
 from diffmem.units import duration, with_unit
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
@@ -281,7 +282,7 @@ def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _attempt(attempt: Row, cell: Row) -> Row:
-    commit, versions = attempt["git_commit"], json.loads(attempt["versions"])
+    commit, versions = attempt["git_commit"], decoded(attempt["versions"], "the store")
     return {
         **attempt,
         "outcome": outcome_of({**attempt, "expected": cell["expected"], "measured": cell["measured"]}),

@@ -4,9 +4,22 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-NAME = r"""[\\/][^\s\\/:'"`,;()\[\]{}<>|]+"""
-PATH = re.compile(rf"(?<![\w.:/~\\-])(?:~[\w.-]*(?:{NAME})+|(?:[A-Za-z]:)?(?:{NAME}){{2,}})")
+NAME = r"""[\\/][^\s\\/:'"`,;{}<>|]+"""
+PATH = re.compile(
+    rf"""
+      (?<=["'])(?:~|[A-Za-z]:)?[\\/][^"'\n]*[\\/][^"'\n]*(?=["'])   # in quotation marks, blanks and all
+    | (?<![\w.~\\/])(?<!https:)(?<!http:)(?:
+          (?:file:)?//?(?:{NAME})+                                     # file:///a/b, //server/a
+        | \\\\[^\s\\]+(?:{NAME})+                                      # \\server\a
+        | ~[\w.-]*(?:{NAME})+
+        | (?:[A-Za-z]:)?(?:{NAME}){{2,}}
+      )
+    """,
+    re.VERBOSE,
+)
 """An absolute path, or one from somebody's home folder, in any text."""
+WHOLE = re.compile(r"(?:file:/|~[\w.-]*[\\/]|[A-Za-z]:[\\/]|[\\/])[^:]*[\\/]?[^:]*$")
+"""A text that is a path and nothing else."""
 
 
 class Private:
@@ -20,6 +33,8 @@ class Private:
     def __call__(self, value: Any) -> Any:
         """Return rows, lists or texts without what identifies a machine; other values as they are."""
         if isinstance(value, str):
+            if WHOLE.match(value) and "\n" not in value:
+                return self._name(value)
             return PATH.sub(lambda found: self._name(found[0]), value)
         if isinstance(value, dict):
             return {key: self._error(each) if key == "error" else self(each) for key, each in value.items()}
@@ -32,7 +47,9 @@ class Private:
     def _name(self, path: str) -> str:
         """Return the last part of a path, numbered if another path has it too: names tell curves apart."""
         if path not in self.names:
-            last = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+            *outer, last = re.split(r"[\\/]+", path.rstrip("\\/"))
+            if outer[-1:] in (["home"], ["Users"], [""]) or last.startswith("~"):
+                last = "(home)" if outer[-1:] != [""] else last
             taken, number, name = set(self.names.values()), 1, f"…/{last}"
             while name in taken:
                 number += 1

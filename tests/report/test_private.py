@@ -31,6 +31,14 @@ from diffmem.store import Store
             "store/diffmem.duckdb: 3/4 of 1/2, and/or https://a.org/b/c",
         ),
         ("data/train", "data/train"),
+        ("/home/John Smith/data/x.npz", "…/x.npz"),
+        ("file:///home/ann/x.png is gone", "…/x.png is gone"),
+        ("open:/home/ann/x and -L/home/ann/lib", "open:…/x and -L…/lib"),
+        ("//nas/ann/x", "…/x"),
+        ("\\\\server\\share\\x", "…/x"),
+        ("/home/ann", "…/(home)"),
+        ("/home/ann(lab)/x", "…/x"),
+        ("'/home/John Smith/x' is damaged", "'…/x' is damaged"),
     ],
 )
 def test_folders_and_hosts_are_left_out_of_any_text(text: str, told: str) -> None:
