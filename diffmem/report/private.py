@@ -18,7 +18,7 @@ PATH = re.compile(
     re.VERBOSE,
 )
 """An absolute path, or one from somebody's home folder, in any text."""
-WHOLE = re.compile(r"(?:file:/|~[\w.-]*[\\/]|[A-Za-z]:[\\/]|[\\/])[^:]*[\\/]?[^:]*$")
+WHOLE = re.compile(r"(?!.*\s[~/\\])(?:file:/|~[\w.-]*[\\/]|[A-Za-z]:[\\/]|[\\/])[^:]*[\\/]?[^:]*$")
 """A text that is a path and nothing else."""
 
 

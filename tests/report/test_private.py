@@ -33,7 +33,7 @@ from diffmem.store import Store
         ("data/train", "data/train"),
         ("/home/John Smith/data/x.npz", "…/x.npz"),
         ("file:///home/ann/x.png is gone", "…/x.png is gone"),
-        ("open:/home/ann/x and -L/home/ann/lib", "open:…/x and -L…/lib"),
+        ("open:/home/ann/x and -I /home/ann/lib", "open:…/x and -I …/lib"),
         ("//nas/ann/x", "…/x"),
         ("\\\\server\\share\\x", "…/x"),
         ("/home/ann", "…/(home)"),
