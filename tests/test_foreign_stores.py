@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -657,3 +658,43 @@ def test_a_store_of_an_older_schema_is_read_where_nothing_can_be_written() -> No
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "schema            3\n" in ended.stdout
     assert [each.name for each in path.parent.iterdir()] == ["old.duckdb"]
+
+
+# --- runs that wait ------------------------------------------------------------------------------------
+
+HELD = """
+import duckdb, sys
+connection = duckdb.connect("store/diffmem.duckdb", read_only=True)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+RUN = """
+import sys
+from diffmem import waiting
+from diffmem.cli import main
+waiting.SAY_AFTER = waiting.SHORT = 0.3
+print("ready", flush=True)
+main(["run", "tiny.toml"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("released", [True, False])
+def test_a_run_waits_for_its_store_says_for_whom_and_goes_on_or_ends_when_it_is_told_to(released: bool) -> None:
+    with tiny.started(HELD) as holder, tiny.started(RUN) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert f"waiting, since process {holder.pid} holds the store open; close it" in said
+        if released:
+            holder.kill()
+        else:
+            process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=300)
+    if released:
+        assert process.returncode == 0, errors
+        assert "free again after" in errors
+        assert "tiny: 2 of 2 cells are finished" in out
+    else:
+        assert process.returncode == 130, errors
+        assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
