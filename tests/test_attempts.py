@@ -54,8 +54,10 @@ def recorded(store: Store) -> list[tuple[str, str | None]]:
 @contextmanager
 def another_program() -> Iterator[int]:
     with subprocess.Popen(["sleep", "600"]) as process:
-        yield process.pid
-        process.kill()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def ended_process() -> int:

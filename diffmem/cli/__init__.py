@@ -40,7 +40,7 @@ def main() -> None:
     \b
     Exit codes:
       0    done
-      1    something could not be done: a cell failed, a store is in use or at fault, a disk is full
+      1    something could not be done: a cell failed, a store is in use or at fault, the machine lacks space or memory
       2    wrong input: a command line, a study, a query, or a name that the store does not have
       130  stopped by Ctrl-C (SIGINT); 143: by SIGTERM
     """
