@@ -722,10 +722,10 @@ def test_a_state_that_cannot_be_written_ends_the_run_and_the_next_one_tries_the_
     tmp_path: Path, store: Store
 ) -> None:
     path = tiny.write(tmp_path)
-    # a state of 4 MB, where 2 MB is the most that a file may have
-    wide = ["--set", ONE_CELL, "--set", "M.width = 32"]
+    # a state of 20 MB, where 10 MB is the most that a file may have
+    wide = ["--set", ONE_CELL, "--set", "M.width = 64"]
     limited = subprocess.run(
-        ["sh", "-c", 'ulimit -f 4000; exec "$@"', "sh", *tiny.command("run", path, "--store", store.path, *wide)],
+        ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh", *tiny.command("run", path, "--store", store.path, *wide)],
         env=tiny.environment(),
         capture_output=True,
         text=True,

@@ -44,7 +44,7 @@ def main() -> None:
     \b
     Exit codes:
       0    done
-      1    something could not be done: a cell failed or needs memory, the store is locked or gone, the disk is full
+      1    something could not be done: a cell failed, the store is locked or damaged, the machine lacks space or memory
       2    wrong input: a command line, a study, a query, or a name that the store does not have
       130  stopped by Ctrl-C (SIGINT); 143: by SIGTERM
     """
