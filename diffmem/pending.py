@@ -35,7 +35,7 @@ class Pending:
     """
 
     def __init__(self, path: Path, name: str, opening: Sequence[Write]) -> None:
-        self.path, self.name, self.opening = path.absolute(), name, list(opening)
+        self.path, self.name, self.opening = path, name, list(opening)
         self.store = Store(self.path)  # one for all writes: the first opening of each checks the whole file
         self.writes: deque[Write] = deque(opening)
         self.checkpoints: deque[Write] = deque()  # of the writes that wait
@@ -49,6 +49,7 @@ class Pending:
         except StoreHeld as error:
             self.since = self.warned = time.monotonic()
             logger.warning("%s: %s; %s", self.name, error, KEPT)
+        self.path = self.store.path = self.path.absolute()  # the training may change its folder
 
     def add(self, write: Write) -> None:
         """Take a checkpoint to write, and try."""
