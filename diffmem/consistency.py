@@ -128,8 +128,8 @@ def _bad_pictures(store: Store) -> list[str]:
 def _unwritable(store: Store) -> list[str]:
     """Return a sentence where a copy of a store cannot be written, as a run would do it; none where it can be."""
     with tempfile.TemporaryDirectory(prefix="diffmem-") as folder:
+        copy = store.copy_to(Path(folder))
         try:
-            copy = store.copy_to(Path(folder))
             with copy.writing() as connection:
                 for (table,) in connection.execute(KEYED).fetchall():
                     connection.execute(f"INSERT OR IGNORE INTO {table} FROM {table}")  # looks each row up in the index

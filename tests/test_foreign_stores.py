@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -570,6 +571,22 @@ def test_stores_whose_studies_have_other_axes_merge_into_one_that_can_be_read() 
     assert run("store", "merge", "other.duckdb", "-o", "store/diffmem.duckdb").exit_code == 0
     assert run("status", "tiny").exit_code == 0
     assert run("store", "check").exit_code == 0
+
+
+def test_a_check_whose_copy_has_no_room_says_so_and_blames_no_store() -> None:
+    script = """
+import resource, sys
+from diffmem.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, -1))
+main(sys.argv[1:])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "store", "check"],
+        env=tiny.environment(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("store/diffmem.duckdb: cannot be copied to ")
+    assert ended.stderr.endswith(": File too large; free some space, or name another folder with TMPDIR\n")
 
 
 def test_making_a_store_removes_no_file_of_anyone_else() -> None:
