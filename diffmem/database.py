@@ -255,8 +255,8 @@ class Database:
                             shutil.copyfile(f"{self.path}{suffix}", f"{place}{suffix}")
             except OSError as error:
                 raise StoreUnavailable(
-                    f"{self.path}: cannot be copied to {folder}: {error.strerror or error}; free some space, or name another "
-                    "folder with TMPDIR"
+                    f"{self.path}: cannot be copied to {folder}: {error.strerror or error}; "
+                    "free some space, or name another folder with TMPDIR"
                 ) from error
         copy = Database(place, check=self.check)
         copy.is_copy = True
