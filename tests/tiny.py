@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,8 @@ def checkpoint(
 def measure(store: Store, cell: Cell, ratios: Sequence[float], **more: Any) -> None:
     """Append the first checkpoints of a cell with these ratios."""
     for (epoch, _), ratio in zip(cell.checkpoints, ratios, strict=False):
-        store.append(checkpoint(cell.cell_id, epoch, ratio, **more))
+        point = checkpoint(cell.cell_id, epoch, ratio, **more)
+        store.append(replace(point, nearest=point.nearest % cell.P.size))
 
 
 def png(seed: int) -> bytes:
