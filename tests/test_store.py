@@ -20,7 +20,7 @@ import tiny
 from diffmem import database
 from diffmem import store as store_module
 from diffmem.attempts import close_attempts
-from diffmem.errors import StoreError, StoreUnavailable
+from diffmem.errors import StoreError, StoreHeld, StoreUnavailable
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Store
 
@@ -688,7 +688,7 @@ def test_a_store_that_another_program_holds_open_is_named_with_its_process(
     store: Store, shell: subprocess.Popen[str]
 ) -> None:
     for refuses in (refuses_to_read, refuses_to_write):
-        said = refuses(store.path, StoreUnavailable)
+        said = refuses(store.path, StoreHeld)
         assert f"process {shell.pid} holds the store open" in said
         assert "close it" in said
 
@@ -703,7 +703,7 @@ def test_a_store_is_waited_for_and_used_once_it_is_free(store: Store, shell: sub
 def test_a_writer_waits_for_the_lock_file_and_a_reader_does_not(store: Store) -> None:
     store.append(checkpoint())
     with filelock.FileLock(f"{store.path}.lock"):
-        assert f"process {os.getpid()} on " in refuses_to_write(store.path, StoreUnavailable)
+        assert f"process {os.getpid()} on " in refuses_to_write(store.path, StoreHeld)
         assert store.measured_epochs("cell") == {1}
 
 
@@ -796,10 +796,10 @@ def test_a_full_disk_is_called_that_and_the_store_keeps_its_rows(tmp_path: Path)
 
 def test_a_store_whose_creation_was_cut_short_is_made_anew(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.duckdb")
-    (tmp_path / "store.duckdb.new").write_bytes(b"half a header")
+    (tmp_path / "store.duckdb.4194305.new").write_bytes(b"half a header")
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
     assert [row["study"] for row in store.studies()] == ["tiny"]
-    assert not (tmp_path / "store.duckdb.new").exists()
+    assert not (tmp_path / "store.duckdb.4194305.new").exists()
 
 
 def test_stores_in_one_folder_keep_their_states_apart(tmp_path: Path) -> None:
