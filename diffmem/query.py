@@ -52,7 +52,7 @@ def bounded_memory(gigabytes: float) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_AS)
     try:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = taken + int((gigabytes + OWN_GIGABYTES) * 1e9)
+        most = taken + int((gigabytes + ADDRESSES) * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (most if before[1] < 0 else min(most, before[1]), before[1]))
     except (OSError, ValueError):  # a system without such limits
         pass
@@ -63,6 +63,10 @@ def bounded_memory(gigabytes: float) -> Iterator[None]:
     finally:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+ADDRESSES = 4.0
+"""Gigabytes of addresses that DuckDB, its threads and the allocator reserve without using them."""
 
 
 def resident_gigabytes() -> float:
