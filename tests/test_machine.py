@@ -68,7 +68,7 @@ import diffmem.launch, diffmem.runner
 from diffmem.cli import main
 if sys.argv.pop(1) in ("all", os.environ.get("RANK")):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 10**9,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 16 * 10**8,) * 2)
 main()
 """
 """The command with little more memory than the tiny cell needs, in all processes or in one."""
