@@ -132,7 +132,7 @@ class Database:
             raise
 
     def exists(self) -> bool:
-        """Return whether the file is there; StoreError where that cannot be told, or it is no regular file."""
+        """Return whether the file is there; StoreError if the system does not say, or it is not a regular file."""
         if mark := next((mark for mark in UNUSABLE if mark in str(self.path.absolute())), ""):
             raise StoreError(f"{self.path}: DuckDB cannot use a path with {mark} in it; name another store")
         try:

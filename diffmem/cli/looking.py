@@ -122,7 +122,7 @@ def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
     default=4.0,
     show_default=True,
     metavar="GB",
-    help="The most memory that the query and its rows may take.",
+    help="About the most memory that the query and its rows may take.",
 )
 @click.option(
     "--seconds",
