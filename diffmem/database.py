@@ -112,7 +112,7 @@ class Database:
                 lock.acquire()
                 break
             except filelock.Timeout:
-                wait.again(_holder(path))
+                wait.again(*_holder(path))
         try:
             with suppress(OSError):  # a full disk keeps nobody from being named later
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
@@ -375,6 +375,7 @@ class Database:
         if done and not self.is_copy:
             self._keep(wait, done)
         with self._connected(wait, read_only=False) as connection:
+            done = self._version(connection)  # again: if the lock file was deleted, another process may have done it
             for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
                 connection.begin()
                 try:
@@ -466,12 +467,12 @@ REFUSALS: list[tuple[tuple[str, ...], type[StoreError], str]] = [
 """What an error's text holds, the kind of error that it then is, and what to say; the first that fits."""
 
 
-def _holder(path: Path) -> str:
-    """Return who holds a lock file, as its holder has written into it."""
+def _holder(path: Path) -> tuple[str, int]:
+    """Return who holds a lock file, as its holder has written into it, and when that was written."""
     with suppress(OSError, UnicodeDecodeError):
         if text := path.read_text(encoding="utf-8"):
-            return text
-    return "another program"
+            return text, path.stat().st_mtime_ns
+    return "another program", 0
 
 
 def utc_now() -> datetime:

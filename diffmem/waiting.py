@@ -15,7 +15,7 @@ from diffmem.errors import StoreError, StoreHeld
 SHORT = 3.0
 """Seconds that the writes of others may take; a wait of that length is not interrupted."""
 SAY_AFTER = 10.0
-"""Seconds of waiting after which it is said."""
+"""Seconds of waiting for the same hold after which it is said: many short holds in turn are only others at work."""
 SAY_AGAIN = 60.0
 """Seconds between two times that it is said."""
 LONGEST_PAUSE = 0.05
@@ -32,13 +32,19 @@ class Wait:
     def __init__(self, path: Path, patience: float, on_wait: Callable[[], None]) -> None:
         self.path, self.patience, self.on_wait = path, patience, on_wait
         self.started = time.monotonic()
-        self.say_at = self.started + SAY_AFTER
+        self.hold: object = None
+        self.say_at = math.inf
         self.said = False
         self.pause = 0.005
 
-    def again(self, holder: str) -> None:
-        """Pause before another look; StoreHeld, which names the holder, once patience has ended."""
+    def again(self, holder: str, since: object = None) -> None:
+        """Pause before another look; StoreHeld, which names the holder, once patience has ended.
+
+        `since` tells one hold of the holder from the next.
+        """
         now = time.monotonic()
+        if (holder, since) != self.hold and not self.said:
+            self.hold, self.say_at = (holder, since), now + SAY_AFTER
         if now - self.started >= SHORT:
             self.on_wait()
         if now - self.started >= self.patience:
