@@ -7,9 +7,9 @@ type; `impossible_pairs` checks what only two settings together can get wrong.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,10 +27,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {}
+    """Keys that came later, each with the value at which all is as it was before: then it is no part of a name."""
+
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """Return the settings that change numbers, as plain data made once: not to be changed."""
-        return self.model_dump(mode="json")
+        dumped = self.model_dump(mode="json")
+        return {key: value for key, value in dumped.items() if key not in self.NEUTRAL or value != self.NEUTRAL[key]}
 
     @cached_property
     def as_json(self) -> str:
@@ -90,9 +94,11 @@ class Part(NamedTuple):
 class DataDistribution(Settings):
     """P: which training images, and how many (Gu et al. 2023, Section 3)."""
 
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"balance": True, "labels": None}
+
     dataset: str = Field(
         description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
-        "images (one sub-folder a class), a .npz, a Parquet file or a pattern of them."
+        "images (one sub-folder a class), a .zip of one, a .npz, a Parquet file or a pattern of them."
     )
     size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
     draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(
@@ -105,6 +111,13 @@ class DataDistribution(Settings):
         None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
     )
     blend: Blend | None = Field(None, description="Another dataset and its share of the training set; default: none.")
+    balance: bool = Field(
+        True,
+        description="Equal shares of all classes; false: any images, so that all of an unbalanced set can be used.",
+    )
+    labels: str | None = Field(
+        None, description="The column of a Parquet file that has the classes; default: the first called label."
+    )
 
     def resolved(self, dataset: "Dataset") -> Self:
         """Return the same distribution with what `dataset` decides written out, and no blend without a share."""
@@ -356,6 +369,11 @@ def fingerprints_of(P: DataDistribution, facts: Facts) -> dict[str, str]:
     return {part.dataset: print_ for part in P.parts if (print_ := facts[part.dataset].fingerprint)}
 
 
+def channels_of(P: DataDistribution, facts: Facts) -> int:
+    """Return the colour channels of a training set: 3 where any of its datasets is RGB."""
+    return max(facts[part.dataset].channels for part in P.parts)
+
+
 class Cell(Settings):
     """One model to train and measure: P, M, T and the scoring, with every default written out."""
 
@@ -379,7 +397,7 @@ class Cell(Settings):
             M=M.resolved(P.resolution or 0),
             T=T,
             score=score.resolved(T.epochs),
-            channels=dataset.channels,
+            channels=channels_of(P, facts),
             fingerprints=fingerprints_of(P, facts),
         )
 
@@ -502,10 +520,11 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
             faults.append(Fault((classes_key,), message))
             continue
         taken = [sizes[c] for c in (range(len(sizes)) if wanted is None else wanted)]
-        most = len(taken) * min(taken)
+        most = len(taken) * min(taken) if P.balance else sum(taken)
         if count > most:
-            message = f"{name} has images for balanced sets of up to {most}, not {count}"
-            faults.append(Fault(("P.size", classes_key, "P.dataset", "P.blend.share"), message))
+            faults.append(
+                Fault(("P.size", classes_key, "P.dataset", "P.blend.share"), _too_few(name, sizes, most, count, P))
+            )
         if wanted and len(set(wanted)) < len(wanted):
             faults.append(Fault((classes_key,), f"names a class twice: {list(wanted)}"))
     if P.blend and P.blend.dataset == P.dataset:
@@ -518,13 +537,26 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     if P.resolution and dataset.resolution and P.resolution > dataset.resolution:
         side = dataset.resolution
         faults.append(Fault(("P.resolution", "P.dataset"), f"{P.dataset} has {side}x{side} pixels, not {P.resolution}"))
-    if P.blend and facts[P.blend.dataset].channels != dataset.channels:
-        message = f"{P.blend.dataset} and {P.dataset} differ: one is grey, the other RGB"
-        faults.append(Fault(("P.blend.dataset", "P.dataset"), message))
     if not (P.resolution or dataset.resolution):
         message = f"missing; the images of {P.dataset} differ in size, so a common one must be chosen"
         faults.append(Fault(("P.resolution", "P.dataset"), message))
     return faults
+
+
+def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDistribution) -> str:
+    """Return why a dataset has too few images, and what to write instead."""
+    empty = [number for number, size in enumerate(sizes) if not size]
+    if P.balance and empty and P.classes is None:
+        there = [number for number, size in enumerate(sizes) if size]
+        named = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
+        which = f"class {empty[0]}" if len(empty) == 1 else f"classes {', '.join(map(str, empty[:5]))}"
+        return f"{name} has no images of {which}; take those that there are with P.classes = [{named}]"
+    if P.balance and sum(sizes) >= count:
+        return (
+            f"{name} has images for balanced sets of up to {most}, not {count}; P.balance = false takes any of its "
+            f"{sum(sizes)}"
+        )
+    return f"{name} has images for {'balanced ' if P.balance else ''}sets of up to {most}, not {count}"
 
 
 def impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:

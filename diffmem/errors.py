@@ -25,6 +25,14 @@ class NoSuchData(DataError):
     """A path or a pattern that names no file and no folder."""
 
 
+class SizeError(DataError):
+    """Images that have no common size, or would be enlarged to it: the command says how to ask for one."""
+
+
+class ImageWarning(UserWarning):
+    """Images were taken to mean something that their caller may not have meant."""
+
+
 class StoreError(DiffmemError):
     """A store that is not there, is not one, or cannot be written."""
 

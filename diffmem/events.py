@@ -6,6 +6,15 @@ from diffmem.config import Cell
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something was done to training images when they were read, or some are alike."""
+
+    note: str
+    cells: int  # cells that it is about
+    of: int
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """Work on a cell begins, at optimizer step `step` of `steps`."""
 
@@ -66,4 +75,4 @@ class CellEnded:
     error: str = ""
 
 
-Event = CellStarted | Trained | Saved | Generated | Measured | CellEnded
+Event = Noted | CellStarted | Trained | Saved | Generated | Measured | CellEnded

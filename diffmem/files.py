@@ -38,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a new file beside `path` that takes its place, once it is on the disk, if the block ends well."""
-    partial = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = partial_path(path)
     try:
         partial.open("xb").close()  # never another writer's, nor what a link leads to
         yield partial
@@ -48,6 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def partial_path(path: Path) -> Path:
+    """Return a new name beside `path` for what becomes it, which tells whose it is."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def remove_abandoned(folder: Path, target: str | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 from diffmem.config import Estimation
-from diffmem.errors import DataError, StoreError
+from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.group import ALONE, this_device
 from diffmem.pending import Pending, Write
 from diffmem.provenance import provenance
-from diffmem.ratio import Images, as_generated_images, as_training_images
+from diffmem.ratio import Images, as_generated_images, as_training_images, duplicates_in
 from diffmem.scoring import BATCH, PAIRS, ForeignCell, Scores
 from diffmem.store import Checkpoint, Provenance, Store, new_attempt_id
 
@@ -60,22 +61,29 @@ class Monitor:
         device: torch.device | str | None = None,
     ) -> None:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
-            if value < 1:
-                raise DataError(f"Monitor: {key} must be at least 1, not {value}")
+            if not isinstance(value, int) or value < 1:
+                raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
         images = as_training_images(training_images)
         plain = _plain(settings or {})
         self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
         store = store if isinstance(store, Store) else Store(store)
         self.device = torch.device(device) if device else this_device()
         self.cell = ForeignCell(
-            _fingerprint(images), len(images), images.shape[-1], {"monitor": name, "settings": plain}, checkpoints=()
+            _fingerprint(images),
+            len(images),
+            (images.shape[3], images.shape[2]),
+            {"monitor": name, "settings": plain},
+            checkpoints=(),
         )
+        duplicates = duplicates_in(images)
+        if duplicates:
+            warnings.warn(f"{name}: {duplicates}", ImageWarning, stacklevel=2)
         self._images = images.to(self.device)
         self._attempt = new_attempt_id()
         self._ratios: dict[int, float] = {}  # of each step that is measured
         where = provenance(self.device)
         opening: list[Write] = [
-            partial(_register, name=name, cell=self.cell, curve=_as_text(plain)),
+            partial(_register, name=name, cell=self.cell, curve=_as_text(plain), said=duplicates),
             partial(_start, cell_id=self.cell.cell_id, where=where, attempt_id=self._attempt),
             partial(_recall, cell_id=self.cell.cell_id, ratios=self._ratios),
         ]
@@ -206,7 +214,7 @@ def _own_random_stream(seed: int) -> Iterator[None]:
 # --- what is written, to the store or in the end to a file of its own ----------------------------------
 
 
-def _register(store: Store, *, name: str, cell: ForeignCell, curve: str) -> None:
+def _register(store: Store, *, name: str, cell: ForeignCell, curve: str, said: str) -> None:
     """Add a cell to the study of a monitor; StoreError where the name is another study's."""
     if store.exists():
         taken = [row for row in store.studies() if row["study"] == name and row["path"] != PATH]
@@ -220,6 +228,7 @@ def _register(store: Store, *, name: str, cell: ForeignCell, curve: str) -> None
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
         cells=[(cell, curve, ", ".join(filter(None, [curve, f"N = {cell.size}"])), {})],
+        notes={cell.cell_id: [said] if said else []},
         keep=True,
     )
 

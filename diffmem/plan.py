@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from diffmem.config import DATASETS, Cell
 from diffmem.cost import Cost, cell_cost
+from diffmem.data import notes_of
 from diffmem.emm import most_sizes
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
@@ -34,6 +35,7 @@ class PlannedCell:
     measured: int  # checkpoints that the store has
     shared: int  # other studies of the same folder that have this cell too
     cost: Cost  # of what is left
+    notes: tuple[str, ...]  # what is to be said of its training images, where they are at hand
 
     @property
     def cell(self) -> Cell:
@@ -59,7 +61,13 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
         measured = {row["cell_id"]: row["measured"] for row in rows}
     elsewhere = _cells_of_other_studies(study, profile)
     return [
-        PlannedCell(entry, had, elsewhere[entry.cell.cell_id], cell_cost(entry.cell, measured=had))
+        PlannedCell(
+            entry,
+            had,
+            elsewhere[entry.cell.cell_id],
+            cell_cost(entry.cell, measured=had),
+            notes_of(entry.cell, fetch=False),
+        )
         for entry in study.distinct
         for had in [min(measured.get(entry.cell.cell_id, 0), entry.cell.checkpoint_count)]
     ]

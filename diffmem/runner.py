@@ -5,7 +5,8 @@
 
 import glob
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,8 +15,9 @@ from diffmem.cellrun import Interrupted, Stop, run_cell
 from diffmem.compiling import Compile
 from diffmem.config import Cell
 from diffmem.cost import cell_cost
+from diffmem.data import notes_of
 from diffmem.errors import RunError
-from diffmem.events import CellEnded, Event
+from diffmem.events import CellEnded, Event, Noted
 from diffmem.group import Group, this_device
 from diffmem.launch import leave
 from diffmem.search import enough, next_round
@@ -56,8 +58,10 @@ def run_study(
         yield from _run_search(study, store, stop=stop, group=group, options=options)
         return
     if group.leads:
-        store.register(**study.listing())
+        notes = _notes(study.distinct, store)
+        store.register(**study.listing(), notes=notes)
         close_attempts(store)
+        yield from _told(notes)
     group.any(True)  # the others read the store after this
     failures = Failures(store)
     numbered = shard_of(study, options.shard)
@@ -80,6 +84,18 @@ def run_study(
     yield from _run_apart(waiting, store, stop=stop, group=group, options=options, failures=failures)
 
 
+def _notes(entries: Sequence[StudyCell], store: Store) -> dict[str, tuple[str, ...]]:
+    """Return by cell what is to be said of the training images of those that are not finished; reads these images."""
+    complete = store.complete_cells() if store.exists() else set()
+    return {entry.cell.cell_id: notes_of(entry.cell) for entry in entries if entry.cell.cell_id not in complete}
+
+
+def _told(notes: Mapping[str, tuple[str, ...]]) -> list[Noted]:
+    """Return each note once, with how many cells have it."""
+    cells = Counter(note for said in notes.values() for note in said)
+    return [Noted(note, count, len(notes)) for note, count in cells.items()]
+
+
 def _end_if(stop: Stop) -> None:
     if stop():
         raise Interrupted
@@ -93,10 +109,15 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
     failures = Failures(store)
     failed = set() if options.retry_failed else failures.latest()
     short_of_memory: set[str] = set()  # not tried again by this process; others may have more
+    told: set[Noted] = set()
     number = 0
     while not stop():
         state = next_round(study, store)
-        store.register(**study.listing([*state.used, *state.wanted]))
+        notes = _notes(state.wanted, store)
+        store.register(**study.listing([*state.used, *state.wanted]), notes=notes)
+        if group.leads:
+            yield from (each for each in _told(notes) if each not in told)
+            told.update(_told(notes))
         left_out = failed | short_of_memory
         wanted = [e for e in state.wanted if e.cell.cell_id not in left_out and not failures.new(e.cell)]
         if not wanted:

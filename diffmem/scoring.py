@@ -1,8 +1,9 @@
 """Scoring: the evidence of generated images against a training set, of our own networks or of any generator."""
 
 import io
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from diffmem.config import DATASETS, Estimation, content_hash
-from diffmem.data import load_source
+from diffmem.data import Source, load_source, read_images
+from diffmem.data.collection import image_files
+from diffmem.data.decoding import progress
+from diffmem.data.duplicates import note
+from diffmem.data.listing import CONTAINERS
+from diffmem.data.pixels import SUFFIXES, Size, unlike_scales
+from diffmem.data.training_sets import groups_in
 from diffmem.emm import wilson
-from diffmem.errors import DataError
+from diffmem.errors import DataError, SizeError, StoreError
 from diffmem.group import ALONE, Group, this_device
-from diffmem.images import Source, image_files, read_images
 from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
@@ -46,7 +52,10 @@ class Scores:
 
     def add(self, generated: Tensor) -> None:
         """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
-        index, distance = two_nearest(generated, self.training_images)
+        in_colour = self.training_images.expand(
+            -1, generated.shape[1], -1, -1
+        )  # where these are grey and those are not
+        index, distance = two_nearest(generated, in_colour)
         self.added_nearest.append(index[:, 0].cpu())
         self.added_distances.append(distance.cpu())
         for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
@@ -106,7 +115,7 @@ class ForeignCell:
 
     dataset: str  # a name, or the hash of a user's own images
     size: int
-    resolution: int  # pixels
+    image_size: Size  # width and height, in pixels
     origin: Mapping[str, Any]  # what tells these images from others, as plain data
     checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
 
@@ -118,10 +127,9 @@ class ForeignCell:
     @property
     def configuration(self) -> dict[str, Any]:
         """Return what the score depends on, as plain data."""
-        return {
-            "P": {"dataset": self.dataset, "size": self.size, "resolution": self.resolution},
-            **self.origin,
-        }
+        width, height = self.image_size
+        shape = {"resolution": width} if width == height else {"resolution": width, "height": height}
+        return {"P": {"dataset": self.dataset, "size": self.size, **shape}, **self.origin}
 
     @cached_property
     def cell_id(self) -> str:
@@ -142,6 +150,7 @@ class Score:
     replicated: int  # training images that a memorized image is nearest to
     most_copied: list[Row]  # ten of them at most: nearest (position in the training set), copies; of a folder also file
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
+    notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
 
     @property
     def ratio(self) -> float:
@@ -149,28 +158,23 @@ class Score:
         return self.memorized / self.samples
 
 
-def score_images(images: Path | str, against: str, store: Store) -> Score:
-    """Score a folder, .npz or Parquet file of generated images against all images of a dataset, and store it.
+def score_images(images: Path | str, against: str, store: Store, *, resolution: int | None = None) -> Score:
+    """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
-    The training images are cropped and resized to the side of the generated ones. Raises DataError where they do not
-    compare.
+    The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
+    side). Raises DataError where they do not compare.
     """
-    generated = read_images(str(images), resolution=None)
-    source = load_source(against, generated.images.shape[-1])
+    generated = _advised(lambda: read_images(str(images), resolution=resolution))
+    size = (generated.images.shape[3], generated.images.shape[2])
+    source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
     if len(source.images) < 2:
         raise DataError(f"{against}: one image; a second nearest training image needs two")
-    if source.images.shape[1:] != generated.images.shape[1:]:
-        kinds = ("grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source))
-        raise DataError(f"{images}: {next(kinds)} images, but those of {against} are {next(kinds)}")
-    cell = ForeignCell(
-        source.fingerprint or against,
-        len(source.images),
-        source.images.shape[-1],
-        {"images": generated.fingerprint},
-    )
-    name, curve = _study_name(str(images)), f"{_called(images, generated)} against {_called(against, source)}"
+    cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
+    name, curve = study_name(str(images)), f"{_called(images, generated)} against {_called(against, source)}"
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
+    groups = groups_in(source)
+    notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     store.register(
         name,
         title=f"Images called {name}",
@@ -179,12 +183,14 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
         cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
+        notes={cell.cell_id: notes},
         keep=True,  # other images of this name, or another training set, are another curve
     )
     checkpoint = _measured(cell, generated.images, source.images, store)
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
     files = [] if against in DATASETS else image_files(against)
+    _, members = np.unique(groups.exact, return_counts=True)
     return Score(
         name,
         checkpoint.samples,
@@ -194,8 +200,28 @@ def score_images(images: Path | str, against: str, store: Store) -> Score:
         size=cell.size,
         replicated=len(replicated),
         most_copied=[{**row, "file": files[row["nearest"]]} if files else row for row in replicated[:MOST_COPIED]],
-        twins=_twins(source.images),
+        twins=int(members[members > 1].sum()),
+        notes=notes,
     )
+
+
+def _advised(read: Callable[[], Source]) -> Source:
+    """Read images; where they have no common size, say which option gives them one."""
+    try:
+        return read()
+    except SizeError as error:
+        raise DataError(f"{error}; --resolution N compares all images at N x N pixels") from error
+
+
+def _notes(images: str, generated: Source, against: str, source: Source, duplicates: str) -> Iterator[str]:
+    """Yield what was done to generated and training images, and what makes them unlike each other."""
+    yield from (f"{images}: {each}" for each in generated.notes)
+    yield from (f"{against}: {each}" for each in (*source.notes, duplicates) if each)
+    if generated.images.shape[1] != source.images.shape[1]:
+        kinds = ["grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source)]
+        yield f"{images}: {kinds[0]} images, those of {against} are {kinds[1]}; grey was repeated as RGB"
+    if scale := unlike_scales(generated.images, source.images):
+        yield f"{images}: {scale}"
 
 
 def _measured(
@@ -209,28 +235,42 @@ def _measured(
     device = this_device()
     attempt = store.start_attempt(cell.cell_id, provenance(device))
     started = time.monotonic()
-    scores = Scores(torch.from_numpy(training_images).to(device), pairs=PAIRS)
-    for batch in torch.from_numpy(generated[order]).split(BATCH):  # type: ignore[no-untyped-call]
-        scores.add(batch.to(device))
+    channels = max(generated.shape[1], training_images.shape[1])
+    scores = Scores(_on(device, training_images, channels), pairs=PAIRS)
+    tell = progress.get()
+    for start in range(0, len(order), BATCH):
+        scores.add(_on(device, generated[order[start : start + BATCH]], channels))
+        tell("scoring", min(start + BATCH, len(order)), len(order))
     scores.gather(ALONE, len(generated))
     seconds = time.monotonic() - started
     checkpoint = scores.checkpoint(
         cell.cell_id, attempt, epoch=0, step=0, loss=None, train_seconds=0.0, score_seconds=seconds
     )
-    store.append(checkpoint, outcome="finished")
+    if not store.append(checkpoint, outcome="finished"):
+        (known,) = store.read("SELECT samples, memorized FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
+        if (known["samples"], known["memorized"]) != (checkpoint.samples, checkpoint.memorized):
+            raise StoreError(
+                f"{store.path}: has another score of the same images, {known['memorized']} of {known['samples']} "
+                f"instead of {checkpoint.memorized} of {checkpoint.samples} memorized; name another store"
+            )
     return checkpoint
 
 
-def _study_name(images: str) -> str:
-    """Return the name of a file or folder without its suffix; of a pattern, that of the folder that it is in."""
-    path = Path(images)
-    return path.parent.name or "images" if set("*?[") & set(path.name) else path.stem
+def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
+    """Return images as a tensor on a device, grey ones repeated to so many channels, without copying on the CPU."""
+    return torch.from_numpy(images).to(device).expand(-1, channels, -1, -1)
 
 
-def _twins(images: npt.NDArray[np.uint8]) -> int:
-    """Return how many images are identical with another one."""
-    _, counts = np.unique(images.reshape(len(images), -1), axis=0, return_counts=True)
-    return int(counts[counts > 1].sum())
+def study_name(images: str) -> str:
+    """Return the name of a folder, of a file without its suffix, or of the folder that the files of a pattern share."""
+    path = Path(images).expanduser()
+    if not path.exists():
+        parts = itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts[:-1])
+        path = Path(*parts)
+    name = path.resolve().name
+    suffix = Path(name).suffix
+    is_file = path.is_file() and suffix.lower() in (*SUFFIXES, *CONTAINERS)
+    return (name.removesuffix(suffix) if is_file else name) or "images"
 
 
 def _called(name: Path | str, source: Source) -> str:

@@ -319,6 +319,14 @@ class Store(Database):
         """Return the cells of a study that have all their checkpoints."""
         return {row["cell_id"] for row in self.progress(study) if row["measured"] >= row["expected"]}
 
+    def complete_cells(self) -> set[str]:
+        """Return the cells of all studies that have all their checkpoints."""
+        rows = self.read(
+            "SELECT cell_id FROM cells JOIN checkpoints USING (cell_id) "
+            "GROUP BY cell_id HAVING count(*) >= any_value(cells.checkpoints)"
+        )
+        return {row["cell_id"] for row in rows}
+
     def open_attempts(self) -> list[Row]:
         """Return the attempts that have not said how they ended: attempt_id, outcome, host, pid, started_at, and the
         checkpoints of their cell, measured and expected."""

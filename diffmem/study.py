@@ -21,6 +21,7 @@ from diffmem.config import (
     Scoring,
     Settings,
     TrainingProcedure,
+    channels_of,
     fingerprints_of,
     impossible_checkpoints,
     impossible_data,
@@ -301,12 +302,13 @@ class _Crossing:
         facts = {}
         for name, key in [(P.dataset, "P.dataset"), *([(P.blend.dataset, "P.blend.dataset")] if P.blend else [])]:
             try:
-                facts[name] = self._facts_of(name, P.resolution)
+                facts[name] = self._facts_of(name, P.resolution, P.labels if name == P.dataset else None)
             except DataError as error:
                 self._faults.add(_place(settings, [key], self._path), key, str(error))
                 return None
         resolved = P.resolved(facts[P.dataset])
-        return _Images(resolved, facts[P.dataset].channels, fingerprints_of(resolved, facts), impossible_data(P, facts))
+        faults = impossible_data(P, facts)
+        return _Images(resolved, channels_of(resolved, facts), fingerprints_of(resolved, facts), faults)
 
     def _resolve_network(self, steps: Steps, resolution: int) -> tuple[ModelConfiguration, list[Fault]]:
         M: ModelConfiguration = self._section("M", steps).section

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import tiny
 
-from diffmem.cache import keep
+from diffmem.data.cache import keep
+from diffmem.data.collection import read_images
 from diffmem.errors import DataError
-from diffmem.images import read_images
 
 KILLED = """
 import sys
 from pathlib import Path
-from diffmem.cache import keep
+from diffmem.data.cache import keep
 
 def write(file):
     file.write(b"the first half")
@@ -60,7 +60,7 @@ def test_what_a_killed_writer_has_left_is_removed_by_the_next(cache: Path) -> No
 
 def test_a_process_killed_while_it_keeps_images_leaves_only_whole_entries(cache: Path) -> None:
     np.savez("large.npz", images=np.zeros((12_000, 64, 64), dtype=np.uint8))
-    read = "import sys; from diffmem.images import read_images; read_images(sys.argv[1], resolution=None)"
+    read = "import sys; from diffmem.data.collection import read_images; read_images(sys.argv[1], resolution=None)"
     with subprocess.Popen([sys.executable, "-c", read, "large.npz"], env=tiny.environment()) as process:
         while process.poll() is None:
             if any(file.is_file() and file.suffix != ".npz" for file in cache.glob("*")):

@@ -7,8 +7,8 @@ from PIL import Image
 
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.data import draw, load_source, training_set
+from diffmem.data.pixels import resized
 from diffmem.errors import DataError, DiffmemError
-from diffmem.images import resized
 
 PER_CLASS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
@@ -173,7 +173,7 @@ def test_images_of_fewer_classes_are_of_those_classes():
 @pytest.mark.parametrize("side", [4, 5, 8])
 def test_resized_images_are_those_of_pillow(side):
     images = load_source("digits", None).images[:20]
-    small = resized(images, side)
+    small = resized(images, (side, side))
     expected = [np.asarray(Image.fromarray(i[0]).resize((side, side), Image.Resampling.LANCZOS)) for i in images]
     assert small.dtype == np.uint8
     assert small.shape == (20, 1, side, side)
@@ -184,12 +184,12 @@ def test_resized_colour_images_are_those_of_pillow():
     images = np.random.default_rng(0).integers(256, size=(5, 3, 32, 32), dtype=np.uint8)
     colour = [Image.fromarray(np.ascontiguousarray(i.transpose(1, 2, 0))) for i in images]
     expected = [np.asarray(i.resize((16, 16), Image.Resampling.LANCZOS)).transpose(2, 0, 1) for i in colour]
-    np.testing.assert_array_equal(resized(images, 16), expected)
+    np.testing.assert_array_equal(resized(images, (16, 16)), expected)
 
 
 def test_images_of_the_wanted_side_are_left_as_they_are():
     images = load_source("digits", None).images[:5]
-    np.testing.assert_array_equal(resized(images, 8), images)
+    np.testing.assert_array_equal(resized(images, (8, 8)), images)
     np.testing.assert_array_equal(make(40).images, make(40, resolution=8).images)
 
 

@@ -20,16 +20,16 @@ from diffmem import data
 from diffmem.cli import main
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure, impossible_pairs
 from diffmem.data import describe, load_source, training_set
+from diffmem.data import read_images
+from diffmem.data.pixels import crop_and_resize
+from diffmem.data.limits import most_pixels
 from diffmem.errors import DataError, StudyError
-from diffmem.images import crop_and_resize, read_images
-from diffmem.limits import most_pixels
 from diffmem.study import Study
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path_factory.mktemp("cache")))
-    load_source.cache_clear()
 
 
 def pictures(count: int, *, side: int = 32, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_images_of_many_sizes_are_cropped_to_their_centre_and_resized_by_lanczos
     source = read_images(write_parquet(tmp_path / "a.parquet", rows, [0, 0]), resolution=16)
     expected = Image.fromarray(wide[:, 4:36]).resize((16, 16), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(source.images[0], np.asarray(expected).transpose(2, 0, 1))
-    assert crop_and_resize(Image.fromarray(wide), 16).size == (16, 16)
+    assert crop_and_resize(Image.fromarray(wide), (16, 16)).size == (16, 16)
 
 
 # --- what is kept --------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffmem.data.collection import read_images
 from diffmem.errors import DataError
-from diffmem.images import read_images
 
 
 @pytest.fixture(autouse=True)

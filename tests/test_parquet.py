@@ -11,9 +11,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from diffmem.cli import main
-from diffmem.data import load_source
+from diffmem.data.collection import read_images
 from diffmem.errors import DataError
-from diffmem.images import read_images
 
 SIDE = 4
 
@@ -23,7 +22,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
-    load_source.cache_clear()
     return tmp_path
 
 

@@ -11,7 +11,6 @@ import tiny
 from click.testing import CliRunner
 
 from diffmem.cli import main
-from diffmem.data import load_source
 
 STUDY = 'P.dataset = "{}"\nP.size = 4\nM.network = "optimum"\n'
 HUGE = f"axes = [{{T.seed = {list(range(1000))}}}, {{P.draw = {list(range(100))}}}]\n"
@@ -22,7 +21,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
-    load_source.cache_clear()
     return tmp_path / "cache"
 
 

@@ -25,7 +25,6 @@ COPIED = [5, 5, 5, 5, 9, 9, 700]
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
-    load_source.cache_clear()
 
 
 @pytest.fixture

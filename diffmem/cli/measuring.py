@@ -14,7 +14,7 @@ from diffmem.cli.tables import echo, print_json, print_table
     "--images",
     type=FileName(),
     required=True,
-    help="Generated images: a folder of them, a .npz, a Parquet file or a pattern of them.",
+    help="Generated images: a folder of them, a .zip, a .npz, a Parquet file or a pattern of them.",
 )
 @click.option(
     "--against",
@@ -22,21 +22,30 @@ from diffmem.cli.tables import echo, print_json, print_table
     metavar="DATASET",
     help="The training set: digits, cifar10, imagenet-dogs, or a path, as P.dataset.",
 )
+@click.option(
+    "--resolution",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Compare all images at N x N pixels, by centre crop and Lanczos resize, also where that enlarges them.",
+)
 @store_option
 @max_pixels_option
 @json_option
-def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
+def score(images: Path, against: str, resolution: int | None, store_path: Path, as_json: bool) -> None:
     """Measure how many images of any generator are copies of training images.
 
-    Training images are cropped and resized to the side of the generated ones, and named by their position in the
-    dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images beside what they copy.
+    Training images are cropped and resized to the size of the generated ones, unless that enlarges them, and named by
+    their position in the dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images
+    beside what they copy.
 
     Example: diffmem score --images samples/ --against data/train/
     """
+    from diffmem.cli.reading import shown_reading
     from diffmem.scoring import score_images
     from diffmem.store import Store
 
-    result = score_images(images, against, Store(store_path))
+    with shown_reading():
+        result = score_images(images, against, Store(store_path), resolution=resolution)
     if as_json:
         print_json({**vars(result), "ratio": result.ratio})
         return
@@ -45,11 +54,8 @@ def score(images: Path, against: str, store_path: Path, as_json: bool) -> None:
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
         "is less than a third as far away as the second nearest"
     )
-    if result.twins:
-        echo(
-            f"{result.twins} images of {against} are identical with another one of it: their copies have two nearest "
-            "images equally far away and do not count as memorized; remove all but one to count them"
-        )
+    for note in result.notes:
+        echo(f"note: {note}")
     if result.most_copied:
         rows = [
             {"position" if key == "nearest" else key: value for key, value in row.items()} for row in result.most_copied

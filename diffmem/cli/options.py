@@ -102,8 +102,7 @@ def max_pixels_option(command: Any) -> Any:
         show_envvar=True,
         expose_value=False,
         callback=_hand_on_max_pixels,
-        help="Most pixels that one collection of images may have, all decoded images together.  "
-        "[default: 5000000000, or as many RGB pixels as a quarter of the memory holds]",
+        help="Most pixels that one collection of images may have, all decoded images together.  [default: 5000000000]",
     )(command)
 
 
@@ -129,10 +128,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print data i
 
 
 def load_study(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "Study":
-    """Return the study of a file; StudyError with all its faults."""
+    """Return the study of a file, while a bar shows how far its images are read; StudyError with all its faults."""
+    from diffmem.cli.reading import shown_reading
     from diffmem.study import Study
 
-    return Study.load(path, profile=profile, overrides=overrides)
+    with shown_reading():
+        return Study.load(path, profile=profile, overrides=overrides)
 
 
 # --- names of the store ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,9 @@ def plan(
             f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
             f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
+    notes = Counter(note for each in planned for note in each.notes)
+    for note, cells in notes.items():
+        echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
     if speed is None:
         echo("--measure tells the time on this device, --tflops on another one")
     else:
@@ -129,6 +133,7 @@ def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None
         "images to train": cost.images_trained,
         "images to generate": cost.images_generated,
         "operations": cost.operations,
+        "notes": list(planned.notes),
     }
     if speed is not None:
         row["seconds"] = _seconds(planned, speed)
@@ -143,6 +148,7 @@ def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a plan as its table shows it."""
     units: dict[str, Callable[[float], str]] = {**dict.fromkeys(MAGNITUDES, with_unit), "seconds": duration}
     shown = {key: units[key](value) if key in units else value for key, value in row.items()}
+    shown.pop("notes")
     shown["checkpoints"] = f"{shown.pop('measured')}/{shown['checkpoints']}"
     return {HEADINGS.get(key, key): value for key, value in shown.items()}
 

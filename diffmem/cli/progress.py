@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffmem.cli.tables import printable
-from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Noted, Saved, Trained
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much a run says."""
@@ -47,6 +47,8 @@ def _is_failure(event: Event) -> bool:
 def _line(event: Event, total: int) -> str:
     """Return what an event says as a line of text, empty for what only moves a bar."""
     match event:
+        case Noted(note=note, cells=cells, of=of):
+            return f"note: {note}" + (f" (in {cells} of {of} cells)" if cells < of else "")
         case CellStarted(name=name, number=number, step=step, steps=steps, note=note):
             going_on = f", going on at step {step} of {steps}" if step else ""
             return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")

@@ -9,11 +9,11 @@ from diffmem.errors import DataError
 from diffmem.units import with_unit
 
 MOST_PIXELS = 5 * 10**9
-"""Pixels of one collection, 15 GB as RGB, on a machine with memory for them."""
+"""Pixels of one collection, 15 GB as RGB; it is mapped into memory, not held there."""
 RGB = 3
 """Bytes per pixel at most."""
 COPIES = 4
-"""The share of the memory that one collection may fill: decoding and training copy it."""
+"""The share of the memory that may be filled at once: what is read is copied."""
 LEAST_PIXELS = 64
 """What an image counts as at least: a label and an entry in a list take memory too."""
 MOST_ENCODED = 10**9
@@ -21,14 +21,20 @@ MOST_ENCODED = 10**9
 
 
 def most_pixels() -> int:
-    """Return how many pixels a collection may have: DIFFMEM_MAX_PIXELS, or what the memory of this machine allows."""
+    """Return how many pixels a collection may have: DIFFMEM_MAX_PIXELS, or 5 * 10^9."""
     given = os.environ.get("DIFFMEM_MAX_PIXELS")
     if not given:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return min(MOST_PIXELS, memory // COPIES // RGB)
+        return MOST_PIXELS
     if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) > 0):
         raise DataError(f"DIFFMEM_MAX_PIXELS: must be a whole number of pixels, not {reprlib.repr(given)}")
     return int(given)
+
+
+def most_bytes_at_once() -> int:
+    """Return how many bytes may be held at once: as DIFFMEM_MAX_PIXELS allows, or what this machine has room for."""
+    if os.environ.get("DIFFMEM_MAX_PIXELS"):
+        return RGB * most_pixels()
+    return min(RGB * MOST_PIXELS, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // COPIES)
 
 
 def check_pixels(where: object, images: int, each: int) -> None:

@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from diffmem.data.limits import first_line
 from diffmem.errors import DataError
-from diffmem.limits import first_line
 
 CHUNK = 1 << 24
 """Bytes that are read at once."""
@@ -55,23 +55,40 @@ class Npz:
 
     def read(self, claim: Claim) -> npt.NDArray[Any]:
         """Return the values of an array, if it has as many as it claims."""
+        return np.concatenate([np.empty((0, *claim.shape[1:]), claim.dtype), *self.blocks(claim)])
+
+    def blocks(self, claim: Claim) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows of an array in blocks, if it has as many as it claims; one in Fortran's order as a whole."""
         entry = self._entry(claim.name)
         with self.file.open(entry) as stream:
             _header(stream, claim.name)
             held = entry.file_size - stream.tell()
             if held != claim.nbytes:
                 raise ValueError(f"{claim.name!r} claims {claim.nbytes} bytes, but has {held}")
-            values = np.empty(claim.nbytes, dtype=np.uint8)
-            for start in range(0, claim.nbytes, CHUNK):
-                part = stream.read(min(CHUNK, claim.nbytes - start))
-                values[start : start + CHUNK] = np.frombuffer(part, dtype=np.uint8)  # ValueError if it ends early
-        return values.view(claim.dtype).reshape(claim.shape, order="F" if claim.fortran else "C")
+            if claim.fortran:
+                yield _filled(stream, claim.nbytes).view(claim.dtype).reshape(claim.shape, order="F")
+                return
+            count = claim.shape[0] if claim.shape else 1
+            row = claim.nbytes // max(count, 1)
+            at_once = max(1, CHUNK // max(row, 1))
+            for start in range(0, count, at_once):
+                rows = min(at_once, count - start)
+                yield _filled(stream, rows * row).view(claim.dtype).reshape(rows, *claim.shape[1:])
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
         entry = self.file.NameToInfo.get(f"{name}.npy") or self.file.getinfo(name)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without bounds
             raise ValueError(f"{name!r} is compressed in another way than numpy does it")
         return entry
+
+
+def _filled(stream: IO[bytes], length: int) -> npt.NDArray[np.uint8]:
+    """Return so many bytes of a stream; ValueError if it ends early."""
+    values = np.empty(length, dtype=np.uint8)
+    for start in range(0, length, CHUNK):
+        part = stream.read(min(CHUNK, length - start))
+        values[start : start + CHUNK] = np.frombuffer(part, dtype=np.uint8)
+    return values
 
 
 @contextmanager

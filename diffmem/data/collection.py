@@ -1,0 +1,355 @@
+"""Reading collections of images: folders, .zip, .npz, Parquet files and patterns of them, decoded once and kept.
+
+What is read is kept in the cache under the hash of its content, so that the next run maps one file into memory.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from diffmem.data import cache
+from diffmem.data.arrays import write_npz
+from diffmem.data.decoding import CHUNK, Encoded, decode_all, names_in, seen_in, zipped
+from diffmem.data.limits import check_pixels
+from diffmem.data.listing import EDM_LABELS, Listing, Placed, left_out_note, list_files, place
+from diffmem.data.parquet import opened as opened_parquet
+from diffmem.data.pixels import Seen, Size, alterations, range_fault, shown_size, treatments
+from diffmem.errors import DataError, SizeError
+
+Pixels = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """All images of a dataset, uint8 [n, c, h, w], their classes, int64 [n] in 0..C-1, and what is to be said."""
+
+    images: Pixels
+    classes: Indices
+    fingerprint: str = ""  # hash of the content of a user's own files, and of what it is taken to mean
+    notes: tuple[str, ...] = ()  # what was left out, turned, composited, resized, with its count
+    entry: str = ""  # its name in the cache
+    largest: Size = (0, 0)  # of the images as they were
+    enlarged: int = 0  # how many were
+
+
+def read_images(
+    pattern: str,
+    *,
+    resolution: int | Size | None,
+    only: range | None = None,
+    labels: str | None = None,
+    enlarge: bool = True,
+) -> Source:
+    """Return the images of a folder (a class per sub-folder), a .zip, a .npz, a Parquet file, or a pattern of them.
+
+    With `resolution` (pixels: a side, or width and height) every image is cropped to the centre that has its shape and
+    resized by Lanczos; without, all must have one size. `only` keeps the Parquet rows of a range of labels, counted
+    from its start; `labels` names their column. DataError names the file or row that cannot be used; without `enlarge`
+    also images that are all smaller than `resolution`.
+    """
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    try:
+        source = _source(list_files(pattern), Wanted(pattern, size, only, labels))
+    except OSError as error:
+        raise DataError(f"{error.filename or pattern}: cannot be read: {error.strerror or error}") from error
+    if not enlarge:
+        check_enlarged(source, pattern)
+    return source
+
+
+def check_enlarged(source: Source, name: str) -> None:
+    """Raise SizeError if all images of a source were enlarged."""
+    if source.enlarged == len(source.images):
+        height, width = source.images.shape[2:]
+        raise SizeError(
+            f"{name}: its images have at most {shown_size(source.largest)} pixels, so {width}x{height} would enlarge "
+            "them"
+        )
+
+
+class Wanted(NamedTuple):
+    """How images are to be read."""
+
+    pattern: str
+    size: Size | None
+    only: range | None
+    labels: str | None
+
+    @property
+    def suffix(self) -> str:
+        """Return what is added to the name of a cache entry, which holds them as they are wanted."""
+        side = "native" if self.size is None else shown_size(self.size)
+        rows = "" if self.only is None else f"-{self.only.start}-{self.only.stop}"
+        column = "" if self.labels is None else f"-{hashlib.sha256(self.labels.encode()).hexdigest()[:8]}"
+        return f"-{side}{rows}{column}"
+
+
+class Made(NamedTuple):
+    """What was decoded: its shape, classes, what was met, and what is said, besides what it is to mean."""
+
+    shape: tuple[int, ...]
+    classes: Sequence[int] | Indices
+    seen: Seen
+    hashes: list[tuple[int, bytes]] | None = None  # of the files that were read, bytes and SHA-256
+    altered: Sequence[str] = ()  # what makes the files mean something else than they once did
+    notes: Sequence[str] = ()
+
+
+class Reader(NamedTuple):
+    """One way to read files: all that are read, those hashed on the way first, and the function that decodes them."""
+
+    files: list[Path]
+    top: Path
+    decode: Callable[[Path], Made]
+    hashes_itself: bool = False
+
+
+def _source(listing: Listing, wanted: Wanted) -> Source:
+    """Return the images of a listing, whose kinds of files are read apart and then joined."""
+    kinds = [Listing(listing.top, images=listing.images, is_folder=listing.is_folder)] if listing.images else []
+    parquet = [file for file in listing.containers if file.suffix.lower() == ".parquet"]
+    kinds += [Listing(listing.top, containers=parquet)] if parquet else []
+    kinds += [Listing(file.parent, containers=[file]) for file in listing.containers if file not in parquet]
+    sources = [_read(_reader(kind, wanted), wanted) for kind in kinds]
+    joined = sources[0] if len(sources) == 1 else _joined(sources, kinds, wanted)
+    return replace(joined, notes=(*joined.notes, *listing.notes()))
+
+
+def _reader(listing: Listing, wanted: Wanted) -> Reader:
+    if listing.images:
+        return _folder_reader(listing, wanted)
+    first = listing.containers[0]
+    if first.suffix.lower() == ".parquet":
+        return Reader(
+            listing.containers, _common(listing.containers), partial(_decode_parquet, listing.containers, wanted)
+        )
+    decode = _decode_zip if first.suffix.lower() == ".zip" else _decode_npz
+    return Reader([first], first.parent, partial(decode, first, wanted))
+
+
+def _common(files: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([file.parent for file in files]))
+
+
+# --- what is kept --------------------------------------------------------------------------------------
+
+
+def _read(reader: Reader, wanted: Wanted) -> Source:
+    """Return images from the cache, or decode them and keep them there."""
+    found = _kept(reader, wanted)
+    if found is None:
+        name = hashlib.sha256(b"\0".join(os.fsencode(file.absolute()) for file in reader.files)).hexdigest()[:32]
+        with cache.only_one(name + wanted.suffix):
+            found = _kept(reader, wanted) or _decoded(reader, wanted)
+    return found
+
+
+def _kept(reader: Reader, wanted: Wanted) -> Source | None:
+    """Return images from the cache, if their files still hold what they held; None if they are not there.
+
+    Files are read again only where they may have changed, or have another name than when they were decoded.
+    """
+    stamps, at = cache.stamps_now(reader.files)
+    known = cache.known_content(reader.files)
+    if known and known.unchanged:
+        return _opened(known.digest, wanted)
+    if known or not reader.hashes_itself:
+        content = _content(reader, [_hashed(file) for file in reader.files])
+        cache.record_content(reader.files, content, stamps, at)
+        return _opened(content, wanted)
+    return None
+
+
+def _decoded(reader: Reader, wanted: Wanted) -> Source:
+    """Decode images and keep them."""
+    stamps, at = cache.stamps_now(reader.files)
+    with cache.new_pixels() as pixels:
+        made = reader.decode(pixels)
+        if made.seen.done["deep"] and (fault := range_fault("whole numbers", made.seen.least, made.seen.most)):
+            raise DataError(f"{wanted.pattern}: {fault}")
+        rest = reader.files[len(made.hashes or ()) :]
+        content = _content(reader, [*(made.hashes or ()), *map(_hashed, rest)])
+        cache.complete(pixels, content + wanted.suffix, made.shape, _facts(made, content))
+    cache.record_content(reader.files, content, stamps, at)
+    source = _opened(content, wanted)
+    if source is None:
+        raise DataError(f"{wanted.pattern}: its decoded images are gone from the cache; run the same command again")
+    return source
+
+
+def _hashed(file: Path) -> tuple[int, bytes]:
+    """Return the bytes and the SHA-256 of a file."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").digest()
+        return opened.tell(), digest
+
+
+def _content(reader: Reader, hashes: Iterable[tuple[int, bytes]]) -> str:
+    """Return the hash of the names and contents of files."""
+    digest = hashlib.sha256()
+    for file, (length, hashed) in zip(reader.files, hashes, strict=True):
+        digest.update(os.fsencode(file.relative_to(reader.top)) + f"\0{length}\0".encode())
+        digest.update(hashed)
+    return digest.hexdigest()[:32]
+
+
+def _facts(made: Made, content: str) -> dict[str, Any]:
+    """Return what is kept of a collection beside its pixels."""
+    channels, height, width = made.shape[1:]
+    altered = sorted([*(kind for kind in ALTERS if made.seen.done[kind]), *made.altered])
+    fingerprint = content
+    if altered:  # the same files had another meaning before
+        fingerprint = hashlib.sha256(json.dumps([content, cache.DECODER, altered]).encode()).hexdigest()[:32]
+    notes = [*treatments(made.seen), *alterations(made.seen, channels, (width, height)), *made.notes]
+    classes = zlib.compress(np.asarray(made.classes, dtype="<i4").tobytes())
+    return {
+        "classes": base64.b64encode(classes).decode(),
+        "fingerprint": f"sha256:{fingerprint}",
+        "notes": ["".join(letter if letter.isprintable() else "?" for letter in note) for note in notes],
+        "largest": list(made.seen.largest),
+        "enlarged": made.seen.done["enlarged"],
+    }
+
+
+ALTERS = ("turned", "transparent", "deep", "float", "first")
+"""What may be done to images that gives them other pixels than they had before it was done."""
+
+
+def _opened(content: str, wanted: Wanted) -> Source | None:
+    name = content + wanted.suffix
+    entry = cache.opened(name)
+    if entry is None:
+        return None
+    facts = entry.facts
+    classes = np.frombuffer(zlib.decompress(base64.b64decode(facts["classes"])), dtype="<i4").astype(np.int64)
+    return Source(
+        entry.images,
+        classes,
+        facts["fingerprint"],
+        tuple(facts["notes"]),
+        name,
+        (facts["largest"][0], facts["largest"][1]),
+        facts["enlarged"],
+    )
+
+
+# --- kinds of files ------------------------------------------------------------------------------------
+
+
+def _folder_reader(listing: Listing, wanted: Wanted) -> Reader:
+    names = [file.relative_to(listing.top).as_posix() for file in listing.images]
+    extra = [listing.top / EDM_LABELS] if (listing.top / EDM_LABELS).is_file() else []
+    placed = place(names, extra[0].read_bytes() if extra else None, wanted.pattern)
+    files = [listing.top / name for name in placed.names]
+    decode = partial(_decode_files, files, placed, wanted)
+    return Reader([*files, *extra], listing.top, decode, hashes_itself=True)
+
+
+def _decode_files(files: list[Path], placed: Placed, wanted: Wanted, pixels: Path) -> Made:
+    chunks, meaning, size = decode_all(
+        lambda: (Encoded(str(file)) for file in files), len(files), what=wanted.pattern, target=pixels, size=wanted.size
+    )
+    hashes = [each for chunk in chunks for each in chunk.hashes]
+    shape = (len(files), meaning.channels, size[1], size[0])
+    return Made(shape, placed.classes, seen_in(chunks), hashes, placed.notes, placed.notes)
+
+
+def _decode_zip(file: Path, wanted: Wanted, pixels: Path) -> Made:
+    with zipped(file) as archive:
+        listing, left_out = names_in(archive, file)
+        labels = archive.read(EDM_LABELS) if EDM_LABELS in archive.namelist() else None
+    placed = place(listing, labels, str(file))
+    chunks, meaning, size = decode_all(
+        lambda: (Encoded(name, archive=str(file)) for name in placed.names),
+        len(placed.names),
+        what=wanted.pattern,
+        target=pixels,
+        size=wanted.size,
+    )
+    shape = (len(placed.names), meaning.channels, size[1], size[0])
+    return Made(shape, placed.classes, seen_in(chunks), None, placed.notes, [*placed.notes, *left_out_note(left_out)])
+
+
+def _decode_npz(file: Path, wanted: Wanted, pixels: Path) -> Made:
+    written = write_npz(file, pixels, wanted.size)
+    return Made(written.shape, written.classes, written.seen, None, written.altered, written.notes)
+
+
+def _decode_parquet(files: list[Path], wanted: Wanted, pixels: Path) -> Made:
+    classes = array("q")
+    with opened_parquet(files, wanted.only, wanted.labels) as table:
+        count = len(table)
+        if not count:
+            raise DataError(f"{wanted.pattern}: no images in it")
+
+        def encoded() -> Iterator[Encoded]:
+            del classes[:]
+            for row in table.rows():
+                classes.append(row.label)
+                yield Encoded(row.where, row.data)
+
+        chunks, meaning, size = decode_all(encoded, count, what=wanted.pattern, target=pixels, size=wanted.size)
+        shape = (count, meaning.channels, size[1], size[0])
+        return Made(shape, list(classes), seen_in(chunks), None, table.altered, table.notes)
+
+
+# --- several kinds, or several .npz --------------------------------------------------------------------
+
+
+def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted) -> Source:
+    """Return the images of several sources as one; grey ones become RGB beside RGB. DataError where sizes differ."""
+    sizes = {source.images.shape[2:] for source in sources}
+    if len(sizes) > 1:
+        first, other = ((width, height) for height, width in sorted(sizes)[:2])
+        raise SizeError(f"{wanted.pattern}: files of {shown_size(first)} and of {shown_size(other)} pixels")
+    channels = max(source.images.shape[1] for source in sources)
+    count = sum(len(source.images) for source in sources)
+    check_pixels(wanted.pattern, count, math.prod(next(iter(sizes))))
+    content = hashlib.sha256(json.dumps([source.entry for source in sources]).encode()).hexdigest()[:32]
+    found = _opened(content, wanted)
+    if found is not None:
+        return found
+    only_npz = all(kind.containers and kind.containers[0].suffix.lower() == ".npz" for kind in kinds)
+    classes = np.concatenate([source.classes for source in sources]) if only_npz else np.zeros(count, dtype=np.int64)
+    notes = [note for source in sources for note in source.notes]
+    notes += [] if only_npz or not any(source.classes.any() for source in sources) else [NO_CLASSES]
+    seen = Seen(images=count)
+    seen.done["grey"] = sum(len(source.images) for source in sources if source.images.shape[1] < channels)
+    shape = (count, channels, *next(iter(sizes)))
+    with cache.new_pixels() as pixels:
+        with pixels.open("wb") as file:
+            for source in sources:
+                for start in range(0, len(source.images), CHUNK):
+                    part = source.images[start : start + CHUNK]
+                    file.write(np.broadcast_to(part, (len(part), *shape[1:])).tobytes())
+        made = Made(shape, classes, seen, altered=["joined", *(source.fingerprint for source in sources)], notes=notes)
+        cache.complete(pixels, content + wanted.suffix, shape, _facts(made, content))
+    joined = _opened(content, wanted)
+    if joined is None:
+        raise DataError(f"{wanted.pattern}: its decoded images are gone from the cache; run the same command again")
+    return joined
+
+
+NO_CLASSES = "files of several kinds are read together, without their classes"
+
+
+def image_files(pattern: str) -> list[str]:
+    """Return the file of each image of a folder, in the order of `read_images`; none for other collections."""
+    listing = list_files(pattern)
+    if not listing.is_folder:
+        return []
+    reader = _folder_reader(listing, Wanted(pattern, None, None, None))
+    return [str(file) for file in reader.files if file.name != EDM_LABELS]

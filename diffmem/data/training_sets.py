@@ -1,0 +1,245 @@
+"""Training sets: real images as uint8 arrays, in seeded, nested, class-balanced draws, with their labels."""
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from diffmem.config import DATASETS, MOST_CLASSES, Cell, Dataset
+from diffmem.data.collection import Indices, Pixels, Source, check_enlarged, read_images
+from diffmem.data.duplicates import Groups, find_groups, groups_of, keep_groups, note
+from diffmem.data.limits import check_pixels, most_bytes_at_once
+from diffmem.data.pixels import Seen, Size, alterations, changes, resized, shown_size
+from diffmem.errors import DataError, NoSuchData, SizeError
+from diffmem.units import with_unit
+
+IMAGENET_DOGS = range(151, 274)
+"""The 123 classes of ImageNet-1k that the paper's code takes: 118 breeds, and wolves, coyote and dingo."""
+SHIPPED = "digits"
+"""The dataset that needs no files."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images that a cell trains on, uint8 [N, c, h, w], and their labels, int64 [N], where it has any."""
+
+    images: Pixels
+    labels: Indices | None
+
+
+# --- sources -------------------------------------------------------------------------------------------
+
+
+def load_source(
+    dataset: str, resolution: int | Size | None, labels: str | None = None, *, enlarge: bool = False
+) -> Source:
+    """Return all images of a dataset by its name or path, at `resolution` (pixels) or in their own size.
+
+    `labels` names the column of labels of a Parquet file. Raises DataError where images cannot be read, cannot be
+    reached (with what to download and where to put it), or would all be enlarged without being asked to.
+    """
+    if dataset == SHIPPED:
+        source = _digits(resolution)
+        if not enlarge:
+            check_enlarged(source, dataset)
+        return source
+    if dataset == "cifar10":
+        files = _downloaded("uoft-cs/cifar10", ["plain_text/train-00000-of-00001.parquet"])
+        return read_images(files, resolution=resolution, enlarge=enlarge)
+    if dataset == "imagenet-dogs":
+        files = _downloaded("ILSVRC/imagenet-1k", [f"data/train-{i:05d}-of-00294.parquet" for i in range(294)])
+        return read_images(files, resolution=resolution or 32, only=IMAGENET_DOGS)
+    try:
+        return read_images(dataset, resolution=resolution, labels=labels, enlarge=enlarge)
+    except NoSuchData as error:
+        raise NoSuchData(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
+
+
+@lru_cache(maxsize=4)
+def _digits(resolution: int | Size | None) -> Source:
+    """The UCI handwritten digits: 1,797 grey 8x8 images of ten classes, values 0..255."""
+    with resources.as_file(resources.files("diffmem.datasets") / "digits.npz") as path, np.load(path) as file:
+        images: Pixels = file["images"]
+        classes = file["labels"].astype(np.int64)
+    own = (images.shape[3], images.shape[2])
+    size = own if resolution is None else (resolution, resolution) if isinstance(resolution, int) else resolution
+    check_pixels("digits", len(images), size[0] * size[1])
+    seen = Seen(images=len(images), smallest=own, largest=own)
+    seen.done.update(dict.fromkeys(changes(own, size), len(images)))
+    return Source(
+        resized(images, size),
+        classes,
+        notes=tuple(alterations(seen, 1, size)),
+        largest=own,
+        enlarged=seen.done["enlarged"],
+    )
+
+
+def _downloaded(repository: str, files: list[str]) -> str:
+    """Return the path, or the pattern, of a collection's Parquet files, fetched into huggingface_hub's own cache."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        paths = [Path(hf_hub_download(repository, name, repo_type="dataset")) for name in files]
+    except Exception as error:  # the library raises its own, the network's and the system's errors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        others = f" and the {len(files) - 1} files like it" if len(files) > 1 else ""
+        raise DataError(
+            f"the dataset {repository} cannot be fetched ({reason}); download {files[0]}{others} from it by hand and "
+            'name them in the study: P.dataset = "FOLDER/*.parquet"'
+        ) from error
+    return str(paths[0]) if len(paths) == 1 else str(paths[0].parent / "train-*.parquet")
+
+
+def describe(dataset: str, resolution: int | None, labels: str | None = None) -> Dataset:
+    """Return the facts of a dataset; a user's own files are read and decoded for it, once. Raises DataError."""
+    if dataset in DATASETS:
+        return DATASETS[dataset]
+    try:
+        source = load_source(dataset, resolution, labels)
+    except SizeError as error:
+        advice = "choose a smaller one" if resolution else "P.resolution gives all of them one"
+        raise DataError(f"{error}; {advice}") from error
+    channels, height, width = source.images.shape[1:]
+    if height != width:
+        raise DataError(f"{dataset}: {shown_size((width, height))} pixels, not square; P.resolution crops them")
+    sizes = tuple(np.bincount(source.classes).tolist())
+    return Dataset(sizes, width, channels, source.fingerprint)
+
+
+# --- training sets -------------------------------------------------------------------------------------
+
+
+def training_set(cell: Cell) -> TrainingSet:
+    """Return the training set of a cell; DataError where its source cannot provide it, or has changed since."""
+    P = cell.P
+    images: list[Pixels] = []
+    classes: list[Indices] = []
+    for dataset, wanted, count in P.parts:
+        source = _source(cell, dataset)
+        kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
+        chosen = draw(kinds, count, dataset=_known_as(cell, dataset), number=P.draw, balanced=P.balance)
+        held = count * source.images[0].size
+        if held > most_bytes_at_once():
+            raise DataError(
+                f"{dataset}: {count:,} images of {with_unit(held)}B in all do not fit into memory; take a smaller "
+                "P.size or P.resolution, or raise the limit with --max-pixels"
+            )
+        images.append(source.images[chosen])
+        classes.append(kinds[chosen])
+    channels = max(part.shape[1] for part in images)
+    images = [np.broadcast_to(part, (len(part), channels, *part.shape[2:])) for part in images]
+    return TrainingSet(np.concatenate(images), _labels(cell, np.concatenate(classes)))
+
+
+def _source(cell: Cell, dataset: str) -> Source:
+    """Return a dataset of a cell; DataError if its files hold something else than when the cell was planned."""
+    source = load_source(dataset, cell.P.resolution, cell.P.labels if dataset == cell.P.dataset else None)
+    if source.fingerprint and source.fingerprint != cell.fingerprints.get(dataset, source.fingerprint):
+        raise DataError(f"{dataset}: has changed since this run began; start it again to measure what it holds now")
+    return source
+
+
+def _known_as(cell: Cell, dataset: str) -> str:
+    return cell.fingerprints.get(dataset, dataset)
+
+
+def notes_of(cell: Cell, *, fetch: bool = True) -> tuple[str, ...]:
+    """Return what is to be said of the training images of a cell: what was done to them, and which are duplicates.
+
+    Without `fetch`, nothing is said of datasets that may have to be fetched first. Raises DataError as `load_source`.
+    """
+    said: list[str] = []
+    for dataset, wanted, count in cell.P.parts:
+        if fetch or dataset not in DATASETS or dataset == SHIPPED:
+            print_, labels = cell.fingerprints.get(dataset, ""), cell.P.labels if dataset == cell.P.dataset else None
+            said += _notes(dataset, print_, cell.P.resolution, labels, wanted, count, cell.P.draw, cell.P.balance)
+    return tuple(said)
+
+
+@lru_cache(maxsize=10_000)
+def _notes(
+    dataset: str,
+    fingerprint: str,
+    resolution: int | None,
+    labels: str | None,
+    wanted: tuple[int, ...] | None,
+    count: int,
+    number: int | str,
+    balanced: bool,
+) -> list[str]:
+    source, groups = _looked_through(dataset, fingerprint, resolution, labels)
+    kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
+    chosen = draw(kinds, count, dataset=fingerprint or dataset, number=number, balanced=balanced)
+    said = [*source.notes, note(groups.of(chosen))]
+    return [f"{dataset}: {each}" for each in said if each]
+
+
+@lru_cache(maxsize=2)
+def _looked_through(
+    dataset: str, _fingerprint: str, resolution: int | None, labels: str | None
+) -> tuple[Source, Groups]:
+    """Return a dataset and the groups of its images, looked for once."""
+    source = load_source(dataset, resolution, labels)
+    return source, groups_in(source)
+
+
+def groups_in(source: Source) -> Groups:
+    """Return the groups of images that are alike; those of files are kept in the cache."""
+    groups = groups_of(source.entry) if source.entry else None
+    if groups is None:
+        groups = find_groups(source.images)
+        if source.entry:
+            keep_groups(source.entry, groups)
+    return groups
+
+
+def _renumbered(classes: Indices, wanted: tuple[int, ...]) -> Indices:
+    """Return the position of each image's class in `wanted`, -1 where it is not in it."""
+    position = np.full(max(int(classes.max()), *wanted) + 1, -1)
+    position[list(wanted)] = np.arange(len(wanted))
+    return position[classes]
+
+
+def draw(classes: Indices, size: int, *, dataset: str, number: int | str, balanced: bool = True) -> Indices:
+    """Return the indices of `size` images with equal shares per class (Gu et al. 2023, Section 3).
+
+    The classes take turns, each in an order of its own that depends on the dataset, the draw's number and the
+    class (the file's order for `first`), so a smaller set is the beginning of a larger one. Images of class -1
+    take no part. Not `balanced`: all images in one such order, whatever their class. DataError if there are too few.
+    """
+    if not balanced:
+        order = _order(np.flatnonzero(classes >= 0), dataset, number, MOST_CLASSES)
+        if size > len(order):
+            raise DataError(f"{size} images of {dataset}: it has {len(order)}; take a smaller P.size")
+        return order[:size]
+    count = int(classes.max()) + 1
+    orders = [_order(np.flatnonzero(classes == c), dataset, number, c) for c in range(count)]
+    rounds = -(-size // count)
+    shortest = min(map(len, orders))
+    if size > count * shortest:
+        raise DataError(
+            f"{size} images of {dataset}: its smallest class has {shortest}, enough for a balanced set of "
+            f"{count * shortest}; take a smaller P.size or fewer P.classes, or P.balance = false"
+        )
+    return np.stack([order[:rounds] for order in orders], axis=1).reshape(-1)[:size]
+
+
+def _order(members: Indices, dataset: str, number: int | str, class_index: int) -> Indices:
+    if number == "first":
+        return members
+    seed = [zlib.crc32(f"draw/{dataset}".encode()), int(number), class_index]
+    return np.random.default_rng(seed).permutation(members)
+
+
+def _labels(cell: Cell, classes: Indices) -> Indices | None:
+    """Return the label of each training image: its class, a random one of C, or one of its own."""
+    if cell.M.condition == "true":
+        return classes
+    if cell.M.condition == "random":
+        rng = np.random.default_rng([zlib.crc32(b"random labels"), cell.T.seed])
+        return rng.integers(cell.labels, size=len(classes))
+    return np.arange(len(classes)) if cell.M.condition == "unique" else None
