@@ -19,10 +19,10 @@ from PIL import Image
 from diffmem import data
 from diffmem.cli import main
 from diffmem.config import Cell, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure, impossible_pairs
-from diffmem.data import describe, load_source, training_set
-from diffmem.data import read_images
+from diffmem.data import describe, load_source, read_images, training_set
+from diffmem.data.cache import cache_folder
+from diffmem.data.limits import most_bytes_at_once, most_pixels
 from diffmem.data.pixels import crop_and_resize
-from diffmem.data.limits import most_pixels
 from diffmem.errors import DataError, StudyError
 from diffmem.study import Study
 
@@ -128,8 +128,7 @@ def test_images_are_decoded_once_and_known_by_their_content(tmp_path: Path) -> N
     moved = read_images(write_folder(tmp_path / "b", images, [0, 0, 1, 1]), resolution=None)
     other = read_images(write_folder(tmp_path / "c", pictures(4, side=8, seed=1), [0, 0, 1, 1]), resolution=None)
     assert first.fingerprint == moved.fingerprint != other.fingerprint
-    cache = Path(str(load_source.__wrapped__.__globals__["read_images"].__globals__["cache_folder"]()))
-    assert len(list(cache.glob("*.npz"))) == 2
+    assert len(list(cache_folder().glob("*.pixels"))) == 2
 
 
 def test_an_image_that_changes_makes_other_cells(tmp_path: Path) -> None:
@@ -246,8 +245,9 @@ def test_a_corrupt_image_names_its_file_or_row(tmp_path: Path) -> None:
 def test_images_of_unequal_size_name_the_first_that_differs(tmp_path: Path) -> None:
     rows = [png(pictures(1, side=8)[0]), png(pictures(1, side=10)[0])]
     file = write_parquet(tmp_path / "a.parquet", rows, [0, 0])
-    assert f"{file}, row 1: 10x10 in 3 channels, but the first image is 8x8" in refusal(file)
-    assert "not square" in refusal(write_parquet(tmp_path / "b.parquet", [png(pictures(1)[0][:16])], [0]))
+    assert f"{file}, row 1: 10x10 pixels, but the first image has 8x8" in refusal(file)
+    with pytest.raises(DataError, match=r"32x16 pixels, not square; P\.resolution crops"):
+        describe(write_parquet(tmp_path / "b.parquet", [png(pictures(1)[0][:16])], [0]), None)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_images_of_unequal_size_name_the_first_that_differs(tmp_path: Path) -> N
         ("nothing.npz", b"", "not a .npz"),
         ("broken.npz", b"PK\x03\x04 and no more", "not a .npz"),
         ("nothing.parquet", b"PAR1", "not a Parquet file"),
-        ("study.toml", b"x = 1", "not a folder of images, a .npz or a Parquet file"),
+        ("study.toml", b"x = 1", "not a folder of images, a .npz, a .zip or a Parquet file"),
     ],
 )
 def test_a_file_that_is_none_of_images_is_refused(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
@@ -383,7 +383,6 @@ BOMBS = {
     "a BMP of a negative width": b"BM"
     + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, -8, 8, 1, 24, 0, 0, 0, 0, 0, 0),
     "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
-    "a PPM": b"P5 8 8 255\n" + bytes(64),
     "nothing": b"",
 }
 
@@ -443,10 +442,10 @@ def test_the_digits_are_not_made_larger_than_the_limit() -> None:
         load_source("digits", 10_000)
 
 
-def test_without_a_limit_a_quarter_of_the_memory_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_a_quarter_of_the_memory_is_the_most_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIFFMEM_MAX_PIXELS", raising=False)
     memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
-    assert most_pixels() == min(5 * 10**9, memory // 12)
+    assert (most_pixels(), most_bytes_at_once()) == (5 * 10**9, min(15 * 10**9, memory // 4))
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "x", "1e9", "1" + 5000 * "0", "²"])

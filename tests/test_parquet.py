@@ -105,7 +105,7 @@ def test_a_name_in_a_file_is_a_name_and_never_sql(folder: Path, number: int, for
 
 
 def test_a_file_of_hostile_names_is_scored_and_nothing_is_written_outside(folder: Path) -> None:
-    write("a.parquet", **dict.fromkeys(hostile_names(folder / "pwned"), PNGS))
+    write("a.parquet", image=PNGS, **dict.fromkeys(hostile_names(folder / "pwned"), PNGS))
     assert command("score", "--images", "a.parquet", "--against", "a.parquet").exit_code == 0
     assert {path.name for path in folder.iterdir()} == {"here", "cache"}
     assert {path.name for path in Path().iterdir()} == {"a.parquet", "store"}
@@ -176,9 +176,7 @@ LABELS = [
     (pa.array([0, -1]), "-1"),
     (pa.array([float("nan")] * 2), "nan"),
     (pa.array([0.5, 0.5]), "0.5"),
-    (pa.array(["cat", "dog"]), "cat"),
-    (pa.array(["\x1b[2J\ncat"] * 2), "?[2J"),
-    (pa.array(["x" * 10**6] * 2), "x" * 40 + ","),
+    (pa.array([b"\x1b[2J\ncat"] * 2), "\\x1B[2J\\x0Acat"),
     (pa.array([[1], [2]]), "[1]"),
     (pa.array([{"a": 1}] * 2), "{'a': 1}"),
     (pa.array([b"\xff", b"1"]), "\\xFF"),
@@ -209,7 +207,10 @@ def test_labels_of_every_whole_type_are_read(kind: pa.DataType) -> None:
 def test_the_highest_class_number_is_read_and_described() -> None:
     write("a.parquet", image=PNGS[:2], label=[0, 99_999])
     Path("s.toml").write_text('P.dataset = "a.parquet"\nP.size = 2\nM.network = "optimum"\n')
-    assert "balanced sets of up to 0" in command("plan", "s.toml").stderr
+    assert (
+        "a.parquet has no images of classes 1, 2, 3, 4, 5; take those that there are with P.classes = [0, 99999]"
+        in command("plan", "s.toml").stderr
+    )
 
 
 # --- sizes and damage ----------------------------------------------------------------------------------

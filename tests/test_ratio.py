@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 import diffmem
 from diffmem.data import load_source
@@ -14,8 +15,8 @@ COPIES = [5, 9, 700]
 
 @pytest.fixture
 def training() -> np.ndarray:
-    """Return the digits, uint8 [1797, 1, 8, 8]."""
-    return load_source("digits", None).images
+    """Return digits of which no two are alike, uint8 [1000, 1, 8, 8]."""
+    return load_source("digits", None).images[:1000]
 
 
 @pytest.fixture
@@ -34,8 +35,8 @@ def test_the_threshold_decides_what_counts_as_a_copy(training):
     quarter = (one + (other - one) * 0.25).round().astype(np.uint8)  # d1 / d2 is about a third
     assert diffmem.memorization_ratio(quarter, training[:2], threshold=0.5) == 1
     assert diffmem.memorization_ratio(quarter, training[:2], threshold=0.2) == 0
-    for threshold in (0, 1.5):
-        with pytest.raises(DataError, match="threshold must be above 0 and at most 1"):
+    for threshold in (0, 1.5, "1/3", None):
+        with pytest.raises(DataError, match="threshold must be a number above 0 and at most 1"):
             diffmem.memorization_ratio(quarter, training[:2], threshold=threshold)
 
 
@@ -76,16 +77,30 @@ def test_what_is_given_stays_as_it_was(generated, training):
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (np.zeros((2, 1, 8, 8)), r"generated images: must be uint8 on the 0\.\.255 scale, not float64; a tensor x"),
-        (torch.zeros(2, 1, 8, 8), r"not float32"),
+        (
+            np.full((2, 1, 8, 8), 255.0),
+            r"generated images: the values are float64 in 255\.\.255, but must",
+        ),
+        (torch.full((2, 1, 8, 8), -1.5), r"the values are float32 in -1\.5\.\.-1\.5, but must be in"),
+        (np.full((2, 1, 8, 8), np.nan), r"the values are float64 in nan\.\.nan, but must be in"),
+        (
+            np.full((2, 1, 8, 8), 200),
+            r"int64 in 200\.\.200, but must be in 0\.\.65535 with some above 255",
+        ),
+        (np.full((2, 1, 8, 8), 70_000), r"the values are int64 in 70000\.\.70000"),
         (np.zeros((2, 4, 8, 8), np.uint8), r"with 1 or 3 channels c, not \[2, 4, 8, 8\]"),
         (np.zeros((8, 8), np.uint8), r"not \[8, 8\]"),
-        (np.zeros((2, 3, 8, 8), np.uint8), "generated images are RGB with 8x8 pixels, but training images are grey"),
-        (np.zeros((2, 1, 9, 8), np.uint8), "grey with 8x9 pixels, but training images are grey with 8x8 pixels"),
+        (np.zeros((2, 1, 9, 8), np.uint8), "generated images have 8x9 pixels, but training images have 8x8 pixels"),
         (np.zeros((0, 1, 8, 8), np.uint8), "generated images: none"),
         ([], "generated images: none"),
-        ([np.zeros((8, 8)), np.zeros((9, 9))], r"must all have one shape, but there are \(8, 8\) and \(9, 9\)"),
-        (["a.png", "b.png"], r"generated images: must be uint8"),
+        (
+            [np.zeros((8, 8)), np.zeros((9, 9))],
+            r"type, but there are float64 \[8, 8\] and float64 \[9, 9\]",
+        ),
+        (["a.png", "b.png"], "generated images: must be numbers, not <U5"),
+        ("a.png", "generated images: must be an array, a tensor or a list of images, not str"),
+        ([(np.zeros((8, 8), np.uint8), 3)], "each must be an image, not a tuple of image and label; give the images"),
+        (DataLoader(TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4))), "join the batches of a loader with torch"),
         (None, "generated images: must be an array, a tensor or a list of images, not NoneType"),
     ],
 )

@@ -5,6 +5,7 @@ An entry is the pixels of a collection, under the hash of its content, and a fil
 
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
@@ -179,7 +180,10 @@ def opened(name: str) -> Entry | None:
     """Return an entry; None if there is none, or it is not as it was written."""
     path = entry_path(name)
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _checked(path, *(_stamps([path, path.with_suffix(".json")])))
+        entry = _checked(path, *(_stamps([path, path.with_suffix(".json")])))
+        if entry is not None:
+            check_pixels(path, len(entry.images), math.prod(entry.images.shape[2:]))
+        return entry
     return None
 
 
@@ -190,7 +194,6 @@ def _checked(path: Path, _stamps: str, _newest: int) -> Entry | None:
     if held is None:
         return None
     count, channels, height, width = held["shape"]
-    check_pixels(path, count, height * width)
     if path.stat().st_size == count * channels * height * width and _checksums(path) == held["crcs"]:
         return Entry(np.memmap(path, dtype=np.uint8, mode="c", shape=(count, channels, height, width)), held["facts"])
     return None

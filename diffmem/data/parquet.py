@@ -21,6 +21,8 @@ LABELS = ("label", "labels", "class", "fine_label", "category")
 SIZES = ("tinyint", "smallint", "integer", "bigint")
 INTEGERS = frozenset({"boolean", *SIZES, *(f"u{size}" for size in SIZES)})
 FLOATS, TEXTS = frozenset({"float", "double"}), frozenset({"varchar", "enum"})
+LONGEST_NAME = 1000
+"""Characters of the name of a class."""
 BATCH = 2048
 """Rows that DuckDB holds at once."""
 
@@ -140,6 +142,11 @@ class Table:
     def _text_classes(self) -> dict[str, int]:
         """Return the classes of a column of text, in order of name."""
         self._label = f"{self._label}::VARCHAR"
+        [[longest]] = self.connection.execute(
+            f"SELECT max(length({self._label})) {self._table}", [self.names]
+        ).fetchall()
+        if longest is not None and longest > LONGEST_NAME:
+            raise DataError(f"{self.files[0]}: class names of up to {longest:,} characters; at most {LONGEST_NAME:,}")
         found = self.connection.execute(
             f"SELECT DISTINCT {self._label} AS name {self._table} WHERE name IS NOT NULL "
             f"ORDER BY name LIMIT {MOST_CLASSES + 1}",
