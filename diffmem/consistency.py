@@ -54,6 +54,9 @@ FAULTS = {
     "SELECT DISTINCT cell_id FROM attempts ANTI JOIN cells USING (cell_id)": (
         "{cell_id}: an attempt at a cell that is not there"
     ),
+    "SELECT DISTINCT cell_id FROM notes ANTI JOIN cells USING (cell_id)": (
+        "{cell_id}: a note on a cell that is not there"
+    ),
     "SELECT study, cell_id FROM study_cells ANTI JOIN cells USING (cell_id)": (
         "{study}: it lists the cell {cell_id}, which is not there"
     ),

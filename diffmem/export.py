@@ -30,7 +30,7 @@ EMM = """
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence or emm of a store, or of one study, to a file, whole or not at all.
+    """Write the cells, checkpoints, evidence, notes or emm of a store, or of one study, to a file, whole or not at all.
 
     With a study, cells and checkpoints come once for each place that they have in it. DiffmemError where the file
     cannot be written.
@@ -52,7 +52,7 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
-    """Return the query of cells, checkpoints or evidence."""
+    """Return the query of cells, checkpoints, evidence or notes."""
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
@@ -73,6 +73,8 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             ORDER BY {order}cell_id, epoch
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
+    if what == "notes":
+        return f"SELECT cell_id, note FROM notes {only} ORDER BY cell_id, note"
     return f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only} ORDER BY cell_id, epoch, sample"
 
 

@@ -111,7 +111,8 @@ def cell_states(store: Store) -> list[Row]:
 
 def describe_cell(store: Store, cell_id: str) -> Row:
     """Return all about a cell: cell_id, created_at, configuration, expected, studies (with axis values),
-    checkpoints (each with low and high, its 95% Wilson interval) and attempts, the first one first."""
+    checkpoints (each with low and high, its 95% Wilson interval), attempts, the first one first, and notes (what was
+    done to its images)."""
     with store.snapshot():
         (cell,) = store.read(
             "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
@@ -135,12 +136,14 @@ def describe_cell(store: Store, cell_id: str) -> Row:
             """,
             [cell_id],
         )
+        notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
     for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
         for row in rows:
             row[key] = decoded(row[key], store.path)
     for row in attempts:
         row["outcome"] = outcome_of({**row, "expected": cell["expected"], "measured": len(checkpoints)})
-    return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts}
+    said = [row["note"] for row in notes]
+    return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts, "notes": said}
 
 
 def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:

@@ -75,6 +75,7 @@ MERGE = [
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",
+    "INSERT OR IGNORE INTO notes FROM other_.notes",
     """
     INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
         FROM checkpoints AS c
@@ -90,8 +91,9 @@ def merge(store: Store, path: Path, *, name: str = "") -> int:
     """Take over into `store` what the one at `path` has and it lacks; return how many checkpoints that were.
 
     Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
-    registrations of a study the newer one. StoreError, with nothing changed, where both have measured a
-    checkpoint differently; it calls the first one `name`, or by its path. A store has all of itself already.
+    registrations of a study the newer one, and a cell has the notes of both. StoreError, with nothing changed, where
+    both have measured a checkpoint differently; it calls the first one `name`, or by its path. A store has all of
+    itself already.
     """
     other = Store(path).current()  # says what is wrong with it, if anything
     if store.exists() and path.samefile(store.path):

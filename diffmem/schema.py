@@ -93,5 +93,12 @@ MIGRATIONS = [
     ALTER TABLE studies ADD COLUMN overrides JSON DEFAULT '[]'; -- what --set has changed of the file, as it was given
     ALTER TABLE studies ADD COLUMN folder VARCHAR               -- where `path` begins if it is relative
     """,
+    """
+    CREATE TABLE notes (                   -- what was done to the images of a cell when they were read
+        cell_id VARCHAR NOT NULL,
+        note VARCHAR NOT NULL,             -- one sentence, with its count
+        PRIMARY KEY (cell_id, note)
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""

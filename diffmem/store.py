@@ -3,10 +3,12 @@
 import json
 import uuid
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
@@ -41,6 +43,18 @@ PROGRESS = """
 """SQL that joins to cells how far they are, and their latest attempt."""
 SIZE = "CAST(configuration->>'$.P.size' AS BIGINT)"
 """SQL for the number of training images of a cell."""
+REPLACE_NOTES = [
+    """
+    DELETE FROM notes WHERE cell_id IN (SELECT cell_id FROM noted_cells)
+        AND NOT EXISTS (FROM given_notes AS g WHERE g.cell_id = notes.cell_id AND g.note = notes.note)
+    """,
+    """
+    INSERT INTO notes
+    SELECT DISTINCT cell_id, note FROM given_notes ANTI JOIN notes USING (cell_id, note) ORDER BY ALL
+    """,
+]
+"""How given notes replace those of the cells that they are given for; those that stay are not written again, as that
+would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +144,13 @@ class Store(Database):
         folder: str | None = None,
         cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
         keep: bool = False,
+        notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         """Record a study and its cells as (cell, curve, name, axis values).
 
-        They replace what it listed before, or with `keep` come after it where they are not in it.
+        They replace what it listed before, or with `keep` come after it where they are not in it. `notes` say what was
+        done to the images of a cell, a sentence each, by cell_id: they replace those that the store has of these
+        cells, and the other cells keep theirs.
         """
         now = utc_now()
         written = [json.dumps(each) for each in (axes, estimation, overrides)]
@@ -150,6 +167,8 @@ class Store(Database):
             "name": _texts(text for _, _, text, _ in cells),
             "axis_values": _texts(json.dumps(values) for *_, values in cells),
         }
+        said = [(cell_id, text) for cell_id, texts in notes.items() for text in map(_sentence, texts) if text]
+        noted = {"cell_id": _texts(cell_id for cell_id, _ in said), "note": _texts(text for _, text in said)}
         with self.writing(create=True) as connection:
             connection.register("given_cells", rows)
             connection.register("given_members", members)
@@ -176,6 +195,11 @@ class Store(Database):
                 """,
                 [name, name],
             )
+            if notes:
+                connection.register("noted_cells", {"cell_id": _texts(notes)})
+                connection.register("given_notes", noted)
+                for statement in REPLACE_NOTES:
+                    connection.execute(statement)
 
     def start_attempt(self, cell_id: str, where: Provenance, *, attempt_id: str = "") -> str:
         """Record that work on a cell starts, and return the attempt's id; an older open attempt counts as lost.
@@ -511,6 +535,33 @@ class Store(Database):
             [study],
         )
 
+    def notes(self, study: str) -> list[Row]:
+        """Return what was done to the images of a study: note (a sentence) and cells (how many have it), those of most
+        cells first."""
+        return self.read(
+            """
+            SELECT note, count(*) AS cells FROM notes
+            WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+            GROUP BY note ORDER BY cells DESC, note
+            """,
+            [study],
+        )
+
+    def cell_notes(self, study: str) -> dict[str, list[str]]:
+        """Return the notes of each cell of a study that has any, by cell_id, in the order of `notes`."""
+        found: dict[str, list[str]] = defaultdict(list)
+        rows = self.read(
+            """
+            SELECT cell_id, note FROM notes
+            WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)
+            ORDER BY count(*) OVER (PARTITION BY note) DESC, note, cell_id
+            """,
+            [study],
+        )
+        for row in rows:
+            found[row["cell_id"]].append(row["note"])
+        return dict(found)
+
     def replicated(self, cell_id: str) -> list[Row]:
         """Return the training images that memorized images of a cell's last checkpoint are nearest to, most copied
         first: nearest (position in the training set) and copies."""
@@ -578,6 +629,11 @@ def _decoded(rows: list[Row], place: Path, *keys: str) -> list[Row]:
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
     """Return texts as an array that DuckDB scans as a column."""
     return np.array(list(values), dtype=object)
+
+
+def _sentence(note: str) -> str:
+    """Return a note without blanks around it, as text that UTF-8 has: the bytes of a file's name may be none."""
+    return note.strip().encode("utf-8", "backslashreplace").decode()
 
 
 def _later(column: str, rows: str) -> str:

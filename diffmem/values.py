@@ -107,6 +107,7 @@ RULES = [
     Rule("checkpoints", "cell_id", "abs(ratio - memorized / samples) < 1e-9", "a ratio is not memorized / samples"),
     Rule("checkpoints", "cell_id", SECONDS.format("train_seconds"), "the training time of a checkpoint is impossible"),
     Rule("checkpoints", "cell_id", SECONDS.format("score_seconds"), "the scoring time of a checkpoint is impossible"),
+    Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""
 

@@ -20,7 +20,7 @@ import pytest
 import tiny
 from click.testing import CliRunner, Result
 
-from diffmem.cli import main
+from diffmem.cli import main, results
 from diffmem.cli.tables import MOST_ROWS, _widths, print_table
 from diffmem.cost import cell_cost
 from diffmem.schema import MIGRATIONS
@@ -523,6 +523,50 @@ def test_emm_says_what_is_not_measured_yet():
     assert "2 of 2 cells are not finished" in none["note"]
     assert (unique["emm"], unique["value"], unique["ratios"]) == ("not measured", None, {})
     assert "not measured" in diffmem("emm", "small").stdout
+
+
+def note(store: Store, notes: dict[str, list[str]]) -> None:
+    """Add notes to the cells of the small study, by their condition."""
+    loaded = Study.load(study())
+    given = {entry.cell.cell_id: notes.get(entry.cell.M.condition, []) for entry in loaded.cells}
+    tiny.register(store, loaded, notes=given)
+
+
+@pytest.mark.parametrize("command", ["status", "emm"])
+def test_each_note_is_printed_once_with_its_cells_if_not_all_have_it(command):
+    store = fill({("none", 4): [1.0, 0.5]})
+    before = diffmem(command, "small").stdout
+    note(store, {"none": ["2 of 9 images are transparent", "resized"], "unique": ["resized"]})
+    printed = diffmem(command, "small").stdout
+    assert printed == f"{before}note: resized\nnote: 2 of 9 images are transparent (in 2 of 4 cells)\n"
+
+
+def test_notes_are_in_the_data_of_emm_and_of_each_cell_in_that_of_status():
+    store = fill({("none", 4): [1.0, 0.5]})
+    before = data("emm", "small")
+    note(store, {"none": ["2 of 9 images are transparent", "resized"], "unique": ["resized"]})
+    notes = [{"note": "resized", "cells": 4}, {"note": "2 of 9 images are transparent", "cells": 2}]
+    assert data("emm", "small") == {**before, "notes": notes}
+    assert [(row["M.condition"], row["notes"]) for row in data("status", "small")] == [
+        *2 * [("none", ["resized", "2 of 9 images are transparent"])],
+        *2 * [("unique", ["resized"])],
+    ]
+
+
+@pytest.mark.usefixtures("filled")
+def test_without_notes_nothing_is_said_of_them():
+    for command in ("status", "emm"):
+        assert "note:" not in diffmem(command, "small").stdout
+    assert data("emm", "small")["notes"] == []
+    assert [row["notes"] for row in data("status", "small")] == [[]] * 4
+
+
+def test_more_notes_than_anybody_reads_are_counted(monkeypatch):
+    monkeypatch.setattr(results, "MOST_ROWS", 2)
+    note(fill({}), {"none": ["a", "b", "c", "d"]})
+    printed = diffmem("status", "small").stdout.splitlines()
+    assert [line[:7] for line in printed[-3:-1]] == ["note: a", "note: b"]
+    assert printed[-1] == "... and 2 notes more, which --json prints"
 
 
 def wait_for(path: Path, text: str, process: subprocess.Popen) -> str:

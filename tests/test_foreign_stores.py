@@ -239,6 +239,7 @@ VALUES = [
     "UPDATE checkpoints SET train_seconds = 'nan'",
     "UPDATE checkpoints SET measured_at = 'infinity'",
     "UPDATE checkpoints SET epoch = -epoch",
+    "INSERT INTO notes SELECT cell_id, ' ' FROM cells",
 ]
 """Values that have the right type and that diffmem never writes."""
 
@@ -308,6 +309,15 @@ def test_texts_of_a_store_do_not_command_the_terminal() -> None:
         assert result.exit_code == 0
         assert not {"\x1b", "\x07", "\r"} & set(result.stdout), result.stdout
         assert "owned" in result.stdout
+
+
+def test_notes_of_a_store_do_not_command_the_terminal_and_are_no_line_of_their_own() -> None:
+    change("INSERT INTO notes SELECT cell_id, 'a' || chr(27) || ']0;owned' || chr(7) || chr(10) || 'b' FROM cells")
+    (cell_id,) = Store("store/diffmem.duckdb").rows("SELECT min(cell_id) AS cell_id FROM cells")
+    for command in (["status", "tiny"], ["emm", "tiny"], ["show", cell_id["cell_id"]]):
+        result = run(*command)
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[-1] == "note: a?]0;owned? b"
 
 
 # --- queries -------------------------------------------------------------------------------------------
@@ -673,7 +683,7 @@ def test_a_store_of_an_older_schema_is_read_where_nothing_can_be_written() -> No
         env=tiny.environment(), capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "schema            3\n" in ended.stdout
+    assert f"schema            {len(MIGRATIONS)}\n" in ended.stdout
     assert [each.name for each in path.parent.iterdir()] == ["old.duckdb"]
 
 

@@ -340,7 +340,7 @@ NAMES = {
 ODD_NAMES = {
     "show": CELLS,
     "diff": CELLS,
-    "export": ["checkpoints", "evidence", "emm"],
+    "export": ["checkpoints", "evidence", "notes", "emm"],
     "query": QUERIES,
 }
 """Other words than WORDS that are near to what a command takes."""

@@ -126,6 +126,14 @@ def test_show_has_every_attempt_with_how_it_ended(store, ids):
     assert [line.partition(" UTC with ")[2] for line in lines] == ["torch 10", "python 3.0, torch 9.9"]
 
 
+def test_show_has_the_notes_of_the_cell_and_of_no_other(store, study, ids):
+    tiny.register(store, study, notes={ids[0]: ["2 images were resized", "1 of 8 is grey"], ids[1]: ["another"]})
+    assert data("show", ids[0])["notes"] == ["1 of 8 is grey", "2 images were resized"]
+    lines = diffmem("show", ids[0]).stdout.splitlines()
+    assert lines[-2:] == ["note: 1 of 8 is grey", "note: 2 images were resized"]
+    assert "another" not in "".join(lines)
+
+
 def test_show_of_a_cell_with_nothing_measured(ids):
     shown = data("show", ids[1])
     assert (shown["expected"], shown["checkpoints"], shown["attempts"]) == (3, [], [])
@@ -325,6 +333,15 @@ def test_an_export_of_a_study_has_nothing_of_others(store, ids):
     assert [row["study"] for row in exported("emm", "json", "--study", "it's")] == ["it's other"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
+def test_notes_are_exported_all_or_of_a_study(suffix, store, study, ids):
+    tiny.register(store, study, notes={ids[0]: ["resized, 2 of 8"], ids[1]: ["b", "a"]})
+    tiny.register(store, tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]"), name="other"))
+    every = sorted([(ids[0], "resized, 2 of 8"), (ids[1], "a"), (ids[1], "b")])
+    assert [tuple(row.values()) for row in exported("notes", suffix)] == every
+    assert [row["note"] for row in exported("notes", suffix, "--study", "other")] == ["a", "b"]
+
+
 def test_an_export_to_a_link_replaces_what_it_leads_to():
     Path("there.csv").write_text("before")
     Path("link.csv").symlink_to("there.csv")
@@ -434,6 +451,7 @@ HARM = {
         "{0} at epoch 30: evidence without its checkpoint",
         "{0} at epoch 30: image pairs without their checkpoint",
     ],
+    "INSERT INTO notes VALUES ('nobody', 'resized')": ["nobody: a note on a cell that is not there"],
     "INSERT INTO copied VALUES ('nobody', 0, '')": ["nobody: pictures of copied training images without a checkpoint"],
     "DELETE FROM cells WHERE cell_id NOT IN (SELECT cell_id FROM checkpoints)": [
         "tiny: it lists the cell {1}, which is not there"

@@ -475,7 +475,7 @@ CASES = [
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: made by a newer diffmem (schema 99, this one knows 3); upgrade diffmem, or name another store",
+        "a.duckdb: made by a newer diffmem (schema 99, this one knows 4); upgrade diffmem, or name another store",
         newer,
     ),
     Case(

@@ -203,7 +203,7 @@ def shards(study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def tables(path: Path) -> dict[str, list[Row]]:
     """Return all that a store has but its own history."""
-    names = ("cells", "studies", "study_cells", "attempts", "checkpoints", "evidence", "pairs", "copied")
+    names = ("cells", "studies", "study_cells", "attempts", "checkpoints", "evidence", "pairs", "copied", "notes")
     return {name: Store(path).rows(f"FROM {name} ORDER BY ALL") for name in names}
 
 

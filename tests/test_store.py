@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -21,10 +22,22 @@ from diffmem import database
 from diffmem import store as store_module
 from diffmem.attempts import close_attempts
 from diffmem.errors import StoreError, StoreHeld, StoreUnavailable
+from diffmem.merging import merge
 from diffmem.schema import MIGRATIONS
 from diffmem.store import Checkpoint, Store
 
-TABLES = {"attempts", "cells", "checkpoints", "copied", "evidence", "migrations", "pairs", "studies", "study_cells"}
+TABLES = {
+    "attempts",
+    "cells",
+    "checkpoints",
+    "copied",
+    "evidence",
+    "migrations",
+    "notes",
+    "pairs",
+    "studies",
+    "study_cells",
+}
 PATIENCE = 0.2
 
 
@@ -357,6 +370,123 @@ def test_an_attempt_left_open_counts_as_lost_when_the_next_one_starts(store: Sto
     second = store.start_attempt("cell", tiny.HERE)
     outcomes = {row["attempt_id"]: row["outcome"] for row in store.rows("SELECT attempt_id, outcome FROM attempts")}
     assert outcomes == {lost: "lost", other: "running", second: "running"}
+
+
+# --- notes ---------------------------------------------------------------------------------------------
+
+CLEAR = "train/: 3 of 40 images are transparent; they were composited on white"
+LARGE = "train/: 40 images of 16x16 pixels were resized to 8x8"
+
+
+def noted(store: Store, folder: Path, *notes: list[str] | None, name: str = "tiny", text: str = tiny.TEXT) -> list[str]:
+    """Register a study with notes on its cells in their order, None where nothing is given; return the cell_ids."""
+    study = tiny.load(folder, text, name)
+    ids = [entry.cell.cell_id for entry in study.cells]
+    given = zip(ids, notes, strict=False)
+    tiny.register(store, study, notes={cell_id: each for cell_id, each in given if each is not None})
+    return ids
+
+
+def test_notes_come_with_the_cells_that_have_them_the_most_common_first(store: Store, tmp_path: Path) -> None:
+    one, two = noted(store, tmp_path, [CLEAR, LARGE], [LARGE])
+    assert store.notes("tiny") == [{"note": LARGE, "cells": 2}, {"note": CLEAR, "cells": 1}]
+    assert store.cell_notes("tiny") == {one: [LARGE, CLEAR], two: [LARGE]}
+
+
+def test_notes_of_as_many_cells_come_in_the_order_of_their_texts(store: Store, tmp_path: Path) -> None:
+    noted(store, tmp_path, ["b", "c"], ["a"])
+    assert [row["note"] for row in store.notes("tiny")] == ["a", "b", "c"]
+
+
+def test_a_cell_at_two_places_of_a_study_is_counted_once(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    cell = study.cells[0].cell
+    places = [(cell, curve, curve, {"M.dropout": 0.0}) for curve in ("one", "two")]
+    store.register(**{**study.listing(), "cells": places, "notes": {cell.cell_id: [CLEAR]}})
+    assert store.notes("tiny") == [{"note": CLEAR, "cells": 1}]
+
+
+def test_notes_replace_those_of_the_cells_that_they_are_given_for_alone(store: Store, tmp_path: Path) -> None:
+    one, two = noted(store, tmp_path, [CLEAR, LARGE], [CLEAR, LARGE])
+    noted(store, tmp_path, ["new", LARGE], None)
+    assert store.cell_notes("tiny") == {one: [LARGE, "new"], two: [LARGE, CLEAR]}
+    noted(store, tmp_path)
+    assert store.cell_notes("tiny") == {one: [LARGE, "new"], two: [LARGE, CLEAR]}
+    noted(store, tmp_path, [], None)
+    assert store.cell_notes("tiny") == {two: [CLEAR, LARGE]}
+
+
+def test_the_same_notes_given_again_or_twice_are_there_once(store: Store, tmp_path: Path) -> None:
+    for _ in range(2):
+        noted(store, tmp_path, [CLEAR, LARGE, CLEAR], [CLEAR])
+    assert count(store, "notes") == 3
+
+
+def test_notes_are_those_of_the_study_s_own_cells(store: Store, tmp_path: Path) -> None:
+    noted(store, tmp_path, [CLEAR], [LARGE])
+    noted(store, tmp_path, name="other", text=tiny.TEXT.replace("[0.0, 0.2]", "[0.2, 0.4]"))
+    assert store.notes("other") == [{"note": LARGE, "cells": 1}]
+    assert store.notes("no such study") == []
+
+
+def test_a_note_of_nothing_is_none_and_one_of_any_bytes_can_be_read(store: Store, tmp_path: Path) -> None:
+    noted(store, tmp_path, ["", " \n", " a\udcff\x00'b\n"], ["é"])
+    assert {row["note"] for row in store.notes("tiny")} == {"a\\udcff\x00'b", "é"}
+    assert Store(store.path).studies() != []
+
+
+def test_notes_that_cannot_be_written_leave_the_study_as_it_was(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    with pytest.raises(StoreError):
+        tiny.register(store, study, notes={study.cells[0].cell.cell_id: [CLEAR], "\udcff": [LARGE]})
+    assert (store.studies(), count(store, "notes")) == ([], 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """As little of a cell as a store keeps."""
+
+    cell_id: str
+    configuration: dict = dataclasses.field(default_factory=lambda: {"P": {"size": 8}})
+    checkpoint_count: int = 3
+
+
+@pytest.mark.slow
+def test_notes_on_a_hundred_thousand_cells_take_seconds(store: Store, tmp_path: Path) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT)
+    cells = [(Listed(f"{number:016x}"), "", "", {"M.dropout": number}) for number in range(100_000)]
+    store.register(**{**study.listing(), "cells": cells})
+    notes = {cell.cell_id: [f"{i} of {j % 9} images" for i in range(3)] for j, (cell, *_) in enumerate(cells)}
+    started = time.monotonic()
+    store.register(**{**study.listing(), "cells": cells, "notes": notes})
+    assert time.monotonic() - started < 60  # a statement a row takes many minutes
+    assert sum(row["cells"] for row in store.notes("tiny")) == 300_000
+
+
+def test_merged_stores_have_the_notes_of_both_in_any_order(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / f"{name}.duckdb") for name in ("one", "two")]
+    one, two = noted(stores[0], tmp_path, [CLEAR], None)
+    noted(stores[1], tmp_path, [CLEAR, LARGE], [LARGE])
+    for number, order in enumerate([stores, stores[::-1], [*stores, *stores]]):
+        into = Store(tmp_path / f"{number}.duckdb")
+        for each in order:
+            merge(into, each.path)
+        assert into.cell_notes("tiny") == {one: [LARGE, CLEAR], two: [LARGE]}
+        assert count(into, "notes") == 3
+
+
+def test_a_store_of_the_schema_before_notes_gets_the_table_and_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Store(tmp_path / "old.duckdb", check=False)  # its rules are those of the newest schema
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:3])
+        tiny.register(old, tiny.load(tmp_path, tiny.TEXT))
+        assert "notes" not in tables(old)
+    assert Store(old.path).notes("tiny") == []
+    one, _ = noted(Store(old.path), tmp_path, [CLEAR])
+    assert Store(old.path).cell_notes("tiny") == {one: [CLEAR]}
+    assert len(Store(old.path).cells("tiny")) == 2
 
 
 # --- evidence ------------------------------------------------------------------------------------------

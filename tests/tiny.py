@@ -168,9 +168,9 @@ def load(folder: Path, text: str, name: str = "tiny") -> Study:
     return Study.load(write(folder, text, name))
 
 
-def register(store: Store, study: Study, cells: Sequence[StudyCell] | None = None) -> None:
+def register(store: Store, study: Study, cells: Sequence[StudyCell] | None = None, **more: Any) -> None:
     """Make the study known to the store, as a run does, with its own cells or others."""
-    store.register(**study.listing(cells))
+    store.register(**{**study.listing(cells), **more})
 
 
 def checkpoint(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def show(cell: str, store_path: Path, as_json: bool) -> None:
-    """Show all about one cell: its settings, studies, checkpoints and attempts.
+    """Show all about one cell: its settings, studies, checkpoints and attempts, and what was done to its
+    images.
 
     CELL is a cell_id, as `diffmem status` lists them, or the beginning of one. Ratios come with their 95% Wilson
     interval: low and high.
@@ -50,6 +51,8 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     for row in described["attempts"]:
         if row["error"]:
             echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
+    for note in described["notes"]:
+        print_wrapped(f"note: {note}", indent=4)
 
 
 def _setting(value: Any) -> str:
@@ -164,7 +167,7 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "emm"]))
+@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "notes", "emm"]))
 @click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
 @store_option
 @click.option(
@@ -181,8 +184,9 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image) or emm (a row for each curve: lower and upper are the sizes around the crossing, lower95 and
-    upper95 the 95% interval). Of a study, cells and checkpoints come with their place in it.
+    generated image), notes (what was done to the images of a cell) or emm (a row for each curve: lower and upper are
+    the sizes around the crossing, lower95 and upper95 the 95% interval). Of a study, cells and checkpoints come with
+    their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -25,9 +25,9 @@ from diffmem.cli.options import (
     study_argument,
 )
 from diffmem.cli.signals import StopOnSignal
-from diffmem.cli.tables import as_markdown, echo, print_json, print_table, print_wrapped
+from diffmem.cli.tables import MOST_ROWS, as_markdown, echo, print_json, print_table, print_wrapped
 from diffmem.errors import StoreError
-from diffmem.units import duration, moment
+from diffmem.units import counted, duration, moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def status(study: str | None, profile: str | None, store_path: Path, as_json: bool) -> None:
-    """Show how far each cell of a study is, what runs now, the time left, and why a failed one failed.
+    """Show how far each cell of a study is, what runs now, the time left, why a failed one failed, and what was done
+    to its images.
 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
     study of the store is.
@@ -68,11 +69,17 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     with store.snapshot():
         cells = measured_cells(store, row)
         left = seconds_left(store, row["study"])
+        notes, by_cell = store.notes(row["study"]), store.cell_notes(row["study"])
     for cell in cells:
         cell["state"] = cell_state(cell)
         cell["seconds left"] = _left(cell["state"], left[cell["cell_id"]])
     if as_json:
-        print_json([_status_row(cell) | _counts(cell) | _attempt_row(cell) for cell in cells])
+        print_json(
+            [
+                _status_row(cell) | _counts(cell) | _attempt_row(cell) | {"notes": by_cell.get(cell["cell_id"], [])}
+                for cell in cells
+            ]
+        )
         return
     rows = (_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells)
     print_table(row["study"], rows, cut="cell_id")
@@ -81,6 +88,17 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     for cell in cells:
         if error := reason(cell):
             echo(f"{cell['cell_id']} {cell['state']}: {error}")
+    _print_notes(notes, cells)
+
+
+def _print_notes(notes: "list[Row]", cells: "list[Row]") -> None:
+    """Print what was done to the images of a study's cells, each note once."""
+    from diffmem.report.estimates import noted
+
+    for note in noted(notes[:MOST_ROWS], cells):
+        print_wrapped(f"note: {note}", indent=4)
+    if len(notes) > MOST_ROWS:
+        echo(f"... and {counted(len(notes) - MOST_ROWS, 'note')} more, which --json prints")
 
 
 def _close_attempts(store: "Store") -> None:
@@ -214,7 +232,8 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
     each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
-    The 95% interval is over images, draws and seeds; "?" is an end that the sizes do not bound.
+    The 95% interval is over images, draws and seeds; "?" is an end that the sizes do not bound. Notes say what was done
+    to the images when they were read.
 
     Example: diffmem emm quickstart --json
     """
@@ -223,7 +242,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
     store, row = stored(store_path, study, profile)
     name = row["study"]
     with store.snapshot():
-        cells = measured_cells(store, row)
+        cells, notes = measured_cells(store, row), store.notes(name)
     curves = curves_of(cells, row["estimation"]["epsilon"])
     rows = [
         {
@@ -240,7 +259,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         for curve in curves
     ]
     if as_json:
-        print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows})
+        print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows, "notes": notes})
         return
     alone = only_size(cells) is not None
     line = f"memorization ratio >= {1 - curves[0].epsilon:g}"
@@ -251,6 +270,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
             print_wrapped(f"{curve.label or 'all cells'}: {note}", indent=4)
     if alone:
         print_wrapped(f"one size tells no EMM, the largest N with {line}", indent=4)
+    _print_notes(notes, cells)
 
 
 def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:

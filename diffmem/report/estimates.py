@@ -164,3 +164,11 @@ def cell_state(cell: Row) -> str:
 def reason(cell: Row) -> str | None:
     """Return why the latest attempt at a cell failed or was interrupted; None if it did not or nothing is known."""
     return str(cell["error"]) if cell_state(cell) in ("failed", "interrupted") and cell["error"] else None
+
+
+def noted(notes: Sequence[Row], cells: Sequence[Row]) -> list[str]:
+    """Return the notes of a study (rows of `store.notes`) as they are shown: with how many of its cells, if not all."""
+    total = len({cell["cell_id"] for cell in cells})
+    return [
+        row["note"] if row["cells"] == total else f"{row['note']} (in {row['cells']} of {total} cells)" for row in notes
+    ]

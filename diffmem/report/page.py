@@ -25,6 +25,7 @@ from diffmem.report.estimates import (
     by_position,
     cell_state,
     curves_of,
+    noted,
     only_size,
     reason,
     size_of,
@@ -106,8 +107,8 @@ def _section(store: Store, study: Row, told: Callable[[Any], Any]) -> dict[str, 
         counts = store.sample_counts(study["study"], threshold)
         distances = store.distance_counts(study["study"])
         copies = store.copies(study["study"], threshold)
-        attempts = store.attempts(study["study"])
-        study, cells, points, counts, attempts = told([study, cells, points, counts, attempts])
+        attempts, notes = store.attempts(study["study"]), store.notes(study["study"])
+        study, cells, points, counts, attempts, notes = told([study, cells, points, counts, attempts, notes])
         evidence = Evidence(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
     curves = curves_of(cells, epsilon)
@@ -128,6 +129,7 @@ def _section(store: Store, study: Row, told: Callable[[Any], Any]) -> dict[str, 
         "going_on": any(states[state] for state in GOING_ON),
         "figures": [_shown(title, text, panels) for title, text, panels in drawn],
         "distances": _distances(cells, distances, epsilon, threshold) if distances else None,
+        "notes": noted(notes, cells),
         "results": results,
         "published": published,
         "galleries": partial(galleries.galleries, pairs, cells, copies, threshold),

@@ -33,8 +33,9 @@ class Private:
     def __call__(self, value: Any) -> Any:
         """Return rows, lists or texts without what identifies a machine; other values as they are."""
         if isinstance(value, str):
-            if WHOLE.match(value) and "\n" not in value:
-                return self._name(value)
+            place, colon, rest = value.partition(": ")
+            if WHOLE.match(place) and "\n" not in place:  # blanks and all, as sentences begin that name a file
+                return self._name(place) + colon + self(rest)
             return PATH.sub(lambda found: self._name(found[0]), value)
         if isinstance(value, dict):
             return {key: self._error(each) if key == "error" else self(each) for key, each in value.items()}

@@ -56,6 +56,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Page:
         axes=[[EVIL]],
         estimation=study.estimation.model_dump(mode="json"),
         cells=cells,
+        notes={study.cells[0].cell.cell_id: [EVIL]},
     )
     where = dataclasses.replace(tiny.HERE, host=EVIL, device=EVIL, versions={EVIL: EVIL}, git_commit=EVIL)
     for entry, ratios in zip(study.cells, ([1.0] * 3, [0.5], []), strict=True):
@@ -116,6 +117,7 @@ def test_text_of_the_store_is_shown_and_never_run(evil: Page, page: Page) -> Non
     assert evil.of("b") == []
     assert evil.texts["title"] == [f"diffmem: {EVIL}"]
     assert EVIL in evil.texts["h2"]
+    assert f"{EVIL} (in 1 of 3 cells)" in evil.texts["li"]
     assert evil.text.count("alert(1)") > 10
     assert "<script>alert" not in evil.source
     assert not [name for _, attributes in evil.tags for name in attributes if name.startswith("on")]
@@ -160,6 +162,17 @@ def test_the_table_has_the_ratios_the_emm_and_what_is_missing(page: Page) -> Non
     assert interval.low is not None
     assert cells == ["all cells", "11.2", str(interval), "10.0", "1.000", "0.750"]
     assert page.texts["li"][0] == "all cells: 2 of 3 cells are not finished"
+
+
+def test_what_was_done_to_the_images_is_listed_where_there_is_something(store: Store, page: Page) -> None:
+    heading = "What was done to the images"
+    assert heading not in page.texts["h3"]
+    study = fill(store)
+    one, two, three = [entry.cell.cell_id for entry in study.cells]
+    tiny.register(store, study, notes={one: ["resized"], two: ["2 of 9 are grey", "resized"], three: ["resized"]})
+    found = rendered(store)
+    assert found.texts["h3"][:2] == ["Effective model memorization", heading]
+    assert found.texts["li"][1:] == ["resized", "2 of 9 are grey (in 1 of 3 cells)"]
 
 
 def test_the_figures_hold_the_measured_points(page: Page) -> None:

@@ -39,6 +39,9 @@ from diffmem.store import Store
         ("/home/ann", "…/(home)"),
         ("/home/ann(lab)/x", "…/x"),
         ("'/home/John Smith/x' is damaged", "'…/x' is damaged"),
+        ("/home/John Smith/x/: 3 of 4 images are grey", "…/x: 3 of 4 images are grey"),
+        ("C:\\Users\\John Smith\\x: as /home/ann/y", "…/x: as …/y"),
+        ("train/: 3 of 4 images are grey", "train/: 3 of 4 images are grey"),
     ],
 )
 def test_folders_and_hosts_are_left_out_of_any_text(text: str, told: str) -> None:
@@ -67,17 +70,20 @@ def test_a_page_says_nothing_of_its_author_unless_it_is_asked_to(tmp_path: Path)
     store = Store(home / "diffmem.duckdb")
     where = dataclasses.replace(tiny.HERE, host="alices-laptop")
     study = tiny.load(home, tiny.TEXT)
-    tiny.register(store, study)
+    note = f"{home}/John Smith/train/: 3 of 40 images are grey"
+    tiny.register(store, study, notes={study.cells[0].cell.cell_id: [note]})
     attempt = store.start_attempt(study.cells[0].cell.cell_id, where)
     store.end_attempt(attempt, "failed", f'Traceback: File "{home}/x.py", on alices-laptop')
     score_images(home / "one" / "samples.npz", str(home / "two" / "samples.npz"), store)
     diffmem.write_page(store, ["tiny", "samples"], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     own = page.replace(get_plotlyjs(), "")
-    for word in ("alices-laptop", "alice-lastname", str(tmp_path), socket.gethostname() + "<"):
+    for word in ("alices-laptop", "alice-lastname", "John Smith", str(tmp_path), socket.gethostname() + "<"):
         assert word not in own, word
+    assert "…/train: 3 of 40 images are grey (in 1 of 2 cells)" in own
     assert not re.search(rf"/(home|root|Users)/\w*{re.escape(getpass.getuser())}", own)
     assert os.environ["PATH"] not in own
     asked = render_page(store, ["tiny", "samples"], hosts=True)
     assert "alices-laptop" in asked
     assert "alice-lastname" in asked
+    assert note in asked
