@@ -123,11 +123,11 @@ def test_an_error_while_writing_leaves_nothing(cache: Path) -> None:
 
 
 DAMAGES = {
-    "emptied": lambda content: b"",
+    "emptied": lambda _: b"",
     "cut": lambda content: content[: len(content) // 2],
     "zeros, as after a power cut": lambda content: bytes(len(content)),
     "one bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "other": lambda content: b"no entry at all",
+    "other": lambda _: b"no entry at all",
 }
 
 
