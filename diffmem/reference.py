@@ -13,6 +13,8 @@ PAPER = {
     "P.draw": "-",
     "P.resolution": "Fig. 2a",
     "P.classes": "Fig. 2b",
+    "P.balance": "Sec. 3",
+    "P.labels": "-",
     "P.blend.dataset": "Fig. 2c",
     "P.blend.share": "Fig. 2c",
     "P.blend.classes": "Fig. 2c",

@@ -48,7 +48,7 @@ def files(folder: Path) -> list[str]:
 def entries(folder: Path) -> list[str]:
     """Return the files of the cache by what they are, but for locks, of which no more than the name is needed."""
     kinds = [file.partition("/")[0] if "/" in file else Path(file).suffix for file in files(folder)]
-    return [kind for kind in kinds if kind != "locks"]
+    return sorted(kind for kind in kinds if kind != "locks")
 
 
 def test_what_a_killed_writer_has_left_is_removed_by_the_next(cache: Path) -> None:

@@ -173,11 +173,18 @@ def test_a_cell_id_is_sixteen_hexadecimal_digits():
 
 def test_the_configuration_writes_out_every_setting_that_changes_numbers():
     assert {section: set(values) for section, values in cell().configuration.items()} == {
-        "P": set(DataDistribution.model_fields),
+        "P": set(DataDistribution.model_fields) - set(DataDistribution.NEUTRAL),
         "M": set(ModelConfiguration.model_fields),
         "T": set(TrainingProcedure.model_fields),
         "score": {"samples", "every", "steps"},
     }
+
+
+def test_a_key_that_came_later_is_part_of_a_cell_only_where_it_changes_something():
+    assert "balance" not in cell().configuration["P"]
+    assert cell(P__balance=True, P__labels=None).cell_id == cell().cell_id
+    assert cell(P__balance=False).configuration["P"]["balance"] is False
+    assert len({cell(**other).cell_id for other in ({}, {"P__balance": False}, {"P__labels": "category"})}) == 3
 
 
 SAME = {

@@ -189,7 +189,7 @@ def test_the_training_goes_on_as_without_a_monitor_and_samples_come_from_a_strea
 
 def test_what_cannot_be_monitored_is_refused_before_anything_is_written(training, store):
     for more, reason in [
-        ({"every": 0}, "every must be at least 1, not 0"),
+        ({"every": 0}, "every must be a whole number, at least 1, not 0"),
         ({"settings": {"lr": [1, 2]}}, r"settings are texts, numbers, true or false by name, not 'lr': \[1, 2\]"),
         ({"settings": {"lr": float("nan")}}, "the setting 'lr' must be a finite number, not nan"),
     ]:
@@ -218,8 +218,8 @@ def test_samples_that_are_not_what_was_asked_for_are_refused_and_nothing_is_stor
     watch = monitor(training, store)
     for generate, reason in [
         (lambda count: training[: count - 1], r"mine: generate\(20\) has returned 19 images"),
-        (lambda count: torch.randn(count, 1, 8, 8), "generated images: must be uint8"),
-        (lambda count: np.zeros((count, 3, 8, 8), np.uint8), "generated images are RGB with 8x8 pixels, but training"),
+        (lambda count: torch.randn(count, 1, 8, 8), "generated images: the values are float32 in"),
+        (lambda count: np.zeros((count, 1, 8, 9), np.uint8), "generated images have 9x8 pixels, but training"),
     ]:
         with pytest.raises(DataError, match=reason):
             watch(0, generate)

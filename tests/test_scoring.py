@@ -98,10 +98,9 @@ def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_sh
 
 
 def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -> None:
-    rgb = np.zeros((2, 8, 8, 3), dtype=np.uint8)
-    np.savez("rgb.npz", images=rgb)
-    with pytest.raises(DataError, match=r"rgb\.npz: RGB images, but those of digits are grey"):
-        score_images(Path("rgb.npz"), "digits", Store(Path("s.duckdb")))
+    np.savez("large.npz", images=np.zeros((2, 16, 16), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"digits: .* 8x8 pixels, so 16x16 would enlarge them; --resolution N compares"):
+        score_images(Path("large.npz"), "digits", Store(Path("s.duckdb")))
     np.savez("single.npz", images=np.zeros((1, 8, 8), dtype=np.uint8))
     with pytest.raises(DataError, match=r"single\.npz: one image"):
         score_images(samples, "single.npz", Store(Path("s.duckdb")))
@@ -185,7 +184,7 @@ def test_training_images_that_are_there_twice_are_told_for_their_copies_do_not_c
     assert score.twins == 3
     assert [row["nearest"] for row in score.most_copied] == [9]
     result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "train"])
-    assert "3 images of train are identical with another one of it" in result.stdout
+    assert "note: train: of 22 training images 3 are identical with another one" in result.stdout
     assert score_images(samples, "digits", Store(Path("s.duckdb"))).twins == 0
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diffmem.config import MOST_CLASSES
 from diffmem.data import npz
+from diffmem.data.cache import writable
 from diffmem.data.limits import check_pixels, class_number, most_bytes_at_once
 from diffmem.data.pixels import Seen, Size, changes, eight_bits, range_fault, resized
 from diffmem.errors import DataError
@@ -52,7 +53,9 @@ def write_npz(path: Path, target: Path, size: Size | None) -> Written:
                 images = eight_bits(block, least, most)
                 last = len(claim.shape) == 4 and claim.shape[1:] != (channels, height, width)
                 images = images.transpose(0, 3, 1, 2) if last else images.reshape(-1, channels, height, width)
-                written.write(resized(np.ascontiguousarray(images), (wide, high)).tobytes())
+                content = resized(np.ascontiguousarray(images), (wide, high)).tobytes()
+                with writable(target.parent):
+                    written.write(content)
     altered = [] if name in ("labels", "") else [f"labels {name}"]
     notes = [f"classes are those of the array {name}"] * bool(altered)
     return Written((count, channels, high, wide), labels, seen, altered, notes)

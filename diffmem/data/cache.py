@@ -40,19 +40,20 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache, and say so where what the block writes cannot be kept there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise DataError(
-            f"{path}: decoded images cannot be kept there ({error.strerror}); name another folder with DIFFMEM_CACHE"
+            f"{folder}: decoded images cannot be kept there ({error.strerror}); name another folder with DIFFMEM_CACHE"
         ) from error
 
 
 def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file of the cache, whole or not at all, and remove what killed writers have left beside it."""
-    with _writable(path):
+    with writable(path.parent):
         remove_abandoned(path.parent)
         with replacing(path) as partial, partial.open("wb") as file:
             write(file)
@@ -62,7 +63,7 @@ def keep(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def only_one(name: str) -> Iterator[None]:
     """Let one process at a time make what the cache will call `name`; the others wait, and then find it."""
     place = cache_folder() / "locks" / name
-    with _writable(place), filelock.FileLock(place):
+    with writable(place.parent), filelock.FileLock(place):
         yield
 
 
@@ -139,7 +140,7 @@ def entry_path(name: str) -> Path:
 def new_pixels() -> Iterator[Path]:
     """Give a file for pixels, which `complete` puts in its place; it is gone where the block ends without."""
     path = cache_folder() / "new.pixels"
-    with _writable(path):
+    with writable(path.parent):
         remove_abandoned(path.parent)
         partial = partial_path(path)
         try:

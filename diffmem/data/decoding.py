@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from diffmem.data.cache import writable
 from diffmem.data.limits import MOST_ENCODED, check_pixels, first_line
 from diffmem.data.listing import EDM_LABELS, is_hidden
 from diffmem.data.pixels import SUFFIXES, Meaning, OtherMeaning, Seen, Size, decode, shown_size, total
@@ -71,7 +72,7 @@ class Chunk:
 
     images: list[Encoded]
     first: int  # number of the first one among all
-    target: str  # the file of pixels [n, c, h, w]
+    target: Path  # the file of pixels [n, c, h, w]
     meaning: Meaning
     size: Size  # of all, in pixels
     resize: bool  # to that size; else it is one that all must have
@@ -100,7 +101,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
                 raise SizeError(f"{image.where}: {this} pixels, but the first image has {first}")
             pixels.append(decoded)
     content = np.stack(pixels).tobytes()
-    with open(chunk.target, "r+b") as file:  # noqa: PTH123 - a name goes to other processes, not a Path
+    with writable(chunk.target.parent), chunk.target.open("r+b") as file:
         file.seek(chunk.first * (len(content) // len(pixels)))
         file.write(content)
     return Decoded(len(pixels), seen, hashes)
@@ -193,7 +194,7 @@ def _chunks(images: Iterable[Encoded], target: Path, meaning: Meaning, size: Siz
     iterator, first = iter(images), 0
     length = max(1, min(CHUNK, CHUNK_PIXELS // (size[0] * size[1])))
     while some := list(itertools.islice(iterator, length)):
-        yield Chunk(some, first, str(target), meaning, size, resize)
+        yield Chunk(some, first, target, meaning, size, resize)
         first += len(some)
 
 

@@ -99,7 +99,7 @@ def opened(path: Path) -> Iterator[Npz]:
     try:
         with zipfile.ZipFile(path) as file:
             yield Npz(file)
-    except (DataError, OSError):
+    except DataError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise errors of many kinds on damaged files
         raise DataError(f"{path}: not a .npz that can be read ({first_line(error)})") from error
