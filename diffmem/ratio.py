@@ -137,9 +137,9 @@ def _stacked(images: Sequence[Any], name: str) -> npt.NDArray[Any]:
         raise DataError(f"{name}: must be an array, a tensor or a list of images, not {type(images).__name__}")
     listed = list(images)
     odd = next((each for each in listed if not isinstance(each, Image.Image | Tensor | np.ndarray)), None)
-    if isinstance(odd, tuple | list | dict) and any(
-        isinstance(part, Image.Image | Tensor | np.ndarray) for part in odd
-    ):
+    if isinstance(odd, dict):
+        raise DataError(f"{name}: a dict is no image")
+    if isinstance(odd, tuple | list) and any(isinstance(part, Image.Image | Tensor | np.ndarray) for part in odd):
         raise DataError(
             f"{name}: each must be an image, not a {type(odd).__name__} of image and label; give the images alone, as "
             "[image for image, label in dataset] does, and join the batches of a loader with torch.cat"

@@ -16,13 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffmem.config import DATASETS, Estimation, content_hash
-from diffmem.data import Source, load_source, read_images
-from diffmem.data.collection import image_files
+from diffmem.data import Source, groups_in, image_files, load_source, read_images
 from diffmem.data.decoding import progress
 from diffmem.data.duplicates import note
 from diffmem.data.listing import CONTAINERS
 from diffmem.data.pixels import SUFFIXES, Size, unlike_scales
-from diffmem.data.training_sets import groups_in
 from diffmem.emm import wilson
 from diffmem.errors import DataError, SizeError, StoreError
 from diffmem.group import ALONE, Group, this_device

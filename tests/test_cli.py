@@ -312,6 +312,7 @@ def test_plan_as_data_has_the_same_cells():
         "images to train": 512,
         "images to generate": 20,
         "operations": cost.operations,
+        "notes": [],
     }
 
 

@@ -97,7 +97,7 @@ FAULTS = {
     # values of several keys
     'P.blend = {dataset = "nowhere", share = 0.5}': "study.toml:1: P.blend.dataset: nowhere: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
     'P.blend = {dataset = "~nobody-of-that-name", share = 0.5}': "study.toml:1: P.blend.dataset: ~nobody-of-that-name: no such user (datasets with a name: cifar10, digits, imagenet-dogs)",
-    'P.blend = {dataset = "study.toml", share = 0.5}': "study.toml:1: P.blend.dataset: study.toml: not a folder of images, a .npz or a Parquet file",
+    'P.blend = {dataset = "study.toml", share = 0.5}': "study.toml:1: P.blend.dataset: study.toml: not a folder of images, a .npz, a .zip or a Parquet file",
     'P.blend = {dataset = "/dev/null", share = 0.5}': "study.toml:1: P.blend.dataset: /dev/null: neither a file nor a folder",
     'P.blend = {dataset = "cifar10", share = 0.5}': "study.toml:1: P.blend.dataset: cifar10 and digits differ: one is grey, the other RGB",
     'P.blend = {dataset = "digits", share = 0.5}': "study.toml:1: P.blend.classes: class 0 of digits is in both parts of the blend, and an image must not be there twice",
@@ -303,7 +303,7 @@ CASES = [
     Case("plan 0.toml", "20.toml:1: extends: more than 20 files extend one another", chain),
     Case(
         "plan s.toml",
-        "s.toml:1: P.dataset: images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; make them one size (in a study, P.resolution does)",
+        "s.toml:1: P.dataset: images/1.png: 9x9 pixels, but the first image has 8x8; P.resolution crops and resizes them to one size",
         unequal_pictures,
     ),
     # command lines
@@ -340,7 +340,7 @@ CASES = [
     Case("score --images nowhere --against digits", "nowhere: no such file or folder"),
     Case(
         "score --images images --against digits",
-        "images: no images in it (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp)",
+        "images: no images in it",
         lambda: Path("images").mkdir(),
     ),
     Case(
@@ -358,22 +358,22 @@ CASES = [
     Case("score --images " + 300 * "x" + " --against digits", 300 * "x" + ": cannot be read: File name too long"),
     Case(
         "score --images notes.txt --against digits",
-        "notes.txt: not a folder of images, a .npz or a Parquet file",
+        "notes.txt: not a folder of images, a .npz, a .zip or a Parquet file",
         bytes_of("notes.txt", b"notes"),
     ),
     Case(
         "score --images images --against digits",
-        "images/1.png: not an image that can be read (not BMP, GIF, JPEG, PNG, TIFF, WEBP)",
+        "images/1.png: not an image that can be read (not AVIF, BMP, DIB, GIF, JPEG, JPEG2000, PNG, PPM, QOI, TIFF, WEBP)",
         bytes_of("images/1.png", b"no image"),
     ),
     Case(
         "score --images images --against digits",
-        "images/0.png: 8x9 pixels, not square; crop them (in a study, P.resolution does)",
+        "digits: its images have at most 8x8 pixels, so 8x9 would enlarge them; --resolution N compares all images at N x N pixels",
         pictures((8, 9)),
     ),
     Case(
         "score --images images --against digits",
-        "images/1.png: 9x9 in 1 channels, but the first image is 8x8 in 1 channels; make them one size (in a study, P.resolution does)",
+        "images/1.png: 9x9 pixels, but the first image has 8x8; --resolution N compares all images at N x N pixels",
         pictures((8, 8), (9, 9)),
     ),
     Case(
@@ -428,13 +428,13 @@ CASES = [
     Case(SCORE, "a.npz: not a .npz that can be read (no zip file)", bytes_of("a.npz", b"")),
     Case(
         SCORE,
-        "a.npz: needs an array `images` of uint8 [n, h, w], [n, h, w, c] or [n, c, h, w]; has {'pixels': 'uint8 [2, 8, 8]'}",
+        "a.npz: needs an array `images` of [n, h, w], [n, h, w, c] or [n, c, h, w]; has {'pixels': 'uint8 [2, 8, 8]'}",
         arrays(pixels=grey(2, 8, 8)),
     ),
     Case(SCORE, "a.npz: `images` has neither 1 nor 3 channels: [2, 8, 8, 5]", arrays(images=grey(2, 8, 8, 5))),
     Case(
         SCORE,
-        "a.npz: 9x8 pixels, not square; crop them (in a study, P.resolution does)",
+        "digits: its images have at most 8x8 pixels, so 9x8 would enlarge them; --resolution N compares all images at N x N pixels",
         arrays(images=grey(2, 8, 9)),
     ),
     Case(
@@ -442,7 +442,6 @@ CASES = [
         "a.npz: `labels` must be 2 whole numbers from 0, not float64 [2]",
         arrays(images=grey(2, 8, 8), labels=[0.5, 1.0]),
     ),
-    Case(SCORE, "a.npz: RGB images, but those of digits are grey", arrays(images=grey(2, 8, 8, 3))),
     Case(
         "score --images a.npz --against a.npz",
         "a.npz: one image; a second nearest training image needs two",
@@ -450,7 +449,7 @@ CASES = [
     ),
     Case(
         SCORE,
-        "FOLDER/cache/fingerprints/HASH: decoded images cannot be kept there (Not a directory); name another folder with DIFFMEM_CACHE",
+        "FOLDER/cache/contents: decoded images cannot be kept there (Not a directory); name another folder with DIFFMEM_CACHE",
         cache_is_a_file,
     ),
     Case(
@@ -741,27 +740,31 @@ def watch(*, name: str = "mine", **more: object) -> diffmem.Monitor:
 
 CALLS = {
     # images
-    "the threshold must be above 0 and at most 1 (the paper's is 1/3), not 3": ratio(threshold=3),
+    "the threshold must be a number above 0 and at most 1 (the paper's is 1/3), not 3": ratio(threshold=3),
     "training images: 1 of them, but a second nearest one needs two": ratio(training=IMAGES[:1]),
     "generated images: none, so they have no ratio; give one or more": ratio([]),
-    "generated images are RGB with 8x8 pixels, but training images are grey with 8x8 pixels; make them alike first": ratio(
-        np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    "generated images have 9x8 pixels, but training images have 8x8 pixels; make them alike first": ratio(
+        np.zeros((2, 1, 8, 9), dtype=np.uint8)
     ),
-    "generated images: must be uint8 on the 0..255 scale, not float32; a tensor x in -1..1 is that as (x * 127.5 + 128).clip(0, 255).to(torch.uint8), one in 0..1 as (x * 255).round().to(torch.uint8)": ratio(
-        IMAGES / np.float32(255)
+    "generated images: the values are float32 in 0..255, but must be in 0..1 or -1..1; clip or scale them first": ratio(
+        np.linspace(0, 255, 128, dtype=np.float32).reshape(2, 1, 8, 8)
     ),
-    "training images: must be uint8 on the 0..255 scale, not int64; a tensor x in -1..1 is that as (x * 127.5 + 128).clip(0, 255).to(torch.uint8), one in 0..1 as (x * 255).round().to(torch.uint8)": ratio(
+    "training images: the values are int64 in 0..191, but must be in 0..65535 with some above 255; save values of 0..255 as uint8": ratio(
         training=IMAGES.astype(int)
     ),
+    "generated images: each must be an image, not a tuple of image and label; give the images alone, as [image for image, label in dataset] does, and join the batches of a loader with torch.cat": ratio(
+        [(IMAGES[0], 3)]
+    ),
+    "generated images: a dict is no image": ratio([{}]),
     "generated images: must be [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 or 3 channels c, not [8, 8]": ratio(
         IMAGES[0, 0]
     ),
-    "training images: must all have one shape, but there are (8, 8) and (9, 9); crop or resize them first": ratio(
+    "training images: must all have one shape and type, but there are uint8 [8, 8] and uint8 [9, 9]": ratio(
         training=[grey(9, 9), grey(8, 8)]
     ),
     "generated images: must be an array, a tensor or a list of images, not NoneType": ratio(None),
     # the monitor
-    "Monitor: batch_size must be at least 1, not 0": lambda: watch(batch_size=0),
+    "Monitor: batch_size must be a whole number, at least 1, not 0": lambda: watch(batch_size=0),
     "Monitor: settings are texts, numbers, true or false by name, not 'lr': [1, 2]": lambda: watch(
         settings={"lr": [1, 2]}
     ),

@@ -59,14 +59,14 @@ def test_studies_of_the_same_images_are_counted(cache: Path) -> None:
         Path(name).write_text(STUDY.format(images("mine.npz")))
     Path("d.toml").write_text(STUDY.format("mine.npz") + "axes = [{P.size = [2, 4]}]\n")
     assert shared() == [3]
-    assert len(list(cache.glob("*.npz"))) == 1
+    assert len(list(cache.glob("*.pixels"))) == 1
 
 
 def test_the_same_images_at_another_resolution_are_not_decoded_for_another_study(cache: Path) -> None:
     Path("a.toml").write_text(STUDY.format(images("mine.npz")))
     Path("b.toml").write_text(STUDY.format("mine.npz") + "P.resolution = 4\n")
     assert shared() == [0]
-    assert len(list(cache.glob("*.npz"))) == 1
+    assert len(list(cache.glob("*.pixels"))) == 1
 
 
 def test_studies_of_datasets_with_a_name_are_counted_whatever_images_a_study_has() -> None:

@@ -77,8 +77,8 @@ class Content(NamedTuple):
     unchanged: bool  # whether they are still those, for all that the system says
 
 
-def known_content(files: Sequence[Path]) -> Content | None:
-    """Return what is known of the content of files; None if they were never read at these places.
+def known_content(files: Sequence[str], now: "Stamps") -> Content | None:
+    """Return what is known of the content of files as they are now; None if they were never read at these places.
 
     A file that is replaced has another inode or a later time of change, whatever its size and its own time say; one
     that had changed shortly before it was read may have changed again since.
@@ -88,37 +88,46 @@ def known_content(files: Sequence[Path]) -> Content | None:
         content, then, newest, at = str(found["content"]), str(found["files"]), int(found["newest"]), int(found["at"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    now, _ = _stamps(files)
-    return Content(content, now == then and newest < at - RACY)
+    return Content(content, now.digest == then and newest < at - RACY)
 
 
-def record_content(files: Sequence[Path], content: str, stamps: tuple[str, int], at: int) -> None:
-    """Keep the content of files, whose `stamps` were taken at `at` (ns), before they were read."""
-    text = json.dumps({"content": content, "files": stamps[0], "newest": stamps[1], "at": at})
+class Stamps(NamedTuple):
+    """When files had last changed, as the system said at one moment."""
+
+    digest: str
+    newest: int  # the latest time of change, ns
+    at: int  # when that was asked, ns
+
+
+def record_content(files: Sequence[str], content: str, stamps: Stamps) -> None:
+    """Keep the content of files, whose `stamps` were taken before they were read."""
+    text = json.dumps({"content": content, "files": stamps.digest, "newest": stamps.newest, "at": stamps.at})
     keep(_record(files), lambda file: file.write(text.encode()))
 
 
-def stamps_now(files: Sequence[Path]) -> tuple[tuple[str, int], int]:
-    """Return what tells whether files have changed, and when that was asked (ns)."""
-    at = time.time_ns()
-    return _stamps(files), at
+def place_of(files: Sequence[str]) -> str:
+    """Return a name for some files by where they are."""
+    here = os.fsencode(f"{Path.cwd()}")
+    names = b"\0".join(map(os.fsencode, files))
+    if not all(map(os.path.isabs, files)):
+        names = here + b"\0" + names
+    return hashlib.sha256(names).hexdigest()[:32]
 
 
-def _record(files: Sequence[Path]) -> Path:
-    names = hashlib.sha256(b"\0".join(os.fsencode(file.absolute()) for file in files))
-    return cache_folder() / "contents" / f"{names.hexdigest()[:32]}.json"
+def _record(files: Sequence[str]) -> Path:
+    return cache_folder() / "contents" / f"{place_of(files)}.json"
 
 
-def _stamps(files: Sequence[Path]) -> tuple[str, int]:
-    """Return a hash of when files changed, and the latest time of change (ns)."""
-    digest, newest = hashlib.sha256(), 0
+def stamps_now(files: Sequence[str]) -> Stamps:
+    """Return what tells whether files have changed."""
+    at, digest, newest = time.time_ns(), hashlib.sha256(), 0
     for file in files:
         status = os.stat(file)  # noqa: PTH116 - a million times
         digest.update(
             f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode()
         )
         newest = max(newest, status.st_ctime_ns, status.st_mtime_ns)
-    return digest.hexdigest(), newest
+    return Stamps(digest.hexdigest(), newest, at)
 
 
 # --- entries -------------------------------------------------------------------------------------------
@@ -181,7 +190,8 @@ def opened(name: str) -> Entry | None:
     """Return an entry; None if there is none, or it is not as it was written."""
     path = entry_path(name)
     with suppress(OSError, ValueError, KeyError, TypeError):
-        entry = _checked(path, *(_stamps([path, path.with_suffix(".json")])))
+        stamps = stamps_now([str(path), str(path.with_suffix(".json"))])
+        entry = _checked(path, stamps.digest)
         if entry is not None:
             check_pixels(path, len(entry.images), math.prod(entry.images.shape[2:]))
         return entry
@@ -189,7 +199,7 @@ def opened(name: str) -> Entry | None:
 
 
 @lru_cache(maxsize=8)
-def _checked(path: Path, _stamps: str, _newest: int) -> Entry | None:
+def _checked(path: Path, _stamps: str) -> Entry | None:
     """Return an entry whose files have not changed since they were checked here."""
     held = kept_facts(path.with_suffix(".json"))
     if held is None:

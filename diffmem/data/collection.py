@@ -23,7 +23,7 @@ from diffmem.data import cache
 from diffmem.data.arrays import write_npz
 from diffmem.data.decoding import CHUNK, Encoded, decode_all, names_in, seen_in, zipped
 from diffmem.data.limits import check_pixels
-from diffmem.data.listing import EDM_LABELS, Listing, Placed, left_out_note, list_files, place
+from diffmem.data.listing import EDM_LABELS, Listing, Placed, left_out_note, list_files, place, suffix_of
 from diffmem.data.parquet import opened as opened_parquet
 from diffmem.data.pixels import Seen, Size, alterations, range_fault, shown_size, treatments
 from diffmem.errors import DataError, SizeError
@@ -109,20 +109,25 @@ class Made(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """One way to read files: all that are read, those hashed on the way first, and the function that decodes them."""
+    """One way to read files: where they are, their names there, and the function that decodes them."""
 
-    files: list[Path]
-    top: Path
+    top: str
+    names: list[str]
     decode: Callable[[Path], Made]
-    hashes_itself: bool = False
+    hashes_itself: bool = False  # `decode` hashes the files, but for the last ones, as it reads them
+
+    @property
+    def files(self) -> list[str]:
+        """Return all files that are read."""
+        return [os.path.join(self.top, name) for name in self.names]  # noqa: PTH118 - there may be a million
 
 
 def _source(listing: Listing, wanted: Wanted) -> Source:
     """Return the images of a listing, whose kinds of files are read apart and then joined."""
     kinds = [Listing(listing.top, images=listing.images, is_folder=listing.is_folder)] if listing.images else []
-    parquet = [file for file in listing.containers if file.suffix.lower() == ".parquet"]
+    parquet = [name for name in listing.containers if suffix_of(name) == ".parquet"]
     kinds += [Listing(listing.top, containers=parquet)] if parquet else []
-    kinds += [Listing(file.parent, containers=[file]) for file in listing.containers if file not in parquet]
+    kinds += [Listing(listing.top, containers=[name]) for name in listing.containers if name not in parquet]
     sources = [_read(_reader(kind, wanted), wanted) for kind in kinds]
     joined = sources[0] if len(sources) == 1 else _joined(sources, kinds, wanted)
     return replace(joined, notes=(*joined.notes, *listing.notes()))
@@ -131,17 +136,13 @@ def _source(listing: Listing, wanted: Wanted) -> Source:
 def _reader(listing: Listing, wanted: Wanted) -> Reader:
     if listing.images:
         return _folder_reader(listing, wanted)
-    first = listing.containers[0]
-    if first.suffix.lower() == ".parquet":
-        return Reader(
-            listing.containers, _common(listing.containers), partial(_decode_parquet, listing.containers, wanted)
-        )
-    decode = _decode_zip if first.suffix.lower() == ".zip" else _decode_npz
-    return Reader([first], first.parent, partial(decode, first, wanted))
-
-
-def _common(files: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([file.parent for file in files]))
+    files = [Path(listing.top, name) for name in listing.containers]
+    if suffix_of(files[0].name) == ".parquet":
+        top = os.path.commonpath([file.parent for file in files])
+        names = [os.path.relpath(file, top) for file in files]
+        return Reader(top, names, partial(_decode_parquet, files, wanted))
+    decode = _decode_zip if suffix_of(files[0].name) == ".zip" else _decode_npz
+    return Reader(str(files[0].parent), [files[0].name], partial(decode, files[0], wanted))
 
 
 # --- what is kept --------------------------------------------------------------------------------------
@@ -149,50 +150,52 @@ def _common(files: Sequence[Path]) -> Path:
 
 def _read(reader: Reader, wanted: Wanted) -> Source:
     """Return images from the cache, or decode them and keep them there."""
-    found = _kept(reader, wanted)
+    files = reader.files
+    found = _kept(reader, files, wanted)
     if found is None:
-        name = hashlib.sha256(b"\0".join(os.fsencode(file.absolute()) for file in reader.files)).hexdigest()[:32]
-        with cache.only_one(name + wanted.suffix):
-            found = _kept(reader, wanted) or _decoded(reader, wanted)
+        with cache.only_one(cache.place_of(files) + wanted.suffix):
+            found = _kept(reader, files, wanted) or _decoded(reader, files, wanted)
     return found
 
 
-def _kept(reader: Reader, wanted: Wanted) -> Source | None:
+def _kept(reader: Reader, files: list[str], wanted: Wanted) -> Source | None:
     """Return images from the cache, if their files still hold what they held; None if they are not there.
 
     Files are read again only where they may have changed, or have another name than when they were decoded.
     """
-    stamps, at = cache.stamps_now(reader.files)
-    known = cache.known_content(reader.files)
+    stamps = cache.stamps_now(files)
+    known = cache.known_content(files, stamps)
     if known and known.unchanged:
         return _opened(known.digest, wanted)
     if known or not reader.hashes_itself:
-        content = _content(reader, [_hashed(file) for file in reader.files])
-        cache.record_content(reader.files, content, stamps, at)
+        content = _content(reader, map(_hashed, files))
+        cache.record_content(files, content, stamps)
         return _opened(content, wanted)
     return None
 
 
-def _decoded(reader: Reader, wanted: Wanted) -> Source:
+def _decoded(reader: Reader, files: list[str], wanted: Wanted) -> Source:
     """Decode images and keep them."""
-    stamps, at = cache.stamps_now(reader.files)
+    stamps = cache.stamps_now(files)
     with cache.new_pixels() as pixels:
         made = reader.decode(pixels)
         if made.seen.done["deep"] and (fault := range_fault("whole numbers", made.seen.least, made.seen.most)):
             raise DataError(f"{wanted.pattern}: {fault}")
-        rest = reader.files[len(made.hashes or ()) :]
+        rest = files[len(made.hashes or ()) :]
         content = _content(reader, [*(made.hashes or ()), *map(_hashed, rest)])
-        cache.complete(pixels, content + wanted.suffix, made.shape, _facts(made, content))
-    cache.record_content(reader.files, content, stamps, at)
+        in_own_size = made.seen.smallest == made.seen.largest == wanted.size
+        name = content + (wanted._replace(size=None) if in_own_size else wanted).suffix
+        cache.complete(pixels, name, made.shape, _facts(made, content))
+    cache.record_content(files, content, stamps)
     source = _opened(content, wanted)
     if source is None:
         raise DataError(f"{wanted.pattern}: its decoded images are gone from the cache; run the same command again")
     return source
 
 
-def _hashed(file: Path) -> tuple[int, bytes]:
+def _hashed(file: str) -> tuple[int, bytes]:
     """Return the bytes and the SHA-256 of a file."""
-    with file.open("rb") as opened:
+    with open(file, "rb") as opened:  # noqa: PTH123 - a million times
         digest = hashlib.file_digest(opened, "sha256").digest()
         return opened.tell(), digest
 
@@ -200,8 +203,8 @@ def _hashed(file: Path) -> tuple[int, bytes]:
 def _content(reader: Reader, hashes: Iterable[tuple[int, bytes]]) -> str:
     """Return the hash of the names and contents of files."""
     digest = hashlib.sha256()
-    for file, (length, hashed) in zip(reader.files, hashes, strict=True):
-        digest.update(os.fsencode(file.relative_to(reader.top)) + f"\0{length}\0".encode())
+    for name, (length, hashed) in zip(reader.names, hashes, strict=True):
+        digest.update(os.fsencode(name) + f"\0{length}\0".encode())
         digest.update(hashed)
     return digest.hexdigest()[:32]
 
@@ -229,7 +232,15 @@ ALTERS = ("turned", "transparent", "deep", "float", "first")
 
 
 def _opened(content: str, wanted: Wanted) -> Source | None:
-    name = content + wanted.suffix
+    """Return a collection from the cache, also where it is kept in its own size, and that is the wanted one."""
+    found = _entry(content + wanted.suffix)
+    if found is None and wanted.size is not None:
+        own = _entry(content + wanted._replace(size=None).suffix)
+        return own if own is not None and own.images.shape[:1:-1] == wanted.size else None
+    return found
+
+
+def _entry(name: str) -> Source | None:
     entry = cache.opened(name)
     if entry is None:
         return None
@@ -250,17 +261,17 @@ def _opened(content: str, wanted: Wanted) -> Source | None:
 
 
 def _folder_reader(listing: Listing, wanted: Wanted) -> Reader:
-    names = [file.relative_to(listing.top).as_posix() for file in listing.images]
-    extra = [listing.top / EDM_LABELS] if (listing.top / EDM_LABELS).is_file() else []
-    placed = place(names, extra[0].read_bytes() if extra else None, wanted.pattern)
-    files = [listing.top / name for name in placed.names]
-    decode = partial(_decode_files, files, placed, wanted)
-    return Reader([*files, *extra], listing.top, decode, hashes_itself=True)
+    labels = Path(listing.top, EDM_LABELS)
+    extra = listing.is_folder and labels.is_file()
+    placed = place(listing.images, labels.read_bytes() if extra else None, wanted.pattern)
+    decode = partial(_decode_files, listing.top, placed, wanted)
+    return Reader(listing.top, placed.names + [EDM_LABELS] * extra, decode, hashes_itself=True)
 
 
-def _decode_files(files: list[Path], placed: Placed, wanted: Wanted, pixels: Path) -> Made:
+def _decode_files(top: str, placed: Placed, wanted: Wanted, pixels: Path) -> Made:
+    files = [os.path.join(top, name) for name in placed.names]  # noqa: PTH118
     chunks, meaning, size = decode_all(
-        lambda: (Encoded(str(file)) for file in files), len(files), what=wanted.pattern, target=pixels, size=wanted.size
+        lambda: map(Encoded, files), len(files), what=wanted.pattern, target=pixels, size=wanted.size
     )
     hashes = [each for chunk in chunks for each in chunk.hashes]
     shape = (len(files), meaning.channels, size[1], size[0])
@@ -322,7 +333,7 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
     found = _opened(content, wanted)
     if found is not None:
         return found
-    only_npz = all(kind.containers and kind.containers[0].suffix.lower() == ".npz" for kind in kinds)
+    only_npz = all(kind.containers and suffix_of(kind.containers[0]) == ".npz" for kind in kinds)
     classes = np.concatenate([source.classes for source in sources]) if only_npz else np.zeros(count, dtype=np.int64)
     notes = [note for source in sources for note in source.notes]
     notes += [] if only_npz or not any(source.classes.any() for source in sources) else [NO_CLASSES]
@@ -352,4 +363,4 @@ def image_files(pattern: str) -> list[str]:
     if not listing.is_folder:
         return []
     reader = _folder_reader(listing, Wanted(pattern, None, None, None))
-    return [str(file) for file in reader.files if file.name != EDM_LABELS]
+    return reader.files[: len(reader.names) - (reader.names[-1] == EDM_LABELS)]

@@ -59,7 +59,11 @@ class Encoded(NamedTuple):
             if self.archive:
                 return _archive(self.archive, os.stat(self.archive).st_mtime_ns).read(self.name)  # noqa: PTH116
             with open(self.name, "rb") as file:  # noqa: PTH123 - a million times
+                if os.fstat(file.fileno()).st_size > MOST_ENCODED:
+                    raise DataError(f"{self.where}: longer than {MOST_ENCODED:,} bytes; no image is")
                 return file.read()
+        except DataError:
+            raise
         except OSError as error:
             raise DataError(f"{self.where}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # zipfile and zlib raise errors of many kinds on damaged archives
@@ -88,10 +92,12 @@ class Decoded(NamedTuple):
 
 def decode_chunk(chunk: Chunk) -> Decoded:
     """Decode the images of a chunk into its target. DataError names the one that cannot be used."""
-    seen, hashes, pixels = Seen(), [], []
+    seen, hashes = Seen(), []
+    width, height = chunk.size
+    pixels = np.empty((len(chunk.images), chunk.meaning.channels, height, width), dtype=np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of large images and damaged tags; what it refuses is an error
-        for image in chunk.images:
+        for number, image in enumerate(chunk.images):
             data = image.read()
             if image.data is None and image.archive is None:
                 hashes.append((len(data), hashlib.sha256(data).digest()))
@@ -99,11 +105,10 @@ def decode_chunk(chunk: Chunk) -> Decoded:
             if decoded.shape[:0:-1] != chunk.size:
                 this, first = shown_size((decoded.shape[2], decoded.shape[1])), shown_size(chunk.size)
                 raise SizeError(f"{image.where}: {this} pixels, but the first image has {first}")
-            pixels.append(decoded)
-    content = np.stack(pixels).tobytes()
+            pixels[number] = decoded
     with writable(chunk.target.parent), chunk.target.open("r+b") as file:
-        file.seek(chunk.first * (len(content) // len(pixels)))
-        file.write(content)
+        file.seek(chunk.first * pixels[0].size)
+        file.write(pixels.data)
     return Decoded(len(pixels), seen, hashes)
 
 
@@ -135,7 +140,7 @@ def names_in(archive: zipfile.ZipFile, file: Path) -> tuple[list[str], Counter[s
         else:
             names.append(entry.filename)
     if not names:
-        raise DataError(f"{file}: no images in it ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{file}: no images in it")
     return sorted(names), +left_out
 
 

@@ -4,7 +4,6 @@ import os
 import reprlib
 from typing import Any
 
-from diffmem.config import MOST_CLASSES
 from diffmem.errors import DataError
 from diffmem.units import with_unit
 
@@ -49,6 +48,8 @@ def check_pixels(where: object, images: int, each: int) -> None:
 
 def class_number(label: Any, where: str) -> int:
     """Return the label of an image if it is a class number; raise DataError if not."""
+    from diffmem.config import MOST_CLASSES  # with pydantic, which decoding does without
+
     if label is None:
         raise DataError(f"{where}: no label")
     if not isinstance(label, int) or not 0 <= label < MOST_CLASSES:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffmem.data.limits import MOST_ENCODED, class_number, first_line
+from diffmem.data.limits import class_number, first_line
 from diffmem.data.pixels import SUFFIXES
 from diffmem.errors import DataError, NoSuchData
 
@@ -20,6 +20,8 @@ NOT_SHOWN = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 TRAIN = ("train", "training")
 SPLITS = frozenset({*TRAIN, "test", "testing", "val", "valid", "validation", "dev"})
 """Names of folders that split a dataset, and are no classes."""
+MOST_KINDS = 8
+"""Kinds of files that are named."""
 EDM_LABELS = "dataset.json"
 """The file of labels in a folder or .zip as EDM and StyleGAN have it."""
 
@@ -28,16 +30,11 @@ EDM_LABELS = "dataset.json"
 class Listing:
     """The files that a path or a pattern means, in order of name, and what is left out."""
 
-    top: Path  # the folder whose sub-folders are classes: the one named, or the one that a pattern's files share
-    images: list[Path] = field(default_factory=list)
-    containers: list[Path] = field(default_factory=list)
+    top: str  # the folder whose sub-folders are classes: the one named, or the one that a pattern's files share
+    images: list[str] = field(default_factory=list)  # names below `top`
+    containers: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # files that are no images, by suffix
     is_folder: bool = False
-
-    @property
-    def files(self) -> list[Path]:
-        """Return all files that are read."""
-        return [*self.images, *self.containers]
 
     def notes(self) -> list[str]:
         """Return what is left out, in sentences."""
@@ -47,65 +44,80 @@ class Listing:
 def list_files(pattern: str) -> Listing:
     """Return the files that a path or a pattern means; DataError if there are none, or if a folder cannot be read."""
     try:
-        path = Path(pattern).expanduser()
+        path = str(Path(pattern).expanduser())
     except RuntimeError as error:
         raise NoSuchData(f"{pattern}: no such user") from error
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - strings, since there may be a million
         listing = Listing(path, is_folder=True)
         _add(listing, walk(path))
         missing = _nothing_in(listing)
-    elif path.is_file():
-        listing = Listing(path.parent)
-        _add(listing, [path])
+    elif os.path.isfile(path):  # noqa: PTH113
+        listing = Listing(os.path.dirname(path))  # noqa: PTH120
+        _add(listing, [os.path.basename(path)])  # noqa: PTH119
         missing = "not a folder of images, a .npz, a .zip or a Parquet file"
         if not listing.containers:
             raise DataError(f"{pattern}: {missing}")
     else:
-        named = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
-        if not named:
-            raise NoSuchData(f"{pattern}: no such file or folder")
-        files = {file for name in named for file in (walk(name) if name.is_dir() else [name]) if file.is_file()}
-        if not files:
-            raise DataError(f"{pattern}: neither a file nor a folder of images")
-        listing = Listing(Path(os.path.commonpath([file.absolute().parent for file in files])))
-        _add(listing, files)
-        listing.images = [file.absolute() for file in listing.images]
+        listing = _matching(pattern, path)
         missing = _nothing_in(listing)
-    if not listing.files:
+    if not listing.images and not listing.containers:
         raise DataError(f"{pattern}: {missing}")
-    for file in listing.images:
-        if file.stat().st_size > MOST_ENCODED:
-            raise DataError(f"{file}: longer than {MOST_ENCODED:,} bytes; no image is")
     return listing
 
 
-def _add(listing: Listing, files: Iterable[Path]) -> None:
-    for file in sorted(files):
-        suffix = file.suffix.lower()
+def _matching(pattern: str, path: str) -> Listing:
+    """Return the files that a pattern matches, and those in the folders that it matches."""
+    named = glob.glob(path, recursive=True)  # noqa: PTH207 - may be absolute
+    if not named:
+        raise NoSuchData(f"{pattern}: no such file or folder")
+    files: set[str] = set()
+    for name in map(os.path.abspath, named):
+        if os.path.isdir(name):  # noqa: PTH112
+            files.update(os.path.join(name, inner) for inner in walk(name))  # noqa: PTH118
+        elif os.path.isfile(name):  # noqa: PTH113 - a pipe or a device may never end
+            files.add(name)
+    if not files:
+        raise DataError(f"{pattern}: neither a file nor a folder")
+    listing = Listing(os.path.commonpath([os.path.dirname(file) for file in files]))  # noqa: PTH120
+    _add(listing, [os.path.relpath(file, listing.top) for file in files])
+    return listing
+
+
+def _add(listing: Listing, names: Iterable[str]) -> None:
+    for name in sorted(names, key=lambda name: name.split("/")):  # as Path sorts
+        suffix = suffix_of(name)
         if suffix in SUFFIXES:
-            listing.images.append(file)
+            listing.images.append(name)
         elif suffix in CONTAINERS and not listing.is_folder:  # in a folder of images they are something else
-            listing.containers.append(file)
-        elif file.name != EDM_LABELS:
+            listing.containers.append(name)
+        elif os.path.basename(name) != EDM_LABELS:  # noqa: PTH119
             listing.left_out[suffix or "without a suffix"] += 1
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file's name, in lower case."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
 def _nothing_in(listing: Listing) -> str:
     inside = [suffix for suffix in CONTAINERS if listing.left_out[suffix]]
-    also = f"; name what is in it as {listing.top}/*{inside[0]}" if inside else ""
-    return f"no images in it ({', '.join(sorted(SUFFIXES))}){also}"
+    if inside:
+        return f"no images in it, but {inside[0]} files; name them as {listing.top}/*{inside[0]}"
+    return f"no images in it{_but(listing.left_out)}"
 
 
-def walk(top: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are not hidden, also behind links to folders, but none within themselves.
-
-    Raises OSError where a folder cannot be read.
-    """
-    yield from _walk(top, ())
+def _but(left_out: Counter[str]) -> str:
+    return f"; it holds {_by_suffix(left_out)}" if left_out else ""
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    status = folder.stat()
+def walk(top: str) -> Iterator[str]:
+    """Yield the names below a folder of its files that are not hidden, also behind links to folders, but none within
+    themselves. Raises OSError where a folder cannot be read."""
+    yield from _walk(top, "", ())
+
+
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    status = os.stat(folder)  # noqa: PTH116
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
@@ -114,9 +126,9 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             if is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                yield from _walk(folder / entry.name, (*above, here))
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
             elif entry.is_file():  # a pipe or a device may never end
-                yield folder / entry.name
+                yield prefix + entry.name
 
 
 def is_hidden(name: str) -> bool:
@@ -128,8 +140,13 @@ def left_out_note(left_out: Counter[str]) -> list[str]:
     """Return the sentence about files that are no images."""
     if not left_out:
         return []
-    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common())
-    return [f"left out, since they are no images that can be read: {kinds}"]
+    count = sum(left_out.values())
+    return [f"{count:,} files were left out, since they are no images that can be read: {_by_suffix(left_out)}"]
+
+
+def _by_suffix(left_out: Counter[str]) -> str:
+    kinds = [f"{count:,} {suffix}" for suffix, count in left_out.most_common()]
+    return ", ".join(kinds[:MOST_KINDS]) + (", ..." if len(kinds) > MOST_KINDS else "")
 
 
 # --- classes by place ----------------------------------------------------------------------------------

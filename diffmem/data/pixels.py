@@ -154,10 +154,10 @@ def plain(image: Image.Image, where: str, meaning: Meaning, seen: Seen) -> Image
             seen.done["transparent"] += 1
         return Image.fromarray(grey)
     if image.mode in GREY:
-        return image.convert("L")
+        return image if image.mode == "L" else image.convert("L")
     if meaning.channels == 1:
         raise OtherMeaning(meaning._replace(channels=3))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image: Image.Image, seen: Seen) -> Image.Image:
