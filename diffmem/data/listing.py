@@ -1,5 +1,6 @@
 """Which files a path or a pattern means, and which class each image is of by where it lies."""
 
+import fnmatch
 import glob
 import json
 import os
@@ -67,7 +68,7 @@ def list_files(pattern: str) -> Listing:
 
 def _matching(pattern: str, path: str) -> Listing:
     """Return the files that a pattern matches, and those in the folders that it matches."""
-    named = glob.glob(path, recursive=True)  # noqa: PTH207 - may be absolute
+    named = _expanded(path)
     if not named:
         raise NoSuchData(f"{pattern}: no such file or folder")
     files: set[str] = set()
@@ -81,6 +82,31 @@ def _matching(pattern: str, path: str) -> Listing:
     listing = Listing(os.path.commonpath([os.path.dirname(file) for file in files]))  # noqa: PTH120
     _add(listing, [os.path.relpath(file, listing.top) for file in files])
     return listing
+
+
+def _expanded(path: str) -> list[str]:
+    """Return what a pattern matches; below a `**` files alone, and none behind a link that leads back."""
+    parts = path.split("/")
+    if "**" not in parts:
+        return glob.glob(path)  # noqa: PTH207 - may be absolute
+    at = parts.index("**")
+    tops = glob.glob("/".join(parts[:at]) or ("/" if path.startswith("/") else ".")) if at else ["."]  # noqa: PTH207
+    return [
+        os.path.join(top, name)  # noqa: PTH118
+        for top in tops
+        if os.path.isdir(top)  # noqa: PTH112
+        for name in walk(top)
+        if _matches(name.split("/"), parts[at:])
+    ]
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether the parts of a name, or the first of them, match those of a pattern."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(names[skipped:], pattern[1:]) for skipped in range(len(names)))
+    return bool(names) and fnmatch.fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
 
 
 def _add(listing: Listing, names: Iterable[str]) -> None:
