@@ -44,6 +44,10 @@ def pays(cell: Cell, device: torch.device) -> bool:
     return SAVED * seconds > COMPILE_SECONDS
 
 
+LONGEST_REASON = 500
+"""Characters of an error of torch, whose first line says no more than where it was raised."""
+
+
 @cache
 def _why_not(device_type: str) -> str:
     """Return what keeps torch.compile from working on a kind of device, empty where it works; tried once."""
@@ -52,7 +56,7 @@ def _why_not(device_type: str) -> str:
             warnings.simplefilter("ignore")  # torch's own, of its own deprecated functions
             torch.compile(torch.neg)(torch.ones(2, device=device_type))
     except Exception as error:  # noqa: BLE001 - a missing compiler is told by errors of many kinds
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
     return ""
 
 

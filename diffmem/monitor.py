@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class Monitor:
         device: torch.device | str | None = None,
     ) -> None:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, SupportsIndex) or value < 1:
                 raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
         images = as_training_images(training_images)
         plain = _plain(settings or {})

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ def memorization_ratio(images: Images, training_images: Images, *, threshold: fl
     scale, as `Images` says, and are compared on the device of `images`. Raises DataError where they do not compare;
     warns (ImageWarning) of what they are taken to mean, and of training images that are alike.
     """
-    if not (isinstance(threshold, int | float) and 0 < threshold <= 1):
+    if not (isinstance(threshold, SupportsFloat) and 0 < float(threshold) <= 1):
         raise DataError(f"the threshold must be a number above 0 and at most 1 (the paper's is 1/3), not {threshold!r}")
     training = as_training_images(training_images)
     if duplicates := duplicates_in(training):
@@ -184,7 +184,9 @@ def _from_pictures(images: Sequence[Image.Image], name: str) -> list[npt.NDArray
             meaning = other.meaning
     if seen.done["deep"] and (fault := range_fault("whole numbers", seen.least, seen.most)):
         raise DataError(f"{name}: {fault}")
-    for said in treatments(seen):
+    grey = sum(array.ndim == 2 for array in arrays)
+    mixed = [f"{grey} of {len(arrays)} images are grey; they were repeated as RGB"] if 0 < grey < len(arrays) else []
+    for said in [*treatments(seen), *mixed]:
         warnings.warn(f"{name}: {said}", ImageWarning, stacklevel=6)
     if meaning.channels == 3:
         return [np.repeat(array[..., None], 3, axis=2) if array.ndim == 2 else array for array in arrays]

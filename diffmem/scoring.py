@@ -168,7 +168,8 @@ def score_images(images: Path | str, against: str, store: Store, *, resolution: 
     if len(source.images) < 2:
         raise DataError(f"{against}: one image; a second nearest training image needs two")
     cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
-    name, curve = study_name(str(images)), f"{_called(images, generated)} against {_called(against, source)}"
+    name = readable(study_name(str(images)))
+    curve = readable(f"{_called(images, generated)} against {_called(against, source)}")
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
@@ -177,7 +178,7 @@ def score_images(images: Path | str, against: str, store: Store, *, resolution: 
         name,
         title=f"Images called {name}",
         figure="",
-        path=str(images),
+        path=readable(str(images)),
         axes=[],
         estimation=Estimation().model_dump(mode="json"),
         cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
@@ -257,6 +258,11 @@ def _measured(
 def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
     """Return images as a tensor on a device, grey ones repeated to so many channels, without copying on the CPU."""
     return torch.from_numpy(images).to(device).expand(-1, channels, -1, -1)
+
+
+def readable(name: str) -> str:
+    """Return a name, also one of bytes that are no text, as text that a store can keep."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def study_name(images: str) -> str:

@@ -1,6 +1,8 @@
 """The command line: parse, call one function, print. The only place that prints and that ends the process."""
 
+import errno
 import io
+import os
 import signal
 import sys
 from typing import Any
@@ -22,10 +24,18 @@ class Group(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal's encoding lacks is no reason to end
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except DiffmemError as error:
             echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try to write the rest when it ends
+            echo("the output cannot be written, the disk is full; what was measured is in the store", err=True)
+            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 

@@ -12,7 +12,7 @@ from diffmem.cli.tables import echo, print_json, print_table
 @click.command()
 @click.option(
     "--images",
-    type=FileName(),
+    type=click.Path(path_type=Path),  # any bytes, unlike a FileName, which a store may have to keep
     required=True,
     help="Generated images: a folder of them, a .zip, a .npz, a Parquet file or a pattern of them.",
 )

@@ -10,13 +10,16 @@ import numpy.typing as npt
 from diffmem.config import MOST_CLASSES
 from diffmem.data import npz
 from diffmem.data.cache import writable
-from diffmem.data.limits import check_pixels, class_number, most_bytes_at_once
+from diffmem.data.limits import check_pixels, class_number, first_line, most_bytes_at_once
 from diffmem.data.pixels import Seen, Size, changes, eight_bits, range_fault, resized
 from diffmem.errors import DataError
 from diffmem.units import with_unit
 
 IMAGES, LABELS = ("images", "arr_0"), ("labels", "label", "arr_1")
 """Names of the arrays, one's own and those of guided-diffusion's samples; the first that there is."""
+
+MOST_ARRAYS = 100
+"""Arrays of a .npz that are looked at."""
 
 
 class Written(NamedTuple):
@@ -46,6 +49,7 @@ def write_npz(path: Path, target: Path, size: Size | None) -> Written:
                 f"{path}: {with_unit(claim.nbytes)}B in Fortran's order, which are read at once; save it in C's"
             )
         labels, name = _labels(file, count, path)
+        others = [] if name else _unread_labels(file, count)
         seen = _seen(count, (width, height), size)
         least, most = _range(file, claim, seen, path)
         with target.open("wb") as written:
@@ -57,7 +61,7 @@ def write_npz(path: Path, target: Path, size: Size | None) -> Written:
                 with writable(target.parent):
                     written.write(content)
     altered = [] if name in ("labels", "") else [f"labels {name}"]
-    notes = [f"classes are those of the array {name}"] * bool(altered)
+    notes = [f"classes are those of the array {name}"] * bool(altered) + others
     return Written((count, channels, high, wide), labels, seen, altered, notes)
 
 
@@ -92,6 +96,15 @@ def _labels(file: npz.Npz, count: int, path: Path) -> tuple[npt.NDArray[np.int64
     for row in np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))[:1].tolist():
         class_number(int(labels[row]), f"{path}, row {row}")
     return labels.astype(np.int64), claim.name
+
+
+def _unread_labels(file: npz.Npz, count: int) -> list[str]:
+    """Return in a sentence which arrays may be labels, but have no name of one."""
+    claims = [claim for name in file.names[:MOST_ARRAYS] if (claim := file.claim(name))]
+    found = [first_line(claim.name) for claim in claims if claim.shape == (count,) and claim.dtype.kind in "iub"]
+    if not found:
+        return []
+    return [f"no classes: no array is called {', '.join(LABELS)} (it has {', '.join(found)})"]
 
 
 def _channels_first(shape: tuple[int, ...], path: Path) -> tuple[int, int, int, int]:

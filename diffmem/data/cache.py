@@ -179,7 +179,7 @@ def keep_facts(path: Path, facts: dict[str, Any]) -> None:
 
 def kept_facts(path: Path) -> dict[str, Any] | None:
     """Return plain data as it was written; None if it is not there or is damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         crc, text = json.loads(path.read_bytes())
         if zlib.crc32(text.encode()) == crc:
             return dict(json.loads(text))
@@ -189,7 +189,7 @@ def kept_facts(path: Path) -> dict[str, Any] | None:
 def opened(name: str) -> Entry | None:
     """Return an entry; None if there is none, or it is not as it was written."""
     path = entry_path(name)
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         stamps = stamps_now([str(path), str(path.with_suffix(".json"))])
         entry = _checked(path, stamps.digest)
         if entry is not None:

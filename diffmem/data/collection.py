@@ -23,9 +23,18 @@ from diffmem.data import cache
 from diffmem.data.arrays import write_npz
 from diffmem.data.decoding import CHUNK, Encoded, decode_all, names_in, seen_in, zipped
 from diffmem.data.limits import check_pixels
-from diffmem.data.listing import EDM_LABELS, Listing, Placed, left_out_note, list_files, place, suffix_of
+from diffmem.data.listing import (
+    EDM_LABELS,
+    Listing,
+    Placed,
+    left_out_note,
+    list_files,
+    place,
+    suffix_of,
+    wrapping_folder,
+)
 from diffmem.data.parquet import opened as opened_parquet
-from diffmem.data.pixels import Seen, Size, alterations, range_fault, shown_size, treatments
+from diffmem.data.pixels import Seen, Size, alterations, range_fault, scale_of, shown_size, treatments
 from diffmem.errors import DataError, SizeError
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,6 +52,7 @@ class Source:
     entry: str = ""  # its name in the cache
     largest: Size = (0, 0)  # of the images as they were
     enlarged: int = 0  # how many were
+    scale: str = ""  # of floating-point values, 0..1 or -1..1
 
 
 def read_images(
@@ -134,6 +144,8 @@ def _source(listing: Listing, wanted: Wanted) -> Source:
 
 
 def _reader(listing: Listing, wanted: Wanted) -> Reader:
+    if wanted.labels is not None and not all(suffix_of(name) == ".parquet" for name in listing.containers or [""]):
+        raise DataError(f"{wanted.pattern}: has no columns; P.labels = {wanted.labels!r} names one of a Parquet file")
     if listing.images:
         return _folder_reader(listing, wanted)
     files = [Path(listing.top, name) for name in listing.containers]
@@ -185,6 +197,8 @@ def _decoded(reader: Reader, files: list[str], wanted: Wanted) -> Source:
         content = _content(reader, [*(made.hashes or ()), *map(_hashed, rest)])
         in_own_size = made.seen.smallest == made.seen.largest == wanted.size
         name = content + (wanted._replace(size=None) if in_own_size else wanted).suffix
+        if cache.stamps_now(files).digest != stamps.digest:
+            raise DataError(f"{wanted.pattern}: changed while it was read; run the same command again once it is whole")
         cache.complete(pixels, name, made.shape, _facts(made, content))
     cache.record_content(files, content, stamps)
     source = _opened(content, wanted)
@@ -224,6 +238,7 @@ def _facts(made: Made, content: str) -> dict[str, Any]:
         "notes": ["".join(letter if letter.isprintable() else "?" for letter in note) for note in notes],
         "largest": list(made.seen.largest),
         "enlarged": made.seen.done["enlarged"],
+        "scale": scale_of(made.seen),
     }
 
 
@@ -254,6 +269,7 @@ def _entry(name: str) -> Source | None:
         name,
         (facts["largest"][0], facts["largest"][1]),
         facts["enlarged"],
+        facts["scale"],
     )
 
 
@@ -282,9 +298,10 @@ def _decode_zip(file: Path, wanted: Wanted, pixels: Path) -> Made:
     with zipped(file) as archive:
         listing, left_out = names_in(archive, file)
         labels = archive.read(EDM_LABELS) if EDM_LABELS in archive.namelist() else None
-    placed = place(listing, labels, str(file))
+    wrapping = wrapping_folder(listing)
+    placed = place([name.removeprefix(wrapping) for name in listing], labels, str(file))
     chunks, meaning, size = decode_all(
-        lambda: (Encoded(name, archive=str(file)) for name in placed.names),
+        lambda: (Encoded(wrapping + name, archive=str(file)) for name in placed.names),
         len(placed.names),
         what=wanted.pattern,
         target=pixels,
@@ -326,6 +343,10 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
     if len(sizes) > 1:
         first, other = ((width, height) for height, width in sorted(sizes)[:2])
         raise SizeError(f"{wanted.pattern}: files of {shown_size(first)} and of {shown_size(other)} pixels")
+    if len(scales := {source.scale for source in sources} - {""}) > 1:
+        raise DataError(
+            f"{wanted.pattern}: files of values in {' and in '.join(sorted(scales))}; save all in one scale"
+        )
     channels = max(source.images.shape[1] for source in sources)
     count = sum(len(source.images) for source in sources)
     check_pixels(wanted.pattern, count, math.prod(next(iter(sizes))))

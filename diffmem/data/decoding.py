@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from diffmem.data.cache import writable
+from diffmem.data.cache import stamps_now, writable
 from diffmem.data.limits import MOST_ENCODED, check_pixels, first_line
 from diffmem.data.listing import EDM_LABELS, is_hidden
 from diffmem.data.pixels import SUFFIXES, Meaning, OtherMeaning, Seen, Size, decode, shown_size, total
@@ -57,7 +57,7 @@ class Encoded(NamedTuple):
             return self.data
         try:
             if self.archive:
-                return _archive(self.archive, os.stat(self.archive).st_mtime_ns).read(self.name)  # noqa: PTH116
+                return _archive(self.archive, stamps_now([self.archive]).digest).read(self.name)
             with open(self.name, "rb") as file:  # noqa: PTH123 - a million times
                 if os.fstat(file.fileno()).st_size > MOST_ENCODED:
                     raise DataError(f"{self.where}: longer than {MOST_ENCODED:,} bytes; no image is")
@@ -141,11 +141,14 @@ def names_in(archive: zipfile.ZipFile, file: Path) -> tuple[list[str], Counter[s
             names.append(entry.filename)
     if not names:
         raise DataError(f"{file}: no images in it")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{file}: has {first_line(twice[0])} twice")
     return sorted(names), +left_out
 
 
 @lru_cache(maxsize=1)
-def _archive(name: str, _changed: int) -> zipfile.ZipFile:
+def _archive(name: str, _stamps: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(name)
 
 

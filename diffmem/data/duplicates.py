@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from diffmem.data.cache import entry_path, keep_facts, kept_facts
+from diffmem.data.pixels import is_binary
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -91,7 +92,8 @@ def _near_pairs(images: Pixels, first: Indices) -> Iterator[Indices]:
 
     Means of blocks differ by no more than the images do, so that pairs are looked at only where these are near.
     """
-    limit = (NEAR * 255) ** 2 * images[0].size
+    near = NEAR * (1 if is_binary(images) else 255)
+    limit = near**2 * images[0].size
     means, weights = _block_means(images, first)
     brightness = means @ weights / images[0].size  # the mean of all pixels, which differs by less than NEAR too
     order = np.argsort(brightness, kind="stable")
@@ -99,7 +101,7 @@ def _near_pairs(images: Pixels, first: Indices) -> Iterator[Indices]:
     norms = np.square(means).sum(axis=1)
     for start in range(0, len(order), ROWS):
         stop = min(start + ROWS, len(order))
-        end = int(np.searchsorted(brightness, brightness[stop - 1] + NEAR * 255 + SLACK))
+        end = int(np.searchsorted(brightness, brightness[stop - 1] + near + SLACK))
         for other in range(start, end, ROWS):
             until = min(other + ROWS, end)
             squared = norms[start:stop, None] + norms[None, other:until] - 2 * means[start:stop] @ means[other:until].T

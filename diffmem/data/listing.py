@@ -77,6 +77,8 @@ def _matching(pattern: str, path: str) -> Listing:
             files.update(os.path.join(name, inner) for inner in walk(name))  # noqa: PTH118
         elif os.path.isfile(name):  # noqa: PTH113 - a pipe or a device may never end
             files.add(name)
+        else:
+            _check_link(name)
     if not files:
         raise DataError(f"{pattern}: neither a file nor a folder")
     listing = Listing(os.path.commonpath([os.path.dirname(file) for file in files]))  # noqa: PTH120
@@ -85,19 +87,25 @@ def _matching(pattern: str, path: str) -> Listing:
 
 
 def _expanded(path: str) -> list[str]:
-    """Return what a pattern matches; below a `**` files alone, and none behind a link that leads back."""
-    parts = path.split("/")
-    if "**" not in parts:
-        return glob.glob(path)  # noqa: PTH207 - may be absolute
-    at = parts.index("**")
-    tops = glob.glob("/".join(parts[:at]) or ("/" if path.startswith("/") else ".")) if at else ["."]  # noqa: PTH207
-    return [
-        os.path.join(top, name)  # noqa: PTH118
-        for top in tops
-        if os.path.isdir(top)  # noqa: PTH112
-        for name in walk(top)
-        if _matches(name.split("/"), parts[at:])
-    ]
+    """Return what a pattern matches that is not hidden; below a `**` files alone, and none behind a link that leads
+    back."""
+    top, parts = _literally_there(path.split("/"))
+    at = parts.index("**") if "**" in parts else len(parts)
+    found = glob.glob("/".join([glob.escape(top), *parts[:at]]))  # noqa: PTH207 - may be absolute
+    shown = [name for name in found if not any(map(is_hidden, name.removeprefix(top).split("/")))]
+    if at == len(parts):
+        return shown
+    folders = [name for name in shown if os.path.isdir(name)]  # noqa: PTH112
+    below = ((folder, name) for folder in folders for name in walk(folder))
+    return [os.path.join(folder, name) for folder, name in below if _matches(name.split("/"), parts[at:])]  # noqa: PTH118
+
+
+def _literally_there(parts: list[str]) -> tuple[str, list[str]]:
+    """Return the longest beginning of a path that is there, whatever marks of a pattern are in it, and the rest."""
+    at = 1 if parts[0] == "" else 0
+    while os.path.lexists("/".join(parts[: at + 1])):
+        at += 1
+    return "/".join(parts[:at]) or ("/" if parts[0] == "" else "."), parts[at:]
 
 
 def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -155,6 +163,14 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Itera
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, here))
             elif entry.is_file():  # a pipe or a device may never end
                 yield prefix + entry.name
+            else:
+                _check_link(entry.path)
+
+
+def _check_link(path: str) -> None:
+    """Raise DataError if there is nothing where a link leads: images that are missing are not left out in silence."""
+    if os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
+        raise DataError(f"{path}: a link that leads nowhere; remove it, or bring back what it leads to")
 
 
 def is_hidden(name: str) -> bool:
@@ -167,7 +183,8 @@ def left_out_note(left_out: Counter[str]) -> list[str]:
     if not left_out:
         return []
     count = sum(left_out.values())
-    return [f"{count:,} files were left out, since they are no images that can be read: {_by_suffix(left_out)}"]
+    files = "1 file was" if count == 1 else f"{count:,} files were"
+    return [f"{files} left out, since no image can be read from them: {_by_suffix(left_out)}"]
 
 
 def _by_suffix(left_out: Counter[str]) -> str:
@@ -201,6 +218,14 @@ def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
     if not folders or folders.keys() - SPLITS or any("/" not in name for name in names):
         return Placed(list(names), _by_folder(names, where), [])
     return _one_split(names, folders, where)
+
+
+def wrapping_folder(names: Sequence[str]) -> str:
+    """Return the folder, with its slash, that all names are in and that has folders of its own; empty if none."""
+    folder = names[0].partition("/")[0]
+    first = f"{folder}/"
+    inside = folder.lower() not in SPLITS and all(name.startswith(first) for name in names) and any(name.count("/") > 1 for name in names)
+    return first if inside else ""
 
 
 def _one_split(names: Sequence[str], folders: dict[str, str], where: str) -> Placed:
@@ -242,4 +267,7 @@ def _as_listed(names: Sequence[str], labels: dict[str, int], where: str) -> Plac
     missing = [name for name in names if name not in labels]
     if missing:
         raise DataError(f"{where}: {len(missing):,} images have no label in {EDM_LABELS}, the first is {missing[0]}")
+    absent = labels.keys() - set(names)
+    if absent:
+        raise DataError(f"{where}: {EDM_LABELS} lists {len(absent):,} images that are not there, as {min(absent)}")
     return Placed(list(names), [labels[name] for name in names], [f"classes are those of {EDM_LABELS}"])

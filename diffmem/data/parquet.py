@@ -3,7 +3,9 @@
 import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
@@ -20,7 +22,7 @@ LABELS = ("label", "labels", "class", "fine_label", "category")
 """Columns that hold the label, in any case, the first of them that there is."""
 SIZES = ("tinyint", "smallint", "integer", "bigint")
 INTEGERS = frozenset({"boolean", *SIZES, *(f"u{size}" for size in SIZES)})
-FLOATS, TEXTS = frozenset({"float", "double"}), frozenset({"varchar", "enum"})
+NUMBERS, TEXTS = frozenset({"float", "double", "decimal"}), frozenset({"varchar", "enum"})
 LONGEST_NAME = 1000
 """Characters of the name of a class."""
 BATCH = 2048
@@ -61,7 +63,7 @@ class Table:
         if only is None:  # the published files are what they are
             self._check_sizes()
         self.classes = self._text_classes() if self._kind in TEXTS else {}
-        if self._kind not in INTEGERS | FLOATS | TEXTS:
+        if self._kind not in INTEGERS | NUMBERS | TEXTS:
             self._label = f"substring({self._label}::VARCHAR, 1, 40)"  # to be refused with its row
         self._where = "" if only is None else f"WHERE {self._label} BETWEEN {only.start} AND {only.stop - 1}"
 
@@ -86,7 +88,7 @@ class Table:
             yield Row(data, class_number(self._number(label), where) - first, where)
 
     def _number(self, label: Any) -> Any:
-        if self._kind in FLOATS and label is not None and label.is_integer():
+        if self._kind in NUMBERS and label is not None and isfinite(label) and label == int(label):
             return int(label)
         return self.classes.get(label, label) if self._kind in TEXTS else label
 
@@ -172,6 +174,17 @@ class Table:
             )
 
 
+def _as_text(file: Path, number: int, folder: str) -> Path:
+    """Return a file by a name that DuckDB takes: a link to it, where its own is of bytes that are no text."""
+    try:
+        str(file.absolute()).encode()
+        return file
+    except UnicodeEncodeError:
+        link = Path(folder, f"{number}.parquet")
+        link.symlink_to(file.absolute())
+        return link
+
+
 @contextmanager
 def opened(files: Sequence[Path], only: range | None, label: str | None) -> Iterator[Table]:
     """Open Parquet files; `only` keeps the rows of a range of labels, `label` names their column.
@@ -180,9 +193,10 @@ def opened(files: Sequence[Path], only: range | None, label: str | None) -> Iter
     Whatever is wrong with the files inside the block is a DataError.
     """
     try:
-        connection, names = reading_files(files)
-        with connection:
-            yield Table(connection, names, files, only, label)
+        with TemporaryDirectory(prefix="diffmem-") as folder:
+            connection, names = reading_files([_as_text(file, number, folder) for number, file in enumerate(files)])
+            with connection:
+                yield Table(connection, names, files, only, label)
     except (DataError, OSError):
         raise
     except Exception as error:  # DuckDB raises its own errors, and Python's on names that are not UTF-8

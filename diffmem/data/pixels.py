@@ -41,6 +41,8 @@ UPRIGHT = {
 }
 """What makes an image upright, by its EXIF orientation."""
 ORIENTATION = 0x0112
+BITS, PHOTOMETRIC, WHITE_IS_0 = 258, 262, 0
+"""Tags of a TIFF."""
 
 GREY = frozenset({"1", "L"})
 DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -144,10 +146,16 @@ def plain(image: Image.Image, where: str, meaning: Meaning, seen: Seen) -> Image
         seen.done["first"] += 1
     elif image.format in ("GIF", "PNG", "TIFF", "WEBP", "AVIF") and (frames := getattr(image, "n_frames", 1)) > 1:
         raise DataError(f"{where}: holds {frames} frames or pages; save each as an image of its own")
+    deep = any("16" in str(tile.args) for tile in getattr(image, "tile", ())) and image.mode not in DEEP
     image.load()
+    if deep:  # of each channel, of which Pillow has kept the upper 8
+        seen.done["deep"] += 1
+        seen.add_values((np.asarray(image.getextrema(), dtype=np.int64) << 8) + [0, 255])
+        if isinstance(hole := image.info.get("transparency"), tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in hole)
     image = _opaque(_upright(image, seen), seen)
     if image.mode in DEEP:
-        values = np.asarray(image)
+        values = _as_16_bits(np.asarray(image), image)
         grey = _eight_bits_of(values, where, meaning, seen)
         if (hole := values == image.info.get("transparency")).any():
             grey[hole] = 255
@@ -158,6 +166,17 @@ def plain(image: Image.Image, where: str, meaning: Meaning, seen: Seen) -> Image
     if meaning.channels == 1:
         raise OtherMeaning(meaning._replace(channels=3))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _as_16_bits(values: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[Any]:
+    """Return the values of a deep image as they are meant, where a TIFF has 12 bits or its white is 0, which Pillow
+    leaves as it is."""
+    tags = getattr(image, "tag_v2", {})
+    if not image.mode.startswith("I;16"):
+        return values
+    if tags.get(BITS) in (12, (12,)):
+        values = values << 4
+    return (2**16 - 1) - values if tags.get(PHOTOMETRIC) == WHITE_IS_0 else values
 
 
 def _upright(image: Image.Image, seen: Seen) -> Image.Image:
@@ -292,9 +311,14 @@ def treatments(seen: Seen) -> list[str]:
     if count := seen.done["deep"]:
         said.append(f"{_of(count, seen)} have 16 bits a pixel; the upper 8 were taken")
     if count := seen.done["float"]:
-        scale = "-1..1 (x + 1) * 127.5" if seen.least < 0 else "0..1 x * 255"
-        said.append(f"{_of(count, seen)} have floating-point values, read as {scale}")
+        how = "(x + 1) * 127.5" if seen.least < 0 else "x * 255"
+        said.append(f"{_of(count, seen)} have floating-point values in {scale_of(seen)}, read as {how}")
     return said
+
+
+def scale_of(seen: Seen) -> str:
+    """Return the scale of floating-point values; empty where there are none."""
+    return "" if not seen.done["float"] else "-1..1" if seen.least < 0 else "0..1"
 
 
 def alterations(seen: Seen, channels: int, size: Size) -> list[str]:
@@ -315,14 +339,17 @@ def _of(count: int, seen: Seen) -> str:
 
 
 def unlike_scales(generated: Pixels, training: Pixels) -> str:
-    """Return in a sentence that generated images have 0 and 1 only, where training images have more; empty if not."""
-
-    def binary(images: Pixels) -> bool:
-        return all(images[start : start + AT_ONCE].max() <= 1 for start in range(0, len(images), AT_ONCE))
-
-    if not binary(generated) or binary(training):
+    """Return in a sentence that generated or training images have 0 and 1 only; empty where both have, or none."""
+    alone = [is_binary(images) for images in (generated, training)]
+    if alone[0] == alone[1]:
         return ""
-    return "generated images have values of 0 and 1 only, unlike the training images: a mask, or a wrong scale?"
+    which, others = ("generated", "training") if alone[0] else ("training", "generated")
+    return f"{which} images have values of 0 and 1 only, unlike the {others} images: a mask, or a wrong scale?"
+
+
+def is_binary(images: Pixels) -> bool:
+    """Return whether all values are 0 or 1."""
+    return all(images[start : start + AT_ONCE].max() <= 1 for start in range(0, len(images), AT_ONCE))
 
 
 AT_ONCE = 1000

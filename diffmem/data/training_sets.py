@@ -41,6 +41,8 @@ def load_source(
     `labels` names the column of labels of a Parquet file. Raises DataError where images cannot be read, cannot be
     reached (with what to download and where to put it), or would all be enlarged without being asked to.
     """
+    if labels is not None and dataset in DATASETS:
+        raise DataError(f"{dataset}: has its own classes; P.labels names a column of a Parquet file")
     if dataset == SHIPPED:
         source = _digits(resolution)
         if not enlarge:
@@ -96,7 +98,7 @@ def _downloaded(repository: str, files: list[str]) -> str:
 
 def describe(dataset: str, resolution: int | None, labels: str | None = None) -> Dataset:
     """Return the facts of a dataset; a user's own files are read and decoded for it, once. Raises DataError."""
-    if dataset in DATASETS:
+    if dataset in DATASETS and labels is None:
         return DATASETS[dataset]
     try:
         source = load_source(dataset, resolution, labels)
