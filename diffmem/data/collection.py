@@ -201,7 +201,10 @@ def _decoded(reader: Reader, files: list[str], wanted: Wanted) -> Source:
             raise DataError(f"{wanted.pattern}: changed while it was read; run the same command again once it is whole")
         cache.complete(pixels, name, made.shape, _facts(made, content))
     cache.record_content(files, content, stamps)
-    source = _opened(content, wanted)
+    return _there(_opened(content, wanted), wanted)
+
+
+def _there(source: Source | None, wanted: Wanted) -> Source:
     if source is None:
         raise DataError(f"{wanted.pattern}: its decoded images are gone from the cache; run the same command again")
     return source
@@ -369,10 +372,7 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
                     file.write(np.broadcast_to(part, (len(part), *shape[1:])).tobytes())
         made = Made(shape, classes, seen, altered=["joined", *(source.fingerprint for source in sources)], notes=notes)
         cache.complete(pixels, content + wanted.suffix, shape, _facts(made, content))
-    joined = _opened(content, wanted)
-    if joined is None:
-        raise DataError(f"{wanted.pattern}: its decoded images are gone from the cache; run the same command again")
-    return joined
+    return _there(_opened(content, wanted), wanted)
 
 
 NO_CLASSES = "files of several kinds are read together, without their classes"

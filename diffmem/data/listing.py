@@ -222,10 +222,10 @@ def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
 
 def wrapping_folder(names: Sequence[str]) -> str:
     """Return the folder, with its slash, that all names are in and that has folders of its own; empty if none."""
-    folder = names[0].partition("/")[0]
-    first = f"{folder}/"
-    inside = folder.lower() not in SPLITS and all(name.startswith(first) for name in names) and any(name.count("/") > 1 for name in names)
-    return first if inside else ""
+    first = names[0].partition("/")[0]
+    if first.lower() in SPLITS or not any(name.count("/") > 1 for name in names):
+        return ""
+    return f"{first}/" if all(name.startswith(f"{first}/") for name in names) else ""
 
 
 def _one_split(names: Sequence[str], folders: dict[str, str], where: str) -> Placed:
