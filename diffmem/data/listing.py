@@ -103,7 +103,7 @@ def _expanded(path: str) -> list[str]:
 def _literally_there(parts: list[str]) -> tuple[str, list[str]]:
     """Return the longest beginning of a path that is there, whatever marks of a pattern are in it, and the rest."""
     at = 1 if parts[0] == "" else 0
-    while os.path.lexists("/".join(parts[: at + 1])):
+    while at < len(parts) and os.path.lexists("/".join(parts[: at + 1])):
         at += 1
     return "/".join(parts[:at]) or ("/" if parts[0] == "" else "."), parts[at:]
 
