@@ -3,6 +3,7 @@
 import io
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -257,7 +258,10 @@ def _measured(
 
 def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
     """Return images as a tensor on a device, grey ones repeated to so many channels, without copying on the CPU."""
-    return torch.from_numpy(images).to(device).expand(-1, channels, -1, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that those of a mapped file must not be written to, which nothing does
+        tensor = torch.from_numpy(images)
+    return tensor.to(device).expand(-1, channels, -1, -1)
 
 
 def readable(name: str) -> str:

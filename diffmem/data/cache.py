@@ -206,7 +206,7 @@ def _checked(path: Path, _stamps: str) -> Entry | None:
         return None
     count, channels, height, width = held["shape"]
     if path.stat().st_size == count * channels * height * width and _checksums(path) == held["crcs"]:
-        return Entry(np.memmap(path, dtype=np.uint8, mode="c", shape=(count, channels, height, width)), held["facts"])
+        return Entry(np.memmap(path, dtype=np.uint8, mode="r", shape=(count, channels, height, width)), held["facts"])
     return None
 
 
