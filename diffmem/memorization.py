@@ -45,7 +45,7 @@ def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = _centred(images)
     x_norms = _squared_norms(x)
-    columns, ranks = [], []
+    kept, ranks = x.new_empty((len(x), 0), dtype=torch.int64), x.new_empty((len(x), 0))  # the best few so far
     guard, longest = torch.full((len(x),), torch.inf, device=x.device), x.new_zeros(())  # the best rank left out
     for start in range(0, len(training_images), TRAINING_ROWS):
         y = _centred(training_images[start : start + TRAINING_ROWS])
@@ -54,14 +54,14 @@ def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
         rank = torch.addmm((y_norms / 2).float(), x, y.T, alpha=-1)  # (||x - y||^2 - ||x||^2) / 2, rounded
         for _ in range(min(2, len(y))):
             column = rank.argmin(dim=1, keepdim=True)
-            columns.append(column + start)
-            ranks.append(rank.gather(1, column))
+            kept, ranks = torch.cat([kept, column + start], dim=1), torch.cat([ranks, rank.gather(1, column)], dim=1)
             rank.scatter_(1, column, torch.inf)
         guard = torch.minimum(guard, rank.amin(dim=1))
-    best, order = torch.cat(ranks, dim=1).sort(dim=1)
-    if best.shape[1] > CANDIDATES:
-        guard = torch.minimum(guard, best[:, CANDIDATES])
-    chosen = torch.cat(columns, dim=1).gather(1, order[:, :CANDIDATES]).sort(dim=1).values  # lower index first
+        ranks, order = ranks.sort(dim=1)
+        if ranks.shape[1] > CANDIDATES:
+            guard = torch.minimum(guard, ranks[:, CANDIDATES])
+        kept, ranks = kept.gather(1, order)[:, :CANDIDATES], ranks[:, :CANDIDATES]
+    chosen = kept.sort(dim=1).values  # lower index first
     index, squared = _exact_two(x, training_images, chosen)
     # n roundings, one after another, of a sum of products: n u / (1 - n u) of the sum of their sizes (Higham 2002, 3.1)
     roundings = (x.shape[1] + 3) * ROUNDING
@@ -96,7 +96,7 @@ def _search_exactly(x: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]
 
 def _centred(images: Tensor) -> Tensor:
     """Return uint8 images as rows of whole numbers in -128..127, float32 [n, pixels]."""
-    return images.flatten(1).float() - 128
+    return images.flatten(1).float().sub_(128)
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
