@@ -523,7 +523,10 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
         most = len(taken) * min(taken) if P.balance else sum(taken)
         if count > most:
             faults.append(
-                Fault(("P.size", classes_key, "P.dataset", "P.blend.share"), _too_few(name, sizes, most, count, P))
+                Fault(
+                    ("P.size", classes_key, "P.dataset", "P.blend.share"),
+                    _too_few(name, sizes, most, count, P, classes_key),
+                )
             )
         if wanted and len(set(wanted)) < len(wanted):
             faults.append(Fault((classes_key,), f"names a class twice: {list(wanted)}"))
@@ -543,14 +546,14 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     return faults
 
 
-def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDistribution) -> str:
+def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDistribution, classes_key: str) -> str:
     """Return why a dataset has too few images, and what to write instead."""
     empty = [number for number, size in enumerate(sizes) if not size]
     if P.balance and empty and P.classes is None:
         there = [number for number, size in enumerate(sizes) if size]
         named = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
         which = f"class {empty[0]}" if len(empty) == 1 else f"classes {', '.join(map(str, empty[:5]))}"
-        return f"{name} has no images of {which}; take those that there are with P.classes = [{named}]"
+        return f"{name} has no images of {which}; take those that there are with {classes_key} = [{named}]"
     if P.balance and sum(sizes) >= count:
         return (
             f"{name} has images for balanced sets of up to {most}, not {count}; P.balance = false takes any of its "

@@ -79,6 +79,7 @@ class Monitor:
         if duplicates:
             warnings.warn(f"{name}: {duplicates}", ImageWarning, stacklevel=2)
         self._images = images.to(self.device)
+        self._signed = has_negative(training_images)
         self._attempt = new_attempt_id()
         self._ratios: dict[int, float] = {}  # of each step that is measured
         where = provenance(self.device)
@@ -115,7 +116,7 @@ class Monitor:
         A step that the store has is not measured again: its ratio is returned.
         """
         known = self._known(step)
-        return self._measure([as_generated_images(images, self._images)], step, loss) if known is None else known
+        return self._measure([self._as_generated(images)], step, loss) if known is None else known
 
     def close(self) -> None:
         """Write what is pending, and record that the training has ended; what is measured later is stored all the same.
@@ -146,13 +147,19 @@ class Monitor:
             count = min(self.batch_size, self.samples - first)
             with torch.no_grad(), _own_random_stream(SEED + first):
                 images = generate(count)
-            batch = as_generated_images(images, self._images)
+            batch = self._as_generated(images)
             if len(batch) != count:
                 raise DataError(
                     f"{self.name}: generate({count}) has returned {len(batch)} images; "
                     "let it return as many as it is asked for"
                 )
             yield batch
+
+    def _as_generated(self, images: Images) -> Tensor:
+        """Return generated images as uint8, on one scale from the first floating-point ones on."""
+        if self._signed is None and has_negative(images):
+            self._signed = True
+        return as_generated_images(images, self._images, signed=self._signed)
 
     def _measure(self, batches: Iterable[Tensor], step: int, loss: float | None) -> float:
         """Append the score of the images of a step to the store."""

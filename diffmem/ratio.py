@@ -41,7 +41,7 @@ def memorization_ratio(images: Images, training_images: Images, *, threshold: fl
     training = as_training_images(training_images)
     if duplicates := duplicates_in(training):
         warnings.warn(f"training images: {duplicates}", ImageWarning, stacklevel=2)
-    generated = as_generated_images(images, training)
+    generated = as_generated_images(images, training, signed=has_negative(training_images))
     _, distance = two_nearest(generated, in_colour(training, generated).to(generated.device))
     return memorized_share(distance, threshold)
 
@@ -59,12 +59,13 @@ def as_training_images(images: Images) -> Tensor:
     return training
 
 
-def as_generated_images(images: Images, training_images: Tensor) -> Tensor:
+def as_generated_images(images: Images, training_images: Tensor, *, signed: bool | None = None) -> Tensor:
     """Return generated images as uint8 [n, c, h, w], one or more, of the size of `training_images`; DataError.
 
-    Grey ones are repeated as RGB beside RGB.
+    Grey ones are repeated as RGB beside RGB. `signed` says whether floating-point values are on the scale -1..1, where
+    that is known of others; else their own values tell.
     """
-    generated = as_pixels(images, name="generated images")
+    generated = as_pixels(images, name="generated images", signed=signed)
     if len(generated) == 0:
         raise DataError("generated images: none, so they have no ratio; give one or more")
     if generated.shape[2:] != training_images.shape[2:]:
@@ -87,10 +88,18 @@ def in_colour(images: Tensor, others: Tensor) -> Tensor:
     return images.expand(-1, max(images.shape[1], others.shape[1]), -1, -1)
 
 
-def as_pixels(images: Images, *, name: str) -> Tensor:
+def has_negative(images: Images) -> bool | None:
+    """Return whether floating-point images have negative values, which -1..1 has; None where they are others."""
+    parts = [images] if isinstance(images, Tensor | np.ndarray) else list(images)
+    arrays = [each for each in parts if isinstance(each, Tensor | np.ndarray)]
+    floats = [each for each in arrays if str(each.dtype).removeprefix("torch.").startswith(("float", "bfloat"))]
+    return any(bool((each < 0).any()) for each in floats) if floats else None
+
+
+def as_pixels(images: Images, *, name: str, signed: bool | None = None) -> Tensor:
     """Return images as a uint8 tensor [n, c, h, w]; DataError, which calls them `name`, where that cannot be."""
     array = images if isinstance(images, Tensor | np.ndarray) else _stacked(images, name)
-    pixels = _uint8(array, name)
+    pixels = _uint8(array, name, signed)
     shape = list(pixels.shape)
     if pixels.ndim == 3:
         return pixels[:, None]
@@ -101,20 +110,20 @@ def as_pixels(images: Images, *, name: str) -> Tensor:
     raise DataError(f"{name}: must be [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 or 3 channels c, not {shape}")
 
 
-def _uint8(array: Tensor | npt.NDArray[Any], name: str) -> Tensor:
+def _uint8(array: Tensor | npt.NDArray[Any], name: str, signed: bool | None) -> Tensor:
     """Return an array of any type as uint8 on its device, and warn of what its values were taken to mean."""
     if isinstance(array, Tensor):
         if array.dtype == torch.uint8:
             return array
         values = array.detach().cpu()
         plain_values: npt.NDArray[Any] = (values.double() if values.is_floating_point() else values).numpy()
-        return torch.from_numpy(_from_others(plain_values, str(array.dtype), name)).to(array.device)
-    pixels = array if array.dtype == np.uint8 else _from_others(array, str(array.dtype), name)
+        return torch.from_numpy(_from_others(plain_values, str(array.dtype), name, signed)).to(array.device)
+    pixels = array if array.dtype == np.uint8 else _from_others(array, str(array.dtype), name, signed)
     # torch shares memory only with arrays that may be written
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
-def _from_others(values: npt.NDArray[Any], dtype: str, name: str) -> npt.NDArray[np.uint8]:
+def _from_others(values: npt.NDArray[Any], dtype: str, name: str, signed: bool | None) -> npt.NDArray[np.uint8]:
     if values.dtype.kind not in "buif":
         raise DataError(f"{name}: must be numbers, not {dtype}")
     if not values.size or values.dtype == np.bool_:
@@ -122,6 +131,9 @@ def _from_others(values: npt.NDArray[Any], dtype: str, name: str) -> npt.NDArray
     least, most = float(values.min()), float(values.max())
     if fault := range_fault(dtype, least, most):
         raise DataError(f"{name}: {fault}")
+    if signed is False and least < 0:
+        raise DataError(f"{name}: have negative values, but the training images are in 0..1; scale both alike")
+    least = -1.0 if signed else least
     read = "value >> 8" if values.dtype.kind != "f" else "(x + 1) * 127.5" if least < 0 else "x * 255"
     warnings.warn(
         f"{name}: {dtype.removeprefix('torch.')} values in {least:g}..{most:g} were read as {read}",

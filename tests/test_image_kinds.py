@@ -1918,3 +1918,45 @@ def test_a_full_disk_behind_the_output_is_said_without_a_traceback(arguments: li
     assert "Traceback" not in told.stderr
     assert "Exception" not in told.stderr
     assert told.stderr.strip()
+
+
+# --- one scale, one group, one name --------------------------------------------------------------------
+
+
+def test_generated_floats_are_on_the_scale_of_the_training_images() -> None:
+    images = noise(channels=1)
+    images[0] = np.maximum(images[0], 128)  # a copy of it has no negative value
+    scaled_images = (images / 127.5 - 1).astype(np.float32)
+    with pytest.warns(ImageWarning):
+        assert diffmem.memorization_ratio(scaled_images[:1], scaled_images) == 1
+    with pytest.warns(ImageWarning), pytest.raises(DataError, match=r"have negative values, but the training images"):
+        diffmem.memorization_ratio(scaled_images, np.abs(scaled_images))
+
+
+def test_a_bmp_of_8_bits_is_not_said_to_have_16() -> None:
+    save("training", noise(width=72), ".bmp")  # a row of it has 216 bytes
+    assert read_images("training", resolution=None).notes == ()
+
+
+def test_a_split_is_known_by_its_own_images_alone() -> None:
+    images = noise()
+    save("data/train", images)
+    save("data/test", noise(2, seed=1))
+    first = read_images("data", resolution=None)
+    save("data/test", noise(3, seed=1))
+    again = read_images("data", resolution=None)
+    assert first.fingerprint == again.fingerprint
+
+
+def test_a_pattern_of_small_arrays_is_not_enlarged_without_being_asked() -> None:
+    for number in range(2):
+        np.savez(f"part-{number}.npz", images=noise(seed=number))
+    with pytest.raises(DataError, match=r"at most 8x8 pixels, so 16x16 would enlarge them"):
+        load_source("part-*.npz", 16)
+
+
+def test_images_that_are_all_nearly_alike_are_not_compared_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffmem.data.duplicates.MOST_PAIRS", 10)
+    training = np.full((12, 1, 8, 8), 20, dtype=np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None]
+    with pytest.warns(ImageWarning, match="nearly identical ones were not looked for among so many images"):
+        diffmem.memorization_ratio(training, training)

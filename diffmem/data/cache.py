@@ -100,9 +100,11 @@ class Stamps(NamedTuple):
 
 
 def record_content(files: Sequence[str], content: str, stamps: Stamps) -> None:
-    """Keep the content of files, whose `stamps` were taken before they were read."""
+    """Keep the content of files, whose `stamps` were taken before they were read; where that cannot be kept, they are
+    read again next time."""
     text = json.dumps({"content": content, "files": stamps.digest, "newest": stamps.newest, "at": stamps.at})
-    keep(_record(files), lambda file: file.write(text.encode()))
+    with suppress(DataError):
+        keep(_record(files), lambda file: file.write(text.encode()))
 
 
 def place_of(files: Sequence[str]) -> str:
@@ -123,10 +125,8 @@ def stamps_now(files: Sequence[str]) -> Stamps:
     at, digest, newest = time.time_ns(), hashlib.sha256(), 0
     for file in files:
         status = os.stat(file)  # noqa: PTH116 - a million times
-        digest.update(
-            f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode()
-        )
-        newest = max(newest, status.st_ctime_ns, status.st_mtime_ns)
+        digest.update(f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
+        newest = max(newest, status.st_ctime_ns)
     return Stamps(digest.hexdigest(), newest, at)
 
 

@@ -191,7 +191,9 @@ def _decoded(reader: Reader, files: list[str], wanted: Wanted) -> Source:
     stamps = cache.stamps_now(files)
     with cache.new_pixels() as pixels:
         made = reader.decode(pixels)
-        if made.seen.done["deep"] and (fault := range_fault("whole numbers", made.seen.least, made.seen.most)):
+        if (made.seen.done["deep"] or made.seen.done["deep colours"]) and (
+            fault := range_fault("whole numbers", made.seen.least, made.seen.most)
+        ):
             raise DataError(f"{wanted.pattern}: {fault}")
         rest = files[len(made.hashes or ()) :]
         content = _content(reader, [*(made.hashes or ()), *map(_hashed, rest)])
@@ -245,7 +247,7 @@ def _facts(made: Made, content: str) -> dict[str, Any]:
     }
 
 
-ALTERS = ("turned", "transparent", "deep", "float", "first")
+ALTERS = ("turned", "transparent", "deep", "float")
 """What may be done to images that gives them other pixels than they had before it was done."""
 
 
@@ -294,7 +296,7 @@ def _decode_files(top: str, placed: Placed, wanted: Wanted, pixels: Path) -> Mad
     )
     hashes = [each for chunk in chunks for each in chunk.hashes]
     shape = (len(files), meaning.channels, size[1], size[0])
-    return Made(shape, placed.classes, seen_in(chunks), hashes, placed.notes, placed.notes)
+    return Made(shape, placed.classes, seen_in(chunks), hashes, placed.altered, placed.notes)
 
 
 def _decode_zip(file: Path, wanted: Wanted, pixels: Path) -> Made:
@@ -311,7 +313,7 @@ def _decode_zip(file: Path, wanted: Wanted, pixels: Path) -> Made:
         size=wanted.size,
     )
     shape = (len(placed.names), meaning.channels, size[1], size[0])
-    return Made(shape, placed.classes, seen_in(chunks), None, placed.notes, [*placed.notes, *left_out_note(left_out)])
+    return Made(shape, placed.classes, seen_in(chunks), None, placed.altered, [*placed.notes, *left_out_note(left_out)])
 
 
 def _decode_npz(file: Path, wanted: Wanted, pixels: Path) -> Made:
@@ -361,7 +363,8 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
     classes = np.concatenate([source.classes for source in sources]) if only_npz else np.zeros(count, dtype=np.int64)
     notes = [note for source in sources for note in source.notes]
     notes += [] if only_npz or not any(source.classes.any() for source in sources) else [NO_CLASSES]
-    seen = Seen(images=count)
+    seen = Seen(images=count, largest=max((source.largest for source in sources), key=math.prod))
+    seen.done["enlarged"] = sum(source.enlarged for source in sources)
     seen.done["grey"] = sum(len(source.images) for source in sources if source.images.shape[1] < channels)
     shape = (count, channels, *next(iter(sizes)))
     with cache.new_pixels() as pixels:

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -235,8 +236,12 @@ def on_all_cores(work: Callable[[Given], Made], given: Iterable[Given]) -> Itera
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, kill_workers=True)
+            if isinstance(error, BrokenProcessPool):
+                raise DataError(
+                    "a process that decodes images was killed, perhaps for lack of memory; run the same command again"
+                ) from error
             raise
 
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from diffmem.data.cache import entry_path, keep_facts, kept_facts
 from diffmem.data.pixels import is_binary
+from diffmem.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -26,6 +27,8 @@ NEAR = 0.05
 """Root mean square of the differences, as a share of 255, below which two images are nearly identical."""
 MOST = 100_000
 """Distinct images among which near ones are looked for; there are N^2 pairs of them."""
+MOST_PAIRS, MOST_COMPARED = 5 * 10**6, 3 * 10**9
+"""Pairs, and pixels of them, that are compared: some seconds of work."""
 GRID = 8
 """Blocks a side whose means are compared first."""
 ROWS = 2048
@@ -42,12 +45,19 @@ class Groups(NamedTuple):
         return Groups(self.exact[chosen], None if self.near is None else self.near[chosen])
 
 
+class _TooManyAlike(Exception):
+    """Too many pairs of images may be alike for all of them to be compared."""
+
+
 def find_groups(images: Pixels) -> Groups:
     """Return the groups of images [n, c, h, w]: connected by pairs that differ by less than NEAR."""
     exact, first = _identical(images)
     if len(first) > MOST:
         return Groups(exact, None)
-    pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *_near_pairs(images, first)])
+    try:
+        pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *_near_pairs(images, first)])
+    except _TooManyAlike:
+        return Groups(exact, None)
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(first), len(first)))
     return Groups(exact, connected_components(graph, directed=False)[1].astype(np.int64)[exact])
 
@@ -57,7 +67,7 @@ def note(groups: Groups) -> str:
     count = len(groups.exact)
     identical = _in_company(groups.exact)
     alike = identical if groups.near is None else _in_company(groups.near)
-    unsought = f"; nearly identical ones were not looked for among more than {MOST:,}" if groups.near is None else ""
+    unsought = "; nearly identical ones were not looked for among so many images" if groups.near is None else ""
     if not alike:
         return f"no training images are identical{unsought}" if unsought else ""
     kinds = {"identical": identical, "nearly identical": alike - identical}
@@ -98,7 +108,7 @@ def _near_pairs(images: Pixels, first: Indices) -> Iterator[Indices]:
     brightness = means @ weights / images[0].size  # the mean of all pixels, which differs by less than NEAR too
     order = np.argsort(brightness, kind="stable")
     means, brightness = means[order], brightness[order]
-    norms = np.square(means).sum(axis=1)
+    norms, compared = np.square(means).sum(axis=1), 0
     for start in range(0, len(order), ROWS):
         stop = min(start + ROWS, len(order))
         end = int(np.searchsorted(brightness, brightness[stop - 1] + near + SLACK))
@@ -108,6 +118,9 @@ def _near_pairs(images: Pixels, first: Indices) -> Iterator[Indices]:
             left, right = np.nonzero(squared < limit * (1 + SLACK) + 1)
             left, right = left + start, right + other
             ahead = left < right
+            compared += int(ahead.sum())
+            if compared > MOST_PAIRS or compared * images[0].size > MOST_COMPARED:
+                raise _TooManyAlike
             yield from _checked(images, first, np.stack([order[left[ahead]], order[right[ahead]]], axis=1), limit)
 
 
@@ -146,7 +159,6 @@ AT_ONCE = 2**24
 # --- kept with the images ------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)
 def groups_of(entry: str) -> Groups | None:
     """Return the groups of an entry of the cache that are known; None if they were not looked for yet."""
     facts = kept_facts(_place(entry))
@@ -158,11 +170,9 @@ def groups_of(entry: str) -> Groups | None:
 
 def keep_groups(entry: str, groups: Groups) -> None:
     """Keep the groups of an entry of the cache."""
-    keep_facts(
-        _place(entry),
-        {"near": NEAR, "exact_groups": _encoded(groups.exact), "near_groups": _encoded(groups.near)},
-    )
-    groups_of.cache_clear()
+    facts = {"near": NEAR, "exact_groups": _encoded(groups.exact), "near_groups": _encoded(groups.near)}
+    with suppress(DataError):  # they are looked for again next time
+        keep_facts(_place(entry), facts)
 
 
 def _place(entry: str) -> Path:

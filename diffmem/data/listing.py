@@ -202,6 +202,7 @@ class Placed:
     names: list[str]
     classes: list[int]
     notes: list[str]
+    altered: tuple[str, ...] = ()  # what gives them other classes than their first folders do
 
 
 def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
@@ -211,7 +212,7 @@ def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
     """
     listed = {} if labels is None else edm_labels(labels, f"{where}/{EDM_LABELS}")
     if listed is None:
-        return Placed(list(names), [0] * len(names), [f"no classes, as {EDM_LABELS} says"])
+        return Placed(list(names), [0] * len(names), [f"no classes, as {EDM_LABELS} says"], (EDM_LABELS,))
     if listed:
         return _as_listed(names, listed, where)
     folders = {name.partition("/")[0].lower(): name.partition("/")[0] for name in names if "/" in name}
@@ -240,7 +241,7 @@ def _one_split(names: Sequence[str], folders: dict[str, str], where: str) -> Pla
     others = Counter(name.partition("/")[0] for name in names if not name.startswith(f"{chosen}/"))
     said = "".join(f", and {count:,} images of {name}/ are left out" for name, count in sorted(others.items()))
     notes = [f"{chosen}/ is read as a split, not as a class{said}"]
-    return Placed(taken, _by_folder([name.partition("/")[2] for name in taken], where), notes)
+    return Placed(taken, _by_folder([name.partition("/")[2] for name in taken], where), notes, ("split",))
 
 
 def _by_folder(names: Sequence[str], where: str) -> list[int]:
@@ -270,4 +271,4 @@ def _as_listed(names: Sequence[str], labels: dict[str, int], where: str) -> Plac
     absent = labels.keys() - set(names)
     if absent:
         raise DataError(f"{where}: {EDM_LABELS} lists {len(absent):,} images that are not there, as {min(absent)}")
-    return Placed(list(names), [labels[name] for name in names], [f"classes are those of {EDM_LABELS}"])
+    return Placed(list(names), [labels[name] for name in names], [f"classes are those of {EDM_LABELS}"], (EDM_LABELS,))

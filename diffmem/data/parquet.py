@@ -136,7 +136,8 @@ class Table:
                     f"{self.files[0]}: several columns of images, {reprlib.repr(names)}; rename the one that is meant "
                     "to `image`"
                 )
-            self.altered.append(f"images {chosen}")
+            if chosen != names[0]:  # the first one was taken once
+                self.altered.append(f"images {chosen}")
             others = ", ".join(first_line(name) for name in names if name != chosen)
             self.notes.append(f"images are those of the column {chosen}, not of {others}")
         return found[self.columns.index(chosen)]

@@ -4,7 +4,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -96,10 +96,6 @@ class Seen:
         """Take note of values that are not 8 bits wide."""
         self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
-
 
 def _area(size: Size) -> int:
     return size[0] * size[1]
@@ -146,10 +142,10 @@ def plain(image: Image.Image, where: str, meaning: Meaning, seen: Seen) -> Image
         seen.done["first"] += 1
     elif image.format in ("GIF", "PNG", "TIFF", "WEBP", "AVIF") and (frames := getattr(image, "n_frames", 1)) > 1:
         raise DataError(f"{where}: holds {frames} frames or pages; save each as an image of its own")
-    deep = any("16" in str(tile.args) for tile in getattr(image, "tile", ())) and image.mode not in DEEP
+    deep = image.mode not in DEEP and any(";16" in mode for mode in _raw_modes(image))
     image.load()
     if deep:  # of each channel, of which Pillow has kept the upper 8
-        seen.done["deep"] += 1
+        seen.done["deep colours"] += 1
         seen.add_values((np.asarray(image.getextrema(), dtype=np.int64) << 8) + [0, 255])
         if isinstance(hole := image.info.get("transparency"), tuple):
             image.info["transparency"] = tuple(value >> 8 for value in hole)
@@ -166,6 +162,14 @@ def plain(image: Image.Image, where: str, meaning: Meaning, seen: Seen) -> Image
     if meaning.channels == 1:
         raise OtherMeaning(meaning._replace(channels=3))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """Return how the pixels of an image that is not loaded yet are kept in its file."""
+    arguments = [tile.args for tile in getattr(image, "tile", ())]
+    return [
+        part for each in arguments for part in (each if isinstance(each, tuple) else (each,)) if isinstance(part, str)
+    ]
 
 
 def _as_16_bits(values: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[Any]:
@@ -308,7 +312,7 @@ SENTENCES = {
 def treatments(seen: Seen) -> list[str]:
     """Return in sentences what was done to images that gives them another meaning than their bare values have."""
     said = [f"{_of(seen.done[kind], seen)} {words}" for kind, words in SENTENCES.items() if seen.done[kind]]
-    if count := seen.done["deep"]:
+    if count := seen.done["deep"] + seen.done["deep colours"]:
         said.append(f"{_of(count, seen)} have 16 bits a pixel; the upper 8 were taken")
     if count := seen.done["float"]:
         how = "(x + 1) * 127.5" if seen.least < 0 else "x * 255"
