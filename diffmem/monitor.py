@@ -21,7 +21,7 @@ from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.group import ALONE, this_device
 from diffmem.pending import Pending, Write
 from diffmem.provenance import provenance
-from diffmem.ratio import Images, as_generated_images, as_training_images, duplicates_in
+from diffmem.ratio import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.scoring import BATCH, PAIRS, ForeignCell, Scores
 from diffmem.store import Checkpoint, Provenance, Store, new_attempt_id
 

@@ -27,7 +27,6 @@ import diffmem
 from diffmem.cli import main
 from diffmem.data import load_source, read_images
 from diffmem.data.cache import cache_folder
-from diffmem.data.duplicates import groups_of
 from diffmem.data.training_sets import groups_in
 from diffmem.errors import DataError, ImageWarning, StoreError, StudyError
 from diffmem.monitor import Monitor
@@ -1600,7 +1599,6 @@ def test_a_damaged_cache_is_made_again(which: str, damage: str) -> None:
     save("training", np.concatenate([images, images[:1]]))
     expected = groups_in(read_images("training", resolution=None))
     damage_cache(which, damage)
-    groups_of.cache_clear()
     again = read_images("training", resolution=None)
     np.testing.assert_array_equal(again.images, np.concatenate([images, images[:1]]).transpose(0, 3, 1, 2))
     for one, other in zip(groups_in(again), expected, strict=True):

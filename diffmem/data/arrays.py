@@ -1,6 +1,8 @@
 """Images of a .npz, whatever its arrays are called and whatever type they have, as uint8 in one file."""
 
 import math
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,8 +102,13 @@ def _labels(file: npz.Npz, count: int, path: Path) -> tuple[npt.NDArray[np.int64
 
 def _unread_labels(file: npz.Npz, count: int) -> list[str]:
     """Return in a sentence which arrays may be labels, but have no name of one."""
-    claims = [claim for name in file.names[:MOST_ARRAYS] if (claim := file.claim(name))]
-    found = [first_line(claim.name) for claim in claims if claim.shape == (count,) and claim.dtype.kind in "iub"]
+    claims = []
+    for name in file.names[:MOST_ARRAYS]:
+        with suppress(ValueError, OSError, EOFError, zlib.error):  # what is not read may be damaged
+            claims += [file.claim(name)]
+    found = [
+        first_line(claim.name) for claim in claims if claim and claim.shape == (count,) and claim.dtype.kind in "iub"
+    ]
     if not found:
         return []
     return [f"no classes: no array is called {', '.join(LABELS)} (it has {', '.join(found)})"]
