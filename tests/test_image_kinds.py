@@ -1423,7 +1423,9 @@ def test_an_image_without_a_label_of_edm_is_refused(form: str) -> None:
     files = edm(noise(), [0, 1] * 6)
     listed = json.loads(files["dataset.json"])["labels"][1:]
     files["dataset.json"] = json.dumps({"labels": listed}).encode()
-    assert "1 images have no label in dataset.json, the first is 00000/img00000000.png" in refusal(lay_out(files, form))
+    assert "1 of 12 images have no label in dataset.json, the first is 00000/img00000000.png" in refusal(
+        lay_out(files, form)
+    )
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])

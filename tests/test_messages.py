@@ -7,9 +7,13 @@ What only other hardware, another process or a broken disk causes is caused in o
 import ast
 import io
 import itertools
+import os
 import re
 import signal
 import sys
+import time
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +29,12 @@ from PIL import Image
 
 import diffmem
 from diffmem.cli import main
-from diffmem.errors import StoreError
+from diffmem.data import read_images, training_set
+from diffmem.data.decoding import ALONE, on_all_cores, progress
+from diffmem.data.training_sets import draw
+from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.store import Store
+from diffmem.study import Study
 
 
 @pytest.fixture(autouse=True)
@@ -99,13 +107,15 @@ FAULTS = {
     'P.blend = {dataset = "~nobody-of-that-name", share = 0.5}': "study.toml:1: P.blend.dataset: ~nobody-of-that-name: no such user (datasets with a name: cifar10, digits, imagenet-dogs)",
     'P.blend = {dataset = "study.toml", share = 0.5}': "study.toml:1: P.blend.dataset: study.toml: not a folder of images, a .npz, a .zip or a Parquet file",
     'P.blend = {dataset = "/dev/null", share = 0.5}': "study.toml:1: P.blend.dataset: /dev/null: neither a file nor a folder",
-    'P.blend = {dataset = "cifar10", share = 0.5}': "study.toml:1: P.blend.dataset: cifar10 and digits differ: one is grey, the other RGB",
     'P.blend = {dataset = "digits", share = 0.5}': "study.toml:1: P.blend.classes: class 0 of digits is in both parts of the blend, and an image must not be there twice",
     'P.blend = {dataset = "digits", classes = [1], share = 0.5}\nM.condition = "true"\nP.classes = [0]': "study.toml:2: M.condition: true labels of two blended datasets do not agree",
     "P.classes = 11": "study.toml:1: P.classes: digits has 10 classes, 0 to 9, and no class 10",
     "P.classes = [1, 1]": "study.toml:1: P.classes: names a class twice: [1, 1]",
     "P.resolution = 16": "study.toml:1: P.resolution: digits has 8x8 pixels, not 16",
-    "axes = [{P.size = [1741]}]": "study.toml:1: P.size: digits has images for balanced sets of up to 1740, not 1741",
+    "axes = [{P.size = [1741]}]": "study.toml:1: P.size: digits has images for balanced sets of up to 1740, not 1741; P.balance = false takes any of its 1797",
+    "axes = [{P.size = [1798]}]": "study.toml:1: P.size: digits has images for balanced sets of up to 1740, not 1798",
+    "axes = [{P.size = [1798]}]\nP.balance = false": "study.toml:1: P.size: digits has images for sets of up to 1797, not 1798",
+    'P.labels = "kind"': "study.toml:2: P.dataset: digits: has its own classes; P.labels names a column of a Parquet file",
     'M.condition = "random"': "study.toml:1: M.labels: missing; condition = random needs a number of labels",
     "M.attention = [3]": "study.toml:1: M.attention: the net has no resolution 3; it has 8, 4",
     'M.skips = "111"': "study.toml:1: M.skips: 2 levels of 2 blocks have 6 skips, not 3",
@@ -119,6 +129,13 @@ FAULTS = {
     'emm.search = "bisect"\nemm.range = [8, 4]': "study.toml:2: emm.range: must be two sizes from 2 on, the smaller one first, not [8, 4]",
     'emm.search = "bisect"\nemm.range = [4, 8]\naxes = [{P.size = [4]}]': "study.toml:3: P.size: is on an axis, but a search chooses the sizes itself",
 }
+
+
+@pytest.mark.parametrize(("text", "sentence"), FAULTS.items(), ids=lambda text: ascii(text[:30]))
+def test_a_fault_of_a_study_file_is_told_in_these_words(text, sentence):
+    Path("study.toml").write_text(f"{text}\n{tiny.DOTTED}")
+    result = command("plan", "study.toml")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
 
 
 OVERRIDES = {
@@ -265,6 +282,56 @@ def unequal_pictures() -> None:
     Path("s.toml").write_text('P.dataset = "images"\nP.size = 2')
 
 
+def study_of(dataset: str, *lines: str) -> Callable[[], None]:
+    text = "\n".join([f'P.dataset = "{dataset}"', "P.size = 2", *lines])
+    return bytes_of("s.toml", text.encode())
+
+
+def both(*makes: Callable[[], object]) -> Callable[[], None]:
+    def make() -> None:
+        for each in makes:
+            each()
+
+    return make
+
+
+def zipped(*names: str, compression: int = zipfile.ZIP_STORED) -> Callable[[], None]:
+    def make() -> None:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile("a.zip", "w", compression) as archive:
+            for name in names:  # one name twice is a warning
+                archive.writestr(name, picture(8, 8))
+
+    return make
+
+
+def labelled(content: str) -> Callable[[], None]:
+    return both(pictures((8, 8), (8, 8)), bytes_of("images/dataset.json", content.encode()))
+
+
+def splits() -> None:
+    for name in ("test", "val"):
+        bytes_of(f"images/{name}/0.png", picture(8, 8))()
+
+
+def link_to_nowhere() -> None:
+    pictures((8, 8))()
+    Path("images/1.png").symlink_to("nowhere")
+
+
+def pages() -> None:
+    Path("images").mkdir()
+    page = Image.new("L", (8, 8))
+    page.save("images/0.tif", save_all=True, append_images=[page, page])
+
+
+def scored_otherwise() -> None:
+    """Score images, and put another score of them into the store, as if older rules had given it."""
+    arrays(images=grey(2, 8, 8))()
+    assert command(*SCORE.split()).exit_code == 0
+    with duckdb.connect("s.duckdb") as connection:
+        connection.execute("UPDATE checkpoints SET memorized = 1, ratio = 0.5")
+
+
 def cache_is_a_file() -> None:
     arrays(images=grey(2, 8, 8))()
     Path("cache").write_text("")
@@ -305,6 +372,41 @@ CASES = [
         "plan s.toml",
         "s.toml:1: P.dataset: images/1.png: 9x9 pixels, but the first image has 8x8; P.resolution crops and resizes them to one size",
         unequal_pictures,
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:1: P.dataset: images: 8x9 pixels, not square; P.resolution crops them",
+        both(pictures((8, 9), (8, 9)), study_of("images")),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:1: P.dataset: images: its images have at most 8x8 pixels, so 16x16 would enlarge them; choose a smaller P.resolution",
+        both(pictures((8, 8), (8, 8)), study_of("images", "P.resolution = 16")),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:1: P.dataset: images: has no columns; P.labels = 'kind' names one of a Parquet file",
+        both(pictures((8, 8), (8, 8)), study_of("images", 'P.labels = "kind"')),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:2: P.size: a.npz has no images of class 0; take those that there are with P.classes = [1, 2]",
+        both(arrays(images=grey(2, 8, 8), labels=[1, 2]), study_of("a.npz")),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:2: P.size: a.npz has no images of classes 0, 2; take those that there are with P.classes = [1, 3]",
+        both(arrays(images=grey(2, 8, 8), labels=[1, 3]), study_of("a.npz")),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:2: P.size: a.npz has no images of class 0; take those that there are with P.classes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ...]",
+        both(arrays(images=grey(21, 8, 8), labels=range(1, 22)), study_of("a.npz")),
+    ),
+    Case(
+        "plan s.toml",
+        "s.toml:2: P.size: a.npz has no images of classes 0, 22; take those that there are with P.classes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, ...]",
+        both(arrays(images=grey(22, 8, 8), labels=[*range(1, 22), 23]), study_of("a.npz")),
     ),
     # command lines
     Case(
@@ -350,12 +452,12 @@ CASES = [
     ),
     Case(
         "score --images images --against *.parquet",
-        "a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'FOLDER/a.parquet' too small to be a Parquet file",
+        "FOLDER/a.parquet: not a Parquet file that can be read: Invalid Input Error: File 'FOLDER/a.parquet' too small to be a Parquet file",
         lambda: (pictures((8, 8))(), bytes_of("a.parquet", b"PAR1")()),
     ),
     Case("score --images ~nobody-of-that-name --against digits", "~nobody-of-that-name: no such user"),
     Case("score --images /dev/null --against digits", "/dev/null: neither a file nor a folder"),
-    Case("score --images " + 300 * "x" + " --against digits", 300 * "x" + ": cannot be read: File name too long"),
+    Case("score --images " + 300 * "x" + " --against digits", 300 * "x" + ": no such file or folder"),
     Case(
         "score --images notes.txt --against digits",
         "notes.txt: not a folder of images, a .npz, a .zip or a Parquet file",
@@ -424,6 +526,61 @@ CASES = [
         "a.parquet: no images in it",
         parquet("SELECT 'a'::BLOB AS image WHERE false"),
     ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet: several columns of images, ['left', 'right']; rename the one that is meant to `image`",
+        parquet("SELECT 'a'::BLOB AS left, 'b'::BLOB AS right"),
+    ),
+    Case(
+        "score --images a.parquet --against digits",
+        "a.parquet: class names of up to 1,001 characters, but at most 1,000 are read",
+        parquet("SELECT 'a'::BLOB AS image, repeat('a', 1001) AS label"),
+    ),
+    Case(
+        "score --images a.zip --against digits",
+        "a.zip: not a .zip that can be read (File is not a zip file)",
+        bytes_of("a.zip", b"no zip"),
+    ),
+    Case(
+        "score --images a.zip --against digits",
+        "a.zip: has 0.png twice; zip its images again, each once",
+        zipped("0.png", "1.png", "0.png"),
+    ),
+    Case(
+        "score --images a.zip --against digits",
+        "a.zip/0.png: compressed in another way than stored or deflated; zip it again",
+        zipped("0.png", compression=zipfile.ZIP_BZIP2),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/1.png: a link that leads nowhere; remove it, or bring back what it leads to",
+        link_to_nowhere,
+    ),
+    Case(
+        "score --images images --against digits",
+        "images: its folders test, val are splits of a dataset, not classes; name the one that the model has seen",
+        splits,
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/0.tif: holds 3 frames or pages; save each as an image of its own",
+        pages,
+    ),
+    Case(
+        "score --images images --against digits",
+        "images/dataset.json: no labels as EDM writes them (Expecting value: line 1 column 1 (char 0))",
+        labelled("no JSON"),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images: 1 of 2 images have no label in dataset.json, the first is 1.png; add theirs, or remove dataset.json",
+        labelled('{"labels": [["0.png", 0]]}'),
+    ),
+    Case(
+        "score --images images --against digits",
+        "images: 1 of 3 images in dataset.json are not there, the first is 2.png; bring them back, or remove their labels",
+        labelled('{"labels": [["0.png", 0], ["1.png", 0], ["2.png", 1]]}'),
+    ),
     Case(SCORE, "a.npz: not a .npz that can be read (no zip file)", bytes_of("a.npz", b"no zip")),
     Case(SCORE, "a.npz: not a .npz that can be read (no zip file)", bytes_of("a.npz", b"")),
     Case(
@@ -448,8 +605,18 @@ CASES = [
         arrays(images=grey(1, 8, 8)),
     ),
     Case(
+        SCORE + " --max-pixels 128",
+        "a.npz: `images` has 1.02 kB in Fortran's order, which are read at once, but at most 384B may be; save it in C's order, or raise the limit with --max-pixels",
+        arrays(images=np.zeros((2, 8, 8), order="F")),
+    ),
+    Case(
         SCORE,
-        "FOLDER/cache/contents: decoded images cannot be kept there (Not a directory); name another folder with DIFFMEM_CACHE",
+        "s.duckdb: has another score of the same images, 1 of 2 instead of 0 of 2 memorized; name another store",
+        scored_otherwise,
+    ),
+    Case(
+        SCORE,
+        "FOLDER/cache/locks: decoded images cannot be kept there (Not a directory); name another folder with DIFFMEM_CACHE",
         cache_is_a_file,
     ),
     Case(
@@ -734,6 +901,16 @@ def ratio(generated: object = IMAGES, training: object = IMAGES, **more: float) 
     return lambda: diffmem.memorization_ratio(generated, training, **more)
 
 
+def with_negative_values() -> object:
+    with warnings.catch_warnings(action="ignore", category=ImageWarning):  # of what the values mean
+        return diffmem.memorization_ratio(IMAGES / 127.5 - 1, IMAGES / 255)
+
+
+def take(size: int, *, balanced: bool = True) -> Callable[[], object]:
+    """Draw from 3 images of one class and 9 of another."""
+    return lambda: draw(np.repeat([0, 1], [3, 9]), size, dataset="mine", number=0, balanced=balanced)
+
+
 def watch(*, name: str = "mine", **more: object) -> diffmem.Monitor:
     return diffmem.Monitor(IMAGES, store="a.duckdb", name=name, every=10, samples=8, **more)
 
@@ -763,6 +940,12 @@ CALLS = {
         training=[grey(9, 9), grey(8, 8)]
     ),
     "generated images: must be an array, a tensor or a list of images, not NoneType": ratio(None),
+    "generated images: have negative values, but the training images are in 0..1; scale both alike": with_negative_values,
+    # training sets
+    "7 images of mine: its smallest class has 3, enough for a balanced set of 6; take a smaller P.size or fewer P.classes, or P.balance = false": take(
+        7
+    ),
+    "13 images of mine: it has 12; take a smaller P.size": take(13, balanced=False),
     # the monitor
     "Monitor: batch_size must be a whole number, at least 1, not 0": lambda: watch(batch_size=0),
     "Monitor: settings are texts, numbers, true or false by name, not 'lr': [1, 2]": lambda: watch(
@@ -791,6 +974,76 @@ def test_a_mistake_in_a_call_is_told_in_these_words(sentence, call):
     assert (str(caught.value), caught.value.exit_code) == (sentence, 2)
 
 
+def refusal_of_images() -> str:
+    with pytest.raises(DataError) as caught:
+        read_images("images", resolution=None)
+    return str(caught.value)
+
+
+def test_images_that_change_while_they_are_read_are_refused_in_these_words():
+    pictures((8, 8), (8, 8))()
+    token = progress.set(lambda *_: Path("images/0.png").write_bytes(picture(8, 8) + b"more"))
+    try:
+        sentence = "images: changed while it was read; run the same command again once it is whole"
+        assert refusal_of_images() == sentence
+    finally:
+        progress.reset(token)
+
+
+def test_a_cache_that_is_emptied_meanwhile_is_told_in_these_words(folder, monkeypatch):
+    pictures((8, 8), (8, 8))()
+    fsync = os.fsync
+
+    def emptying(file: int) -> None:
+        """Empty the cache once the last file is written, which is that of the content."""
+        fsync(file)
+        if list(folder.glob("cache/contents/.*.partial")):
+            for pixels in folder.glob("cache/*.pixels"):
+                pixels.unlink()
+
+    monkeypatch.setattr(os, "fsync", emptying)
+    assert refusal_of_images() == "images: its decoded images are gone from the cache; run the same command again"
+
+
+def test_images_that_have_changed_since_they_were_planned_are_refused_in_these_words():
+    pictures((8, 8), (8, 8))()
+    study_of("images")()
+    (entry,) = Study.load(Path("s.toml")).cells
+    Path("images/0.png").write_bytes(tiny.png(0))
+    with pytest.raises(DataError) as caught:
+        training_set(entry.cell)
+    assert str(caught.value) == "images: has changed since this run began; start it again to measure what it holds now"
+
+
+def test_a_training_set_that_does_not_fit_into_memory_is_refused_in_these_words(monkeypatch):
+    tiny.write(Path(), 'P.dataset = "digits"\nP.size = 1740\n')
+    (entry,) = Study.load(Path("tiny.toml")).cells
+    machine = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}
+    monkeypatch.setattr(os, "sysconf", machine.__getitem__)
+    with pytest.raises(DataError) as caught:
+        training_set(entry.cell)
+    assert str(caught.value) == (
+        "digits: 1,740 images of 111 kB in all do not fit into memory; take a smaller P.size or P.resolution, or raise "
+        "the limit with --max-pixels"
+    )
+
+
+def test_a_process_that_is_killed_while_it_decodes_is_told_in_these_words(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    here = os.getpid()
+
+    def work(number: int) -> int:
+        time.sleep(2 * ALONE)
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    with pytest.raises(DataError) as caught:
+        list(on_all_cores(work, range(2)))
+    sentence = "a process that decodes images was killed, perhaps for lack of memory; run the same command again"
+    assert str(caught.value) == sentence
+
+
 @pytest.mark.parametrize(
     ("package", "method", "what"), [("pandas", "frame", "a data frame"), ("pyarrow", "arrow", "an Arrow table")]
 )
@@ -807,9 +1060,6 @@ def test_rows_in_the_form_of_a_package_that_is_missing_are_refused_in_these_word
 ELSEWHERE = {
     "test_compiling": [
         "networks cannot be compiled here (no compiler); leave --compile out, or install what is missing"
-    ],
-    "test_data": [
-        "1741 images of digits: its smallest class has 174, enough for a balanced set of 1740; take a smaller P.size or fewer P.classes",
     ],
     "test_images": [
         'the dataset uoft-cs/cifar10 cannot be fetched (no network); download a.parquet from it by hand and name them in the study: P.dataset = "FOLDER/*.parquet"',

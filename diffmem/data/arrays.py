@@ -48,7 +48,9 @@ def write_npz(path: Path, target: Path, size: Size | None) -> Written:
         check_pixels(path, count, max(height * width, wide * high))
         if claim.fortran and claim.nbytes > most_bytes_at_once():
             raise DataError(
-                f"{path}: {with_unit(claim.nbytes)}B in Fortran's order, which are read at once; save it in C's"
+                f"{path}: `{claim.name}` has {with_unit(claim.nbytes)}B in Fortran's order, which are read at once, "
+                f"but at most {with_unit(most_bytes_at_once())}B may be; save it in C's order, or raise the limit with "
+                "--max-pixels"
             )
         labels, name = _labels(file, count, path)
         others = [] if name else _unread_labels(file, count)

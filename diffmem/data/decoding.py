@@ -137,14 +137,14 @@ def names_in(archive: zipfile.ZipFile, file: Path) -> tuple[list[str], Counter[s
         elif entry.file_size > MOST_ENCODED:
             raise DataError(f"{file}/{entry.filename}: longer than {MOST_ENCODED:,} bytes; no image is")
         elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without bounds
-            raise DataError(f"{file}/{entry.filename}: compressed in another way than stored or deflated")
+            raise DataError(f"{file}/{entry.filename}: compressed in another way than stored or deflated; zip it again")
         else:
             names.append(entry.filename)
     if not names:
         raise DataError(f"{file}: no images in it")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"{file}: has {first_line(twice[0])} twice")
+        raise DataError(f"{file}: has {first_line(twice[0])} twice; zip its images again, each once")
     return sorted(names), +left_out
 
 

@@ -267,8 +267,14 @@ def edm_labels(content: bytes, where: str) -> dict[str, int] | None:
 def _as_listed(names: Sequence[str], labels: dict[str, int], where: str) -> Placed:
     missing = [name for name in names if name not in labels]
     if missing:
-        raise DataError(f"{where}: {len(missing):,} images have no label in {EDM_LABELS}, the first is {missing[0]}")
+        raise DataError(
+            f"{where}: {len(missing):,} of {len(names):,} images have no label in {EDM_LABELS}, the first is "
+            f"{missing[0]}; add theirs, or remove {EDM_LABELS}"
+        )
     absent = labels.keys() - set(names)
     if absent:
-        raise DataError(f"{where}: {EDM_LABELS} lists {len(absent):,} images that are not there, as {min(absent)}")
+        raise DataError(
+            f"{where}: {len(absent):,} of {len(labels):,} images in {EDM_LABELS} are not there, the first is "
+            f"{min(absent)}; bring them back, or remove their labels"
+        )
     return Placed(list(names), [labels[name] for name in names], [f"classes are those of {EDM_LABELS}"], (EDM_LABELS,))

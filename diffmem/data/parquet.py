@@ -149,7 +149,9 @@ class Table:
             f"SELECT max(length({self._label})) {self._table}", [self.names]
         ).fetchall()
         if longest is not None and longest > LONGEST_NAME:
-            raise DataError(f"{self.files[0]}: class names of up to {longest:,} characters; at most {LONGEST_NAME:,}")
+            raise DataError(
+                f"{self.files[0]}: class names of up to {longest:,} characters, but at most {LONGEST_NAME:,} are read"
+            )
         found = self.connection.execute(
             f"SELECT DISTINCT {self._label} AS name {self._table} WHERE name IS NOT NULL "
             f"ORDER BY name LIMIT {MOST_CLASSES + 1}",

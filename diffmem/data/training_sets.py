@@ -103,7 +103,7 @@ def describe(dataset: str, resolution: int | None, labels: str | None = None) ->
     try:
         source = load_source(dataset, resolution, labels)
     except SizeError as error:
-        advice = "choose a smaller one" if resolution else "P.resolution crops and resizes them to one size"
+        advice = "choose a smaller P.resolution" if resolution else "P.resolution crops and resizes them to one size"
         raise DataError(f"{error}; {advice}") from error
     channels, height, width = source.images.shape[1:]
     if height != width:
