@@ -573,7 +573,7 @@ CASES = [
     ),
     Case(
         "score --images images --against digits",
-        "images: 1 of 2 images have no label in dataset.json, the first is 1.png; add theirs, or remove the file",
+        "images: 1 of 2 images have no label in dataset.json, the first is 1.png; add theirs, or remove dataset.json",
         labelled('{"labels": [["0.png", 0]]}'),
     ),
     Case(

@@ -269,7 +269,7 @@ def _as_listed(names: Sequence[str], labels: dict[str, int], where: str) -> Plac
     if missing:
         raise DataError(
             f"{where}: {len(missing):,} of {len(names):,} images have no label in {EDM_LABELS}, the first is "
-            f"{missing[0]}; add theirs, or remove the file"
+            f"{missing[0]}; add theirs, or remove {EDM_LABELS}"
         )
     absent = labels.keys() - set(names)
     if absent:
