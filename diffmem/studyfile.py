@@ -171,7 +171,8 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...], most_bytes: int =
         where = f"; {above[-1]} extends it" if above else ""
         if path.suffix != ".toml":
             where += "; a study file ends in .toml, as studies/quickstart.toml"
-        faults.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}{where}")
+        name = "".join(letter if letter.isprintable() else "?" for letter in str(path))
+        faults.add(Place(name), "", f"cannot be read: {error.strerror or error}{where}")
         return Document(unreadable=True)
     lines = _line_numbers(text)
 
