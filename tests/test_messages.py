@@ -995,7 +995,7 @@ def test_a_cache_that_is_emptied_meanwhile_is_told_in_these_words(folder, monkey
     fsync = os.fsync
 
     def emptying(file: int) -> None:
-        """Empty the cache once the last file is written, which is that of the content."""
+        """Empty the cache as soon as its last file, the one in `contents`, is written."""
         fsync(file)
         if list(folder.glob("cache/contents/.*.partial")):
             for pixels in folder.glob("cache/*.pixels"):

@@ -153,11 +153,6 @@ def _archive(name: str, _stamps: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(name)
 
 
-def _file_content(name: str) -> bytes:
-    with open(name, "rb") as file:  # noqa: PTH123 - a million times
-        return file.read()
-
-
 def decode_all(
     images: Callable[[], Iterable[Encoded]],
     count: int,
@@ -216,7 +211,7 @@ def _told(chunks: Iterable[Decoded], what: str, count: int) -> Iterator[Decoded]
 
 
 def on_all_cores(work: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-    """Yield what `work` makes of each that is given, in their order; by several processes where there is enough."""
+    """Yield `work(each)` for each of `given`, in order, on several processes if there is enough to do."""
     given, processes, started = iter(given), cores(), time.monotonic()
     for each in given:
         yield work(each)

@@ -208,7 +208,8 @@ class Placed:
 def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
     """Return which of some images are taken, and their classes: by a dataset.json, or by their first folder.
 
-    Folders called train, test and the like are splits: train is taken. DataError where that cannot be told.
+    Folders named train, test and so on are splits, not classes: only train is read. DataError if there is no train
+    folder to choose.
     """
     listed = {} if labels is None else edm_labels(labels, f"{where}/{EDM_LABELS}")
     if listed is None:

@@ -321,7 +321,7 @@ def treatments(seen: Seen) -> list[str]:
 
 
 def scale_of(seen: Seen) -> str:
-    """Return the scale of floating-point values; empty where there are none."""
+    """Return the scale of floating-point images, 0..1 or -1..1; empty for other images."""
     return "" if not seen.done["float"] else "-1..1" if seen.least < 0 else "0..1"
 
 

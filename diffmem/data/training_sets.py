@@ -172,12 +172,12 @@ def _notes(
     count: int,
     number: int | str,
     balanced: bool,
-) -> list[str]:
+) -> tuple[str, ...]:
     source, groups = _looked_through(dataset, fingerprint, resolution, labels)
     kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
     chosen = draw(kinds, count, dataset=fingerprint or dataset, number=number, balanced=balanced)
     said = [*source.notes, note(groups.of(chosen))]
-    return [f"{dataset}: {each}" for each in said if each]
+    return tuple(f"{dataset}: {each}" for each in said if each)
 
 
 @lru_cache(maxsize=2)
