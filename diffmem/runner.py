@@ -86,8 +86,8 @@ def run_study(
 
 def _notes(entries: Sequence[StudyCell], store: Store) -> dict[str, tuple[str, ...]]:
     """Return by cell what is to be said of the training images of those that are not finished; reads these images."""
-    complete = store.complete_cells() if store.exists() else set()
-    return {entry.cell.cell_id: notes_of(entry.cell) for entry in entries if entry.cell.cell_id not in complete}
+    finished = store.finished_cells() if store.exists() else set()
+    return {entry.cell.cell_id: notes_of(entry.cell) for entry in entries if entry.cell.cell_id not in finished}
 
 
 def _told(notes: Mapping[str, tuple[str, ...]]) -> list[Noted]:

@@ -28,6 +28,7 @@ from diffmem.group import ALONE, Group, this_device
 from diffmem.memorization import is_memorized, memorized_share, two_nearest
 from diffmem.provenance import provenance
 from diffmem.store import Checkpoint, Row, Store
+from diffmem.units import readable
 
 BATCH = 1000
 PAIRS = 32
@@ -262,11 +263,6 @@ def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> T
         warnings.simplefilter("ignore")  # that those of a mapped file must not be written to, which nothing does
         tensor = torch.from_numpy(images)
     return tensor.to(device).expand(-1, channels, -1, -1)
-
-
-def readable(name: str) -> str:
-    """Return a name, also one of bytes that are no text, as text that a store can keep."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def study_name(images: str) -> str:

@@ -20,6 +20,7 @@ from diffmem.database import Database, utc_now
 from diffmem.database import Row as Row  # what every query of a store gives
 from diffmem.errors import StoreError
 from diffmem.stored_json import decoded
+from diffmem.units import readable
 
 if TYPE_CHECKING:
     import pandas
@@ -167,7 +168,9 @@ class Store(Database):
             "name": _texts(text for _, _, text, _ in cells),
             "axis_values": _texts(json.dumps(values) for *_, values in cells),
         }
-        said = [(cell_id, text) for cell_id, texts in notes.items() for text in map(_sentence, texts) if text]
+        said = [
+            (cell_id, text) for cell_id, texts in notes.items() for each in texts if (text := readable(each.strip()))
+        ]
         noted = {"cell_id": _texts(cell_id for cell_id, _ in said), "note": _texts(text for _, text in said)}
         with self.writing(create=True) as connection:
             connection.register("given_cells", rows)
@@ -339,11 +342,7 @@ class Store(Database):
         rows = self.read("SELECT epoch FROM checkpoints WHERE cell_id = ?", [cell_id])
         return {row["epoch"] for row in rows}
 
-    def finished_cells(self, study: str) -> set[str]:
-        """Return the cells of a study that have all their checkpoints."""
-        return {row["cell_id"] for row in self.progress(study) if row["measured"] >= row["expected"]}
-
-    def complete_cells(self) -> set[str]:
+    def finished_cells(self) -> set[str]:
         """Return the cells of all studies that have all their checkpoints."""
         rows = self.read(
             "SELECT cell_id FROM cells JOIN checkpoints USING (cell_id) "
@@ -629,11 +628,6 @@ def _decoded(rows: list[Row], place: Path, *keys: str) -> list[Row]:
 def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
     """Return texts as an array that DuckDB scans as a column."""
     return np.array(list(values), dtype=object)
-
-
-def _sentence(note: str) -> str:
-    """Return a note without blanks around it, as text that UTF-8 has: the bytes of a file's name may be none."""
-    return note.strip().encode("utf-8", "backslashreplace").decode()
 
 
 def _later(column: str, rows: str) -> str:

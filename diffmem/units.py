@@ -27,6 +27,11 @@ def moment(time: datetime | None) -> str | None:
     return None if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
+def readable(text: str) -> str:
+    """Return a text as UTF-8 has it: the bytes of a file's name may be none, and are then written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def counted(count: int, what: str) -> str:
     """Return a number of things: 1 cell, 2 cells."""
     return f"{count} {what}" + ("s" if count != 1 else "")

@@ -436,7 +436,7 @@ def test_cells_that_fail_end_with_1_after_the_others_and_are_tried_again_when_as
     assert result.returncode == 1, result.stderr
     assert "4 of 8 cells failed" in result.stderr
     assert "Traceback" not in result.stderr
-    assert len(Store(store).finished_cells("tiny")) == 4
+    assert len(Store(store).finished_cells()) == 4
     again = run(study, store, "--processes", processes)
     assert again.returncode == 1
     assert again.stdout.count("failed before") == 4

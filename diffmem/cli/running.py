@@ -208,7 +208,7 @@ def _waiting(study: "Study", store: "Store") -> int:
     """Return how many cells of a study can be trained at once: all that are not finished; of a search one a curve."""
     if study.estimation.search == "bisect":
         return len({entry.curve for entry in study.cells})
-    finished = store.finished_cells(study.name) if store.exists() else set()
+    finished = store.finished_cells() if store.exists() else set()
     return sum(entry.cell.cell_id not in finished for entry in study.distinct)
 
 
