@@ -4,11 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
+from diffmem.cellrun import _machine_errors
+from diffmem.errors import OutOfMemory
+from diffmem.group import ALONE
 from diffmem.store import Row, Store
 
 THREE_CELLS = tiny.TEXT.replace("[0.0, 0.2]", "[0.0, 0.1, 0.2]")
@@ -125,6 +130,20 @@ def test_processes_that_train_a_cell_together_leave_it_together_if_one_has_too_l
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     text = BIG_AND_SMALL.replace("15000", "30000")  # half of it in each process
     check_that_the_big_cell_waits(*limited(tmp_path, text, *torchrun, who=who, more=("--split", "batch")))
+
+
+def test_what_a_step_without_memory_held_is_free_before_the_store_is_written() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def step() -> None:
+        activations = torch.zeros(1)
+        held.append(weakref.ref(activations))
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory) as short, _machine_errors("cell", ALONE):
+        step()
+    assert isinstance(short.value.__cause__, MemoryError)  # which is what would have kept them
+    assert held[0]() is None
 
 
 SEARCH = (
