@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from diffmem.data.cache import keep
+from diffmem.data.cache import keep, new_pixels
 from diffmem.data.collection import read_images
 from diffmem.errors import DataError
 
@@ -144,3 +144,9 @@ def test_an_entry_that_is_not_as_it_was_written_is_made_again(cache: Path, suffi
     np.testing.assert_array_equal(again.images, expected)
     assert again.fingerprint == first.fingerprint
     assert entry.read_bytes() == whole
+
+
+def test_what_cannot_be_read_is_not_blamed_on_the_folder_of_the_cache(cache: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"), new_pixels():
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert not files(cache)

@@ -288,7 +288,7 @@ def test_plan_lists_the_cells_and_what_there_is_to_do():
     assert "4 cells, 0 of them finished" in result.stdout
     # one step of 512 images (more than the set has) for each cell, two checkpoints of 10 images
     assert "2.05 k images to train, 80 to generate" in result.stdout
-    assert "--measure tells the time on this device" in result.stdout
+    assert "--measure estimates the time on this device" in result.stdout
 
 
 def test_plan_shows_a_title_as_it_is_written():

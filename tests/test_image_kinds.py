@@ -229,15 +229,12 @@ def test_a_tiff_of_16_bits_in_which_white_is_zero_is_shown_as_such() -> None:
     np.testing.assert_array_equal(read_images("training", resolution=None).images[:, 0], images)
 
 
-def test_a_tiff_of_12_bits_is_as_bright_as_one_of_8_or_refused() -> None:
+def test_a_tiff_of_12_bits_is_as_bright_as_one_of_8() -> None:
     images = noise(channels=1)
     write_files(
         "training", [deep_tiff(image.astype(np.uint16) * 16 + image // 16, "<", bits=12) for image in images], ".tif"
     )
-    try:
-        found = read_images("training", resolution=None).images
-    except DataError:
-        return
+    found = read_images("training", resolution=None).images
     np.testing.assert_array_equal(found[:, 0], images)
 
 
@@ -1802,7 +1799,7 @@ def test_what_is_done_to_images_is_said_by_plan_run_emm_and_the_page() -> None:
     save("training", images)
     Path("training/notes.txt").write_text("x")
     Path("s.toml").write_text(OPTIMUM)
-    told = ["training: 5 of 24 images are transparent", "1 file was left out, since", "can be read from them: 1 .txt"]
+    told = ["training: 5 of 24 images are transparent", "1 file was left out, since", "can be read from it: 1 .txt"]
     shown = [command("plan", "s.toml").stdout, command("run", "s.toml", "--processes", "1").output]
     command("report", "s", "-o", "page.html")
     shown += [command("emm", "s").stdout, Path("page.html").read_text()]

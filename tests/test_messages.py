@@ -822,7 +822,7 @@ FAILED = {
 def test_a_cell_that_fails_is_told_in_these_words_and_again_by_status(override, sentence):
     a_study()
     result = command("run", "tiny.toml", "--store", "a.duckdb", "--set", override, "--set", "M.dropout=0.0")
-    tells = "`diffmem status tiny --store a.duckdb` tells why, --retry-failed tries them again"
+    tells = "`diffmem status tiny --store a.duckdb` says why, --retry-failed tries them again"
     assert (result.exit_code, result.stderr) == (1, f"1 of 1 cells failed; {tells}\n")
     assert f"cell 1/1 P.size = 8 failed: {sentence}\n" in result.stdout
     assert command("status", "tiny", "--store", "a.duckdb").stdout.endswith(f" failed: {sentence}\n")

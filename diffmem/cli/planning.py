@@ -100,7 +100,7 @@ def plan(
     for note, cells in notes.items():
         echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
     if speed is None:
-        echo("--measure tells the time on this device, --tflops on another one")
+        echo("--measure estimates the time on this device, --tflops on another one")
     else:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
         echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")

@@ -163,7 +163,7 @@ def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total
     failed, short = _not_done(study, store, several=several)
     tells = f"diffmem status {study.name} --store {store.path}"
     if failed:
-        echo(f"{failed} of {total} cells failed; `{tells}` tells why, --retry-failed tries them again", err=True)
+        echo(f"{failed} of {total} cells failed; `{tells}` says why, --retry-failed tries them again", err=True)
     if short:
         echo(
             f"{short} of {total} cells could not be finished for lack of memory; `{tells}` lists them, "

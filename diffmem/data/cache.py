@@ -152,21 +152,23 @@ def new_pixels() -> Iterator[Path]:
     with writable(path.parent):
         remove_abandoned(path.parent)
         partial = partial_path(path)
-        try:
-            partial.open("xb").close()
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
+        partial.open("xb").close()
+    try:
+        yield partial
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def complete(pixels: Path, name: str, shape: Sequence[int], facts: dict[str, Any]) -> None:
     """Put pixels in the place of their entry, and write its facts with the checksums of the pixels."""
     path = entry_path(name)
-    checksums = _checksums(pixels)
-    path.with_suffix(".json").unlink(missing_ok=True)  # no facts of other pixels
-    with pixels.open("rb") as file:
-        os.fsync(file.fileno())
-    pixels.replace(path)
+    with writable(path.parent):
+        checksums = _checksums(pixels)
+        path.with_suffix(".json").unlink(missing_ok=True)  # no facts of other pixels
+        with pixels.open("rb") as file:
+            os.fsync(file.fileno())
+        pixels.replace(path)
     keep_facts(path.with_suffix(".json"), {"shape": list(shape), "crcs": checksums, "facts": facts})
 
 

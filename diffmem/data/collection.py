@@ -368,7 +368,7 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
     seen.done["grey"] = sum(len(source.images) for source in sources if source.images.shape[1] < channels)
     shape = (count, channels, *next(iter(sizes)))
     with cache.new_pixels() as pixels:
-        with pixels.open("wb") as file:
+        with cache.writable(pixels.parent), pixels.open("wb") as file:
             for source in sources:
                 for start in range(0, len(source.images), CHUNK):
                     part = source.images[start : start + CHUNK]

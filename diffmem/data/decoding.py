@@ -173,7 +173,7 @@ def decode_all(
     while True:
         try:
             chunks = _chunks(images(), target, meaning, wanted, resize=size is not None)
-            with target.open("r+b") as file:
+            with writable(target.parent), target.open("r+b") as file:
                 file.truncate(count * meaning.channels * wanted[0] * wanted[1])
             return list(_told(on_all_cores(decode_chunk, chunks), what, count)), meaning, wanted
         except OtherMeaning as other:

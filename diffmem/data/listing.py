@@ -183,8 +183,8 @@ def left_out_note(left_out: Counter[str]) -> list[str]:
     if not left_out:
         return []
     count = sum(left_out.values())
-    files = "1 file was" if count == 1 else f"{count:,} files were"
-    return [f"{files} left out, since no image can be read from them: {_by_suffix(left_out)}"]
+    files, them = ("1 file was", "it") if count == 1 else (f"{count:,} files were", "them")
+    return [f"{files} left out, since no image can be read from {them}: {_by_suffix(left_out)}"]
 
 
 def _by_suffix(left_out: Counter[str]) -> str:

@@ -38,12 +38,12 @@ class Private:
                 return self._name(place) + colon + self(rest)
             return PATH.sub(lambda found: self._name(found[0]), value)
         if isinstance(value, dict):
-            return {key: self._error(each) if key == "error" else self(each) for key, each in value.items()}
+            return {key: self._error(self(each)) if key == "error" else self(each) for key, each in value.items()}
         return [self(each) for each in value] if isinstance(value, list | tuple) else value
 
-    def _error(self, text: str | None) -> str | None:
+    def _error(self, text: Any) -> Any:
         """Return why a cell failed; only that is likely to name a host, and other words may be called like one."""
-        return self.hosts.sub("(host)", self(text)) if text and self.hosts else text
+        return self.hosts.sub("(host)", text) if isinstance(text, str) and self.hosts else text
 
     def _name(self, path: str) -> str:
         """Return the last part of a path, numbered if another path has it too: names tell curves apart."""

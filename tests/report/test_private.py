@@ -53,6 +53,11 @@ def test_hosts_are_left_out_of_errors_alone_since_other_words_may_be_called_like
     assert row == {"error": "…/c on (host): (host) died", "name": "node-7"}
 
 
+@pytest.mark.parametrize("value", [0.1, 0, None, ["/a/b/c"]])
+def test_a_setting_called_error_may_have_any_value(value: object) -> None:
+    assert Private(["node-7"])({"error": value})["error"] == (["…/c"] if isinstance(value, list) else value)
+
+
 def test_two_paths_of_one_name_are_still_two() -> None:
     private = Private([])
     assert private(["/a/b/photos", "/c/d/photos", "/a/b/photos"]) == ["…/photos", "…/photos (2)", "…/photos"]
