@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +230,43 @@ def test_the_order_of_file_names_decides_neither_on_the_gallery_nor_on_the_first
     first = {row["images"]: row["first"] for row in store.sample_counts("samples", 1 / 3)}
     assert first == {n: sum(order[:n] < 60) / n for n in (10, 20, 50, 100)}
     assert first[50] < 1
+
+
+LIMITED = """
+import resource
+import sys
+from pathlib import Path
+
+from diffmem.scoring import score_images
+from diffmem.store import Store
+
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+limit = int(status["VmData"].split()[0]) * 1024 + 500 * 10**6
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(score_images("samples.npz", "training.npz", Store(Path("s.duckdb"))).memorized)
+"""
+"""A score with 500 MB of memory more than Python has with diffmem; maps of files do not count."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not limit memory like this")
+def test_a_training_set_that_is_larger_than_memory_is_scored() -> None:
+    count = 101_000  # of 64x64, which are 1.2 GB; near duplicates are not looked for among so many
+    generator = np.random.default_rng(0)
+    with zipfile.ZipFile("training.npz", "w") as archive, archive.open("images.npy", "w") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 64, 64, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(count // 1000):
+            images = generator.integers(256, size=(1000, 64, 64, 3), dtype=np.uint8)
+            file.write(images.data)
+    np.savez("samples.npz", images=np.concatenate([images[-3:], 255 - images[-3:]]))
+    for kept in (False, True):  # decoded, and from the cache
+        result = subprocess.run(
+            [sys.executable, "-c", LIMITED],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert (result.returncode, result.stdout) == (0, "3\n"), (kept, result.stderr)
