@@ -118,8 +118,9 @@ def measure_scoring(count: int, samples: int) -> None:
             watching.start()
             process.wait()
             watching.join()
+        seconds = time.monotonic() - started
         print(
-            f"{what}: {count:,} training images of {SIDE}x{SIDE}, {samples} samples: {time.monotonic() - started:.0f} s, "
+            f"{what}: {count:,} training images of {SIDE}x{SIDE}, {samples} samples: {seconds:.0f} s, "
             f"{most['RssAnon'] / 2**20:.2f} GiB of its own, {most['RssFile'] / 2**20:.2f} GiB mapped from files; "
             f"exit code {process.returncode}"
         )
