@@ -24,7 +24,7 @@ test: install
 
 bench: install
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu
-	.venv/bin/diffmem bench --compile --compare --growth --output store/bench.json
+	.venv/bin/python -m benchmarks --compile --compare --growth --output store/bench.json
 
 lint: install
 	.venv/bin/ruff check .

@@ -1,7 +1,7 @@
 """How fast image files are decoded, and how much memory it takes to score a collection larger than that.
 
-    python benchmarks/images.py decode [--count 20000] [--rounds 3]
-    python benchmarks/images.py score [--count 1000000] [--samples 100]
+    python -m benchmarks.images decode [--count 20000] [--rounds 3]
+    python -m benchmarks.images score [--count 1000000] [--samples 100]
 
 Each makes its images in a temporary folder (TMPDIR), with an empty cache beside them, and removes both. A million
 images of 64x64 need 25 GB there. Times are compared within one run only.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmem.config import ModelConfiguration
-from diffmem.denoiser import Denoiser, build_denoiser
+from diffmem.cells.settings import ModelConfiguration
+from diffmem.models.denoiser import Denoiser, build_denoiser
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "cases.json").read_text())

@@ -1,6 +1,8 @@
-"""The import table of design.md, read off the source, and what a quick command may load."""
+"""Imports go one way through the rooms, and a quick command loads no torch."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,173 +14,49 @@ import diffmem
 
 PACKAGE = Path(diffmem.__file__).parent
 
-LAYERS = [
-    "errors",
-    "layout",
-    "config",
-    "cost",
-    "sql",
-    "data",
-    "studyfile",
-    "study",
-    "streams",
-    "group",
-    "launch",
-    "unet",
-    "denoiser",
-    "sampling",
-    "memorization",
-    "training",
-    "compiling",
-    "emm",
-    "store",
-    "attempts",
-    "search",
-    "provenance",
-    "scoring",
+ROOMS = [
+    *("errors", "text", "atomic", "sql", "randomness"),
+    *("networks", "cells", "data", "models", "study", "measures"),
+    *("store", "analysis", "runs", "external", "report", "cli"),
 ]
-"""Everything above runner, in the order in which data flows."""
+"""Modules that stand alone, and then the rooms in the order in which data flows: each imports from those before it."""
 
-MAY_IMPORT = {
-    "__init__": {
-        "emm",
-        "errors",
-        "memorization",
-        "merging",
-        "monitor",
-        "plan",
-        "ratio",
-        "report",
-        "runner",
-        "scoring",
-        "store",
-        "study",
-    },
-    "__main__": {"cli"},
-    "datasets": set(),
-    "errors": set(),
-    "layout": set(),
-    "config": {"errors", "layout"},
-    "cost": {"config", "layout"},
-    "plan": {"config", "cost", "data", "emm", "store", "study", "studyfile"},
-    "bench": {"compiling", "config", "cost", "denoiser", "memorization", "streams", "throughput", "training"},
-    "comparison": {"bench", "cost", "memorization", "throughput"},
-    "scaling": {"errors", "store", "study"},
-    "throughput": {"config", "cost", "denoiser", "group", "plan", "sampling", "training"},
-    "studyfile": {"config", "errors"},
-    "sql": set(),
-    "data": {"config", "errors", "files", "sql", "units"},
-    "study": {"studyfile", "data", "config", "errors"},
-    "reference": {"config", "study", "studyfile"},
-    "streams": set(),
-    "group": {"errors"},
-    "orphan": set(),
-    "launch": {"errors", "group", "orphan"},
-    "unet": {"layout", "streams"},
-    "denoiser": {"config", "unet"},
-    "sampling": {"streams"},
-    "memorization": set(),
-    "training": {"config", "denoiser", "group", "streams"},
-    "compiling": {"config", "cost", "errors", "training"},
-    "emm": set(),
-    "schema": set(),
-    "values": {"schema"},
-    "stored_json": {"errors"},
-    "objects": set(),
-    "waiting": {"errors"},
-    "query": {"errors"},
-    "pictures": set(),
-    "database": {"errors", "files", "objects", "query", "schema", "sql", "values", "waiting"},
-    "store": {"config", "database", "errors", "stored_json", "units"},
-    "attempts": {"files", "store"},
-    "merging": {"consistency", "database", "errors", "sql", "store", "values", "waiting"},
-    "inspection": {"attempts", "config", "emm", "errors", "query", "store", "stored_json"},
-    "consistency": {"config", "database", "errors", "pictures", "sql", "store", "stored_json", "units", "values"},
-    "remaining": {"config", "cost", "store", "stored_json"},
-    "files": {"errors"},
-    "export": {"config", "files", "inspection", "report", "sql", "store", "stored_json"},
-    "provenance": {"store"},
-    "search": {"config", "emm", "store", "study"},
-    "scoring": {"config", "data", "emm", "errors", "group", "memorization", "provenance", "store", "units"},
-    "ratio": {"data", "errors", "memorization"},
-    "pending": {"errors", "store", "units"},
-    "monitor": {"config", "errors", "group", "pending", "provenance", "ratio", "scoring", "store"},
-    "trackers": {"config", "errors", "events"},
-    "events": {"config"},
-    "states": {"config", "errors", "group", "training"},
-    "cellrun": {*LAYERS, "events", "states"} - {"search"},
-    "runner": {*LAYERS, "events", "cellrun"},
-    "report": {"attempts", "config", "cost", "emm", "errors", "files", "pictures", "store", "stored_json", "units"},
-    "units": set(),
-    "cli": {
-        "attempts",
-        "data",
-        "orphan",
-        "query",
-        "study",
-        "studyfile",
-        "store",
-        "runner",
-        "cellrun",
-        "events",
-        "merging",
-        "inspection",
-        "consistency",
-        "remaining",
-        "export",
-        "files",
-        "scoring",
-        "report",
-        "config",
-        "errors",
-        "plan",
-        "throughput",
-        "launch",
-        "bench",
-        "comparison",
-        "scaling",
-        "search",
-        "compiling",
-        "trackers",
-        "reference",
-        "units",
-    },
+NOT_FROM = {
+    "networks": {"errors", "text", "atomic", "sql"},
+    "models": {"data", "sql"},
+    "study": {"models", "networks", "randomness"},
+    "measures": {"study", "networks", "sql"},
+    "store": {"models", "study", "data", "networks", "randomness"},
+    "analysis": {"models", "study", "data", "networks", "randomness"},
+    "external": {"runs", "study", "networks"},
+    "report": {"runs", "external", "models", "study", "data", "networks", "randomness"},
 }
+"""Rooms before a room that it has no business with."""
 
 MATHEMATICS = {
-    "streams": {"torch"},
-    "group": {"torch"},
-    "unet": {"torch"},
-    "denoiser": {"torch"},
-    "sampling": {"torch"},
-    "memorization": {"torch"},
-    "training": {"torch"},
-    "emm": {"numpy", "scipy"},
+    "randomness": {"torch"},
+    "networks": {"torch", "lazy_loader"},
+    "models/denoiser": {"torch"},
+    "models/optimum": {"torch"},
+    "models/preconditioning": {"torch"},
+    "models/processes": {"torch"},
+    "models/sampling": {"torch"},
+    "models/training": {"torch"},
+    "measures/intervals": {"numpy"},
+    "measures/nearest": {"torch"},
+    "measures/neighbours": {"torch"},
+    "analysis/emm": {"numpy", "scipy"},
 }
 """Which packages the mathematics may use; it knows no file and no database."""
 
 FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqlite3", "subprocess", "tempfile"}
 
 WITHOUT_TORCH = [
-    "errors",
-    "layout",
-    "config",
-    "cost",
-    "plan",
-    "search",
-    "studyfile",
-    "study",
-    "reference",
-    "emm",
-    "store",
-    "merging",
-    "inspection",
-    "consistency",
-    "remaining",
-    "export",
-    "report",
-    "cli",
+    *("errors", "text", "atomic", "sql", "networks/layers", "cells", "data", "study", "analysis", "report", "cli"),
+    *("runs/plan", "runs/search", "runs/time_left", "runs/events", "runs/orphan", "measures/intervals"),
+    *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),
 ]
+"""What quick commands use."""
 
 
 def sources(module: str) -> list[Path]:
@@ -223,20 +101,30 @@ def foreign(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"diffmem"}
 
 
-def test_every_module_has_a_row_in_the_table():
-    assert module_names() == set(MAY_IMPORT)
+def test_the_package_is_its_rooms():
+    assert module_names() - {"__init__", "__main__"} == set(ROOMS)
 
 
-@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
-def test_a_module_imports_only_what_the_table_lists(module):
-    assert own(imports(module)) - {module} <= MAY_IMPORT[module]
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_those_before_it_alone(room):
+    allowed = set(ROOMS[: ROOMS.index(room)]) - NOT_FROM.get(room, set())
+    assert own(imports(room)) - {room} <= allowed
 
 
-def test_the_table_itself_has_no_cycle():
-    done: set[str] = set()
-    while ready := {module for module, below in MAY_IMPORT.items() if module not in done and below <= done}:
-        done |= ready
-    assert done == set(MAY_IMPORT)
+@pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir()])
+def test_a_room_is_entered_by_its_door(room):
+    """What one room imports of another is what that one exports."""
+    deep = {name for name in imports(room) if name.startswith("diffmem.") and name.count(".") > 1}
+    assert {name for name in deep if name.split(".")[1] != room} == set()
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (PACKAGE / room).is_dir() and room != "cli"])
+def test_a_room_exports_only_what_somebody_uses(room):
+    package = importlib.import_module(f"diffmem.{room}")
+    root = PACKAGE.parent
+    users = [*PACKAGE.rglob("*.py"), *root.glob("*.pyi"), *root.glob("benchmarks/*.py"), *root.glob("docs/*.md")]
+    used = "\n".join(path.read_text() for path in users if PACKAGE / room not in path.parents)
+    assert [name for name in package.__all__ if not re.search(rf"\b{name}\b", used)] == []
 
 
 @pytest.mark.parametrize("module", sorted(MATHEMATICS))
@@ -262,9 +150,7 @@ def test_a_module_that_quick_commands_use_never_imports_torch(module):
 def test_the_command_line_imports_what_is_heavy_only_where_it_is_used(path):
     tree = ast.parse(path.read_text())
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    allowed = {"cli", "errors", "orphan", "units"}
-    if path.stem == "progress":  # only `run` loads it
-        allowed |= {"events"}
+    allowed = {"cli", "errors", "runs", "text"}
     assert own(imported(iter(at_start), ("diffmem",))) <= allowed
 
 
@@ -287,7 +173,8 @@ def loaded_by(script: str, folder: Path) -> set[str]:
 
 
 def test_importing_everything_but_the_work_loads_no_torch(tmp_path):
-    loaded = loaded_by("import diffmem.cli, diffmem.study, diffmem.store, diffmem.emm, diffmem.report.page", tmp_path)
+    modules = ("cli", "study.study", "store.store", "analysis.emm", "analysis.curves", "report.page")
+    loaded = loaded_by("import " + ", ".join(f"diffmem.{name}" for name in modules), tmp_path)
     assert "diffmem" in loaded
     assert not loaded & {"torch", "accelerate"}
 

@@ -13,7 +13,7 @@ import tiny
 
 import diffmem
 from diffmem.cli import main
-from diffmem.store import Store
+from diffmem.store.store import Store
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

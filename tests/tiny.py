@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmem.config import Cell
-from diffmem.store import Checkpoint, Provenance, Row, Store
-from diffmem.study import Study, StudyCell
+from diffmem.cells.cell import Cell
+from diffmem.store.store import Checkpoint, Provenance, Row, Store
+from diffmem.study.study import Study, StudyCell
 
 TEXT = """
 title = "Tiny"

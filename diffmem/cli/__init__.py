@@ -73,7 +73,6 @@ for command in (
     looking.export,
     stores.store_group,
     measuring.score,
-    measuring.bench,
     planning.schema,
 ):
     main.add_command(command)

@@ -8,7 +8,7 @@ import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
 from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_wrapped
-from diffmem.units import counted, duration, moment
+from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
     from diffmem.store import Row
@@ -27,9 +27,8 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem show 3f2a
     """
-    from diffmem.config import dotted
-    from diffmem.inspection import describe_cell, find_cell
-    from diffmem.store import Store
+    from diffmem.cells import dotted
+    from diffmem.store import Store, describe_cell, find_cell
 
     store = Store(store_path)
     described = describe_cell(store, find_cell(store, cell))
@@ -100,8 +99,7 @@ def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem diff 3f2a 91c0
     """
-    from diffmem.inspection import differing_settings, find_cell
-    from diffmem.store import Store
+    from diffmem.store import Store, differing_settings, find_cell
 
     store = Store(store_path)
     one, two = find_cell(store, cell), find_cell(store, other)
@@ -142,9 +140,8 @@ def query(sql: str, store_path: Path, files: bool, memory: float, seconds: float
 
     Example: diffmem query "SELECT curve, size, max(ratio) FROM results WHERE study = 'quickstart' GROUP BY ALL"
     """
-    from diffmem.inspection import query as select
-    from diffmem.query import Limits, bounded_memory
-    from diffmem.store import Store
+    from diffmem.store import Limits, Store, bounded_memory
+    from diffmem.store import query as select
 
     limits = Limits(gigabytes=memory, seconds=seconds, files=files)
     with bounded_memory(memory):
@@ -193,7 +190,7 @@ def export(
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} are two formats; take one")
     chosen = _format(form or ("json" if as_json else None), output)
-    from diffmem.export import export as write
+    from diffmem.analysis import export as write
     from diffmem.store import Store
 
     store, name = Store(store_path), None

@@ -64,7 +64,7 @@ def profile_option(command: Any) -> Any:
 
 def complete_profile(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the profiles that begin so: those of the study files before them, or those that the store has run."""
-    from diffmem.studyfile import profiles_of
+    from diffmem.study import profiles_of
 
     files = [text for text in context.args if text.endswith(".toml")]  # click leaves arguments to later than this
     names = {name for file in files for name in profiles_of(Path(file))}
@@ -87,7 +87,7 @@ def set_option(command: Any) -> Any:
 
 def complete_key(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the keys of a study file that begin so, up to where the value begins."""
-    from diffmem.studyfile import KEYS
+    from diffmem.study import KEYS
 
     return [CompletionItem(f"{key}=") for key in sorted(KEYS) if f"{key}=".startswith(begun)]
 
@@ -144,8 +144,7 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
 
     StoreError where that is none, or more than one. A file of the name that is not the one that was run is told of.
     """
-    from diffmem.inspection import find_study
-    from diffmem.store import Store
+    from diffmem.store import Store, find_study
     from diffmem.study import study_name
 
     store, is_file = Store(store_path), study.endswith(".toml")
@@ -198,8 +197,7 @@ def _studies(context: click.Context) -> "list[Row]":
 
 def complete_cell(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the cells of the store that begin so, with their studies and axis values."""
-    from diffmem.inspection import cell_names
-    from diffmem.store import Store
+    from diffmem.store import Store, cell_names
 
     try:
         cells = cell_names(Store(_store_of(context)))

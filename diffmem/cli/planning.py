@@ -19,10 +19,10 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.tables import echo, print_json, print_table
-from diffmem.units import counted, duration, with_unit
+from diffmem.text import counted, duration, with_unit
 
 if TYPE_CHECKING:
-    from diffmem.plan import PlannedCell, Throughput
+    from diffmem.runs import PlannedCell, Throughput
 
 
 @click.command()
@@ -59,7 +59,7 @@ def plan(
     if tflops is not None and math.isnan(tflops):
         raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = load_study(study, profile, overrides)
-    from diffmem.plan import Throughput, plan_cells, plan_search, without_steps_between
+    from diffmem.runs import Throughput, plan_cells, plan_search, without_steps_between
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -67,7 +67,7 @@ def plan(
     if tflops:
         speed = dict.fromkeys((each.cell.cell_id for each in planned), Throughput(tflops * 1e12, tflops * 1e12))
     elif measure:
-        from diffmem.throughput import measure_cells
+        from diffmem.runs import measure_cells
 
         speed = measure_cells([each.cell for each in planned if not each.finished])
     rows = (_planned_row(each, speed) for each in planned)
@@ -160,7 +160,6 @@ def schema(markdown: bool) -> None:
 
     Example: diffmem schema > studies/study.schema.json
     """
-    from diffmem.reference import key_tables
-    from diffmem.study import json_schema
+    from diffmem.study import json_schema, key_tables
 
     echo(key_tables() if markdown else json.dumps(json_schema(), indent=2))

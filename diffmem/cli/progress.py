@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffmem.cli.tables import printable
-from diffmem.events import CellEnded, CellStarted, Event, Generated, Measured, Noted, Saved, Trained
+from diffmem.runs import CellEnded, CellStarted, Event, Generated, Measured, Noted, Saved, Trained
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much a run says."""

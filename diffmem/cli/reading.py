@@ -10,7 +10,7 @@ from diffmem.cli.tables import printable
 @contextmanager
 def shown_reading() -> Iterator[None]:
     """Show how far images are decoded and scored for the while of a block: on a terminal, once it takes a while."""
-    from diffmem.data.decoding import progress
+    from diffmem.data import progress
 
     bars = _Bars()
     token = progress.set(bars.update)

@@ -27,14 +27,12 @@ from diffmem.cli.options import (
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import MOST_ROWS, as_markdown, echo, print_json, print_table, print_wrapped
 from diffmem.errors import StoreError
-from diffmem.units import counted, duration, moment
+from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffmem.report.claims import Finding
-    from diffmem.report.estimates import Curve
-    from diffmem.report.findings import Result
+    from diffmem.analysis import Curve, Finding, Result
     from diffmem.store import Row, Store
 
 
@@ -56,8 +54,8 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     Example: diffmem status quickstart
     """
-    from diffmem.remaining import seconds_left
-    from diffmem.report.estimates import cell_state, measured_cells, reason
+    from diffmem.analysis import cell_state, measured_cells, reason
+    from diffmem.runs import seconds_left
 
     if study is None:
         if profile is not None:
@@ -93,7 +91,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
 def _print_notes(notes: "list[Row]", cells: "list[Row]") -> None:
     """Print what was done to the images of a study's cells, each note once."""
-    from diffmem.report.estimates import noted
+    from diffmem.analysis import noted
 
     for note in noted(notes[:MOST_ROWS], cells):
         print_wrapped(f"note: {note}", indent=4)
@@ -103,8 +101,7 @@ def _print_notes(notes: "list[Row]", cells: "list[Row]") -> None:
 
 def _close_attempts(store: "Store") -> None:
     """Record which attempts no longer run, if the store can be written at once; they are shown as ended anyway."""
-    from diffmem.attempts import close_attempts
-    from diffmem.store import Store
+    from diffmem.store import Store, close_attempts
 
     with suppress(StoreError):
         close_attempts(Store(store.path, patience=0, check=False))
@@ -112,7 +109,7 @@ def _close_attempts(store: "Store") -> None:
 
 def _print_studies(store_path: Path, *, as_json: bool) -> None:
     """Print how far each study is, the one that was run last first."""
-    from diffmem.report.estimates import cell_state
+    from diffmem.analysis import cell_state
     from diffmem.store import Store
 
     store = Store(store_path)
@@ -171,7 +168,7 @@ def _counts(cell: "Row") -> dict[str, Any]:
 
 def _attempt_row(cell: "Row") -> dict[str, Any]:
     """Return what is known of a cell's latest attempt while it runs, and why it ended early."""
-    from diffmem.report.estimates import reason
+    from diffmem.analysis import reason
 
     running = cell["state"] == "running"
     return {
@@ -237,7 +234,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.report.estimates import curves_of, measured_cells, only_size
+    from diffmem.analysis import curves_of, measured_cells, only_size
 
     store, row = stored(store_path, study, profile)
     name = row["study"]
@@ -321,10 +318,9 @@ def report(
 
     Example: diffmem report quickstart -o quickstart.html
     """
-    from diffmem.merging import merged
-    from diffmem.report.estimates import going_on
-    from diffmem.report.page import write_page
-    from diffmem.store import Store
+    from diffmem.analysis import going_on
+    from diffmem.report import write_page
+    from diffmem.store import Store, merged
 
     path = output or store_paths[0].parent / "report.html"
     stop = StopOnSignal("the page stays as it is now") if watch else None
@@ -384,7 +380,7 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
 
     Example: diffmem findings --profile laptop
     """
-    from diffmem.report.findings import check_findings
+    from diffmem.analysis import check_findings
     from diffmem.store import Store
 
     checked = check_findings(Store(store_path), profile)

@@ -20,11 +20,11 @@ from diffmem.cli.options import (
 )
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import echo
-from diffmem.orphan import OrphanWatch
+from diffmem.runs import OrphanWatch
 
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
-    from diffmem.compiling import Compile
+    from diffmem.models import Compile
     from diffmem.store import Store
     from diffmem.study import Study
 
@@ -91,15 +91,22 @@ def run(
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
     if log_with:
-        from diffmem.trackers import check_trackers, log_events, trackers_of
+        from diffmem.runs import check_trackers, log_events, trackers_of
 
         check_trackers(log_with)
     stop = StopOnSignal()
-    from diffmem.cellrun import Interrupted
     from diffmem.cli.progress import show
-    from diffmem.launch import default_processes, join, launched, leave, start
-    from diffmem.runner import Options, run_study
-    from diffmem.search import most_cells
+    from diffmem.runs import (
+        Interrupted,
+        Options,
+        default_processes,
+        join,
+        launched,
+        leave,
+        most_cells,
+        run_study,
+        start,
+    )
     from diffmem.store import Store
 
     store = Store(store_path)
@@ -217,8 +224,8 @@ def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, in
 
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
-    from diffmem.attempts import is_finished, outcome_of
     from diffmem.errors import OutOfMemory
+    from diffmem.store import is_finished, outcome_of
 
     cells = {row["cell_id"]: row for row in store.progress(study.name) if not is_finished(row)}.values()
     outcomes = [outcome_of(cell) for cell in cells]

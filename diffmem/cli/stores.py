@@ -9,7 +9,7 @@ import click
 
 from diffmem.cli.options import FileName, json_option, store_option
 from diffmem.cli.tables import echo, print_json
-from diffmem.units import counted, with_unit
+from diffmem.text import counted, with_unit
 
 if TYPE_CHECKING:
     from diffmem.store import Store
@@ -48,8 +48,8 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem store info
     """
-    from diffmem.inspection import cell_states, describe_store, listed
-    from diffmem.report.estimates import cell_state
+    from diffmem.analysis import cell_state
+    from diffmem.store import cell_states, describe_store, listed
 
     store = _the_store(named, store_path)
     described = describe_store(store)
@@ -87,7 +87,7 @@ def check(named: Path | None, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem store check results/1.duckdb
     """
-    from diffmem.consistency import faults
+    from diffmem.store import faults
 
     store = _the_store(named, store_path)
     found = faults(store)
@@ -113,8 +113,8 @@ def merge(stores: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     Example: diffmem store merge machine1.duckdb machine2.duckdb -o store/diffmem.duckdb
     """
-    from diffmem.merging import merge as take_over
     from diffmem.store import Store
+    from diffmem.store import merge as take_over
 
     into, taken = Store(output), []
     for path in stores:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.config import MOST_CLASSES
+from diffmem.cells import MOST_CLASSES
 from diffmem.data import npz
 from diffmem.data.cache import writable
 from diffmem.data.limits import check_pixels, class_number, first_line, most_bytes_at_once
 from diffmem.data.pixels import Seen, Size, changes, eight_bits, range_fault, resized
 from diffmem.errors import DataError
-from diffmem.units import with_unit
+from diffmem.text import with_unit
 
 IMAGES, LABELS = ("images", "arr_0"), ("labels", "label", "arr_1")
 """Names of the arrays, one's own and those of guided-diffusion's samples; the first that there is."""

@@ -20,9 +20,9 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 
+from diffmem.atomic import partial_path, remove_abandoned, replacing
 from diffmem.data.limits import check_pixels
 from diffmem.errors import DataError
-from diffmem.files import partial_path, remove_abandoned, replacing
 
 DECODER = 2
 """The version of what images mean; raise it when the same files come to mean other pixels."""

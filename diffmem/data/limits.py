@@ -5,7 +5,7 @@ import reprlib
 from typing import Any
 
 from diffmem.errors import DataError
-from diffmem.units import with_unit
+from diffmem.text import with_unit
 
 MOST_PIXELS = 5 * 10**9
 """Pixels of one collection, 15 GB as RGB; it is mapped into memory, not held there."""
@@ -48,7 +48,7 @@ def check_pixels(where: object, images: int, each: int) -> None:
 
 def class_number(label: Any, where: str) -> int:
     """Return the label of an image if it is a class number; raise DataError if not."""
-    from diffmem.config import MOST_CLASSES  # with pydantic, which decoding does without
+    from diffmem.cells import MOST_CLASSES
 
     if label is None:
         raise DataError(f"{where}: no label")

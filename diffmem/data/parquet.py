@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from diffmem.config import MOST_CLASSES
+from diffmem.cells import MOST_CLASSES
 from diffmem.data.limits import LEAST_PIXELS, check_pixels, class_number, first_line, most_bytes_at_once
 from diffmem.errors import DataError
 from diffmem.sql import reading_files
-from diffmem.units import with_unit
+from diffmem.text import with_unit
 
 IMAGES = ("image", "img")
 """Columns that hold the image, the first of them that there is; else the only one of bytes."""

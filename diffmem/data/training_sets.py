@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.config import DATASETS, MOST_CLASSES, Cell, Dataset
+from diffmem.cells import DATASETS, MOST_CLASSES, Cell, Dataset
 from diffmem.data.collection import Indices, Pixels, Source, check_enlarged, read_images
 from diffmem.data.duplicates import Groups, find_groups, groups_of, keep_groups, note
 from diffmem.data.limits import check_pixels, most_bytes_at_once
 from diffmem.data.pixels import Seen, Size, alterations, changes, resized, shown_size
 from diffmem.errors import DataError, NoSuchData, SizeError
-from diffmem.units import with_unit
+from diffmem.text import with_unit
 
 IMAGENET_DOGS = range(151, 274)
 """The 123 classes of ImageNet-1k that the paper's code takes: 118 breeds, and wolves, coyote and dingo."""
@@ -63,7 +63,7 @@ def load_source(
 @lru_cache(maxsize=4)
 def _digits(resolution: int | Size | None) -> Source:
     """The UCI handwritten digits: 1,797 grey 8x8 images of ten classes, values 0..255."""
-    with resources.as_file(resources.files("diffmem.datasets") / "digits.npz") as path, np.load(path) as file:
+    with resources.as_file(resources.files("diffmem.data") / "digits.npz") as path, np.load(path) as file:
         images: Pixels = file["images"]
         classes = file["labels"].astype(np.int64)
     own = (images.shape[3], images.shape[2])

@@ -7,8 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from diffmem.emm import mean_ratios
-from diffmem.report.estimates import size_of
+from diffmem.analysis import mean_ratios, size_of
 from diffmem.report.figures import COLOURS, add_line, error_bars, plain, styled, ticks_at
 from diffmem.store import Row
 

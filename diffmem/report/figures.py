@@ -9,8 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb, qualitative
 
-from diffmem.emm import Mean, mean_ratios, wilson
-from diffmem.report.estimates import Curve
+from diffmem.analysis import Curve, Mean, mean_ratios
+from diffmem.measures import wilson
 from diffmem.store import THRESHOLD_LEVELS, Row
 
 COLOURS = qualitative.D3

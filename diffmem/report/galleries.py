@@ -4,10 +4,9 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from diffmem.analysis import by_position, size_of
 from diffmem.errors import StoreError
-from diffmem.pictures import UNREADABLE, reduced
-from diffmem.report.estimates import by_position, size_of
-from diffmem.store import Row
+from diffmem.store import UNREADABLE, Row, reduced
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
@@ -17,6 +16,11 @@ PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
 MOST_COPIED = 6
 """Training images that are named for each cell as those copied most."""
+
+
+def room_beside(page: str) -> int:
+    """Return the bytes that galleries may take beside the rest of a page."""
+    return PAGE_BYTES - len(page.encode())
 
 
 def galleries(

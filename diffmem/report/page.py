@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -14,31 +14,34 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from diffmem.attempts import outcome_of
-from diffmem.config import DATASETS, THRESHOLD
-from diffmem.cost import cell_cost, stored_cell
-from diffmem.files import whole
-from diffmem.report import figures, galleries
-from diffmem.report.estimates import (
+from diffmem.analysis import (
     GOING_ON,
     Curve,
+    MeasuredStudy,
+    at_paper_scale,
+    beside,
     by_position,
     cell_state,
     curves_of,
+    estimate_emm,
     noted,
     only_size,
+    published_values,
     reason,
+    settings_of,
     size_of,
     study_cells,
+    study_results,
 )
+from diffmem.atomic import whole
+from diffmem.cells import DATASETS, THRESHOLD, cell_cost, stored_cell
+from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figures import Panel
-from diffmem.report.findings import Evidence, study_results
+from diffmem.report.galleries import galleries, room_beside
 from diffmem.report.private import Private
-from diffmem.report.published import at_paper_scale, beside, published_values, settings_of
-from diffmem.store import THRESHOLD_LEVELS, Row, Store
-from diffmem.stored_json import decoded
-from diffmem.units import duration, with_unit
+from diffmem.store import THRESHOLD_LEVELS, Row, Store, from_json, outcome_of
+from diffmem.text import duration, with_unit
 
 PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
@@ -79,16 +82,22 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
+        css=_beside("page.css"),
+        script=_beside("page.js"),
         store=told(source or str(store.path)),
         hosts=hosts,
         version=version("diffmem"),
         thresholds=sorted({_share(study["estimation"]["threshold"]) for study in studies}) or [_share(THRESHOLD)],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
-    room = galleries.PAGE_BYTES - len(page(studies=[section | {"galleries": []} for section in sections]).encode())
+    room = room_beside(page(studies=[section | {"galleries": []} for section in sections]))
     for section in sections:
         section["galleries"] = section["galleries"](room=room // len(sections))
     return page(studies=sections)
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _as_it_is(value: Any) -> Any:
@@ -109,7 +118,7 @@ def _section(store: Store, study: Row, told: Callable[[Any], Any]) -> dict[str, 
         copies = store.copies(study["study"], threshold)
         attempts, notes = store.attempts(study["study"]), store.notes(study["study"])
         study, cells, points, counts, attempts, notes = told([study, cells, points, counts, attempts, notes])
-        evidence = Evidence(study, cells, published_values(store, study["study"]))
+        evidence = MeasuredStudy(study, cells, published_values(store, study["study"]))
         results = study_results(store, evidence)
     curves = curves_of(cells, epsilon)
     unit = "step" if any("monitor" in cell["configuration"] for cell in cells) else "epoch"
@@ -132,7 +141,7 @@ def _section(store: Store, study: Row, told: Callable[[Any], Any]) -> dict[str, 
         "notes": noted(notes, cells),
         "results": results,
         "published": published,
-        "galleries": partial(galleries.galleries, pairs, cells, copies, threshold),
+        "galleries": partial(galleries, pairs, cells, copies, threshold),
         "cells": _provenance(cells, attempts),
     }
 
@@ -208,23 +217,26 @@ def _distances(cells: list[Row], counts: list[Row], epsilon: float, threshold: f
         if checkpoints := images.get(cell["position"]):
             memorized = np.cumsum(list(checkpoints.values()), axis=1)
             curves[cell["curve"]][size_of(cell)].append((memorized / memorized[:, -1:]).max(axis=0))
-    by_curve = [
-        {
-            "label": label or "all cells",
-            "sizes": [
-                {"size": n, "ratios": np.mean(best, axis=0).round(9).tolist()} for n, best in sorted(sizes.items())
-            ],
-        }
-        for label, sizes in curves.items()
-    ]
+    by_curve = [_at_each_level(label, sizes, epsilon) for label, sizes in curves.items()]
     sizes = sorted({size for members in curves.values() for size in members})
     return {
         **_shown("", "", [("", figures.distance_histogram(counts, threshold))]),
         "ratios": _html(figures.empty_curves([label or "all cells" for label in curves], sizes, 1 - epsilon))
         if len(sizes) > 1
         else "",
-        "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "epsilon": epsilon, "curves": by_curve},
+        "data": {"levels": THRESHOLD_LEVELS, "threshold": threshold, "curves": by_curve},
         "level": round(threshold * THRESHOLD_LEVELS),
+    }
+
+
+def _at_each_level(label: str, sizes: Mapping[int, Sequence[np.ndarray]], epsilon: float) -> dict[str, Any]:
+    """Return the mean ratio of each size of a curve, and its EMM, at each level of the threshold."""
+    ratios = {size: np.mean(best, axis=0).round(9).tolist() for size, best in sorted(sizes.items())}
+    emms = [str(estimate_emm(list(ratios), at, epsilon=epsilon)) for at in zip(*ratios.values(), strict=True)]
+    return {
+        "label": label or "all cells",
+        "sizes": [{"size": size, "ratios": at} for size, at in ratios.items()],
+        "emms": emms,
     }
 
 
@@ -284,7 +296,7 @@ def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _attempt(attempt: Row, cell: Row) -> Row:
-    commit, versions = attempt["git_commit"], decoded(attempt["versions"], "the store")
+    commit, versions = attempt["git_commit"], from_json(attempt["versions"], "the store")
     return {
         **attempt,
         "outcome": outcome_of({**attempt, "expected": cell["expected"], "measured": cell["measured"]}),

@@ -9,8 +9,8 @@ import tiny
 from plotly.offline import get_plotlyjs
 
 from diffmem.report.page import render_page
-from diffmem.store import Store
-from diffmem.study import Study
+from diffmem.store.store import Store
+from diffmem.study.study import Study
 
 REASON = "the training loss is <nan> & of no use"
 AXES = "\n[[axes]]\nM.dropout = [0.0, 0.2]\n"

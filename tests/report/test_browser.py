@@ -15,10 +15,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from diffmem.emm import estimate_emm
+from diffmem.analysis.emm import estimate_emm
 from diffmem.report.page import write_page
-from diffmem.store import Checkpoint, Store
-from diffmem.study import Study
+from diffmem.store.store import Checkpoint, Store
+from diffmem.study.study import Study
 
 DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")
 SIZES = [4, 8, 16]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from diffmem.emm import bands, ratio_intervals
-from diffmem.report.estimates import study_cells
+from diffmem.analysis.curves import study_cells
+from diffmem.analysis.emm import bands, ratio_intervals
 from diffmem.report.factors import factors, ratio_against_factor, skips_in_words
-from diffmem.store import Row, Store
+from diffmem.store.store import Row, Store
 
 AXIS = "[[axes]]\nM.dropout = [0.0, 0.2]\n"
 

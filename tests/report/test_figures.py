@@ -5,10 +5,10 @@ import json
 import plotly.graph_objects as go
 import pytest
 
-from diffmem.emm import Interval, estimate_emm, mean_ratios
+from diffmem.analysis.curves import Curve, Point
+from diffmem.analysis.emm import Interval, estimate_emm, mean_ratios
 from diffmem.report import figures
-from diffmem.report.estimates import Curve, Point
-from diffmem.store import THRESHOLD_LEVELS, Row
+from diffmem.store.store import THRESHOLD_LEVELS, Row
 
 SIZES = [8, 16, 32]
 

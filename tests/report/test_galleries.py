@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from reading import PAIRS, STUDY, Page, fill, images, rendered
 
-from diffmem.scoring import png
-from diffmem.store import Store
+from diffmem.measures.comparison import png
+from diffmem.store.store import Store
 
 
 @pytest.fixture

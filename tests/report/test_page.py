@@ -14,12 +14,12 @@ from plotly.offline import get_plotlyjs
 from reading import PAIRS, REASON, STUDY, Page, fill, rendered
 from scipy.stats import binomtest
 
-from diffmem.cost import cell_cost
-from diffmem.emm import emm_interval
+from diffmem.analysis.emm import emm_interval
+from diffmem.cells.cost import cell_cost
 from diffmem.errors import DiffmemError
 from diffmem.report.page import render_page, write_page
-from diffmem.store import Store
-from diffmem.units import with_unit
+from diffmem.store.store import Store
+from diffmem.text import with_unit
 
 EVIL = "<script>alert(1)</script> & <b>bold</b> \"quoted\" 'too' {{ 7 * 7 }} ${1}"
 

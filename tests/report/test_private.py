@@ -13,10 +13,10 @@ import tiny
 from plotly.offline import get_plotlyjs
 
 import diffmem
+from diffmem.external.score import score_images
 from diffmem.report.page import render_page
 from diffmem.report.private import Private
-from diffmem.scoring import score_images
-from diffmem.store import Store
+from diffmem.store.store import Store
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How fast diffmem is, beside the device's peak and other packages: `python -m benchmarks`, from a checkout."""

@@ -1,0 +1,17 @@
+from .analysis.curves import study_curves as study_curves
+from .analysis.emm import estimate_emm as estimate_emm
+from .analysis.findings import check_findings as check_findings
+from .cells.settings import ModelConfiguration as ModelConfiguration
+from .errors import DiffmemError as DiffmemError
+from .external.arrays import memorization_ratio as memorization_ratio
+from .external.monitor import Monitor as Monitor
+from .external.score import score_images as score_images
+from .measures.neighbours import two_nearest as two_nearest
+from .models.denoiser import build_denoiser as build_denoiser
+from .models.sampling import heun as heun
+from .report.page import write_page as write_page
+from .runs.plan import plan_cells as plan_cells
+from .runs.runner import run_study as run_study
+from .store.merging import merge as merge
+from .store.store import Store as Store
+from .study.study import Study as Study

@@ -1,0 +1,306 @@
+"""Whether a store bears out what the paper finds: each claim's value, its 95% interval, and the verdict."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, variance
+from typing import Any, NamedTuple
+
+from scipy.special import chdtri, stdtrit
+
+from diffmem.analysis.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
+from diffmem.analysis.curves import study_cells
+from diffmem.analysis.published import Published, at_paper_scale, published_values, settings_of
+from diffmem.cells import REPLICATES
+from diffmem.store import Row, Store
+from diffmem.text import counted
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+
+
+class Measurement(NamedTuple):
+    """The ratio of one cell, as one claim sees it."""
+
+    level: Any
+    stratum: str  # the settings in which cells must agree to be compared
+    ratio: float
+    samples: int
+    draw: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim, what was measured, and whether that bears it out."""
+
+    text: str
+    study: str
+    verdict: str
+    levels: str  # what is compared
+    low: float | None  # mean ratio at the two levels
+    high: float | None
+    value: float | None  # what should lie within the range, with its 95% interval
+    interval: Range | None
+    published: float | None  # the same value of the paper
+    draws: int
+    seeds: int
+    reason: str  # why it cannot be told, or what the interval leaves out
+
+    @property
+    def measured(self) -> str:
+        """Return what was measured, as text."""
+        if self.value is None or self.interval is None:
+            return "-"
+        low, high = self.interval
+        if self.low is None:
+            return f"{self.value:.3f} ({low:.3f} to {high:.3f})"
+        return f"{self.low:.3f} to {self.high:.3f}: {self.value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    @property
+    def paper(self) -> str:
+        """Return what the paper has, as text."""
+        if self.published is None:
+            return "-"
+        return f"{self.published:.3f}" if self.low is None else f"{self.published:+.3f}"
+
+    @property
+    def behind(self) -> str:
+        """Return how many draws and seeds stand behind it, as text."""
+        return f"{counted(self.draws, 'draw')}, {counted(self.seeds, 'seed')}" if self.draws else "-"
+
+
+class MeasuredStudy(NamedTuple):
+    """A study as claims see it: its row of `store.studies`, its cells, and the paper's numbers."""
+
+    study: Row
+    cells: Sequence[Row]
+    published: Sequence[Published]
+
+
+def check_findings(store: Store, profile: str | None = None) -> list[tuple[Finding, str, list[Result]]]:
+    """Return every finding with its verdict from the studies of a profile (None: the paper's scale)."""
+    evidence = {
+        row["study"]: MeasuredStudy(row, study_cells(store, row)[0], published_values(store, row["study"]))
+        for row in store.studies()
+        if row["study"].partition("@")[2] == (profile or "")
+    }
+    checked = []
+    for finding in FINDINGS:
+        results = []
+        for claim in finding.claims:
+            name = claim.study if profile is None else f"{claim.study}@{profile}"
+            if name not in evidence:
+                option = "" if profile is None else f" --profile {profile}"
+                results.append(_unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}"))
+            else:
+                result = _check(store, claim, evidence[name])
+                results.append(result if profile is not None else _at_scale(result, evidence[name]))
+        checked.append((finding, _together([result.verdict for result in results]), results))
+    return checked
+
+
+def _at_scale(result: Result, evidence: MeasuredStudy) -> Result:
+    """Return a result that says where it is of a study that only has the name of the paper's."""
+    if result.value is None or any(at_paper_scale(cell) for cell in evidence.cells):
+        return result
+    told = f"not at the paper's scale: the study was run from {evidence.study['path']}"
+    return replace(result, reason="; ".join(filter(None, [result.reason, told])))
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    if FAILS in verdicts:
+        return FAILS
+    return UNKNOWN if UNKNOWN in verdicts else HOLDS
+
+
+def study_results(store: Store, evidence: MeasuredStudy) -> list[Result]:
+    """Return the results of all claims about one study."""
+    stem = evidence.study["study"].partition("@")[0]
+    claims = [claim for finding in FINDINGS for claim in finding.claims if claim.study == stem]
+    return [_check(store, claim, evidence) for claim in claims]
+
+
+def _check(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
+    return check_sample_counts(store, claim, evidence) if claim.keys == IMAGES else check_claim(claim, evidence)
+
+
+def check_claim(claim: Claim, evidence: MeasuredStudy) -> Result:
+    """Return what a study says of a claim; only finished cells count, each with its best checkpoint."""
+    study, cells, published = evidence
+    finished = [cell for cell in cells if cell["measured"] >= cell["expected"]]
+    held = [key for axis in study["axes"] if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
+    measured = [_measurement(claim, cell, held) for cell in finished]
+    levels = _levels(claim, [m.level for m in measured if m.level is not None])
+    missing = len(cells) - len(finished)
+    note = f"{missing} of {len(cells)} cells are not finished" if missing else ""
+    if levels is None:
+        return _unknown(claim, study["study"], note or "the study has no cells at the levels that this is about")
+    compared = [m for m in measured if m.level in levels and m.level is not None]
+    return _judged(claim, study["study"], compared, levels, _published_value(claim, published), note)
+
+
+def _unknown(claim: Claim, study: str, reason: str) -> Result:
+    return Result(claim.text, study, UNKNOWN, "", None, None, None, None, None, 0, 0, reason)
+
+
+def _measurement(claim: Claim, cell: Row, held: Sequence[str]) -> Measurement:
+    settings = settings_of(cell)
+    stratum = ", ".join(f"{key} = {cell['axis_values'][key]}" for key in held)
+    level, samples = claim.level_of(settings), settings["score.samples"]
+    return Measurement(level, stratum, cell["best"], samples, str(settings["P.draw"]), settings["T.seed"])
+
+
+def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
+    """Return the two levels that a claim compares, the first None for a claim about one; None if one is not there."""
+    distinct = set(found)
+    if LOWEST in (claim.low, claim.high) or HIGHEST in (claim.low, claim.high):
+        if len(distinct) < 2:
+            return None
+        return (None if claim.low is None else min(distinct)), max(distinct)
+    wanted = {claim.high} | ({claim.low} if claim.low is not None else set())
+    return (claim.low, claim.high) if wanted <= distinct else None
+
+
+def _means(part: Sequence[Measurement], level: Any) -> dict[str, list[float]]:
+    """Return the ratios at one level, by stratum."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for measurement in part:
+        if measurement.level == level:
+            found[measurement.stratum].append(measurement.ratio)
+    return found
+
+
+def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> tuple[float | None, float, float, float]:
+    """Return the mean ratios at both levels, the claim's value, and the variance of that in units of one cell's.
+
+    Strata that have both levels count equally.
+    """
+    low_level, high_level = levels
+    high = _means(part, high_level)
+    if low_level is None:
+        mean = fmean(fmean(ratios) for ratios in high.values())
+        return None, mean, mean, sum(1 / len(ratios) for ratios in high.values()) / len(high) ** 2
+    low = _means(part, low_level)
+    common = [stratum for stratum in high if stratum in low]
+    if not common:
+        return None, math.nan, math.nan, math.nan
+    mean_low, mean_high = (fmean(fmean(side[stratum]) for stratum in common) for side in (low, high))
+    spread = sum(1 / len(low[stratum]) + 1 / len(high[stratum]) for stratum in common) / len(common) ** 2
+    return mean_low, mean_high, mean_high - mean_low, spread
+
+
+def _cell_variance(part: Sequence[Measurement]) -> tuple[float, float]:
+    """Return the variance of one cell's ratio and its degrees of freedom.
+
+    That between draws and seeds, pooled over the levels compared, and never less than what the number of images
+    leaves; with one draw and seed the latter alone, with infinitely many degrees.
+    """
+    images = fmean(_binomial_variance(m.ratio, m.samples) for m in part)
+    groups: dict[tuple[Any, str], list[float]] = defaultdict(list)
+    for m in part:
+        groups[m.level, m.stratum].append(m.ratio)
+    degrees = sum(len(ratios) - 1 for ratios in groups.values())
+    if not degrees:
+        return images, math.inf
+    pooled = sum(variance(ratios) * (len(ratios) - 1) for ratios in groups.values() if len(ratios) > 1) / degrees
+    return max(pooled, images), degrees
+
+
+def _binomial_variance(ratio: float, samples: int) -> float:
+    """Return the variance of a share of so many images, after two more of either kind, so that 0 is not certain."""
+    share = (ratio * samples + 2) / (samples + 4)
+    return share * (1 - share) / samples
+
+
+def _judged(
+    claim: Claim,
+    study: str,
+    compared: Sequence[Measurement],
+    levels: tuple[Any, Any],
+    published: float | None,
+    note: str,
+) -> Result:
+    low, high, value, spread = _difference(compared, levels)
+    if math.isnan(value):
+        return _unknown(claim, study, "no two finished cells agree in everything else")
+    cell_variance, degrees = _cell_variance(compared)
+    reach = _quantile(degrees) * math.sqrt(cell_variance * spread)
+    least = 0.0 if low is None else -1.0
+    interval = (max(value - reach, least), min(value + reach, 1.0))
+    alone = "one draw and seed: the interval has the images' noise only" if math.isinf(degrees) else ""
+    return Result(
+        claim.text,
+        study,
+        verdict(interval, claim.within),
+        f"{claim.keys[0]} " + (str(levels[1]) if levels[0] is None else f"{levels[0]} to {levels[1]}"),
+        low,
+        high,
+        value,
+        interval,
+        published,
+        len({m.draw for m in compared}),
+        len({m.seed for m in compared}),
+        "; ".join(filter(None, [note, alone])),
+    )
+
+
+def _quantile(degrees: float) -> float:
+    """Return the 97.5% quantile of Student's distribution, or of the normal one for infinitely many degrees."""
+    return float(stdtrit(min(degrees, 1e9), 0.975))
+
+
+def verdict(interval: Range, within: Range) -> str:
+    """Return whether a 95% interval lies inside a range (holds), outside (does not hold), or across its edge."""
+    if within[0] <= interval[0] and interval[1] <= within[1]:
+        return HOLDS
+    return FAILS if interval[1] < within[0] or within[1] < interval[0] else UNKNOWN
+
+
+def _published_value(claim: Claim, published: Sequence[Published]) -> float | None:
+    """Return the value that the paper's own numbers give a claim, None where they do not have both levels."""
+    part = []
+    for number in published:
+        if number.metric != "ratio" or claim.keys[0] not in number.settings:
+            continue
+        stratum = str([(key, value) for key, value in number.settings.items() if key not in claim.keys])
+        part.append(Measurement(claim.level_of(number.settings), stratum, number.value, 1, "", 0))
+    part = [m for m in part if m.level is not None]
+    levels = _levels(claim, [m.level for m in part])
+    if levels is None:
+        return None
+    value = _difference(part, levels)[2]
+    return None if math.isnan(value) else value
+
+
+# --- how many generated images a ratio needs -----------------------------------------------------------
+
+GROUPS = 100
+"""Parts of a cell's images whose ratios are compared; the claim is about the ratio of all."""
+
+
+def check_sample_counts(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
+    """Check how much a ratio of `claim.high` images or more varies, by comparing hundredths of them."""
+    study, cells, _ = evidence
+    rows = store.sample_counts(study["study"], study["estimation"]["threshold"])
+    groups = [row for row in rows if row["samples"] >= claim.high and row["images"] == row["samples"] // GROUPS]
+    if not groups:
+        return _unknown(claim, study["study"], f"no cell has {claim.high} generated images")
+    value = math.sqrt(fmean(row["deviation"] ** 2 * row["images"] / claim.high for row in groups))
+    degrees = len(groups) * (GROUPS - 1)
+    low, high = (value * math.sqrt(degrees / chdtri(degrees, tail)) for tail in (0.025, 0.975))
+    used = [settings_of(cell) for cell in cells if cell["position"] in {row["position"] for row in groups}]
+    return Result(
+        claim.text,
+        study["study"],
+        verdict((low, high), claim.within),
+        f"{claim.keys[0]} {claim.high}",
+        None,
+        fmean(row["ratio"] for row in groups),
+        value,
+        (low, high),
+        None,
+        len({str(settings["P.draw"]) for settings in used}),
+        len({settings["T.seed"] for settings in used}),
+        f"between {GROUPS} groups of each cell's images, divided by the root of their number",
+    )

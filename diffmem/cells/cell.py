@@ -1,0 +1,127 @@
+"""A cell: one model to train and measure, and the name that its settings give it."""
+
+import hashlib
+import json
+import math
+from functools import cached_property
+from typing import Any, Self
+
+from diffmem.cells.datasets import DATASETS, Facts
+from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, Settings, TrainingProcedure
+
+REPLICATES = frozenset({"P.draw", "T.seed"})
+"""Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
+
+RESULTS_VERSION = 1
+"""Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
+
+
+def content_hash(configuration: dict[str, Any]) -> str:
+    """Return 16 hex digits that name what a configuration gives, under this version's meaning of it."""
+    return _hash(json.dumps([RESULTS_VERSION, configuration], sort_keys=True))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprints_of(P: DataDistribution, facts: Facts) -> dict[str, str]:
+    """Return the content hash of each dataset of P that is a user's own files, by its path."""
+    return {part.dataset: print_ for part in P.parts if (print_ := facts[part.dataset].fingerprint)}
+
+
+def channels_of(P: DataDistribution, facts: Facts) -> int:
+    """Return the colour channels of a training set: 3 where any of its datasets is RGB."""
+    return max(facts[part.dataset].channels for part in P.parts)
+
+
+class Cell(Settings):
+    """One model to train and measure: P, M, T and the scoring, with every default written out."""
+
+    P: DataDistribution
+    M: ModelConfiguration
+    T: TrainingProcedure
+    score: Scoring
+
+    channels: int  # colour channels of the images: 1 grey, 3 RGB
+    fingerprints: dict[str, str]  # content hash of each dataset that is a user's own files, by its path
+
+    @classmethod
+    def resolve(
+        cls, P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring, facts: Facts = DATASETS
+    ) -> Self:
+        """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
+        dataset = facts[P.dataset]
+        P, T = P.resolved(dataset), T.resolved(M.network)
+        return cls(
+            P=P,
+            M=M.resolved(P.resolution or 0),
+            T=T,
+            score=score.resolved(T.epochs),
+            channels=channels_of(P, facts),
+            fingerprints=fingerprints_of(P, facts),
+        )
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data; the hash of it is the cell's name.
+
+        A user's own files stand in it by their content, so that the same images at another place are the same cell.
+        """
+        return {
+            "P": self._by_content.numbers,
+            "M": self.M.numbers,
+            "T": self.T.numbers,
+            "score": self.score.numbers,
+        }
+
+    @property
+    def _by_content(self) -> DataDistribution:
+        """Return P with the hash of the content in place of the path of a user's own files."""
+        if not self.fingerprints:
+            return self.P
+        P, blend = self.P, self.P.blend
+        return P.model_copy(
+            update={
+                "dataset": self.fingerprints.get(P.dataset, P.dataset),
+                "blend": blend
+                and blend.model_copy(update={"dataset": self.fingerprints.get(blend.dataset, blend.dataset)}),
+            }
+        )
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal.
+
+        It is the `content_hash` of the configuration, from texts that cells of the same settings share.
+        """
+        P, M, T, score = (each.as_json for each in (self._by_content, self.M, self.T, self.score))
+        return _hash(f'[{RESULTS_VERSION}, {{"M": {M}, "P": {P}, "T": {T}, "score": {score}}}]')
+
+    @property
+    def labels(self) -> int:
+        """Return the number of labels C that the model is conditioned on; 0: none."""
+        return {
+            "none": 0,
+            "true": len(self.P.parts[0].classes or ()),
+            "random": self.M.labels or 0,
+            "unique": self.P.size,
+        }[self.M.condition]
+
+    @property
+    def checkpoints(self) -> list[tuple[int, int]]:
+        """Return (epoch, optimizer step) of every checkpoint; the untrained model is not one of them."""
+        if self.M.network == "optimum":
+            return [(0, 0)]
+        every = self.score.every or self.T.epochs
+        epochs = [*range(every, self.T.epochs, every), self.T.epochs]
+        return [(epoch, self.steps(epoch)) for epoch in epochs]
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has."""
+        return math.ceil(self.T.epochs / (self.score.every or self.T.epochs))
+
+    def steps(self, epochs: int) -> int:
+        """Return the optimizer steps of the first epochs."""
+        return math.ceil(epochs * self.P.size / self.T.batch_size)

@@ -1,0 +1,146 @@
+"""What settings get wrong together, each of which is valid on its own."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from diffmem.cells.datasets import DATASETS, Facts
+from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+
+
+class Fault(NamedTuple):
+    """One thing that two or more settings get wrong together; the first key is the one to change."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+MOST_CHECKPOINTS = 10_000
+
+
+def impossible_pairs(
+    P: DataDistribution, M: ModelConfiguration, T: TrainingProcedure, score: Scoring, facts: Facts = DATASETS
+) -> list[Fault]:
+    """Return what cannot be done although each setting is valid on its own; `facts` has the datasets of P."""
+    resolution = P.resolution or facts[P.dataset].resolution
+    return [
+        *impossible_data(P, facts),
+        *impossible_labels(P, M),
+        *(impossible_network(M, resolution) if resolution else []),
+        *impossible_checkpoints(T, score),
+    ]
+
+
+def impossible_labels(P: DataDistribution, M: ModelConfiguration) -> list[Fault]:
+    """Return what is wrong with the labels that the model is conditioned on."""
+    faults = []
+    if M.condition == "random" and M.labels is None:
+        faults.append(Fault(("M.labels", "M.condition"), "missing; condition = random needs a number of labels"))
+    if M.condition == "true" and P.blend:
+        faults.append(Fault(("M.condition", "P.blend.dataset"), "true labels of two blended datasets do not agree"))
+    return faults
+
+
+def impossible_checkpoints(T: TrainingProcedure, score: Scoring) -> list[Fault]:
+    """Return what is wrong with the number of checkpoints."""
+    if not score.every or T.epochs <= MOST_CHECKPOINTS * score.every:
+        return []
+    epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
+    return [Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints")]
+
+
+def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
+    """Return what is wrong with the training images, which `facts` describe."""
+    faults = []
+    dataset = facts[P.dataset]
+    for number, (name, wanted, count) in enumerate(P.parts):
+        classes_key = "P.blend.classes" if number else "P.classes"
+        sizes = facts[name].class_sizes
+        unknown = [c for c in wanted or () if c >= len(sizes)]
+        if unknown:
+            message = f"{name} has {len(sizes)} classes, 0 to {len(sizes) - 1}, and no class {unknown[0]}"
+            faults.append(Fault((classes_key,), message))
+            continue
+        taken = [sizes[c] for c in (range(len(sizes)) if wanted is None else wanted)]
+        most = len(taken) * min(taken) if P.balance else sum(taken)
+        if count > most:
+            faults.append(
+                Fault(
+                    ("P.size", classes_key, "P.dataset", "P.blend.share"),
+                    _too_few(name, sizes, most, count, P, classes_key),
+                )
+            )
+        if wanted and len(set(wanted)) < len(wanted):
+            faults.append(Fault((classes_key,), f"names a class twice: {list(wanted)}"))
+    if P.blend and P.blend.dataset == P.dataset:
+        taken_by = [set(range(dataset.classes) if wanted is None else wanted) for _, wanted, _ in P.parts]
+        if both := sorted(taken_by[0] & taken_by[1]):
+            message = (
+                f"class {both[0]} of {P.dataset} is in both parts of the blend, and an image must not be there twice"
+            )
+            faults.append(Fault(("P.blend.classes", "P.classes", "P.blend.dataset", "P.dataset"), message))
+    if P.resolution and dataset.resolution and P.resolution > dataset.resolution:
+        side = dataset.resolution
+        faults.append(Fault(("P.resolution", "P.dataset"), f"{P.dataset} has {side}x{side} pixels, not {P.resolution}"))
+    if not (P.resolution or dataset.resolution):
+        message = f"missing; the images of {P.dataset} differ in size, so a common one must be chosen"
+        faults.append(Fault(("P.resolution", "P.dataset"), message))
+    return faults
+
+
+def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDistribution, classes_key: str) -> str:
+    """Return why a dataset has too few images, and what to write instead."""
+    empty = [number for number, size in enumerate(sizes) if not size]
+    if P.balance and empty and P.classes is None:
+        there = [number for number, size in enumerate(sizes) if size]
+        named = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
+        which = f"class {empty[0]}" if len(empty) == 1 else f"classes {', '.join(map(str, empty[:5]))}"
+        return f"{name} has no images of {which}; take those that there are with {classes_key} = [{named}]"
+    if P.balance and sum(sizes) >= count:
+        return (
+            f"{name} has images for balanced sets of up to {most}, not {count}; P.balance = false takes any of its "
+            f"{sum(sizes)}"
+        )
+    return f"{name} has images for {'balanced ' if P.balance else ''}sets of up to {most}, not {count}"
+
+
+def impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
+    """Return what is wrong with the network on images of `resolution` pixels a side."""
+    if M.network == "optimum":
+        return []
+    faults = []
+    levels = len(M.channel_mult)
+    sides = [resolution >> level for level in range(levels)]
+    halved = resolution % (1 << (levels - 1)) == 0
+    if not halved:
+        message = f"{levels} levels halve the side {levels - 1} times, which {resolution} pixels do not allow"
+        faults.append(Fault(("M.channel_mult", "P.resolution"), message))
+    for side in M.attention or ():
+        if halved and side not in sides:
+            known = ", ".join(map(str, sides))
+            message = f"the net has no resolution {side}; it has {known}"
+            faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
+    expected = levels * (M.blocks + 1)
+    if M.skips is not None and len(M.skip_mask) != expected:
+        message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
+        faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
+    odd = M.width % 2 and M.network == "ddpm++"
+    if odd:
+        faults.append(Fault(("M.width",), f"the noise embedding is half sines and half cosines; {M.width} is odd"))
+    if odd or not halved:  # there are no layers to look at
+        return faults
+    uneven = sorted(c for c in normalised_channels(M, resolution) if c < 4 or c % group_count(c))
+    if uneven:
+        message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"
+        faults.append(Fault(("M.width", "M.channel_mult"), message))
+    return faults
+
+
+def group_count(channels: int) -> int:
+    """Return the number of groups of a group norm over `channels` channels."""
+    return min(32, channels // 4)
+
+
+def normalised_channels(M: ModelConfiguration, resolution: int) -> set[int]:
+    """Return the channel counts that some group norm of the network sees."""
+    plan = M.layers(resolution, channels=3)
+    return {c for layer in plan if layer.kind in ("block", "norm") for c in (layer.inputs, layer.outputs)}

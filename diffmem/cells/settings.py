@@ -1,0 +1,329 @@
+"""The settings of a cell: the data distribution P, the model M, the training procedure T and the scoring.
+
+The defaults are the basic set-up of Gu et al. 2023, Appendix B. Every setting is checked on its own by its type;
+`rules` checks what only two settings together can get wrong.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from diffmem.cells.datasets import Dataset
+from diffmem.networks import Layer, layers
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {}
+    """Keys that came later, each with the value at which all is as it was before: then it is no part of a name."""
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data made once: not to be changed."""
+        dumped = self.model_dump(mode="json")
+        return {key: value for key, value in dumped.items() if key not in self.NEUTRAL or value != self.NEUTRAL[key]}
+
+    @cached_property
+    def as_json(self) -> str:
+        """Return `numbers` as JSON with sorted keys, the text that goes into a `cell_id`."""
+        return json.dumps(self.numbers, sort_keys=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some settings changed, without what was worked out from the old ones."""
+        copied = super().model_copy(update=update, deep=deep)
+        for key in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[key]
+        return copied
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_mask(value: Any) -> Any:
+    """Write a mask given as a list of 0 and 1 as the string that study files use."""
+    if isinstance(value, list | tuple) and all(bit in (0, 1) for bit in value):
+        return "".join(str(int(bit)) for bit in value)
+    return value
+
+
+MOST = 10**9
+"""The largest whole number of a setting: more is a slip of the pen, and its products are still numbers that the store
+can hold."""
+
+MOST_CLASSES = 100_000
+"""Classes of a dataset; class numbers are below."""
+
+Integers = tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
+
+List = Annotated[Integers, BeforeValidator(_as_tuple)]
+
+NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
+
+Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
+
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+
+Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
+
+Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
+
+
+class Blend(Settings):
+    """Images of another dataset that take a share of the training set (Gu et al. 2023, Fig. 2c)."""
+
+    dataset: str = Field(description="Where the other images come from.")
+    share: float = Field(ge=0, le=1, description="alpha, their share of the training set; the count is rounded.")
+    classes: Classes | None = Field(None, description="Only these classes of it, as in P.classes; default: all.")
+
+
+class Part(NamedTuple):
+    """What one dataset gives to a training set."""
+
+    dataset: str
+    classes: tuple[int, ...] | None  # None: all
+    size: int  # images
+
+
+class DataDistribution(Settings):
+    """P: which training images, and how many (Gu et al. 2023, Section 3)."""
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"balance": True, "labels": None}
+
+    dataset: str = Field(
+        description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
+        "images (one sub-folder a class), a .zip of one, a .npz, a Parquet file or a pattern of them."
+    )
+    size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
+    draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(
+        0, description="Which balanced, nested draw of training images; `first`: in file order."
+    )
+    resolution: int | None = Field(
+        None, ge=4, le=4096, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
+    )
+    classes: Classes | None = Field(
+        None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
+    )
+    blend: Blend | None = Field(None, description="Another dataset and its share of the training set; default: none.")
+    balance: bool = Field(
+        True,
+        description="Equal shares of all classes; false: any images, so that all of an unbalanced set can be used.",
+    )
+    labels: str | None = Field(
+        None, description="The column of a Parquet file that has the classes; default: the first called label."
+    )
+
+    def resolved(self, dataset: "Dataset") -> Self:
+        """Return the same distribution with what `dataset` decides written out, and no blend without a share."""
+        wanted = _listed(self.classes) or tuple(range(dataset.classes))
+        return self.model_copy(
+            update={
+                "resolution": self.resolution or dataset.resolution or 0,
+                "classes": len(wanted) if wanted == tuple(range(len(wanted))) else wanted,
+                "blend": self.blend if self.blend and self.blend.share else None,
+            }
+        )
+
+    @property
+    def parts(self) -> list[Part]:
+        """Return what each dataset gives; a blend's share is rounded to whole images."""
+        if self.blend is None:
+            return [Part(self.dataset, _listed(self.classes), self.size)]
+        blended = round(self.blend.share * self.size)
+        return [
+            Part(self.dataset, _listed(self.classes), self.size - blended),
+            Part(self.blend.dataset, _listed(self.blend.classes), blended),
+        ]
+
+
+def _listed(classes: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return tuple(range(classes)) if isinstance(classes, int) else classes
+
+
+class ModelConfiguration(Settings):
+    """M: the network, its preconditioning and its conditioning (Gu et al. 2023, Section 4 and Appendix B)."""
+
+    network: Literal["ddpm++", "ncsn++", "optimum"] = Field(
+        "ddpm++", description="The U-Net; `optimum`: the closed-form optimal denoiser, which is not trained."
+    )
+    precondition: Literal["vp", "ve", "edm"] = Field(
+        "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
+    )
+    width: int = Field(128, ge=1, le=MOST, description="Channel multiplier.")
+    channel_mult: NonEmptyList = Field(
+        (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
+    )
+    blocks: int = Field(2, ge=1, le=1000, description="Residual blocks per resolution.")
+    attention: List | None = Field(None, description="Resolutions with self-attention; default: the second one.")
+    embedding: Literal["positional", "fourier"] | None = Field(
+        None, description="Noise-level embedding; default: positional for ddpm++, fourier for ncsn++."
+    )
+    skips: Mask | None = Field(
+        None,
+        description="Skip connections, 1 kept and 0 zero-filled, blocks + 1 for each resolution, highest first: "
+        "`111 100 000`; default: all kept.",
+    )
+    dropout: float = Field(0.13, ge=0, lt=1, description="Share of activations dropped in training.")
+    condition: Literal["none", "true", "random", "unique"] = Field(
+        "none", description="Labels: none, the true classes, random ones, or one per training image."
+    )
+    labels: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="C, the number of random labels; needed with condition = random, else without effect.",
+    )
+
+    def resolved(self, resolution: int) -> Self:
+        """Return the same model with every default that depends on `resolution` (pixels) written out."""
+        if self.network == "optimum":
+            return type(self)(network="optimum", condition=self.condition, labels=self._labels_if_random)
+        return self.model_copy(
+            update={
+                "attention": self._attends_at(resolution),
+                "embedding": self.embedding or ("fourier" if self.network == "ncsn++" else "positional"),
+                "skips": self._grouped_skips(),
+                "labels": self._labels_if_random,
+            }
+        )
+
+    def layers(self, resolution: int, *, channels: int) -> list[Layer]:
+        """Return the layers of the network on images of `resolution` pixels a side."""
+        return layers(
+            resolution=resolution,
+            channels=channels,
+            width=self.width,
+            channel_mult=self.channel_mult,
+            blocks=self.blocks,
+            attention=self._attends_at(resolution),
+            residual_encoder=self.network == "ncsn++",
+        )
+
+    def _attends_at(self, resolution: int) -> tuple[int, ...]:
+        if self.attention is None:
+            return (resolution // 2,) if len(self.channel_mult) > 1 else ()
+        return tuple(sorted(set(self.attention), reverse=True))
+
+    @property
+    def _labels_if_random(self) -> int | None:
+        return self.labels if self.condition == "random" else None
+
+    @property
+    def skip_mask(self) -> tuple[bool, ...]:
+        """Return which skip connections are kept, in encoder order."""
+        return tuple(bit == "1" for bit in self._grouped_skips() if bit != " ")
+
+    def _grouped_skips(self) -> str:
+        per_level = self.blocks + 1
+        bits = (self.skips or "1" * per_level * len(self.channel_mult)).replace(" ", "")
+        return " ".join(bits[i : i + per_level] for i in range(0, len(bits), per_level))
+
+
+class TrainingProcedure(Settings):
+    """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
+
+    epochs: int = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
+    batch_size: int = Field(512, ge=1, le=MOST, description="Images per optimizer step, over all processes.")
+    lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
+    warmup_epochs: int = Field(200, ge=0, le=MOST, description="Epochs over which learning rate and EMA warm up.")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
+    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
+    weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
+    ema: float = Field(0.99929, ge=0, lt=1, description="Decay of the weights' running average, which generates.")
+    shuffle: Literal["once", "epoch"] = Field(
+        "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
+    )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="Arithmetic of the training: float32, TF32 products on CUDA, or bfloat16 by autocast."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
+    )
+
+    def resolved(self, network: str = "ddpm++") -> Self:
+        """Return the same procedure with the momentum written out for SGD and left out for Adam.
+
+        Of the optimum, which is not trained, the seed alone is kept.
+        """
+        if network == "optimum":
+            return type(self)(epochs=1, seed=self.seed)
+        momentum = None if self.optimizer == "adam" else 0.9 if self.momentum is None else self.momentum
+        return self.model_copy(update={"momentum": momentum})
+
+
+class Scoring(Settings):
+    """How a checkpoint's memorization ratio is measured."""
+
+    samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
+    every: int | None = Field(
+        None, ge=1, le=MOST, description="Epochs between checkpoints; default: a sixteenth of the training."
+    )
+    steps: int = Field(18, ge=2, le=MOST, description="Noise levels of the Heun sampler.")
+    precision: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="Stop generating once the ratio's 95% Wilson interval is +- this or narrower; default: never.",
+    )
+    batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
+    pairs: int = Field(
+        32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
+    )
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Return the settings that change numbers, as plain data made once: not to be changed."""
+        without = NO_NUMBERS | ({"precision"} if self.precision is None else set())
+        return self.model_dump(mode="json", exclude=set(without))
+
+    def resolved(self, epochs: int) -> Self:
+        """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`."""
+        return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs)})
+
+
+NO_NUMBERS = frozenset({"batch_size", "pairs"})
+"""Settings of the scoring that change only speed or looks, and are not part of a cell."""
+
+THRESHOLD = 1 / 3
+"""Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""
+
+
+class Estimation(Settings):
+    """How the EMM is read off the measured ratios; never part of a cell."""
+
+    epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest N with ratio >= 1 - epsilon.")
+    threshold: float = Field(
+        THRESHOLD, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest."
+    )
+    search: Literal["grid", "bisect"] = Field(
+        "grid", description="The sizes of an axis, or those that a search for the EMM chooses one after another."
+    )
+    range: Pair | None = Field(
+        None, description="Smallest and largest size of the search; needed with search = bisect."
+    )
+    tolerance: float = Field(0.1, ge=0.001, le=1, description="The search ends when the EMM is known to this share.")
+    stop: Literal["crossed", "end"] = Field(
+        "crossed",
+        description="A cell of a search ends at the first checkpoint above the line, or is trained to its end.",
+    )
+
+
+def leaves(configuration: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return the settings of a configuration by the keys that lead to them."""
+    found: dict[tuple[str, ...], Any] = {}
+    for key, value in configuration.items():
+        inner = leaves(value) if isinstance(value, dict) else {(): value}
+        found |= {(key, *rest): leaf for rest, leaf in inner.items()}
+    return found
+
+
+def dotted(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration by dotted keys, as a study file names them."""
+    return {".".join(keys): value for keys, value in leaves(configuration).items()}

@@ -1,1 +1,0 @@
-"""Real images that ship with diffmem; README.md beside this file names their sources."""

@@ -1,0 +1,223 @@
+"""Scoring the images of any generator against a training set."""
+
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diffmem.cells import DATASETS, Estimation, content_hash
+from diffmem.data import (
+    CONTAINERS,
+    SUFFIXES,
+    Size,
+    Source,
+    groups_in,
+    image_files,
+    load_source,
+    note,
+    progress,
+    read_images,
+    unlike_scales,
+)
+from diffmem.errors import DataError, SizeError, StoreError
+from diffmem.measures import MOST_COPIED, Comparison, wilson
+from diffmem.models import ALONE, this_device
+from diffmem.store import Checkpoint, Row, Store, provenance
+from diffmem.text import readable
+
+BATCH = 1000
+
+PAIRS = 32
+
+ORDER_SEED = 0
+"""Seed of the order in which images of other tools are taken."""
+
+
+@dataclass(frozen=True)
+class ForeignCell:
+    """Images that another tool has generated, against the training set that its model may have seen."""
+
+    dataset: str  # a name, or the hash of a user's own images
+    size: int
+    image_size: Size  # width and height, in pixels
+    origin: Mapping[str, Any]  # what tells these images from others, as plain data
+    checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
+
+    @property
+    def checkpoint_count(self) -> int:
+        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
+        return len(self.checkpoints)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Return what the score depends on, as plain data."""
+        width, height = self.image_size
+        shape = {"resolution": width} if width == height else {"resolution": width, "height": height}
+        return {"P": {"dataset": self.dataset, "size": self.size, **shape}, **self.origin}
+
+    @cached_property
+    def cell_id(self) -> str:
+        """Return the name of the score, equal exactly when the origin of the images and the training set are."""
+        return content_hash(self.configuration)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found: the memorization ratio with its 95% Wilson interval, and what is copied."""
+
+    study: str
+    samples: int
+    memorized: int
+    low: float
+    high: float
+    size: int  # training images
+    replicated: int  # training images that a memorized image is nearest to
+    most_copied: list[Row]  # ten of them at most: nearest (position in the training set), copies; of a folder also file
+    twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
+    notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
+
+    @property
+    def ratio(self) -> float:
+        """Return the memorized share, in 0..1."""
+        return self.memorized / self.samples
+
+
+def score_images(images: Path | str, against: str, store: Store, *, resolution: int | None = None) -> Score:
+    """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
+
+    The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
+    side). Raises DataError where they do not compare.
+    """
+    generated = _advised(lambda: read_images(str(images), resolution=resolution))
+    size = (generated.images.shape[3], generated.images.shape[2])
+    source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
+    if len(source.images) < 2:
+        raise DataError(f"{against}: one image; a second nearest training image needs two")
+    cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
+    name = readable(study_name(str(images)))
+    curve = readable(f"{_called(images, generated)} against {_called(against, source)}")
+    if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
+        raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
+    groups = groups_in(source)
+    notes = tuple(_notes(str(images), generated, against, source, note(groups)))
+    store.register(
+        name,
+        title=f"Images called {name}",
+        figure="",
+        path=readable(str(images)),
+        axes=[],
+        estimation=Estimation().model_dump(mode="json"),
+        cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
+        notes={cell.cell_id: notes},
+        keep=True,  # other images of this name, or another training set, are another curve
+    )
+    checkpoint = _measured(cell, generated.images, source.images, store)
+    low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
+    replicated = store.replicated(cell.cell_id)
+    files = [] if against in DATASETS else image_files(against)
+    _, members = np.unique(groups.exact, return_counts=True)
+    return Score(
+        name,
+        checkpoint.samples,
+        checkpoint.memorized,
+        low,
+        high,
+        size=cell.size,
+        replicated=len(replicated),
+        most_copied=[{**row, "file": files[row["nearest"]]} if files else row for row in replicated[:MOST_COPIED]],
+        twins=int(members[members > 1].sum()),
+        notes=notes,
+    )
+
+
+def _advised(read: Callable[[], Source]) -> Source:
+    """Read images; where they have no common size, say which option gives them one."""
+    try:
+        return read()
+    except SizeError as error:
+        raise DataError(f"{error}; --resolution N compares all images at N x N pixels") from error
+
+
+def _notes(images: str, generated: Source, against: str, source: Source, duplicates: str) -> Iterator[str]:
+    """Yield what was done to generated and training images, and what makes them unlike each other."""
+    yield from (f"{images}: {each}" for each in generated.notes)
+    yield from (f"{against}: {each}" for each in (*source.notes, duplicates) if each)
+    if generated.images.shape[1] != source.images.shape[1]:
+        kinds = ["grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source)]
+        yield f"{images}: {kinds[0]} images, those of {against} are {kinds[1]}; grey was repeated as RGB"
+    if scale := unlike_scales(generated.images, source.images):
+        yield f"{images}: {scale}"
+
+
+def _measured(
+    cell: ForeignCell, generated: npt.NDArray[np.uint8], training_images: npt.NDArray[np.uint8], store: Store
+) -> Checkpoint:
+    """Score images in a random order and append the checkpoint to the store.
+
+    The first ones then stand for all in galleries and figures, where an order by file names may go by what they show.
+    """
+    order = np.random.default_rng(ORDER_SEED).permutation(len(generated))
+    device = this_device()
+    attempt = store.start_attempt(cell.cell_id, provenance(device))
+    started = time.monotonic()
+    channels = max(generated.shape[1], training_images.shape[1])
+    comparison = Comparison(_on(device, training_images, channels), pairs=PAIRS)
+    tell = progress.get()
+    for start in range(0, len(order), BATCH):
+        comparison.add(_on(device, generated[order[start : start + BATCH]], channels))
+        tell("scoring", min(start + BATCH, len(order)), len(order))
+    comparison.gather(ALONE, len(generated))
+    seconds = time.monotonic() - started
+    checkpoint = Checkpoint.of(
+        comparison.evidence(),
+        cell_id=cell.cell_id,
+        attempt_id=attempt,
+        epoch=0,
+        step=0,
+        loss=None,
+        train_seconds=0.0,
+        score_seconds=seconds,
+    )
+    if not store.append(checkpoint, outcome="finished"):
+        (known,) = store.read("SELECT samples, memorized FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
+        if (known["samples"], known["memorized"]) != (checkpoint.samples, checkpoint.memorized):
+            raise StoreError(
+                f"{store.path}: has another score of the same images, {known['memorized']} of {known['samples']} "
+                f"instead of {checkpoint.memorized} of {checkpoint.samples} memorized; name another store"
+            )
+    return checkpoint
+
+
+def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
+    """Return images as a tensor on a device, grey ones repeated to so many channels, without copying on the CPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that those of a mapped file must not be written to, which nothing does
+        tensor = torch.from_numpy(images)
+    return tensor.to(device).expand(-1, channels, -1, -1)
+
+
+def study_name(images: str) -> str:
+    """Return the name of a folder, of a file without its suffix, or of the folder that the files of a pattern share."""
+    path = Path(images).expanduser()
+    if not path.exists():
+        parts = itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts[:-1])
+        path = Path(*parts)
+    name = path.resolve().name
+    suffix = Path(name).suffix
+    is_file = path.is_file() and suffix.lower() in (*SUFFIXES, *CONTAINERS)
+    return (name.removesuffix(suffix) if is_file else name) or "images"
+
+
+def _called(name: Path | str, source: Source) -> str:
+    """Return the name of a collection with the beginning of its content's hash, which a dataset with a name has not."""
+    content = source.fingerprint.removeprefix("sha256:")[:8]
+    return f"{name} ({content})" if content else str(name)

@@ -1,0 +1,29 @@
+"""The evidence behind a memorization ratio."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is behind a memorization ratio: of each generated image its nearest training image and the two distances."""
+
+    nearest: npt.NDArray[np.int64]  # [samples], positions in the training set
+    d1: npt.NDArray[np.float64]  # [samples], l2 on the 0..255 scale
+    d2: npt.NDArray[np.float64]  # [samples]
+    memorized: int
+    pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
+    copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
+
+    @property
+    def samples(self) -> int:
+        """Return the number of generated images."""
+        return len(self.nearest)
+
+    @property
+    def ratio(self) -> float:
+        """Return the memorization ratio, in 0..1."""
+        return self.memorized / self.samples

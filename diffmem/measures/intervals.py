@@ -1,0 +1,19 @@
+"""The interval of a share of images."""
+
+import numpy as np
+import numpy.typing as npt
+
+NORMAL = 1.959963984540054
+"""The standard normal's 97.5% quantile."""
+
+
+def wilson(ratio: npt.ArrayLike, images: npt.ArrayLike, *, quantile: npt.ArrayLike = NORMAL) -> np.ndarray:
+    """Return Wilson's 95% interval [..., 2] of ratios in 0..1 of so many generated images (Wilson 1927).
+
+    `quantile` are the standard deviations on either side.
+    """
+    r, n, q = (np.asarray(value, dtype=float) for value in (ratio, images, quantile))
+    centre = (r + q**2 / (2 * n)) / (1 + q**2 / n)
+    width = q * np.sqrt(r * (1 - r) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
+    interval: np.ndarray = np.clip(np.stack([centre - width, centre + width], axis=-1), 0, 1)
+    return interval

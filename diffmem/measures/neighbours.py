@@ -1,0 +1,125 @@
+"""The two nearest training images of each generated one, exactly."""
+
+import torch
+from torch import Tensor
+
+# A product of two values in -128..127 is at most 2^14, so a float32 sum of 1,024 of them is a whole number
+# of at most 2^24: exact, whatever the order of the additions, and also where TF32 rounds its factors.
+EXACT_TERMS = 1024
+
+ROUNDING = 2.0**-24
+"""Relative rounding of one float32 addition."""
+
+CANDIDATES = 4
+
+IMAGE_ROWS, TRAINING_ROWS = 4096, 2048
+
+
+@torch.inference_mode()
+def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indices [n, 2] and l2 distances [n, 2] (float64, on the 0..255 scale) of the two nearest images.
+
+    `images` [n, c, h, w] and `training_images` [N, c, h, w] are uint8 on one device. Squared distances are
+    computed exactly, in whole numbers; equally near ones come in the order of their index. Memory beyond the
+    data is bounded whatever n and N. Raises ValueError for fewer than two training images, unequal shapes, or what is
+    no uint8 tensor.
+    """
+    if any(getattr(each, "dtype", None) != torch.uint8 for each in (images, training_images)):
+        raise ValueError("two nearest neighbours are of uint8 tensors; `memorization_ratio` takes arrays and lists too")
+    if len(training_images) < 2:
+        raise ValueError(f"two nearest neighbours need two training images, not {len(training_images)}")
+    if images.shape[1:] != training_images.shape[1:]:
+        shapes = f"{tuple(images.shape[1:])} and {tuple(training_images.shape[1:])}"
+        raise ValueError(f"generated and training images differ in shape: {shapes}")
+    parts = [_search(rows, training_images) for rows in torch.split(images, IMAGE_ROWS)]
+    index = torch.cat([part[0] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.int64)
+    squared = torch.cat([part[1] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.float64)
+    return index, squared.double().sqrt()
+
+
+def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and squared distances [n, 2] of the two nearest.
+
+    One float32 product ranks them, and the best few are then computed exactly. Where another one could be nearer, as
+    far as rounding goes, the row is computed exactly altogether.
+    """
+    x = _centred(images)
+    x_norms = _squared_norms(x)
+    kept, ranks = x.new_empty((len(x), 0), dtype=torch.int64), x.new_empty((len(x), 0))  # the best few so far
+    guard, longest = torch.full((len(x),), torch.inf, device=x.device), x.new_zeros(())  # the best rank left out
+    for start in range(0, len(training_images), TRAINING_ROWS):
+        y = _centred(training_images[start : start + TRAINING_ROWS])
+        y_norms = _squared_norms(y)
+        longest = torch.maximum(longest, y_norms.max().float())
+        rank = torch.addmm((y_norms / 2).float(), x, y.T, alpha=-1)  # (||x - y||^2 - ||x||^2) / 2, rounded
+        for _ in range(min(2, len(y))):
+            column = rank.argmin(dim=1, keepdim=True)
+            kept, ranks = torch.cat([kept, column + start], dim=1), torch.cat([ranks, rank.gather(1, column)], dim=1)
+            rank.scatter_(1, column, torch.inf)
+        guard = torch.minimum(guard, rank.amin(dim=1))
+        ranks, order = ranks.sort(dim=1)
+        if ranks.shape[1] > CANDIDATES:
+            guard = torch.minimum(guard, ranks[:, CANDIDATES])
+        kept, ranks = kept.gather(1, order)[:, :CANDIDATES], ranks[:, :CANDIDATES]
+    chosen = kept.sort(dim=1).values  # lower index first
+    index, squared = _exact_two(x, training_images, chosen)
+    # n roundings, one after another, of a sum of products: n u / (1 - n u) of the sum of their sizes (Higham 2002, 3.1)
+    roundings = (x.shape[1] + 3) * ROUNDING
+    error = roundings / (1 - roundings) * (x_norms.sqrt() * longest.sqrt() + longest / 2)
+    unsure = torch.nonzero(guard - error <= (squared[:, 1] - x_norms) / 2 + error)[:, 0]
+    if len(unsure):
+        index[unsure], squared[unsure] = _search_exactly(x[unsure], training_images)
+    return index, squared
+
+
+def _exact_two(x: Tensor, training_images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two nearest of the chosen training images [n, k] of each row, exact."""
+    squared = torch.stack(
+        [(x - _centred(training_images[column])).double().square().sum(dim=1) for column in chosen.unbind(dim=1)], dim=1
+    )
+    values, order = _two_smallest(squared)
+    return chosen.gather(1, order), values
+
+
+def _search_exactly(x: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and squared distances [n, 2] of the two nearest, keeping the best two block by block."""
+    x_norms = _squared_norms(x)
+    index = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
+    values = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
+    for start in range(0, len(training_images), TRAINING_ROWS):
+        y = _centred(training_images[start : start + TRAINING_ROWS])
+        nearest, column = _two_smallest(_squared_distances(x, y, x_norms))
+        values, order = _two_smallest(torch.cat([values, nearest], dim=1))
+        index = torch.cat([index, column + start], dim=1).gather(1, order)
+    return index, values
+
+
+def _centred(images: Tensor) -> Tensor:
+    """Return uint8 images as rows of whole numbers in -128..127, float32 [n, pixels]."""
+    return images.flatten(1).float().sub_(128)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    parts = torch.split(rows, EXACT_TERMS, dim=1)
+    return torch.stack([part.square().sum(dim=1) for part in parts]).double().sum(dim=0)
+
+
+def _squared_distances(x: Tensor, y: Tensor, x_norms: Tensor) -> Tensor:
+    """||x||^2 + ||y||^2 - 2 x.y for all pairs, exact, float64 [n, m]."""
+    squared = x_norms[:, None] + _squared_norms(y)
+    for start in range(0, x.shape[1], EXACT_TERMS):
+        part = slice(start, start + EXACT_TERMS)
+        squared.sub_(x[:, part] @ y[:, part].T, alpha=2)
+    return squared
+
+
+def _two_smallest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two smallest of each row and their columns, [n, 2] each; the lower column first where equal."""
+    columns = []
+    smallest = []
+    for _ in range(min(2, values.shape[1])):
+        value, column = values.min(dim=1, keepdim=True)
+        values = values.scatter(1, column, torch.inf)
+        smallest.append(value)
+        columns.append(column)
+    return torch.cat(smallest, dim=1), torch.cat(columns, dim=1)

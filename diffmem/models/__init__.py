@@ -1,0 +1,5 @@
+"""A network as a diffusion model: denoiser, optimum, sampling, training, and the processes that share it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""The raw networks F: their layers, counted and built."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+from .layers import Layer as Layer
+from .layers import layers as layers
+from .unet import BOX as BOX
+from .unet import SMOOTH as SMOOTH
+from .unet import UNet as UNet

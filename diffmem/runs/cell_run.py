@@ -1,0 +1,437 @@
+"""One cell end to end: training set, training, scoring, store; interrupted and resumed at any moment."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffmem.cells import Cell
+from diffmem.data import TrainingSet, training_set
+from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
+from diffmem.measures import Comparison
+from diffmem.models import (
+    ALONE,
+    Compile,
+    Denoiser,
+    DenoiserFunction,
+    Group,
+    LostProcess,
+    OptimalDenoiser,
+    TrainingState,
+    build_denoiser,
+    compile_networks,
+    cpu_threads,
+    generate,
+    is_compiled,
+    on_device,
+    ran_out_of_memory,
+    set_precision,
+    train,
+)
+from diffmem.runs.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+from diffmem.runs.saved_states import load_state, remove_state, save_state
+from diffmem.store import Checkpoint, Store, close_attempts, provenance
+
+LOSS_CHECK = 100
+"""Optimizer steps between two looks at the loss; each look waits for the device once."""
+STATE_SECONDS = 300.0
+"""Longest time of training that a crash can cost."""
+PRECISION_CHECK = 500
+"""Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
+LOCK_SECONDS = 0.2
+"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first try fails though it is free."""
+STOP_CHECK = 10
+"""Optimizer steps between two questions to a group on GPUs whether to stop."""
+
+Stop = Callable[[], bool]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; all that is needed to go on is saved."""
+
+
+def run_cell(
+    cell: Cell,
+    store: Store,
+    *,
+    name: str,
+    number: int,
+    stop: Stop,
+    group: Group = ALONE,
+    enough: float | None = None,
+    failed_elsewhere: Callable[[], bool] = lambda: False,
+    compiling: Compile = "off",
+) -> Iterator[Event]:
+    """Train and score one cell, unless it is finished or another process works on it, or `failed_elsewhere`.
+
+    With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
+    """
+    path = store.state_path(cell.cell_id)
+    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
+        # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
+        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
+            yield CellEnded(cell, name, number, "busy elsewhere")
+            return
+        if failed_elsewhere():
+            yield CellEnded(cell, name, number, "failed elsewhere")
+            return
+        measured = store.measured_epochs(cell.cell_id) if group.leads else set()
+        flags = group.first([int(epoch not in measured) for epoch, _ in cell.checkpoints])
+        missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
+        if not missing:
+            if group.leads:
+                _remove_state(path)
+                close_attempts(store)
+            yield CellEnded(cell, name, number, "already finished")
+            return
+        compiled = is_compiled(cell, group.device, compiling)
+        attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
+        line = math.inf if enough is None else enough
+        work = CellRun(cell, store, attempt.id, group, path, stop, compiled, line)
+        yield from _attempted(work, attempt, name, number, missing)
+
+
+def _attempted(work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int]) -> Iterator[Event]:
+    """Do the work on a cell, and record how it ended; the last checkpoint comes with that in the same transaction."""
+    cell, group = work.cell, work.group
+    try:
+        with _machine_errors(name, group):
+            yield from work.events(name, number, missing)
+    except Interrupted:
+        attempt.end("interrupted")
+        raise
+    except StoreError:
+        raise
+    except LostProcess as error:
+        attempt.end("lost", str(error))
+        raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
+    except MachineError as error:
+        attempt.end("interrupted", str(error))
+        if not isinstance(error, OutOfMemory):
+            raise
+        yield CellEnded(cell, name, number, "unfinished", str(error))
+        return
+    except Exception as error:
+        reason = _reason(error)
+        attempt.end("failed", reason)
+        yield CellEnded(cell, name, number, "failed", reason)
+        if group.count > 1 and not isinstance(error, DiffmemError):
+            raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
+        return
+    if group.leads and work.outcome == "finished":
+        _remove_state(work.state_path)
+    yield CellEnded(cell, name, number, work.outcome)
+
+
+@contextmanager
+def _machine_errors(name: str, group: Group) -> Iterator[None]:
+    """Turn what the system says of memory, disks and permissions into a MachineError."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out_of_memory(error):
+            _free_frames(error)  # before the store needs memory to record how the attempt ended
+            if group.count > 1 and not isinstance(error, OutOfMemory):
+                raise MachineError(
+                    f"{name}: out of memory in one process of {group.count}, which ends the run"
+                ) from error
+            raise OutOfMemory from error
+        if isinstance(error, OSError):
+            raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
+        raise
+
+
+def _free_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of an error and of its causes hold, as the tensors of the step that failed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def _best(store: Store, cell: Cell) -> float:
+    rows = store.read("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
+    return float(rows[0]["best"])
+
+
+class Attempt:
+    """The record of one try to train a cell, which the leading process of its group writes."""
+
+    def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:
+        self.store = store
+        self.id = ""
+        if group.leads:
+            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
+
+    def end(self, outcome: str, error: str | None = None) -> None:
+        """Record how it ended."""
+        if self.id:
+            self.store.end_attempt(self.id, outcome, error)
+
+
+def _remove_state(path: Path) -> None:
+    """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
+    remove_state(path)
+    path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
+    try:
+        path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
+        lock = filelock.FileLock(path, timeout=LOCK_SECONDS)
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise MachineError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _reason(error: Exception) -> str:
+    """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
+    if isinstance(error, DiffmemError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+@dataclass
+class CellRun:
+    """The work on one cell, by one process on one device."""
+
+    cell: Cell
+    store: Store
+    attempt: str
+    group: Group
+    state_path: Path
+    stop: Stop
+    compiled: bool = False
+    line: float = math.inf  # the ratio that ends the work
+    outcome: str = ""  # how the work ended: finished or crossed
+
+    def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
+        """Train from checkpoint to checkpoint and score those of `missing` epochs."""
+        data = training_set(self.cell)
+        with self.group.memory():
+            images, labels = self._on_device(data)
+        if self.cell.M.network == "optimum":
+            used = 0 if labels is None else len(torch.unique(labels))
+            if used < self.cell.labels:
+                raise RunError(
+                    f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
+                    "optimum; take fewer labels or a larger size"
+                )
+            yield CellStarted(self.cell, name, number, 0, 0)
+            optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
+            yield from self._measure(optimum, images, 0, 0, None, 0.0, last=True)
+            return
+        set_precision(self.cell.T)
+        state, note = self._restore(missing)
+        if self.compiled:
+            compile_networks(state, self.group.device)
+        yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
+        steps = train(state, images, labels, group=self.group)
+        for epoch, step in self.cell.checkpoints:
+            if step < state.step:
+                continue
+            with cpu_threads(self.cell):
+                yield from self._train_to(step, state, steps)
+            if epoch not in missing:
+                state.take_mean_loss()
+                state.take_seconds()
+                continue
+            state.denoiser.network.forget_dropout()  # generating needs the memory
+            # the state is kept with loss and seconds still in it, so that a run killed while scoring finds them again
+            self._save(state)
+            yield Saved(self.cell, state.step)
+            loss, seconds = state.take_mean_loss(), state.take_seconds()
+            last = epoch == max(missing)
+            yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
+            if self.outcome == "crossed":
+                return
+
+    def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
+        images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
+        labels = None if data.labels is None else torch.from_numpy(data.labels).to(self.group.device)
+        return images, labels
+
+    def _restore(self, missing: set[int]) -> tuple[TrainingState, str]:
+        """Return the saved training state, or a fresh one and why where the saved one is of no use."""
+        with self.group.memory():
+            state, note = self._saved_state(missing)
+        if self.group.first([state.step]) != [state.step]:
+            raise RunError(f"{self.state_path.parent}: the processes see different training states; share the folder")
+        return state, note
+
+    def _saved_state(self, missing: set[int]) -> tuple[TrainingState, str]:
+        state = TrainingState(self._fresh_denoiser(), self.cell.T)
+        if not self.state_path.exists():
+            return state, ""
+        first = min(step for epoch, step in self.cell.checkpoints if epoch in missing)
+        try:
+            saved = load_state(self.state_path, self.cell, self.group.device)
+            if saved["step"] > first:
+                return state, "the saved state is past a checkpoint that the store lacks: training from the start"
+            state.load_state_dict(saved)
+        except MachineError:
+            raise
+        except (RunError, KeyError, ValueError, RuntimeError) as error:
+            if ran_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            return TrainingState(self._fresh_denoiser(), self.cell.T), f"{reason}: training from the start"
+        return state, ""
+
+    def _fresh_denoiser(self) -> Denoiser:
+        cell = self.cell
+        denoiser = build_denoiser(
+            cell.M,
+            resolution=cell.P.resolution or 0,
+            channels=cell.channels,
+            labels=cell.labels,
+            seed=cell.T.seed,
+        )
+        return on_device(denoiser, self.group.device)
+
+    def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
+        """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""
+        saved = counted = time.monotonic()
+        while state.step < step:
+            loss = next(steps)
+            checked = state.step % LOSS_CHECK == 0 or state.step == step
+            value = self._checked(loss, state) if checked else 0.0  # which waits for the device, so before the clock
+            now = time.monotonic()
+            state.seconds, counted = state.seconds + now - counted, now
+            if checked:
+                yield Trained(self.cell, state.step, value)
+            if not self._asks(state, step):
+                continue
+            stopping = self.stop()
+            if self.group.any(stopping or now - saved > STATE_SECONDS or state.out_of_memory):
+                if self.group.any(state.out_of_memory):
+                    raise OutOfMemory
+                self._save(state)
+                yield Saved(self.cell, state.step)
+                saved = now
+                if self.group.any(stopping):
+                    raise Interrupted
+
+    def _asks(self, state: TrainingState, last: int) -> bool:
+        """Return whether the processes agree at this step what to do; on a GPU they wait for it, so not at each."""
+        every = 1 if self.group.count == 1 or self.group.device.type == "cpu" else STOP_CHECK
+        return state.step % every == 0 or state.step == last
+
+    def _save(self, state: TrainingState) -> None:
+        """Save the state, which all processes of the group have, once; if that fails, raise in all of them."""
+        failed: Exception | None = None
+        if self.group.leads:
+            try:
+                save_state(self.state_path, self.cell, state)
+            except Exception as error:  # noqa: BLE001 - raised once the others know
+                failed = error
+        if self.group.any(failed is not None):
+            raise failed or MachineError(f"{self.state_path.parent}: another process cannot save the training state")
+
+    def _checked(self, loss: Tensor, state: TrainingState) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RunError(
+                f"the training loss is {value} at step {state.step}; lower T.lr (now {self.cell.T.lr:g}) or "
+                "lengthen T.warmup_epochs"
+            )
+        return value
+
+    def _measure(
+        self,
+        denoiser: DenoiserFunction,
+        images: Tensor,
+        epoch: int,
+        step: int,
+        loss: float | None,
+        train_seconds: float,
+        *,
+        last: bool = False,
+    ) -> Iterator[Event]:
+        """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
+        started = time.monotonic()
+        score = self.cell.score
+        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0)
+        at_once = PRECISION_CHECK if score.precision else score.samples
+        for first in range(0, score.samples, at_once):
+            part = range(first, min(first + at_once, score.samples))
+            with self.group.memory():
+                yield from self._score(denoiser, images, epoch, part, comparison)
+            comparison.gather(self.group, len(part))
+            if score.precision and comparison.half_width() <= score.precision:
+                break
+        checkpoint = Checkpoint.of(
+            comparison.evidence(),
+            cell_id=self.cell.cell_id,
+            attempt_id=self.attempt,
+            epoch=epoch,
+            step=step,
+            loss=loss,
+            train_seconds=train_seconds,
+            score_seconds=time.monotonic() - started,
+        )
+        self.outcome = "finished" if last else "crossed" if checkpoint.ratio >= self.line else ""
+        if self.group.leads:
+            self.store.append(checkpoint, outcome=self.outcome)
+        yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _score(
+        self, denoiser: DenoiserFunction, images: Tensor, epoch: int, part: range, comparison: Comparison
+    ) -> Iterator[Event]:
+        """Generate and score this process' share of the images `part`; half as many at once where memory runs out."""
+        share = part[self.group.share(len(part))]
+        done, at_once = 0, self.cell.score.batch_size
+        while done < len(share):
+            batch = share[done : done + at_once]
+            try:
+                comparison.add(self._generate(denoiser, batch, images))
+            except (RuntimeError, MemoryError) as error:
+                if at_once == 1 or not ran_out_of_memory(error):
+                    raise
+                at_once = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            done += len(batch)
+            yield Generated(self.cell, epoch, batch.stop)
+
+    def _generate(self, denoiser: DenoiserFunction, batch: range, images: Tensor) -> Tensor:
+        """Generate images of these numbers, of the shape of the training images."""
+        return generate(
+            Interruptible(denoiser, self.stop),
+            batch,
+            shape=(images.shape[1], images.shape[2], images.shape[3]),
+            labels=self.cell.labels,
+            seed=self.cell.T.seed,
+            steps=self.cell.score.steps,
+            device=self.group.device,
+        )
+
+
+class Interruptible:
+    """A denoiser that is asked to stop between two noise levels, so that a long generation can be left."""
+
+    def __init__(self, denoiser: DenoiserFunction, stop: Stop) -> None:
+        self.denoiser, self.stop = denoiser, stop
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+
+    def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
+        """Denoise, or raise Interrupted."""
+        if self.stop():
+            raise Interrupted
+        return self.denoiser(noisy, sigma, labels)

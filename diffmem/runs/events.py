@@ -1,0 +1,78 @@
+"""What a run does, as events: whoever consumes them prints, draws progress bars or logs."""
+
+from dataclasses import dataclass
+
+from diffmem.cells import Cell
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something was done to training images when they were read, or some are alike."""
+
+    note: str
+    cells: int  # cells that it is about
+    of: int
+
+
+@dataclass(frozen=True)
+class CellStarted:
+    """Work on a cell begins, at optimizer step `step` of `steps`."""
+
+    cell: Cell
+    name: str  # its axis values
+    number: int  # position in the study, from 1
+    step: int
+    steps: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training has come to optimizer step `step`."""
+
+    cell: Cell
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The training state at optimizer step `step` is on disk, so that a run killed now goes on from there."""
+
+    cell: Cell
+    step: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`count` of the images of a checkpoint are generated and scored."""
+
+    cell: Cell
+    epoch: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A checkpoint is in the store."""
+
+    cell: Cell
+    epoch: int
+    ratio: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class CellEnded:
+    """A cell is finished, was so before, is worked on by another process, has failed, or needs more memory."""
+
+    cell: Cell
+    name: str
+    number: int
+    outcome: (
+        str  # finished, already finished, busy elsewhere, failed, failed elsewhere, failed before, crossed, unfinished
+    )
+    error: str = ""
+
+
+Event = Noted | CellStarted | Trained | Saved | Generated | Measured | CellEnded

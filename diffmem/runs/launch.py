@@ -1,0 +1,93 @@
+"""Starting several processes on this machine, and joining those that a launcher has started."""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from torch import distributed
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from diffmem.errors import RunError
+from diffmem.models import Group
+from diffmem.runs.orphan import LAUNCHER
+
+LONGEST_WAIT = timedelta(hours=2)
+"""How long a process waits for the slowest of its group: shares are equal, but machines may not be."""
+
+
+def launched() -> bool:
+    """Return whether a launcher (torchrun, accelerate launch, `start`) has started this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def default_processes(cells: int) -> int:
+    """Return one process per GPU, or one per CPU core but no more than there are cells to train."""
+    return torch.cuda.device_count() or max(1, min(cpu_cores(), cells))
+
+
+def cpu_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start(count: int, arguments: Sequence[str]) -> int:
+    """Run `diffmem ARGUMENTS` in `count` processes with torchrun's launcher; return the exit code."""
+    logging.disable(logging.CRITICAL)  # the processes themselves say what went wrong
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // count)))
+    os.environ[LAUNCHER] = str(os.getpid())  # they end if this process does
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "diffmem", *arguments)
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()  # the launcher ends the others
+        return 128 - first.exitcode if first.exitcode < 0 else first.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def join() -> Group:
+    """Join the processes that a launcher has started together, if any.
+
+    RunError where Accelerate takes this process for the only one although there are several.
+    """
+    cpu = not torch.cuda.is_available()  # MPS has no float64 for the sampler
+    if launched():
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", str(max(1, cpu_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        )
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        state = PartialState(cpu=cpu, timeout=LONGEST_WAIT) if launched() else PartialState(cpu=cpu)
+    except (ValueError, RuntimeError) as error:
+        raise RunError(f"the processes do not find each other: {str(error).splitlines()[0]}; {HOW}") from error
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise RunError(
+            f"started as one of {os.environ['WORLD_SIZE']} processes, but Accelerate takes each for the only one; {HOW}"
+        )
+    return Group(state.process_index, state.num_processes, state.device)
+
+
+def leave() -> None:
+    """Leave the group: from here on, no process waits for another."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+HOW = "start them with `diffmem run --processes N`, or with `torchrun --nproc-per-node N -m diffmem run STUDY`"

@@ -1,0 +1,157 @@
+"""Plans: what a study would train and generate, how much of it is there already, and what the rest costs."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffmem.analysis import most_sizes
+from diffmem.cells import DATASETS, Cell, Cost, cell_cost
+from diffmem.data import notes_of
+from diffmem.store import Store
+from diffmem.study import FirstFault, Layer, Study, StudyCell, read_study
+
+
+class Throughput(NamedTuple):
+    """How fast a device works, in floating-point operations per second."""
+
+    training: float
+    generation: float
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a study, how far the store is with it, and what is left to do."""
+
+    entry: StudyCell
+    measured: int  # checkpoints that the store has
+    shared: int  # other studies of the same folder that have this cell too
+    cost: Cost  # of what is left
+    notes: tuple[str, ...]  # what is to be said of its training images, where they are at hand
+
+    @property
+    def cell(self) -> Cell:
+        """Return the cell itself."""
+        return self.entry.cell
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the store has all of it."""
+        return self.measured >= self.cell.checkpoint_count
+
+    def seconds(self, throughput: Throughput) -> float:
+        """Return the time that the rest takes on one device."""
+        cost = self.cost
+        return cost.training / throughput.training + (cost.generation + cost.scoring) / throughput.generation
+
+
+def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> list[PlannedCell]:
+    """Return each cell of a study once, in its order."""
+    measured: dict[str, int] = {}
+    if store.exists():
+        rows = store.read("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
+        measured = {row["cell_id"]: row["measured"] for row in rows}
+    elsewhere = _cells_of_other_studies(study, profile)
+    return [
+        PlannedCell(
+            entry,
+            had,
+            elsewhere[entry.cell.cell_id],
+            cell_cost(entry.cell, measured=had),
+            notes_of(entry.cell, fetch=False),
+        )
+        for entry in study.distinct
+        for had in [min(measured.get(entry.cell.cell_id, 0), entry.cell.checkpoint_count)]
+    ]
+
+
+MOST_BYTES_BESIDE, MOST_CELLS_BESIDE = 50_000, 1000
+"""What another study of the folder may have to be looked at: the bytes of each of its files, and its cells."""
+
+
+def _cells_of_other_studies(study: Study, profile: str | None) -> Counter[str]:
+    """Count in how many of the other study files beside a study each cell is; files with faults have none."""
+    found: Counter[str] = Counter()
+    path = Path(study.path)
+    for other in sorted(path.parent.glob("*.toml")):
+        if os.path.realpath(other) == os.path.realpath(path):
+            continue
+        with suppress(Exception):  # whatever is wrong with another study is said when it is asked for
+            found.update(_cells_beside(study, other, profile))
+    return found
+
+
+def _cells_beside(study: Study, other: Path, profile: str | None) -> list[str]:
+    """Return the cells of another study file, if no other images than those of `study` must be read to know them."""
+    layer = read_study(other, profile=profile, overrides=(), faults=FirstFault(), most_bytes=MOST_BYTES_BESIDE)
+    cells = math.prod(len(next(iter(axis.values())).value) for axis in layer.axes or [])
+    if cells > MOST_CELLS_BESIDE or not _own_images(layer) <= _own_images(study.layer):
+        return []
+    return [entry.cell.cell_id for entry in Study.load(other, profile=profile).distinct]
+
+
+def _own_images(layer: Layer) -> set[tuple[str, int | None]]:
+    """Return the files of images that a study names, at the resolutions at which it may want them."""
+
+    def values(key: str) -> list[Any]:
+        on_axis = [value for axis in layer.axes or [] if key in axis for value in axis[key].value]
+        return on_axis or [layer.settings[key].value for _ in range(key in layer.settings)]
+
+    names = {*values("P.dataset"), *values("P.blend.dataset")} - set(DATASETS)
+    return set(product(names, values("P.resolution") or [None]))
+
+
+def without_steps_between(cells: Sequence[Cell]) -> int:
+    """Return how many cells have two checkpoints with no optimizer step between them."""
+    examples = {_pace(cell): cell for cell in cells}
+    idle = {
+        pace for pace, cell in examples.items() if len({step for _, step in cell.checkpoints}) < cell.checkpoint_count
+    }
+    return sum(_pace(cell) in idle for cell in cells)
+
+
+def _pace(cell: Cell) -> tuple[int | None, ...]:
+    """Return what the optimizer steps at a cell's checkpoints follow from."""
+    return cell.P.size, cell.T.epochs, cell.T.batch_size, cell.score.every
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search costs, beside a grid of sizes as fine as its tolerance; operations over all curves."""
+
+    sizes: int  # at most, for each curve
+    expected: int  # operations, with every crossing in the middle of the range on a log scale
+    worst: int  # with every crossing at its upper end
+    grid_sizes: int
+    grid: int
+
+
+def plan_search(study: Study) -> SearchPlan:
+    """Return what the search of a study costs from the start, each cell trained to its end."""
+    low, high = study.search_range
+    tolerance = study.estimation.tolerance
+
+    @cache
+    def at(size: int) -> int:
+        return sum(cell_cost(entry.cell).operations for entry in study.at(size))
+
+    def operations(size: float) -> int:
+        return at(round(size))
+
+    sizes = most_sizes(low, high, tolerance)
+    ends = operations(low) + operations(high)
+    steps = math.ceil(math.log(high / low) / math.log(1 + tolerance))
+    grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
+    return SearchPlan(
+        sizes=sizes,
+        expected=ends + (sizes - 2) * operations(math.sqrt(low * high)),
+        worst=ends + (sizes - 2) * operations(high),
+        grid_sizes=len(grid),
+        grid=sum(map(operations, grid)),
+    )

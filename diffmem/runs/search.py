@@ -1,0 +1,146 @@
+"""Searching for the EMM of each curve: which cells to train next (bisection on a log scale)."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import fmean
+
+from diffmem.analysis import most_sizes, near_line, next_size
+from diffmem.cells import THRESHOLD, Estimation
+from diffmem.store import Store
+from diffmem.study import Study, StudyCell
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store has of a cell."""
+
+    best: float  # highest ratio of a checkpoint
+    samples: int  # images behind it
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """Where a search stands: the cells that it rests on, and those that it needs next; none: it is done."""
+
+    used: list[StudyCell]
+    wanted: list[StudyCell]
+
+
+def enough(estimation: Estimation) -> float | None:
+    """Return the stored ratio at which a cell of a search has answered, None where each trains to its end.
+
+    Stored ratios are at the threshold of 1/3; at another one only the whole evidence tells.
+    """
+    early = estimation.stop == "crossed" and estimation.threshold == THRESHOLD
+    return 1 - estimation.epsilon if early else None
+
+
+def most_cells(study: Study) -> int:
+    """Return how many cells a search trains at most, one more draw near the line aside."""
+    low, high = study.search_range
+    return len(study.at(low)) * most_sizes(low, high, study.estimation.tolerance)
+
+
+def next_round(study: Study, store: Store) -> Round:
+    """Return the cells that the search of a study needs next, over all its curves.
+
+    Sizes that the store has already count first. A size whose ratio is within the noise of the line, next to the
+    crossing, is measured on one more draw of the training set before the search goes on.
+    """
+    low, high = study.search_range
+    look = _Look(study, _known(store, study.estimation))
+    sizes = sorted({low, high, *_sizes(store, low, high)})
+    used: list[StudyCell] = []
+    wanted: list[StudyCell] = []
+    for curve in look.at(low):
+        points: dict[int, float] = {}
+        samples: dict[int, int] = {}
+        for size in sizes:
+            cells = look.at(size)[curve]
+            if all(map(look.settled, cells)):
+                cells = cells + [entry for entry in look.one_more(size, curve) if look.settled(entry)]
+                found = [look.known[entry.cell.cell_id] for entry in cells]
+                points[size], samples[size] = fmean(k.best for k in found), sum(k.samples for k in found)
+                used += cells
+        wanted += _next_cells(look, curve, points, samples)
+    return Round(used, wanted)
+
+
+class _Look:
+    """A study and what the store has, as one round of its search sees them."""
+
+    def __init__(self, study: Study, known: dict[str, Known]) -> None:
+        self.study, self.known = study, known
+        self._cells: dict[tuple[int, int | None], dict[str, list[StudyCell]]] = {}
+
+    def at(self, size: int, draw: int | None = None) -> dict[str, list[StudyCell]]:
+        """Return the cells at a size by their curve."""
+        if (size, draw) not in self._cells:
+            curves: dict[str, list[StudyCell]] = defaultdict(list)
+            for entry in self.study.at(size, draw=draw):
+                curves[entry.curve].append(entry)
+            self._cells[size, draw] = curves
+        return self._cells[size, draw]
+
+    def one_more(self, size: int, curve: str) -> list[StudyCell]:
+        """Return the cells at a size on one more draw; none where draws are an axis, or the file's order."""
+        draw = self.study.one_more_draw
+        return [] if draw is None else self.at(size, draw)[curve]
+
+    def settled(self, entry: StudyCell) -> bool:
+        """Return whether a cell is finished, or has answered before its end."""
+        found = self.known.get(entry.cell.cell_id)
+        line = enough(self.study.estimation)
+        return found is not None and (found.finished or (line is not None and found.best >= line))
+
+
+def _next_cells(look: _Look, curve: str, points: dict[int, float], samples: dict[int, int]) -> list[StudyCell]:
+    """Return the cells that one curve needs next, from its ratios and the images behind them by size."""
+    low, high = look.study.search_range
+    estimation = look.study.estimation
+    for size in _around_crossing(points, estimation.epsilon):
+        more = [entry for entry in look.one_more(size, curve) if not look.settled(entry)]
+        if more and near_line(points[size], samples[size], epsilon=estimation.epsilon):
+            return more
+    chosen = next_size(points, low, high, epsilon=estimation.epsilon, tolerance=estimation.tolerance)
+    return [] if chosen is None else [entry for entry in look.at(chosen)[curve] if not look.settled(entry)]
+
+
+def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
+    """Return the last size at or above the line and the next one, where there are such."""
+    last = max((size for size, ratio in points.items() if ratio >= 1 - epsilon), default=0)
+    return [size for size in (last, min((size for size in points if size > last), default=0)) if size]
+
+
+def _known(store: Store, estimation: Estimation) -> dict[str, Known]:
+    """Return what the store has of every cell, its ratios counted at the threshold of the study."""
+    rows = store.read(
+        f"""
+        WITH measured AS ({RATIOS if estimation.threshold == THRESHOLD else RATIOS_FROM_EVIDENCE})
+        SELECT cell_id, max(ratio) AS best, max_by(samples, ratio) AS samples,
+            count(*) >= any_value(cells.checkpoints) AS finished
+        FROM measured JOIN cells USING (cell_id) GROUP BY cell_id
+        """,
+        [] if estimation.threshold == THRESHOLD else [estimation.threshold],
+    )
+    return {row["cell_id"]: Known(row["best"], row["samples"], row["finished"]) for row in rows}
+
+
+RATIOS = "SELECT cell_id, epoch, samples, ratio FROM checkpoints"
+RATIOS_FROM_EVIDENCE = """
+    SELECT cell_id, epoch, count(*) AS samples, count(*) FILTER (d1 < ? * d2) / count(*) AS ratio
+    FROM evidence GROUP BY ALL
+"""
+
+
+def _sizes(store: Store, low: int, high: int) -> list[int]:
+    """Return the training set sizes between two that the store has measured anything of."""
+    rows = store.read(
+        """
+        SELECT DISTINCT CAST(configuration->>'$.P.size' AS INTEGER) AS size
+        FROM cells SEMI JOIN checkpoints USING (cell_id) WHERE size BETWEEN ? AND ?
+        """,
+        [low, high],
+    )
+    return [row["size"] for row in rows]

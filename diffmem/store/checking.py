@@ -1,0 +1,142 @@
+"""Whether a store agrees with itself: every ratio with its evidence, every row with those it belongs to."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from diffmem.cells import THRESHOLD
+from diffmem.errors import StoreError
+from diffmem.sql import identifier
+from diffmem.store.database import Database
+from diffmem.store.json_columns import from_json
+from diffmem.store.pictures import is_png
+from diffmem.store.store import Store
+from diffmem.store.validity import EVIDENCE_RULES, RULES, broken
+from diffmem.text import counted
+
+COUNTED = """
+    SELECT cell_id, epoch, count(*) AS rows, count(DISTINCT sample) AS numbers,
+        count(*) FILTER (d1 < ? * d2) AS memorized
+    FROM evidence GROUP BY cell_id, epoch
+"""
+
+FAULTS = {
+    f"""
+    SELECT cell_id, epoch, samples, coalesce(counted.rows, 0) AS rows
+    FROM checkpoints LEFT JOIN ({COUNTED}) counted USING (cell_id, epoch) WHERE samples <> coalesce(counted.rows, 0)
+    """: "{cell_id} at epoch {epoch}: {samples} images generated, but {rows} rows of evidence",
+    f"""
+    SELECT cell_id, epoch, counted.rows - numbers AS twice
+    FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch) WHERE counted.rows <> numbers
+    """: "{cell_id} at epoch {epoch}: {twice} rows of evidence for an image that has one already",
+    f"""
+    SELECT cell_id, epoch, checkpoints.memorized AS stored, counted.memorized AS counted
+    FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch)
+    WHERE checkpoints.memorized <> counted.memorized
+    """: "{cell_id} at epoch {epoch}: {stored} images memorized, but {counted} by the evidence",
+    f"""
+    SELECT cell_id, epoch, ratio, counted.memorized / counted.rows AS counted
+    FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch)
+    WHERE NOT abs(ratio - counted.memorized / counted.rows) < 1e-12
+    """: "{cell_id} at epoch {epoch}: ratio {ratio}, but {counted} by the evidence",
+    "SELECT DISTINCT cell_id, epoch FROM evidence ANTI JOIN checkpoints USING (cell_id, epoch)": (
+        "{cell_id} at epoch {epoch}: evidence without its checkpoint"
+    ),
+    "SELECT DISTINCT cell_id, epoch FROM pairs ANTI JOIN checkpoints USING (cell_id, epoch)": (
+        "{cell_id} at epoch {epoch}: image pairs without their checkpoint"
+    ),
+    "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
+        "{cell_id}: pictures of copied training images without a checkpoint"
+    ),
+    "SELECT cell_id, epoch FROM checkpoints ANTI JOIN cells USING (cell_id)": (
+        "{cell_id} at epoch {epoch}: a checkpoint of a cell that is not there"
+    ),
+    "SELECT DISTINCT cell_id FROM attempts ANTI JOIN cells USING (cell_id)": (
+        "{cell_id}: an attempt at a cell that is not there"
+    ),
+    "SELECT DISTINCT cell_id FROM notes ANTI JOIN cells USING (cell_id)": (
+        "{cell_id}: a note on a cell that is not there"
+    ),
+    "SELECT study, cell_id FROM study_cells ANTI JOIN cells USING (cell_id)": (
+        "{study}: it lists the cell {cell_id}, which is not there"
+    ),
+    "SELECT DISTINCT study FROM study_cells ANTI JOIN studies USING (study)": (
+        "{study}: its cells are listed, but the study is not there"
+    ),
+}
+"""Queries that find nothing in a good store, and what to say of each row that they find."""
+
+KEYED = "SELECT table_name FROM duckdb_constraints() WHERE constraint_type = 'PRIMARY KEY' ORDER BY table_name"
+"""The tables with an index, which reading a table does not touch."""
+
+
+def faults(store: Store) -> list[str]:
+    """Return one sentence for each thing in which a store is damaged or disagrees with itself; none if it is in order.
+
+    Reads every value, and tries on a copy whether it can be written. StoreError where it cannot be opened at all.
+    """
+    unchecked = Store(store.path, patience=store.patience, check=False)
+    read_all(unchecked)
+    with unchecked.snapshot(), unchecked.reading() as connection:
+        found = broken(connection, [*RULES, *EVIDENCE_RULES])
+        found += [
+            sentence.format(**row)
+            for sql, sentence in FAULTS.items()
+            for row in unchecked.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
+        ]
+        found += _bad_json(unchecked) + _bad_pictures(unchecked)
+    return found + _unwritable(unchecked)
+
+
+def read_all(store: Database) -> None:
+    """Read every value of a store; StoreError where one cannot be."""
+    with store.reading() as connection:
+        for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+            connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {identifier(table)}").fetchall()
+
+
+JSON_COLUMNS = {
+    "cells": ["configuration"],
+    "studies": ["axes", "estimation", "overrides"],
+    "study_cells": ["axis_values"],
+    "attempts": ["versions"],
+}
+
+
+def _bad_json(store: Store) -> list[str]:
+    """Return a sentence for each JSON text that Python cannot read, though DuckDB may."""
+    found = []
+    for table, columns in JSON_COLUMNS.items():
+        for column in columns:
+            for row in store.read(f"SELECT DISTINCT {column} AS text FROM {table} ORDER BY ALL"):
+                try:
+                    from_json(row["text"], table)
+                except StoreError:
+                    found.append(f"{table}: {column} is not JSON that can be read: {row['text'][:40]!r}")
+    return found
+
+
+def _bad_pictures(store: Store) -> list[str]:
+    """Return a sentence for each picture that is no PNG."""
+    rows = store.read(
+        """
+        SELECT cell_id, generated AS picture FROM pairs UNION ALL SELECT cell_id, nearest FROM pairs
+        UNION ALL SELECT cell_id, picture FROM copied ORDER BY cell_id
+        """
+    )
+    bad = Counter(row["cell_id"] for row in rows if not is_png(row["picture"]))
+    return [f"{cell_id}: {counted(number, 'picture')} that no PNG decoder reads" for cell_id, number in bad.items()]
+
+
+def _unwritable(store: Store) -> list[str]:
+    """Return a sentence where a copy of a store cannot be written, as a run would do it; none where it can be."""
+    with tempfile.TemporaryDirectory(prefix="diffmem-") as folder:
+        copy = store.copy_to(Path(folder))
+        try:
+            with copy.writing() as connection:
+                for (table,) in connection.execute(KEYED).fetchall():
+                    connection.execute(f"INSERT OR IGNORE INTO {table} FROM {table}")  # looks each row up in the index
+                    connection.execute(f"DELETE FROM {table}")  # and takes it out
+        except StoreError as error:
+            return [f"it can be read but not written: {str(error).removeprefix(f'{folder}/')}"]
+    return []

@@ -1,0 +1,103 @@
+"""What a store holds as a file for other programs: CSV, Parquet or JSON."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from diffmem.atomic import unwritable, whole
+from diffmem.cells import leaves
+from diffmem.sql import identifier, literal
+from diffmem.store.json_columns import from_json
+from diffmem.store.looking import WILSON
+from diffmem.store.store import PROGRESS, Store
+
+FORMATS = {
+    "csv": "FORMAT csv, HEADER, USE_TMP_FILE false",
+    "parquet": "FORMAT parquet, USE_TMP_FILE false",
+    "json": "FORMAT json, ARRAY true, USE_TMP_FILE false",
+}
+"""The formats, and how DuckDB is asked for each."""
+
+EMM = """
+    study VARCHAR, curve VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR, value DOUBLE,
+    lower DOUBLE, upper DOUBLE, lower95 DOUBLE, upper95 DOUBLE, last_emm VARCHAR,
+    last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
+"""
+"""The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
+
+
+def write_table(
+    store: Store, what: str, path: Path, *, form: str, study: str | None = None, emm: Sequence[Sequence[Any]] = ()
+) -> None:
+    """Write the cells, checkpoints, evidence, notes or emm of a store, or of one study, to a file, whole or not at all.
+
+    With a study, cells and checkpoints come once for each place that they have in it; the rows of `emm` are given.
+    DiffmemError where the file cannot be written.
+    """
+    with whole(path) as temporary, store.reading(files=[temporary]) as connection:
+        if what == "emm":
+            connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
+            if emm:
+                connection.executemany(f"INSERT INTO emm VALUES ({', '.join('?' * len(emm[0]))})", emm)
+            sql = "FROM emm"
+        else:
+            sql = _sql(connection, what, study)
+        try:
+            connection.execute(f"COPY ({sql}) TO {literal(str(temporary))} ({FORMATS[form]})")
+        except duckdb.IOException as error:
+            reason = str(error).splitlines()[0].removeprefix("IO Error: ")
+            raise unwritable(path, reason) from error  # the error itself would be taken for the store's
+
+
+def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
+    """Return the query of cells, checkpoints, evidence or notes."""
+    place, source, order = "", "cells", ""
+    if study is not None:
+        place, order = "study, position, curve, name, ", "position, "
+        source = f"(FROM study_cells WHERE study = {literal(study)}) JOIN cells USING (cell_id)"
+    if what == "cells":
+        return f"""
+            SELECT {place}cell_id, created_at, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, best,
+                last, outcome, error, host, device, started_at, ended_at, {_setting_columns(connection)}
+            FROM {source} {PROGRESS} ORDER BY {order}cell_id
+            """
+    if what == "checkpoints":
+        return f"""
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
+                samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, attempt_id, host, device,
+                measured_at
+            FROM {source} JOIN checkpoints USING (cell_id) LEFT JOIN attempts USING (cell_id, attempt_id)
+            ORDER BY {order}cell_id, epoch
+            """
+    only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
+    if what == "notes":
+        return f"SELECT cell_id, note FROM notes {only} ORDER BY cell_id, note"
+    return f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only} ORDER BY cell_id, epoch, sample"
+
+
+def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return SQL for a column for each setting that any cell has, of the type that its values have."""
+    values: dict[tuple[str, ...], list[Any]] = {}
+    for (text,) in connection.execute("SELECT configuration FROM cells ORDER BY created_at, cell_id").fetchall():
+        for keys, value in leaves(from_json(text, "the store")).items():
+            values.setdefault(keys, []).append(value)
+    columns = []
+    for keys, found in values.items():
+        pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
+        columns.append(f"(configuration->>{literal(pointer)})::{_type(found)} AS {identifier('.'.join(keys))}")
+    return ", ".join(columns) or "configuration"
+
+
+def _type(values: Iterable[Any]) -> str:
+    """Return the DuckDB type of a setting with these values; lists and tables stay JSON text."""
+    values = list(values)
+    kinds = {type(value) for value in values if value is not None}
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in values):
+        return "VARCHAR"
+    for name, allowed in (("BOOLEAN", {bool}), ("BIGINT", {int}), ("DOUBLE", {int, float})):
+        if kinds and kinds <= allowed:
+            return name
+    return "VARCHAR"

@@ -1,0 +1,231 @@
+"""Looking into a store: which cell or study a name means, all about one cell, queries, and what it holds."""
+
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from diffmem.cells import dotted
+from diffmem.errors import NotInStore, StoreError
+from diffmem.measures import NORMAL
+from diffmem.store.attempts import outcome_of
+from diffmem.store.json_columns import from_json
+from diffmem.store.selecting import NO_LIMITS, Limits
+from diffmem.store.store import PROGRESS, Row, Store
+
+CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
+HALF_WIDTH = (
+    f"{NORMAL} / (samples + {NORMAL**2}) * sqrt(memorized::DOUBLE * (samples - memorized) / samples + {NORMAL**2 / 4})"
+)
+WILSON = f"""
+    CASE WHEN memorized = 0 THEN 0.0 ELSE {CENTRE} - {HALF_WIDTH} END AS low,
+    CASE WHEN memorized = samples THEN 1.0 ELSE {CENTRE} + {HALF_WIDTH} END AS high
+"""
+"""`emm.wilson` in SQL, for rows that never leave DuckDB."""
+
+MOST_NAMES = 10
+"""Names that one sentence lists."""
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def find_study(store: Store, name: str, *, exact: bool = False) -> Row:
+    """Return the study (a row of `store.studies`) that a name or the beginning of one means.
+
+    `text@profile` also means the one study of that profile that begins with the text. StoreError where there is
+    none, or more than one.
+    """
+    studies = {row["study"]: row for row in store.studies()}
+    stem, at, profile = name.partition("@")
+    begun = [] if exact else [study for study in studies if study.startswith(name)]
+    if not begun and at and not exact:
+        begun = [study for study in studies if study.startswith(stem) and study.partition("@")[2] == profile]
+    found = _meant(name, dict.fromkeys(studies, ""), begun, kind="study", place=store)
+    if found is None:
+        advice = f"it has {listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
+        raise NotInStore(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
+    return studies[found]
+
+
+def find_cell(store: Store, name: str) -> str:
+    """Return the cell_id that a text is or begins; StoreError where there is none, or more than one."""
+    cells = cell_names(store)
+    found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
+    if found is None:
+        advice = "`diffmem status STUDY` lists those of a study"
+        raise NotInStore(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
+    return found
+
+
+def cell_names(store: Store) -> dict[str, str]:
+    """Return every cell_id with the study it was last run for and its axis values there."""
+    rows = store.read(
+        """
+        SELECT cell_id, max_by(study || ': ' || name, registered_at) AS name
+        FROM cells LEFT JOIN (FROM study_cells JOIN studies USING (study)) USING (cell_id)
+        GROUP BY cell_id ORDER BY cell_id
+        """
+    )
+    return {row["cell_id"]: row["name"] or "in no study" for row in rows}
+
+
+def _meant(name: str, known: Mapping[str, str], begun: list[str], *, kind: str, place: Store) -> str | None:
+    """Return the known name that is meant, given those that it begins; None where there is none."""
+    if name in known:
+        return name
+    if len(begun) > 1:
+        candidates = [f"{each} ({known[each]})" if known[each] else each for each in begun]
+        advice = f"write more of the {kind} that is meant"
+        raise StoreError(f"{place.path}: {name!r} begins {len(begun)} names: {listed(candidates)}; {advice}")
+    return begun[0] if begun else None
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    return "".join(f"; did you mean {near}?" for near in get_close_matches(name, known, n=1))
+
+
+def listed(names: list[str]) -> str:
+    """Return names in a row, the first MOST_NAMES of them and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- cells ---------------------------------------------------------------------------------------------
+
+
+def cell_states(store: Store) -> list[Row]:
+    """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
+    outcome, host, pid and started_at."""
+    return store.read(
+        f"""
+        SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid, started_at
+        FROM cells {PROGRESS} ORDER BY cell_id
+        """
+    )
+
+
+def describe_cell(store: Store, cell_id: str) -> Row:
+    """Return all about a cell: cell_id, created_at, configuration, expected, studies (with axis values),
+    checkpoints (each with low and high, its 95% Wilson interval), attempts, the first one first, and notes (what was
+    done to its images)."""
+    with store.snapshot():
+        (cell,) = store.read(
+            "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
+        )
+        studies = store.read(
+            "SELECT study, curve, name, axis_values FROM study_cells WHERE cell_id = ? ORDER BY study, position",
+            [cell_id],
+        )
+        checkpoints = store.read(
+            f"""
+            SELECT epoch, step, samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, measured_at
+            FROM checkpoints WHERE cell_id = ? ORDER BY epoch
+            """,
+            [cell_id],
+        )
+        attempts = store.read(
+            """
+            SELECT outcome, host, pid, device, started_at, ended_at, epoch(ended_at - started_at) AS seconds, error,
+                versions, git_commit, git_dirty
+            FROM attempts WHERE cell_id = ? ORDER BY started_at
+            """,
+            [cell_id],
+        )
+        notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
+    for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
+        for row in rows:
+            row[key] = from_json(row[key], store.path)
+    for row in attempts:
+        row["outcome"] = outcome_of({**row, "expected": cell["expected"], "measured": len(checkpoints)})
+    said = [row["note"] for row in notes]
+    return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts, "notes": said}
+
+
+def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two cells (by cell_id) differ, each with both values; None: it has no such one."""
+    first, second = (dotted(describe_cell(store, cell_id)["configuration"]) for cell_id in (one, other))
+    return {
+        key: (first.get(key), second.get(key))
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key)
+    }
+
+
+# --- the store as a whole ------------------------------------------------------------------------------
+
+
+def describe_store(store: Store) -> Row:
+    """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
+    many checkpoints, evidence rows, generated images and training states (with their bytes) there are."""
+    with store.snapshot():
+        (counts,) = store.read(
+            """
+            SELECT (SELECT max(version) FROM migrations) AS schema, (SELECT count(*) FROM checkpoints) AS checkpoints,
+                (SELECT count(*) FROM evidence) AS evidence,
+                (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
+            """
+        )
+        studies = store.read(
+            """
+            SELECT study, title, count(cell_id) AS cells FROM studies LEFT JOIN study_cells USING (study)
+            GROUP BY ALL ORDER BY study
+            """
+        )
+        loose = store.read("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
+    sizes = list(_sizes(store.states.glob(f"{glob.escape(store.path.stem)}.*.pt")))
+    return {
+        "path": str(store.path),
+        "bytes": store.path.stat().st_size,
+        **counts,
+        "training_states": len(sizes),
+        "training_state_bytes": sum(sizes),
+        "studies": studies,
+        "in_no_study": [row["cell_id"] for row in loose],
+    }
+
+
+def _sizes(paths: Iterable[Path]) -> Iterator[int]:
+    """Yield the bytes of files; a run may remove one in between."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size
+
+
+BATCH = 10_000
+"""Rows of a query that are fetched at once."""
+
+
+def query(
+    store: Store, sql: str, *, limits: Limits = NO_LIMITS, most: int | None = None
+) -> tuple[list[str], list[tuple[Any, ...]], int]:
+    """Return the column names of one SELECT, its rows, or the first `most` of them, and how many there are.
+
+    StoreError where it is no SELECT, DuckDB refuses it, or it needs more than its limits.
+    """
+
+    def taken(found: duckdb.DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]], int]:
+        names, count = _distinct([column[0] for column in found.description or ()]), 0
+        rows: list[tuple[Any, ...]] = []
+        while batch := found.fetchmany(BATCH):
+            count += len(batch)
+            rows += batch if most is None else batch[: max(0, most - len(rows))]
+            limits.check_memory()
+        return names, rows, count
+
+    return store.select(sql, taken, limits=limits)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return column names with a number behind those that are there already."""
+    seen: list[str] = []
+    for name in names:
+        new, number = name, 1
+        while new in seen:
+            new, number = f"{name}_{number}", number + 1
+        seen.append(new)
+    return seen

@@ -1,0 +1,151 @@
+"""Merging stores: what several machines have measured, as one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+from diffmem.errors import StoreError
+from diffmem.sql import literal
+from diffmem.store.checking import read_all
+from diffmem.store.database import PATIENCE
+from diffmem.store.store import Store
+from diffmem.store.validity import any_broken
+from diffmem.store.waiting import Wait, holder_in
+
+CONFLICTS = """
+    WITH shared AS (FROM checkpoints SEMI JOIN other_.checkpoints USING (cell_id, epoch))
+    SELECT cell_id, epoch FROM shared JOIN other_.checkpoints AS o USING (cell_id, epoch)
+    WHERE (shared.samples, shared.memorized) IS DISTINCT FROM (o.samples, o.memorized)
+    UNION
+    SELECT cell_id, epoch
+    FROM evidence JOIN other_.evidence AS o USING (cell_id, epoch, sample)
+    WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
+    ORDER BY ALL
+"""
+"""Checkpoints that two stores have measured differently."""
+
+GROWING = """
+    SELECT study FROM studies JOIN other_.studies AS o USING (study)
+    WHERE studies.axes = o.axes AND (studies.estimation->>'$.search' = 'bisect' OR studies.axes = '[]')
+"""
+"""Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
+
+MERGE = [
+    """
+    INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
+        FROM cells WHERE cells.cell_id = o.cell_id AND cells.created_at <= o.created_at
+    )
+    """,
+    f"""
+    DELETE FROM study_cells WHERE study NOT IN ({GROWING}) AND study IN (
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    f"""
+    INSERT INTO study_cells FROM other_.study_cells AS o
+    WHERE study NOT IN (SELECT study FROM studies) OR study NOT IN ({GROWING}) AND study IN (
+        SELECT study FROM studies JOIN other_.studies AS o USING (study) WHERE o.registered_at > studies.registered_at
+    )
+    """,
+    f"""
+    INSERT INTO study_cells
+    SELECT study, position + 1 + last, cell_id, curve, name, axis_values
+    FROM other_.study_cells AS o
+        JOIN (SELECT study, max(position) AS last FROM study_cells GROUP BY study) USING (study)
+    WHERE study IN ({GROWING}) AND NOT EXISTS (
+        FROM study_cells AS s WHERE s.study = o.study AND s.cell_id = o.cell_id AND s.curve = o.curve
+    )
+    """,
+    """
+    INSERT OR REPLACE INTO studies FROM other_.studies AS o WHERE NOT EXISTS (
+        FROM studies WHERE studies.study = o.study AND studies.registered_at >= o.registered_at
+    )
+    """,
+    """
+    UPDATE attempts SET outcome = o.outcome, error = o.error, ended_at = o.ended_at FROM other_.attempts AS o
+    WHERE attempts.attempt_id = o.attempt_id AND attempts.outcome = 'running' AND o.outcome <> 'running'
+    """,
+    "INSERT OR IGNORE INTO attempts FROM other_.attempts",
+    """
+    INSERT INTO evidence FROM other_.evidence AS o
+    WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
+    """,
+    "INSERT OR IGNORE INTO pairs FROM other_.pairs",
+    "INSERT OR IGNORE INTO copied FROM other_.copied",
+    "INSERT OR IGNORE INTO notes FROM other_.notes",
+    """
+    INSERT OR REPLACE INTO checkpoints FROM other_.checkpoints AS o WHERE NOT EXISTS (
+        FROM checkpoints AS c
+        WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch
+            AND (c.measured_at, c.attempt_id) <= (o.measured_at, o.attempt_id)
+    )
+    """,
+]
+"""How one store takes over another one, attached as `other_`; studies' cells before the studies that decide on them."""
+
+
+def merge(store: Store, path: Path, *, name: str = "") -> int:
+    """Take over into `store` what the one at `path` has and it lacks; return how many checkpoints that were.
+
+    Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
+    registrations of a study the newer one, and a cell has the notes of both. StoreError, with nothing changed, where
+    both have measured a checkpoint differently; it calls the first one `name`, or by its path. A store has all of
+    itself already.
+    """
+    other = Store(path).current()  # says what is wrong with it, if anything
+    if store.exists() and path.samefile(store.path):
+        return 0
+    try:
+        return _take_over(store, other.path, path, name or str(store.path))
+    except StoreError as error:
+        if isinstance(error.__cause__, duckdb.Error):
+            read_all(other)  # where it is the other one that is damaged, this says so
+        raise
+
+
+def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
+    """Take over what the store at `path`, which is read at `place`, has."""
+    with store.writing(create=True, files=[place, Path(f"{place}.wal")]) as connection:
+        _attach(connection, place)
+        conflicts = connection.execute(CONFLICTS).fetchall()
+        if conflicts:
+            named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
+            more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+            raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge one of the two only")
+        before = _checkpoints(connection)
+        for statement in MERGE:
+            connection.execute(statement)
+        if fault := any_broken(connection):
+            raise StoreError(f"{path}: does not merge with {name}: together, {fault}; merge one of the two only")
+        return _checkpoints(connection) - before
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, place: Path) -> None:
+    """Attach the other store to read, trying again while a run writes to it."""
+    wait = Wait(place, PATIENCE, on_wait=lambda: None)
+    while True:
+        try:
+            connection.execute(f"ATTACH {literal(str(place.absolute()))} AS other_ (READ_ONLY)")
+            return
+        except duckdb.Error as error:
+            holder = holder_in(str(error))
+            if holder is None:
+                raise
+            wait.again(holder)
+
+
+def _checkpoints(connection: duckdb.DuckDBPyConnection) -> int:
+    return int(connection.execute("SELECT count(*) FROM checkpoints").fetchall()[0][0])
+
+
+@contextmanager
+def merged(paths: Sequence[Path]) -> Iterator[Store]:
+    """Merge several stores into one that is there for the while of a block. Raises StoreError as `merge`."""
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "merged.duckdb")
+        for number, path in enumerate(paths):
+            merge(store, path, name=", ".join(map(str, paths[:number])))
+        yield store

@@ -1,0 +1,248 @@
+"""Findings: what a store bears out, against values computed by hand and by scipy."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+from scipy import stats
+
+from diffmem.analysis.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
+from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, MeasuredStudy, check_claim, check_findings, verdict
+from diffmem.analysis.published import published_values
+from diffmem.cli import main
+from diffmem.store.store import Store
+from diffmem.study.study import Study
+
+SAMPLES = 200
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def fill(
+    store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str], *, samples: int = SAMPLES
+) -> None:
+    """Put a study with finished cells into the store: a ratio for each combination of axis values."""
+    path = store.path.parent / f"{name.partition('@')[0]}.toml"
+    lines = ['[P]\ndataset = "digits"\nsize = 8\n[M]\nchannel_mult = [2, 2]\nlabels = 2\n']
+    for key in axes:
+        values = list(dict.fromkeys(combination[axes.index(key)] for combination in ratios))
+        lines.append(f"[[axes]]\n{key} = {json.dumps(values)}\n")
+    lines.append(f"[score]\nsamples = {samples}\nevery = 1000000000\n")
+    path.write_text("".join(lines))
+    study = replace(Study.load(path), name=name)
+    tiny.register(store, study)
+    for entry in study.cells:
+        ratio = ratios.get(tuple(entry.axis_values[key] for key in axes))
+        if ratio is not None:
+            tiny.measure(store, entry.cell, [ratio], samples=samples)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.duckdb")
+
+
+def check(store: Store, claim: Claim) -> Any:
+    study = next(row for row in store.studies() if row["study"] == claim.study)
+    return check_claim(claim, MeasuredStudy(study, store.cells(claim.study), published_values(store, claim.study)))
+
+
+WIDER = Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER)
+
+
+def test_the_paper_has_seventeen_findings_and_every_claim_has_a_study_file():
+    assert [finding.number for finding in FINDINGS] == list(range(1, 18))
+    for finding in FINDINGS:
+        for claim in finding.claims:
+            keys = {key for axis in Study.load(STUDIES / f"{claim.study}.toml").axes for key in axis}
+            assert claim.keys[0] in keys or claim.keys == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [((0.1, 0.3), HOLDS), ((0.0, 0.3), HOLDS), ((-0.1, 0.3), UNKNOWN), ((-0.3, -0.1), FAILS)],
+    ids=str,
+)
+def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expected):
+    assert verdict(interval, (0.0, math.inf)) == expected
+
+
+def test_a_difference_has_the_interval_of_the_two_sample_t_test(store):
+    low, high = [0.2, 0.25, 0.3], [0.5, 0.6, 0.4]
+    ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
+    fill(store, "width", ratios, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    expected = stats.ttest_ind(high, low).confidence_interval()
+    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert (result.low, result.high, result.value) == pytest.approx((0.25, 0.5, 0.25))
+    assert (result.verdict, result.levels, result.draws, result.seeds) == (HOLDS, "M.width 8 to 16", 3, 1)
+
+
+def test_a_difference_the_other_way_does_not_hold(store):
+    fill(store, "width", {(8, 0): 0.9, (8, 1): 0.88, (16, 0): 0.1, (16, 1): 0.12}, ["M.width", "P.draw"])
+    assert check(store, WIDER).verdict == FAILS
+
+
+def test_sizes_are_compared_each_with_itself(store):
+    ratios = {(8, 8): 0.9, (16, 8): 0.95, (8, 16): 0.3, (16, 16): 0.4}
+    fill(store, "width", ratios, ["M.width", "P.size"])
+    result = check(store, WIDER)
+    assert result.value == pytest.approx((0.05 + 0.1) / 2)
+
+
+def test_one_draw_leaves_the_noise_of_the_images_and_says_so(store):
+    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    result = check(store, WIDER)
+    share = 0.6 * SAMPLES + 2
+    variance = share / (SAMPLES + 4) * (1 - share / (SAMPLES + 4)) / SAMPLES
+    assert result.interval == pytest.approx((0.2 - 1.959964 * math.sqrt(2 * variance), result.interval[1]))
+    assert "one draw and seed" in result.reason
+
+
+def test_cells_that_are_not_finished_do_not_count_and_are_told(store):
+    fill(store, "width", {(8, 0): 0.2, (8, 1): 0.2, (16, 0): 0.5}, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    assert result.high == 0.5
+    assert "1 of 4 cells are not finished" in result.reason
+
+
+def test_levels_that_are_not_there_cannot_be_told(store):
+    fill(store, "width", {(8,): 0.4}, ["M.width"])
+    result = check(store, WIDER)
+    assert (result.verdict, result.reason) == (UNKNOWN, "the study has no cells at the levels that this is about")
+
+
+def test_a_study_that_was_not_run_names_the_command(store):
+    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    (result,) = next(results for finding, _, results in check_findings(store, "laptop") if finding.number == 6)
+    assert result.verdict == UNKNOWN
+    assert result.reason == "not run: diffmem run studies/width.toml --profile laptop"
+
+
+def test_draws_are_counted_where_they_are_compared(store):
+    ratios = {(8, 0): 0.2, (8, 1): 0.3, (16, 0): 0.5, (16, 1): 0.6, (12, 2): 0.4}
+    fill(store, "width", ratios, ["M.width", "P.draw"])
+    assert check(store, WIDER).draws == 2
+
+
+def test_little_effect_needs_a_narrow_interval(store):
+    alike = Claim("alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE)
+    ratios = {(rate, draw): 0.5 + 0.01 * draw for rate in (0.0, 0.9) for draw in (0, 1, 2)}
+    fill(store, "ema", ratios, ["T.ema", "P.draw"])
+    assert check(store, alike).verdict == HOLDS
+
+
+def test_skips_are_compared_by_where_the_one_kept_is(store):
+    masks = {"111 111": 0.7, "100 000": 0.72, "001 000": 0.68, "000 010": 0.0, "110 000": 0.3}
+    ratios = {(mask, draw): ratio for mask, ratio in masks.items() for draw in (0, 1)}
+    fill(store, "skip", ratios, ["M.skips", "P.draw"])
+    finding = next(finding for finding in FINDINGS if finding.number == 9)
+    higher, enough = (check(store, claim) for claim in finding.claims)
+    assert (higher.low, higher.high, higher.verdict) == (0.0, pytest.approx(0.7), HOLDS)
+    assert (enough.low, enough.high, enough.verdict) == (pytest.approx(0.7), pytest.approx(0.7), HOLDS)
+
+
+@pytest.mark.parametrize(
+    ("number", "claim", "expected"),
+    [
+        # Table 2: the mean over N = 1,000 and 2,000 of the difference between 0 and 0.1
+        (11, 1, ((0.0133 - 0.9209) + (0.0 - 0.6093)) / 2),
+        (11, 0, ((0.9211 - 0.9209) + (0.5839 - 0.6093)) / 2),
+        (13, 0, np.mean([96.59 - 92.09, 79.46 - 60.93, 55.62 - 34.6, 37.59 - 17.12, 23.0 - 9.0]) / 100),
+        (14, 0, np.mean([96.2 - 96.59, 79.8 - 79.46, 57.3 - 55.62, 39.1 - 37.59, 23.4 - 23.0]) / 100),
+        (9, 0, (92.7 + 92.9 + 91.9) / 300 - (12.6 + 2.8 + 0) / 300),
+    ],
+    ids=str,
+)
+def test_the_paper_s_own_value_comes_from_its_numbers(store, number, claim, expected):
+    wanted = next(finding for finding in FINDINGS if finding.number == number).claims[claim]
+    levels: dict[str, list[Any]] = {
+        "T.weight_decay": [0.0, 1e-3, 0.1],
+        "M.condition": ["none", "true", "random"],
+        "M.skips": ["111 111", "100 000", "001 000", "000 010"],
+    }
+    key = wanted.keys[0]
+    fill(store, wanted.study, {(level,): 0.5 for level in levels[key]}, [key])
+    assert check(store, wanted).published == pytest.approx(expected)
+
+
+def sample_counts(store: Store) -> Any:
+    (result,) = next(results for finding, _, results in check_findings(store, None) if finding.number == 17)
+    return result
+
+
+def test_too_few_images_do_not_tell_how_much_a_ratio_varies(store):
+    fill(store, "sample_size", {(8,): 0.5}, ["P.size"])
+    assert (sample_counts(store).verdict, sample_counts(store).reason) == (
+        UNKNOWN,
+        "no cell has 10000 generated images",
+    )
+
+
+@pytest.mark.parametrize(("independent", "expected"), [(True, HOLDS), (False, FAILS)])
+def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, independent, expected):
+    fill(store, "sample_size", {(8,): 0.5}, ["P.size"], samples=10_000)
+    flags = np.random.default_rng(5).random(10_000) < 0.5
+    if not independent:  # a hundred at a time are alike
+        flags = np.repeat(flags[:100], 100)
+    with store.writing() as connection:
+        connection.execute("DELETE FROM evidence")
+        rows = {"sample": np.arange(10_000), "d1": np.where(flags, 1.0, 3.0)}
+        connection.register("given", rows)
+        connection.execute("INSERT INTO evidence SELECT cell_id, epoch, sample, 0, d1, 4.0 FROM given, checkpoints")
+    result = sample_counts(store)
+    deviation = flags.reshape(100, 100).mean(axis=1).std(ddof=1) / 10
+    low, high = (deviation * math.sqrt(99 / stats.chi2.ppf(tail, 99)) for tail in (0.975, 0.025))
+    assert result.value == pytest.approx(deviation)
+    assert result.interval == pytest.approx((low, high))
+    assert result.verdict == expected
+
+
+def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkeypatch):
+    monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
+    fill(
+        store,
+        "weight_decay@laptop",
+        {(0.0, 0): 0.9, (0.0, 1): 0.92, (0.1, 0): 0.0, (0.1, 1): 0.01},
+        ["T.weight_decay", "P.draw"],
+    )
+    printed = " ".join(CliRunner().invoke(main, ["findings", "--profile", "laptop"]).stdout.split())
+    assert "11 cannot be told Weight decay from 1e-2 on: drops to 0 - up to 1e-3: alike;" in printed
+    assert "- the largest: much lower (holds); T.weight_decay 0.0 to 0.1," in printed
+
+
+def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypatch):
+    monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
+    fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])
+    arguments = ["findings", "--profile", "laptop"]
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = CliRunner().invoke(main, arguments)
+    assert listed.exit_code == 0
+    assert max(map(len, listed.stdout.splitlines()[1:])) <= 80
+    one = " ".join(listed.stdout.split())
+    assert "6 holds Wider: higher - wider: higher; M.width 8 to 16, 0.110 to 0.910: +0.800 (" in one
+    assert "7 cannot be told Deeper: up to 6 blocks higher, then lower - up to 6: higher; not run: diffmem run" in one
+    assert one.endswith("16 cannot be told, 1 holds")
+    rows = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert [row["verdict"] for row in rows if row["number"] == 6] == [HOLDS]
+    markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.splitlines()
+    assert len({line.count("|") for line in markdown}) == 1
+    assert "| 6 | Wider: higher | holds |" in "\n".join(markdown)
+
+
+def test_a_study_that_only_has_the_name_of_the_papers_says_so(store: Store) -> None:
+    fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    found = {finding.number: results for finding, _, results in check_findings(store)}
+    (result,) = found[6]
+    assert result.reason.endswith(
+        f"not at the paper's scale: the study was run from {store.path.parent / 'width.toml'}"
+    )
+    fill(store, "width@laptop", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    found = {finding.number: results for finding, _, results in check_findings(store, "laptop")}
+    assert "scale" not in found[6][0].reason

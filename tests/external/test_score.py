@@ -1,0 +1,272 @@
+"""`diffmem score`: the images of any generator against any training set."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+from PIL import Image
+
+from diffmem.analysis.curves import study_curves
+from diffmem.cli import main
+from diffmem.data import load_source
+from diffmem.errors import DataError
+from diffmem.external.score import score_images
+from diffmem.store.store import Store
+
+COPIED = [5, 5, 5, 5, 9, 9, 700]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def samples() -> Path:
+    """Return a folder of 7 near copies of digits and 3 images of noise."""
+    digits = load_source("digits", None).images[:, 0]
+    copies = [np.where(digits[i] > 128, digits[i] - 2, digits[i] + 2) for i in COPIED]
+    noise = np.random.default_rng(0).integers(256, size=(3, 8, 8))
+    Path("samples").mkdir()
+    for number, image in enumerate([*copies, *noise]):
+        Image.fromarray(image.astype(np.uint8)).save(f"samples/{number:02d}.png")
+    return Path("samples")
+
+
+def test_copies_are_counted_and_named(samples: Path) -> None:
+    score = score_images(samples, "digits", Store(Path("s.duckdb")))
+    assert (score.memorized, score.samples, score.ratio) == (7, 10, 0.7)
+    assert [(row["nearest"], row["copies"]) for row in score.most_copied] == [(5, 4), (9, 2), (700, 1)]
+    assert (score.replicated, score.size) == (3, 1797)
+    z, p, n = 1.959963984540054, 0.7, 10  # Wilson 1927
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (score.low, score.high) == pytest.approx([(centre + s * half) / (1 + z**2 / n) for s in (-1, 1)])
+
+
+def test_a_score_is_stored_like_any_other_checkpoint(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    for _ in range(2):
+        score_images(samples, "digits", store)
+    (row,) = store.rows("SELECT study, size, samples, memorized, ratio FROM results")
+    assert row == {"study": "samples", "size": 1797, "samples": 10, "memorized": 7, "ratio": 0.7}
+    evidence = store.rows("SELECT nearest, d1, d2 FROM evidence ORDER BY sample")
+    order = np.random.default_rng(0).permutation(10).tolist()  # of the files by their names, as store/README.md says
+    by_file = [evidence[order.index(number)] for number in range(10)]
+    assert [e["nearest"] for e in by_file[:7]] == COPIED
+    assert all(e["d1"] == 16 for e in by_file[:7])  # 64 pixels off by 2
+    assert len(store.pairs("samples")) == 10
+
+
+def test_what_is_copied_most_keeps_its_pictures(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffmem.external.score.PAIRS", 1)  # of image 5 alone, there would be one otherwise
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    digits = load_source("digits", None).images[:, 0]
+    copies = store.copies("samples", 1 / 3)
+    assert [(row["nearest"], row["copies"]) for row in copies] == [(5, 4), (9, 2), (700, 1)]
+    for row in copies:
+        with Image.open(io.BytesIO(row["picture"])) as picture:
+            assert np.array_equal(np.asarray(picture), digits[row["nearest"]])
+
+
+def test_samples_are_compared_at_their_own_size(samples: Path) -> None:
+    for file in samples.glob("*.png"):
+        Image.open(file).resize((4, 4)).save(file)
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    assert json.loads(store.rows("SELECT configuration FROM cells")[0]["configuration"])["P"]["resolution"] == 4
+
+
+def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_shows_them(samples: Path) -> None:
+    result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "digits"])
+    assert result.exit_code == 0
+    assert "memorization ratio 0.7000 (95% interval 0.3968 to 0.8922): 7 of 10" in result.stdout
+    assert "3 of 1797 training images are replicated:\n" in result.stdout
+    assert CliRunner().invoke(main, ["report", "samples"]).exit_code == 0
+    page = Path("store/report.html").read_text()
+    assert page.count('class="pair memorized"') == 7
+    data = json.loads(
+        CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits", "--json"]).stdout
+    )
+    assert data["ratio"] == 0.7
+
+
+def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -> None:
+    np.savez("large.npz", images=np.zeros((2, 16, 16), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"digits: .* 8x8 pixels, so 16x16 would enlarge them; --resolution N compares"):
+        score_images(Path("large.npz"), "digits", Store(Path("s.duckdb")))
+    np.savez("single.npz", images=np.zeros((1, 8, 8), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"single\.npz: one image"):
+        score_images(samples, "single.npz", Store(Path("s.duckdb")))
+    for arguments in (["nowhere", "digits"], [str(samples), "nowhere"]):
+        result = CliRunner().invoke(main, ["score", "--images", arguments[0], "--against", arguments[1]])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "nowhere: no such file or folder" in result.stderr
+    assert not Path("s.duckdb").exists()
+    assert not Path("store").exists()
+
+
+def test_two_folders_of_one_name_stay_side_by_side(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    other = samples.parent / "other" / samples.name
+    shutil.copytree(samples, other)
+    next(iter(sorted(other.glob("*.png")))).unlink()
+    score_images(other, "digits", store)
+    assert [row["curve"].partition(" (")[0] for row in store.cells(samples.name)] == [str(samples), str(other)]
+
+
+def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Path, tmp_path: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    study = tiny.load(tmp_path, tiny.TEXT, name=samples.name)
+    tiny.register(store, study)
+    with pytest.raises(DataError) as caught:
+        score_images(samples, "digits", store)
+    told = str(caught.value).replace(str(samples), "samples")
+    assert told == "samples: the store has a study 'samples' of trained networks; give the folder another name"
+    assert len(store.cells(samples.name)) == len(study.cells)
+
+
+def test_the_files_of_a_folder_that_are_copied_most_are_named(samples: Path) -> None:
+    training = Path("training")
+    for kind in ("b", "a"):
+        (training / kind).mkdir(parents=True)
+    for number, file in enumerate(sorted(samples.iterdir())):
+        shutil.copy(file, training / "ba"[number % 2] / file.name)
+    score = score_images(samples, str(training), Store(Path("s.duckdb")))
+    named = {row["file"]: row["copies"] for row in score.most_copied}
+    assert len(named) == len(score.most_copied) > 0
+    images = load_source(str(training), 8).images
+    for row in score.most_copied:
+        with Image.open(row["file"]) as image:
+            assert np.array_equal(np.asarray(image), images[row["nearest"], 0])
+    printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "training"]).stdout
+    assert all(Path(file).name in printed for file in named)
+
+
+def test_the_same_images_against_two_training_sets_are_two_curves(samples: Path) -> None:
+    digits, store = load_source("digits", None).images[:, 0], Store(Path("s.duckdb"))
+    for name, images in (("train", digits[:20]), ("held", digits[20:40])):
+        np.savez(f"{name}.npz", images=images)
+        score_images(samples, f"{name}.npz", store)
+    train, held = study_curves(store, "samples")
+    assert [point.best for curve in (train, held) for point in curve.points] == [0.6, 0.0]
+    assert train.label.startswith("samples (")
+    assert ") against train.npz (" in train.label
+    score_images(samples, "digits", store)
+    assert any(curve.label.endswith(") against digits") for curve in study_curves(store, "samples"))
+
+
+def test_other_images_in_the_same_folder_are_a_curve_of_their_own(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    for number in range(5):
+        (samples / f"{number:02d}.png").unlink()
+    score_images(samples, "digits", store)
+    score_images(samples, "digits", store)
+    one, other = study_curves(store, "samples")
+    assert one.label != other.label
+    assert [point.best for curve in (one, other) for point in curve.points] == [0.7, 0.4]
+
+
+def test_training_images_that_are_there_twice_are_told_for_their_copies_do_not_count(samples: Path) -> None:
+    digits = load_source("digits", None).images[:20, 0]
+    Path("train").mkdir()
+    for number, image in enumerate([*digits, digits[5], digits[5]]):
+        Image.fromarray(image).save(f"train/{number:02d}.png")
+    score = score_images(samples, "train", Store(Path("s.duckdb")))
+    assert score.twins == 3
+    assert [row["nearest"] for row in score.most_copied] == [9]
+    result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "train"])
+    assert "note: train: of 22 training images 3 are identical with another one" in result.stdout
+    assert score_images(samples, "digits", Store(Path("s.duckdb"))).twins == 0
+
+
+def test_the_ten_training_images_copied_most_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_source("digits", None).images[:, 0]
+    Path("samples").mkdir()
+    for number in range(30):
+        Image.fromarray(digits[number % 15]).save(f"samples/{number:02d}.png")
+    monkeypatch.setattr("diffmem.external.score.PAIRS", 1)
+    store = Store(Path("s.duckdb"))
+    assert score_images("samples", "digits", store).replicated == 15
+    assert [row["nearest"] for row in store.rows("SELECT nearest FROM copied ORDER BY nearest")] == [*range(10)]
+    printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits"]).stdout
+    assert "15 of 1797 training images are replicated; the 10 that are copied most:\n" in printed
+
+
+def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:
+    score = score_images(f"{samples}/*.png", "digits", Store(Path("s.duckdb")))
+    assert (score.study, score.memorized, score.samples) == ("samples", 7, 10)
+
+
+def test_the_order_of_file_names_decides_neither_on_the_gallery_nor_on_the_first_n_images() -> None:
+    digits = load_source("digits", None).images[:, 0]
+    noise = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
+    Path("samples").mkdir()
+    for number, image in enumerate([*digits[:60], *noise]):  # all copies come first
+        Image.fromarray(image).save(f"samples/{number:02d}.png")
+    store = Store(Path("s.duckdb"))
+    score_images("samples", "digits", store)
+    order = np.random.default_rng(0).permutation(100)
+    pairs = store.pairs("samples")
+    assert len(pairs) == 32
+    assert sum(pair["d1"] == 0 for pair in pairs) == sum(order[:32] < 60) < 32
+    for pair in pairs:
+        with Image.open(io.BytesIO(pair["generated"])) as generated:
+            assert np.array_equal(np.asarray(generated), [*digits[:60], *noise][order[pair["sample"]]])
+        with Image.open(io.BytesIO(pair["nearest"])) as nearest:
+            assert np.array_equal(np.asarray(nearest), digits[pair["number"]])
+    first = {row["images"]: row["first"] for row in store.sample_counts("samples", 1 / 3)}
+    assert first == {n: sum(order[:n] < 60) / n for n in (10, 20, 50, 100)}
+    assert first[50] < 1
+
+
+LIMITED = """
+import resource
+import sys
+from pathlib import Path
+
+from diffmem.external import score_images
+from diffmem.store import Store
+
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+limit = int(status["VmData"].split()[0]) * 1024 + 500 * 10**6
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(score_images("samples.npz", "training.npz", Store(Path("s.duckdb"))).memorized)
+"""
+"""A score with 500 MB of memory more than Python has with diffmem; maps of files do not count."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not limit memory like this")
+def test_a_training_set_that_is_larger_than_memory_is_scored() -> None:
+    count = 101_000  # of 64x64, which are 1.2 GB; near duplicates are not looked for among so many
+    generator = np.random.default_rng(0)
+    with zipfile.ZipFile("training.npz", "w") as archive, archive.open("images.npy", "w") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 64, 64, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(count // 1000):
+            images = generator.integers(256, size=(1000, 64, 64, 3), dtype=np.uint8)
+            file.write(images.data)
+    np.savez("samples.npz", images=np.concatenate([images[-3:], 255 - images[-3:]]))
+    for kept in (False, True):  # decoded, and from the cache
+        result = subprocess.run(
+            [sys.executable, "-c", LIMITED],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert (result.returncode, result.stdout) == (0, "3\n"), (kept, result.stderr)

@@ -1,0 +1,93 @@
+"""torch.compile: which cells are compiled, and the same numbers up to rounding."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from diffmem.cells.cost import cell_cost
+from diffmem.errors import RunError
+from diffmem.models.compiling import OPERATIONS_A_SECOND, is_compiled, pays
+from diffmem.store.store import Store
+from diffmem.study.study import Study
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+LONG = ("T.epochs=100_000_000", "score.every=100_000_000")
+PAPER = Path(__file__).parents[2] / "studies" / "paper.toml"
+
+ONE_LEVEL = tiny.TEXT.replace("channel_mult = [1, 1]", "channel_mult = [1]\nattention = []").replace(
+    "[0.0, 0.2]", "[0.2]"
+)
+"""One cell with the smallest network, since compiling takes its time."""
+
+
+def cell(folder: Path, *overrides: str):
+    return Study.load(tiny.write(folder), overrides=overrides).cells[0].cell
+
+
+def test_compiling_pays_for_the_papers_cells_and_not_for_those_of_seconds(tmp_path):
+    paper = Study.load(PAPER).cells[0].cell
+    for device in (CPU, CUDA):
+        assert pays(paper, device)
+        assert not pays(cell(tmp_path), device)
+
+
+def test_compiling_pays_where_a_tenth_of_the_time_is_more_than_it_takes(monkeypatch, tmp_path):
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1790)
+    assert not pays(cell(tmp_path), CUDA)  # half an hour is where three minutes are a tenth
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1810)
+    assert pays(cell(tmp_path), CUDA)
+
+
+def test_auto_compiles_the_longer_of_two_cells(tmp_path):
+    assert not is_compiled(cell(tmp_path), CPU, "auto")
+    assert is_compiled(cell(tmp_path, *LONG), CPU, "auto")
+    assert not is_compiled(cell(tmp_path, *LONG), CPU, "off")
+    assert is_compiled(cell(tmp_path), CPU, "on")
+
+
+def test_the_optimum_has_nothing_to_compile(tmp_path):
+    assert not is_compiled(cell(tmp_path, 'M.network="optimum"'), CPU, "on")
+
+
+def test_where_nothing_compiles_auto_goes_without_and_on_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffmem.models.compiling._why_not", lambda _: "no compiler")
+    assert not is_compiled(cell(tmp_path, *LONG), CPU, "auto")
+    with pytest.raises(RunError, match="cannot be compiled here \\(no compiler\\)"):
+        is_compiled(cell(tmp_path), CPU, "on")
+
+
+def test_without_a_compiler_the_command_says_so(tmp_path):
+    study, store = tiny.write(tmp_path), tmp_path / "s.duckdb"
+    nothing = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    result = tiny.diffmem("run", study, "--store", store, "--compile", "on", **nothing)
+    assert result.returncode == 1
+    assert "cannot be compiled here" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_compiled_networks_measure_the_same_up_to_rounding_also_when_stopped_in_between(tmp_path):
+    study = tiny.write(tmp_path, ONE_LEVEL)
+    plain, compiled, resumed = (Store(tmp_path / name / "s.duckdb") for name in ("plain", "compiled", "resumed"))
+    assert tiny.diffmem("run", study, "--store", plain.path, "--compile", "off").returncode == 0
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    result = tiny.diffmem("run", study, "--store", compiled.path, "--compile", "on", **cache)
+    assert result.returncode == 0, result.stderr
+    (attempt,) = compiled.rows("SELECT device FROM attempts")
+    assert attempt["device"].endswith(", compiled")
+    tiny.check_close(tiny.results(compiled), tiny.results(plain))
+    assert len([*(tmp_path / "cache").rglob("*.so")]) > 2  # training, its backward pass, generation
+
+    arguments = tiny.command("run", study, "--store", resumed.path, "--compile", "on")
+    with subprocess.Popen(arguments, env=tiny.environment(**cache), stdout=subprocess.PIPE, text=True) as process:
+        while "epoch 12" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert tiny.diffmem("run", study, "--store", resumed.path, "--compile", "on", **cache).returncode == 0
+    tiny.check_equal(tiny.results(resumed), tiny.results(compiled))

@@ -1,6 +1,0 @@
-"""Lets the tests in this folder import the helpers beside it."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,0 +1,79 @@
+"""The bench: every figure is there, from real work, and is a ratio that can be."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import comparison, growth, speed
+from benchmarks.__main__ import main
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    for module in (speed, comparison):
+        monkeypatch.setattr(module, "SECONDS", 0.0)
+        small = {name: ("digits", {"width": 8, "blocks": 1, "channel_mult": (2, 2)}, 4, 4) for name in ("one", "two")}
+        monkeypatch.setattr(module, "NETWORKS", small)
+    monkeypatch.setattr(speed, "SIDE", 256)
+    monkeypatch.setattr(speed, "GENERATED", 20)
+    monkeypatch.setattr(speed, "TRAINING_IMAGES", 200)
+    monkeypatch.setattr(growth, "CELLS", (40, 80))
+
+
+def test_every_figure_has_a_value_and_stands_beside_the_peak_of_the_same_run():
+    rows = speed.bench(CPU)
+    by_name = {row["what"]: row for row in rows}
+    assert by_name["matrix product, float32"]["of peak"] == 1.0
+    for name in ("one", "two"):
+        for figure in (f"training step, {name}, batch 4", f"generation, {name}, batch 4"):
+            assert by_name[figure]["value"] > 0
+            assert by_name[figure]["images per second"] > 0
+        assert 0 <= by_name[f"step outside forward, backward and optimizer, {name}"]["value"] <= 1
+    assert by_name["the same, over its matrix products alone"]["value"] > 0
+    assert 0 <= by_name["the same, memory above the images"]["value"] < by_name["most memory of all of this"]["value"]
+
+
+def test_what_one_would_otherwise_take_is_compared():
+    names = [row["what"] for row in comparison.compare(CPU)]
+    assert "two nearest with torch.cdist and topk" in names
+    assert any("diffusers' UNet2DModel" in name for name in names)
+
+
+def test_another_network_is_compared_by_its_operations(monkeypatch):
+    """A network that does nothing but one convolution of 8 to 8 channels, in the place of another package's."""
+
+    def build(width, levels, channels, side):
+        assert (width, levels, channels, side) == (16, 2, 1, 8)
+        network = torch.nn.Conv2d(1, 1, 3, padding=1)
+        return network, lambda noisy, _: network(noisy)
+
+    monkeypatch.setattr(comparison, "OTHER_NETWORKS", {"one convolution": build})
+    rows = comparison._networks(CPU)
+    assert [row["what"].split(":")[0] for row in rows] == ["training step, one, batch 4", "forward pass, one, batch 4"]
+    assert all(row["value"] > 0 for row in rows)
+    step, operations = comparison._training_step(*build(16, 2, 1, 8), torch.zeros(4, 1, 8, 8), torch.zeros(4))
+    assert operations == 2 * 2 * 4 * 9 * 64  # forward, and backward to the weights: the images need no gradient
+    step()
+
+
+def test_growth_is_measured_on_stores_that_status_emm_and_report_can_read():
+    rows = growth.measure_growth()
+    assert [row["cells"] for row in rows] == [40, 80]
+    assert all(row[name] > 0 for row in rows for name in ("append", "status", "emm", "report"))
+    figure = growth.growth_figure(rows)
+    assert [list(line.x) for line in figure.data] == [[40, 80]] * 4
+
+
+def test_the_command_prints_a_table_and_writes_the_data(tmp_path):
+    file = tmp_path / "new" / "bench.json"
+    table = CliRunner().invoke(main, ["--growth", "-o", str(file)])
+    assert table.exit_code == 0, table.output
+    assert "GFLOP/s" in table.stdout
+    data = json.loads(file.read_text())
+    assert {"what", "value", "unit"} <= data["speed"][0].keys()
+    assert len(data["growth"]) == 2
+    assert "plotly" in file.with_suffix(".html").read_text()
