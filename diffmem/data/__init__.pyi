@@ -13,6 +13,7 @@ from .pixels import Size as Size
 from .pixels import eight_bits as eight_bits
 from .pixels import plain as plain
 from .pixels import range_fault as range_fault
+from .pixels import shown_size as shown_size
 from .pixels import treatments as treatments
 from .pixels import unlike_scales as unlike_scales
 from .training_sets import TrainingSet as TrainingSet

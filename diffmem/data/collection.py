@@ -361,7 +361,8 @@ def _joined(sources: Sequence[Source], kinds: Sequence[Listing], wanted: Wanted)
         return found
     only_npz = all(kind.containers and suffix_of(kind.containers[0]) == ".npz" for kind in kinds)
     classes = np.concatenate([source.classes for source in sources]) if only_npz else np.zeros(count, dtype=np.int64)
-    notes = [note for source in sources for note in source.notes]
+    names = [", ".join(kind.containers) or "image files" for kind in kinds]
+    notes = [f"{name}: {note}" for name, source in zip(names, sources, strict=True) for note in source.notes]
     notes += [] if only_npz or not any(source.classes.any() for source in sources) else [NO_CLASSES]
     seen = Seen(images=count, largest=max((source.largest for source in sources), key=math.prod))
     seen.done["enlarged"] = sum(source.enlarged for source in sources)

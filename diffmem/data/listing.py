@@ -13,6 +13,7 @@ from typing import Any
 from diffmem.data.limits import class_number, first_line
 from diffmem.data.pixels import SUFFIXES
 from diffmem.errors import DataError, NoSuchData
+from diffmem.text import counted
 
 CONTAINERS = (".npz", ".parquet", ".zip")
 """Files that hold many images."""
@@ -217,9 +218,26 @@ def place(names: Sequence[str], labels: bytes | None, where: str) -> Placed:
     if listed:
         return _as_listed(names, listed, where)
     folders = {name.partition("/")[0].lower(): name.partition("/")[0] for name in names if "/" in name}
-    if not folders or folders.keys() - SPLITS or any("/" not in name for name in names):
-        return Placed(list(names), _by_folder(names, where), [])
-    return _one_split(names, folders, where)
+    others = [folders[name] for name in folders.keys() - SPLITS]
+    loose = sum("/" not in name for name in names)
+    if folders and not others and not loose:
+        return _one_split(names, folders, where)
+    splits = [folders[name] for name in sorted(folders.keys() & SPLITS)]
+    return Placed(list(names), _by_folder(names, where), _not_as_splits(splits, sorted(others), loose))
+
+
+def _not_as_splits(splits: Sequence[str], others: Sequence[str], loose: int) -> list[str]:
+    """Return in a sentence which folders are read as classes, though they are called like splits."""
+    if not splits:
+        return []
+    why = (
+        f"{others[0]}/ is none" if others else f"{counted(loose, 'image')} {'is' if loose == 1 else 'are'} in no folder"
+    )
+    named = " and ".join(f"{split}/" for split in splits)
+    return [
+        f"{named} read as classes and not as splits, since {why}; name the folder that the model has seen if that is "
+        "not what you want"
+    ]
 
 
 def wrapping_folder(names: Sequence[str]) -> str:

@@ -240,6 +240,8 @@ def range_fault(dtype: object, least: float, most: float) -> str:
     Whole numbers must be those of 16 bits, some of them above 255; floating-point ones in 0..1 or -1..1.
     """
     name = str(dtype).removeprefix("torch.")
+    if not math.isfinite(least) or not math.isfinite(most):
+        return f"some of the {name} values are NaN or infinite; save images of finite values"
     if name.startswith(("float", "bfloat")):
         fine = -1 <= least <= most <= 1
         wanted = "0..1 or -1..1; clip or scale them first"
@@ -313,7 +315,8 @@ def treatments(seen: Seen) -> list[str]:
     """Return in sentences what was done to images that gives them another meaning than their bare values have."""
     said = [f"{_of(seen.done[kind], seen)} {words}" for kind, words in SENTENCES.items() if seen.done[kind]]
     if count := seen.done["deep"] + seen.done["deep colours"]:
-        said.append(f"{_of(count, seen)} have 16 bits a pixel; the upper 8 were taken")
+        values = f"values {seen.least:,.0f} to {seen.most:,.0f} of 65,535"
+        said.append(f"{_of(count, seen)} have 16 bits a pixel ({values}); the upper 8 were taken")
     if count := seen.done["float"]:
         how = "(x + 1) * 127.5" if seen.least < 0 else "x * 255"
         said.append(f"{_of(count, seen)} have floating-point values in {scale_of(seen)}, read as {how}")

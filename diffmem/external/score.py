@@ -26,6 +26,7 @@ from diffmem.data import (
     note,
     progress,
     read_images,
+    shown_size,
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
@@ -104,7 +105,8 @@ def score_images(images: Path | str, against: str, store: Store, *, resolution: 
         raise DataError(f"{against}: one image; a second nearest training image needs two")
     cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
     name = readable(study_name(str(images)))
-    curve = readable(f"{_called(images, generated)} against {_called(against, source)}")
+    at = "" if resolution is None else f" at {shown_size(size)}"  # the same files at other sizes are another curve
+    curve = readable(f"{_called(images, generated)} against {_called(against, source)}{at}")
     if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
@@ -154,6 +156,8 @@ def _notes(images: str, generated: Source, against: str, source: Source, duplica
     if generated.images.shape[1] != source.images.shape[1]:
         kinds = ["grey" if kind.images.shape[1] == 1 else "RGB" for kind in (generated, source)]
         yield f"{images}: {kinds[0]} images, those of {against} are {kinds[1]}; grey was repeated as RGB"
+    if generated.fingerprint and generated.fingerprint == source.fingerprint:
+        yield f"{images}: the same images as those of {against}, each of which is its own nearest one"
     if scale := unlike_scales(generated.images, source.images):
         yield f"{images}: {scale}"
 

@@ -29,9 +29,9 @@ from PIL import Image
 
 import diffmem
 from diffmem.cli import main
-from diffmem.data import read_images, training_set
+from diffmem.data.collection import read_images
 from diffmem.data.decoding import ALONE, on_all_cores, progress
-from diffmem.data.training_sets import draw
+from diffmem.data.training_sets import draw, training_set
 from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.store.store import Store
 from diffmem.study.study import Study

@@ -16,15 +16,15 @@ import tiny
 from click.testing import CliRunner
 from PIL import Image
 
-from diffmem import data
 from diffmem.cells.cell import Cell
 from diffmem.cells.rules import impossible_pairs
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.cli import main
-from diffmem.data import describe, load_source, read_images, training_set
 from diffmem.data.cache import cache_folder
+from diffmem.data.collection import read_images
 from diffmem.data.limits import most_bytes_at_once, most_pixels
 from diffmem.data.pixels import crop_and_resize
+from diffmem.data.training_sets import IMAGENET_DOGS, describe, load_source, training_set
 from diffmem.errors import DataError, StudyError
 from diffmem.study.study import Study
 
@@ -88,7 +88,7 @@ def test_a_pattern_reads_its_files_in_order_of_name(tmp_path: Path) -> None:
 def test_rows_of_a_range_of_labels_are_kept_and_counted_from_its_start(tmp_path: Path) -> None:
     images = pictures(5)
     file = write_parquet(tmp_path / "dogs.parquet", list(map(png, images)), [150, 151, 273, 274, 200])
-    source = read_images(file, resolution=None, only=data.IMAGENET_DOGS)
+    source = read_images(file, resolution=None, only=IMAGENET_DOGS)
     assert source.classes.tolist() == [0, 122, 49]
     np.testing.assert_array_equal(source.images, images[[1, 2, 4]].transpose(0, 3, 1, 2))
 

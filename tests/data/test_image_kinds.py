@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import diffmem
 from diffmem.cli import main
-from diffmem.data import load_source, read_images
 from diffmem.data.cache import cache_folder
-from diffmem.data.training_sets import groups_in
+from diffmem.data.collection import read_images
+from diffmem.data.training_sets import groups_in, load_source
 from diffmem.errors import DataError, ImageWarning, StoreError, StudyError
 from diffmem.external.monitor import Monitor
 from diffmem.external.score import Score, score_images, study_name
@@ -189,7 +189,7 @@ def test_images_of_16_bits_are_copied_by_their_upper_8(kind: str) -> None:
     save("samples", images)
     result = compared()
     assert result.ratio == brute_force(images, images) == 1
-    assert said(result.notes, "training: all 12 images have 16 bits a pixel; the upper 8 were taken")
+    assert said(result.notes, "training: all 12 images have 16 bits a pixel (values ", "of 65,535); the upper 8 were")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DEEP if kind not in ("grey JPEG 2000", "PGM")])
@@ -273,9 +273,17 @@ def test_one_negative_value_says_what_all_images_mean() -> None:
     assert said(found.notes, "-1..1")
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 255), (-2, 1), (0, 1.5), (float("nan"), float("nan")), (0, float("inf"))]
-)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_refused_as_that(value: float) -> None:
+    values = np.full((8, 8), 0.5, dtype=np.float32)
+    values[0, 0] = value
+    save("training", [Image.fromarray(values)] * 2, ".tif")
+    assert "some of the float32 values are NaN or infinite; save images of finite values" in refusal("training")
+    np.savez("training.npz", images=np.stack([values] * 2))
+    assert "training.npz: some of the float32 values are NaN or infinite" in refusal("training.npz")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-2, 1), (0, 1.5)])
 def test_floats_of_another_range_are_refused_with_it(low: float, high: float) -> None:
     values = np.full((8, 8), low, dtype=np.float32)
     values[0] = high
@@ -850,7 +858,7 @@ def test_a_training_set_of_which_half_has_another_suffix_is_read_whole(suffix: s
 
 def test_files_that_are_no_images_are_counted_by_suffix_wherever_that_is_shown() -> None:
     save("training", noise())
-    save("samples", noise())
+    save("samples", noise()[:5])
     for name in ("a.txt", "b.txt", "c.TXT", "labels.csv", "README", "d.svg"):
         Path(f"training/{name}").write_text("x")
     result = score()
@@ -1485,6 +1493,41 @@ def test_train_alone_is_a_split_and_no_class(form: str) -> None:
     assert said(source.notes, "train/ is read as a split, not as a class")
 
 
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_split_beside_another_folder_is_a_class_and_that_is_said(form: str) -> None:
+    files = {f"{folder}/{n}.png": content for folder in ("samples", "train") for n, content in enumerate(pngs(noise()))}
+    source = read_images(lay_out(files, form), resolution=None)
+    assert source.classes.tolist() == [0] * 12 + [1] * 12
+    assert said(source.notes, "train/ read as classes and not as splits, since samples/ is none; name the folder that")
+
+
+def test_images_beside_a_split_are_a_class_and_that_is_said() -> None:
+    save("data/train", noise())
+    save("data", noise(seed=1)[:1])
+    source = read_images("data", resolution=None)
+    assert len(source.images) == 13
+    assert said(source.notes, "train/ read as classes and not as splits, since 1 image is in no folder")
+
+
+def test_the_range_of_deep_images_is_said() -> None:
+    save("training", [Image.fromarray(image[0].astype(np.uint16) * 16) for image in noise(channels=1)])
+    assert said(read_images("training", resolution=None).notes, "(values 0 to 4,080 of 65,535)")
+
+
+def test_scores_at_several_resolutions_are_curves_of_their_own() -> None:
+    save("training", noise())
+    save("samples", noise()[:4])
+    store = Store(Path("s.duckdb"))
+    curves = [score_images("samples", "training", store, resolution=side).study and side for side in (None, 4, 2)]
+    assert len({row["curve"] for row in store.cells("samples")}) == len(curves)
+
+
+def test_a_set_that_is_scored_against_itself_is_said_to_be_that() -> None:
+    save("training", noise())
+    result = score_images("training", "training", Store(Path("s.duckdb")))
+    assert said(result.notes, "training: the same images as those of training, each of which is its own nearest one")
+
+
 def test_splits_of_which_none_is_for_training_are_refused() -> None:
     save("data/test", noise())
     save("data/val", noise(seed=1))
@@ -1495,7 +1538,8 @@ def test_a_class_that_is_called_train_is_a_class_beside_others() -> None:
     save("data/car", noise(6))
     save("data/train", noise(6, seed=1))
     source = read_images("data", resolution=None)
-    assert (source.classes.tolist(), source.notes) == ([0] * 6 + [1] * 6, ())
+    assert source.classes.tolist() == [0] * 6 + [1] * 6
+    assert said(source.notes, "train/ read as classes and not as splits, since car/ is none")
 
 
 # --- remembered ----------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from PIL import Image
 
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
-from diffmem.data import draw, load_source, training_set
 from diffmem.data.pixels import resized
+from diffmem.data.training_sets import draw, load_source, training_set
 from diffmem.errors import DataError, DiffmemError
 
 PER_CLASS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

@@ -10,7 +10,7 @@ import torch
 from reference import one_thread, random_images, tiny_denoiser  # noqa: F401
 
 from diffmem.cells.settings import ModelConfiguration
-from diffmem.data import load_source
+from diffmem.data.training_sets import load_source
 from diffmem.measures.nearest import memorized_share
 from diffmem.measures.neighbours import two_nearest
 from diffmem.models.denoiser import build_denoiser, draw_noise, loss
