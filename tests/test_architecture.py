@@ -154,6 +154,27 @@ def test_the_command_line_imports_what_is_heavy_only_where_it_is_used(path):
     assert own(imported(iter(at_start), ("diffmem",))) <= allowed
 
 
+def test_functions_fit_in_a_glance_and_modules_in_one_sitting():
+    lengths = {
+        f"{path.relative_to(PACKAGE)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 60} == {}
+    modules = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {name: lines for name, lines in modules.items() if lines > 400} == {}
+
+
+def test_the_page_keeps_its_style_and_its_script_in_files_of_their_own():
+    template = (PACKAGE / "report" / "page.html").read_text()
+    assert re.findall(r"<style>(.*?)</style>", template, re.DOTALL) == ["{{ css|safe }}"]
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", template, re.DOTALL)
+    assert all(re.fullmatch(r"\{\{[^}]*\}\}", script.strip()) for script in scripts)
+    for name in ("page.html", "page.css", "page.js"):
+        assert max(map(len, (PACKAGE / "report" / name).read_text().splitlines())) <= 120
+
+
 def test_no_module_is_imported_under_a_computed_name():
     calls = {
         ast.unparse(node.func)

@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 
 from diffmem.cells.cell import Cell
-from diffmem.store.store import Checkpoint, Provenance, Row, Store
-from diffmem.study.study import Study, StudyCell
+from diffmem.store.database import Row
+from diffmem.store.rows import Checkpoint, Provenance
+from diffmem.store.store import Store
+from diffmem.study.crossing import StudyCell
+from diffmem.study.study import Study
 
 TEXT = """
 title = "Tiny"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import looking, measuring, planning, results, running, stores
+from diffmem.cli import looking, measuring, planning, results, running, status, stores
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -63,7 +63,7 @@ def main() -> None:
 for command in (
     running.run,
     planning.plan,
-    results.status,
+    status.status,
     results.emm,
     results.report,
     results.findings,

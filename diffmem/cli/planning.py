@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from diffmem.text import counted, duration, with_unit
 
 if TYPE_CHECKING:
     from diffmem.runs import PlannedCell, Throughput
+    from diffmem.study import Study
 
 
 @click.command()
@@ -59,7 +60,7 @@ def plan(
     if tflops is not None and math.isnan(tflops):
         raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = load_study(study, profile, overrides)
-    from diffmem.runs import Throughput, plan_cells, plan_search, without_steps_between
+    from diffmem.runs import Throughput, plan_cells
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -75,6 +76,21 @@ def plan(
         print_json(list(rows))
         return
     print_table(f"{loaded.title} ({loaded.name})", map(_shown_row, rows), cut="cell_id")
+    _print_totals(loaded, planned, store_path)
+    notes = Counter(note for each in planned for note in each.notes)
+    for note, cells in notes.items():
+        echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
+    if speed is None:
+        echo("--measure estimates the time on this device, --tflops on another one")
+    else:
+        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
+        echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
+
+
+def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path: Path) -> None:
+    """Print what all cells of a plan have in common, and what is left of their work."""
+    from diffmem.runs import plan_search, without_steps_between
+
     echo(
         f"{counted(len(planned), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
         f"{sum(each.shared > 0 for each in planned)} shared with other studies of the folder"
@@ -96,14 +112,6 @@ def plan(
             f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
             f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
-    notes = Counter(note for each in planned for note in each.notes)
-    for note, cells in notes.items():
-        echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
-    if speed is None:
-        echo("--measure estimates the time on this device, --tflops on another one")
-    else:
-        whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
-        echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
 
 
 MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")

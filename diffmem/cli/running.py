@@ -2,8 +2,9 @@
 
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -25,6 +26,7 @@ from diffmem.runs import OrphanWatch
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
     from diffmem.models import Compile
+    from diffmem.runs import Options
     from diffmem.store import Store
     from diffmem.study import Study
 
@@ -91,56 +93,54 @@ def run(
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
     if log_with:
-        from diffmem.runs import check_trackers, log_events, trackers_of
+        from diffmem.runs import check_trackers
 
         check_trackers(log_with)
     stop = StopOnSignal()
-    from diffmem.cli.progress import show
-    from diffmem.runs import (
-        Interrupted,
-        Options,
-        default_processes,
-        join,
-        launched,
-        leave,
-        most_cells,
-        run_study,
-        start,
-    )
+    from diffmem.runs import Options, default_processes, launched
     from diffmem.store import Store
 
     store = Store(store_path)
     if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
-        arguments = ["--store", str(store_path), "--split", split, "--compile", compiling, *_each("--set", overrides)]
-        arguments += [*_given("--profile", profile), *_given("--shard", shard), *_each("--log-with", log_with)]
-        arguments += ["--fail-fast"] * fail_fast + ["--retry-failed"] * retry_failed + [f"--{detail}"] * bool(detail)
-        code = start(count, ["run", str(study), *arguments])
-        if code == 0:
-            echo(_ending(loaded, store))
-        sys.exit(code)
+        given: dict[str, Sequence[str]] = {"--store": [str(store_path)], "--split": [split], "--compile": [compiling]}
+        given |= {"--set": overrides, "--profile": _one(profile), "--shard": _one(shard), "--log-with": log_with}
+        flags = {"--fail-fast": fail_fast, "--retry-failed": retry_failed, f"--{detail}": detail is not None}
+        _hand_on(count, [str(study), *_options(given), *(flag for flag, on in flags.items() if on)], loaded, store)
+    options = Options(split, part, fail_fast, retry_failed, compiling)
+    _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal")
+
+
+def _work(
+    study: "Study",
+    store: "Store",
+    options: "Options",
+    *,
+    stop: StopOnSignal,
+    watch: OrphanWatch,
+    log_with: tuple[str, ...],
+    detail: "Detail",
+) -> None:
+    """Do this process' share of a run, and say how it goes and how it ended."""
+    from diffmem.cli.progress import show
+    from diffmem.runs import Interrupted, join, leave, log_events, most_cells, run_study, trackers_of
+
     group = join()
     watch.joined(stop.stop)
     if group.leads:
-        _tell_what_is_replaced(loaded, store)
-    options = Options(split, part, fail_fast, retry_failed, compiling)
-    total = most_cells(loaded) if loaded.estimation.search == "bisect" else len(loaded.distinct)
-    events = run_study(loaded, store, stop=stop, group=group, options=options)
+        _tell_what_is_replaced(study, store)
+    total = most_cells(study) if study.estimation.search == "bisect" else len(study.distinct)
+    events = run_study(study, store, stop=stop, group=group, options=options)
     if log_with:
-        events = log_events(events, trackers_of(log_with, study=loaded.name, folder=store_path.parent / "logs"))
+        events = log_events(events, trackers_of(log_with, study=study.name, folder=store.path.parent / "logs"))
     try:
-        outcomes = show(
-            events,
-            total=total,
-            label=f"[{group.rank}] " if group.count > 1 else "",
-            detail=detail or "normal",
-        )
+        outcomes = show(events, total=total, label=f"[{group.rank}] " if group.count > 1 else "", detail=detail)
     except Interrupted:
         if group.leads:
             echo("stopped; everything is saved, the same command goes on from here", err=True)
         sys.exit(128 + (stop.signal or signal.SIGINT))
     finally:
         leave()
-    _conclude(loaded, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
+    _conclude(study, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
 
 
 def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
@@ -192,12 +192,23 @@ def _ending(study: "Study", store: "Store") -> str:
     return f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"
 
 
-def _given(option: str, value: str | None) -> list[str]:
-    return [] if value is None else [option, value]
+def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store") -> NoReturn:
+    """Let so many processes do the run, and end as they do."""
+    from diffmem.runs import start
+
+    code = start(count, ["run", *arguments])
+    if code == 0:
+        echo(_ending(study, store))
+    sys.exit(code)
 
 
-def _each(option: str, values: tuple[str, ...]) -> list[str]:
-    return [part for value in values for part in (option, value)]
+def _one(value: str | None) -> Sequence[str]:
+    return [] if value is None else [value]
+
+
+def _options(given: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return options with their values as a command line has them."""
+    return [part for option, values in given.items() for value in values for part in (option, value)]
 
 
 def _shard(text: str | None) -> tuple[int, int]:

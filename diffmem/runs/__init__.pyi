@@ -1,4 +1,3 @@
-from .cell_run import Interrupted as Interrupted
 from .events import CellEnded as CellEnded
 from .events import CellStarted as CellStarted
 from .events import Event as Event
@@ -21,6 +20,7 @@ from .plan import without_steps_between as without_steps_between
 from .runner import Options as Options
 from .runner import run_study as run_study
 from .search import most_cells as most_cells
+from .stopping import Interrupted as Interrupted
 from .throughput import EVALUATIONS as EVALUATIONS
 from .throughput import generation as generation
 from .throughput import measure_cells as measure_cells

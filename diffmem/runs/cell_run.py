@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,25 +36,21 @@ from diffmem.models import (
     train,
 )
 from diffmem.runs.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
-from diffmem.runs.saved_states import load_state, remove_state, save_state
+from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
+from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.store import Checkpoint, Store, close_attempts, provenance
 
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
+
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
+
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
-LOCK_SECONDS = 0.2
-"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first try fails though it is free."""
+
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
-
-Stop = Callable[[], bool]
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; all that is needed to go on is saved."""
 
 
 def run_cell(
@@ -75,7 +70,7 @@ def run_cell(
     With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
     """
     path = store.state_path(cell.cell_id)
-    with _exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
+    with exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
         # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
         if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
@@ -88,7 +83,7 @@ def run_cell(
         missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
         if not missing:
             if group.leads:
-                _remove_state(path)
+                remove_state(path)
                 close_attempts(store)
             yield CellEnded(cell, name, number, "already finished")
             return
@@ -127,7 +122,7 @@ def _attempted(work: "CellRun", attempt: "Attempt", name: str, number: int, miss
             raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
         return
     if group.leads and work.outcome == "finished":
-        _remove_state(work.state_path)
+        remove_state(work.state_path)
     yield CellEnded(cell, name, number, work.outcome)
 
 
@@ -174,30 +169,6 @@ class Attempt:
         """Record how it ended."""
         if self.id:
             self.store.end_attempt(self.id, outcome, error)
-
-
-def _remove_state(path: Path) -> None:
-    """Remove the state and the lock of a finished cell; who waits for the lock will find the cell finished."""
-    remove_state(path)
-    path.with_suffix(".lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
-    try:
-        path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
-        lock = filelock.FileLock(path, timeout=LOCK_SECONDS)
-        lock.acquire()
-    except filelock.Timeout:
-        yield False
-        return
-    except OSError as error:
-        raise MachineError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def _reason(error: Exception) -> str:
@@ -421,17 +392,3 @@ class CellRun:
             steps=self.cell.score.steps,
             device=self.group.device,
         )
-
-
-class Interruptible:
-    """A denoiser that is asked to stop between two noise levels, so that a long generation can be left."""
-
-    def __init__(self, denoiser: DenoiserFunction, stop: Stop) -> None:
-        self.denoiser, self.stop = denoiser, stop
-        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-
-    def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Denoise, or raise Interrupted."""
-        if self.stop():
-            raise Interrupted
-        return self.denoiser(noisy, sigma, labels)

@@ -14,10 +14,11 @@ from diffmem.cells import Cell, cell_cost
 from diffmem.data import notes_of
 from diffmem.errors import RunError
 from diffmem.models import Compile, Group, this_device
-from diffmem.runs.cell_run import Interrupted, Stop, run_cell
+from diffmem.runs.cell_run import run_cell
 from diffmem.runs.events import CellEnded, Event, Noted
 from diffmem.runs.launch import leave
 from diffmem.runs.search import enough, next_round
+from diffmem.runs.stopping import Interrupted, Stop
 from diffmem.store import Store, close_attempts
 from diffmem.study import Study, StudyCell
 

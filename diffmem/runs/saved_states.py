@@ -4,16 +4,20 @@ import glob
 import os
 import pickle
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from diffmem.cells import RESULTS_VERSION, Cell
 from diffmem.errors import MachineError, RunError
 from diffmem.models import TrainingState, ran_out_of_memory
 
+LOCK_SECONDS = 0.2
+"""Seconds to try for the lock of a cell: if its file is deleted meanwhile, the first try fails though it is free."""
 UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 """What reading a damaged training state may raise, beside the usual."""
 
@@ -42,10 +46,14 @@ def save_state(path: Path, cell: Cell, state: TrainingState) -> None:
 
 
 def remove_state(path: Path) -> None:
-    """Remove the state of a finished cell, and what killed processes have left of unfinished ones."""
+    """Remove the state and the lock of a finished cell, and what killed processes have left of unfinished ones.
+
+    Who waits for the lock will find the cell finished.
+    """
     path.unlink(missing_ok=True)
     for left in path.parent.glob(f"{glob.escape(path.stem)}.*tmp"):
         left.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
@@ -67,3 +75,21 @@ def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
     if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
         raise RunError(f"{path}: written by another diffmem")
     return dict(state)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock of a cell; False if another process has it. The system frees it when a process dies."""
+    try:
+        path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
+        lock = filelock.FileLock(path, timeout=LOCK_SECONDS)
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise MachineError(f"{path.parent}: cannot keep training states there: {error.strerror or error}") from error
+    try:
+        yield True
+    finally:
+        lock.release()

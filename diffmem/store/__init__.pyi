@@ -19,10 +19,10 @@ from .merging import merged as merged
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import reduced as reduced
 from .provenance import provenance as provenance
+from .queries import THRESHOLD_LEVELS as THRESHOLD_LEVELS
+from .rows import Checkpoint as Checkpoint
+from .rows import Provenance as Provenance
+from .rows import new_attempt_id as new_attempt_id
 from .selecting import Limits as Limits
 from .selecting import bounded_memory as bounded_memory
-from .store import THRESHOLD_LEVELS as THRESHOLD_LEVELS
-from .store import Checkpoint as Checkpoint
-from .store import Provenance as Provenance
 from .store import Store as Store
-from .store import new_attempt_id as new_attempt_id

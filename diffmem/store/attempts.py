@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from diffmem.atomic import is_running
-from diffmem.store.store import Row, Store
+from diffmem.store.database import Row
+from diffmem.store.store import Store
 
 START_PRECISION = timedelta(seconds=2)
 """How precisely the system knows when a process was started."""

@@ -4,12 +4,10 @@ A writer opens, writes one transaction and closes, under a lock file, so that re
 process take turns.
 """
 
-import glob
 import math
 import os
 import shutil
 import socket
-import stat
 import tempfile
 import threading
 import weakref
@@ -26,7 +24,9 @@ import filelock
 from diffmem.atomic import whole
 from diffmem.errors import DiffmemError, StoreError, StoreHeld, StoreUnavailable
 from diffmem.sql import CLOSED, LOCKED, lock
+from diffmem.store.file import create_empty, is_there
 from diffmem.store.objects import MIGRATIONS_TABLE, difference, is_plain, objects
+from diffmem.store.refusals import DAMAGED, refuse
 from diffmem.store.schema import MIGRATIONS
 from diffmem.store.selecting import NO_LIMITS, Limits, select
 from diffmem.store.validity import any_broken
@@ -90,7 +90,7 @@ class Database:
                 raise StoreUnavailable(self._gone())
             with turn(self.path, wait, write=True), self._locked(wait):
                 if create and not self.exists():
-                    self._create()
+                    create_empty(self.path)
                 with self._connected(wait, read_only=False, files=files) as connection:
                     done = self._version(connection)
                     if done == len(MIGRATIONS):
@@ -100,7 +100,7 @@ class Database:
                 with self._connected(wait, read_only=False, files=files) as connection:
                     yield from self._transaction(connection)
         except (OSError, duckdb.Error) as error:
-            self._refuse(error)
+            refuse(self.path, error)
 
     @contextmanager
     def _locked(self, wait: Wait) -> Iterator[None]:
@@ -133,40 +133,7 @@ class Database:
 
     def exists(self) -> bool:
         """Return whether the file is there; StoreError if the system does not say, or it is not a regular file."""
-        if mark := next((mark for mark in UNUSABLE if mark in str(self.path.absolute())), ""):
-            raise StoreError(f"{self.path}: DuckDB cannot use a path with {mark} in it; name another store")
-        try:
-            mode = self.path.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            if self.path.is_symlink():
-                target = os.path.realpath(self.path)
-                raise StoreUnavailable(
-                    f"{self.path}: a link to {target}, which is gone (was its disk taken away?); bring it back, or "
-                    "remove the link to begin a new store"
-                ) from None
-            return False
-        except OSError as error:
-            self._refuse(error)
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise StoreError(f"{self.path}: a pipe or a device, not a file; name another store")
-        return True
-
-    def _create(self) -> None:
-        """Make an empty database: beside its place first, so that a file cut short is never taken for a store.
-
-        It never replaces a store: if the lock file was deleted, another process may be making one at the same time.
-        """
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
-        duckdb.connect(new.absolute()).close()
-        try:
-            self.path.hardlink_to(new)
-        except OSError:
-            if not self.exists():  # a file system without hard links
-                new.replace(self.path)
-        for left in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.new"):  # also of processes that were killed
-            if left.suffixes[-2][1:].isdecimal():
-                left.unlink(missing_ok=True)
+        return is_there(self.path)
 
     # --- reading ---
 
@@ -192,7 +159,7 @@ class Database:
                 with self._updated().reading(files=files, settings=settings) as connection:
                     yield connection
         except (OSError, duckdb.Error) as error:
-            self._refuse(error)
+            refuse(self.path, error)
 
     def _must_exist(self) -> None:
         if not self.exists():
@@ -223,7 +190,7 @@ class Database:
                     return self
             return self._copied()
         except (OSError, duckdb.Error) as error:
-            self._refuse(error)
+            refuse(self.path, error)
 
     def _copied(self) -> "Database":
         """Return a copy of the newest schema, made once for as long as this file stays the same."""
@@ -412,59 +379,12 @@ class Database:
             "command goes on from what was saved last"
         )
 
-    def _refuse(self, error: Exception) -> NoReturn:
-        """Turn what the system or DuckDB says into a sentence that says what to do."""
-        low = str(error).lower()
-        for words, kind, advice in REFUSALS:
-            if any(word in low for word in words):
-                raise kind(f"{self.path}: {advice.format(path=self.path)}") from error
-        raise StoreUnavailable(f"{self.path}: the store cannot be used: {str(error).splitlines()[0]}") from error
-
 
 class _Copy(NamedTuple):
     """A migrated copy of a store."""
 
     key: tuple[int, int]  # when the file was written that it is a copy of, and its bytes
     store: Database
-
-
-UNUSABLE = ("?", "\\")
-"""What DuckDB takes for the end of a path, so that its write-ahead log would lie elsewhere, and for a slash."""
-
-DAMAGED = "damaged, or cut short while it was copied; copy it again, or name another store"
-
-REFUSALS: list[tuple[tuple[str, ...], type[StoreError], str]] = [
-    (("not a valid duckdb", "extension"), StoreError, "not a DuckDB file; name another store"),
-    (
-        ("no space left", "disk quota", "file too large", "the disk is full"),
-        StoreUnavailable,
-        "the disk is full; free some space and run the same command again, nothing measured is lost",
-    ),
-    (
-        ("permission denied", "read-only file system", "read-only mode"),
-        StoreError,
-        "cannot be written; check the permissions of the file and its folder, or name another store",
-    ),
-    (
-        ("replaying wal",),
-        StoreError,
-        "its write-ahead log {path}.wal is damaged; move that file away, which loses at most the append that was "
-        "under way when the last process ended",
-    ),
-    (
-        ("out of memory", "bad_alloc"),
-        StoreUnavailable,
-        "needs more memory than there is, or than --memory allows a query",
-    ),
-    (("corrupt", "could not read enough bytes", "checksum"), StoreError, DAMAGED),
-    (("version number",), StoreError, "written by another DuckDB version; install the versions of constraints.txt"),
-    (
-        ("file exists", "is a directory", "no such file or directory", "not a directory", "file name too long"),
-        StoreError,
-        "no file can be there; name another store",
-    ),
-]
-"""What an error's text holds, the kind of error that it then is, and what to say; the first that fits."""
 
 
 def _holder(path: Path) -> tuple[str, int]:

@@ -11,7 +11,8 @@ from diffmem.cells import leaves
 from diffmem.sql import identifier, literal
 from diffmem.store.json_columns import from_json
 from diffmem.store.looking import WILSON
-from diffmem.store.store import PROGRESS, Store
+from diffmem.store.queries import PROGRESS
+from diffmem.store.store import Store
 
 FORMATS = {
     "csv": "FORMAT csv, HEADER, USE_TMP_FILE false",

@@ -13,9 +13,11 @@ from diffmem.cells import dotted
 from diffmem.errors import NotInStore, StoreError
 from diffmem.measures import NORMAL
 from diffmem.store.attempts import outcome_of
+from diffmem.store.database import Row
 from diffmem.store.json_columns import from_json
+from diffmem.store.queries import PROGRESS
 from diffmem.store.selecting import NO_LIMITS, Limits
-from diffmem.store.store import PROGRESS, Row, Store
+from diffmem.store.store import Store
 
 CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
 HALF_WIDTH = (

@@ -1,10 +1,10 @@
+from .crossing import StudyCell as StudyCell
 from .keys import key_tables as key_tables
+from .layers import KEYS as KEYS
+from .layers import FirstFault as FirstFault
+from .layers import Layer as Layer
+from .schema import json_schema as json_schema
 from .study import Study as Study
-from .study import StudyCell as StudyCell
-from .study import json_schema as json_schema
 from .study import study_name as study_name
-from .toml import KEYS as KEYS
-from .toml import FirstFault as FirstFault
-from .toml import Layer as Layer
 from .toml import profiles_of as profiles_of
 from .toml import read_study as read_study

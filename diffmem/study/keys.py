@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffmem.cells import MOST
-from diffmem.study.study import json_schema
-from diffmem.study.toml import SECTIONS
+from diffmem.study.layers import SECTIONS
+from diffmem.study.schema import json_schema
 
 PAPER = {
     "P.dataset": "Sec. 3; App. B",

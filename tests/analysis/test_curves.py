@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 from diffmem.analysis.curves import Curve, cell_state, study_cells, study_curves
-from diffmem.store.store import Provenance, Store
+from diffmem.store.rows import Provenance
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 SIZES = """

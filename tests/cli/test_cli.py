@@ -23,8 +23,9 @@ from click.testing import CliRunner, Result
 from diffmem.cells.cost import cell_cost
 from diffmem.cli import main, results
 from diffmem.cli.tables import MOST_ROWS, _widths, print_table
+from diffmem.store.rows import Checkpoint, Provenance
 from diffmem.store.schema import MIGRATIONS
-from diffmem.store.store import Checkpoint, Provenance, Store
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 STUDIES = Path(__file__).parents[2] / "studies"

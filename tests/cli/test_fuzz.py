@@ -21,7 +21,7 @@ from PIL import Image
 
 from diffmem.cli import main
 from diffmem.store.store import Store
-from diffmem.study.toml import KEYS
+from diffmem.study.layers import KEYS
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 """Always the same cases; another one, to look for more."""

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from scipy.stats import binomtest
 
 from diffmem.cli import main
-from diffmem.store.store import Provenance, Store
+from diffmem.store.rows import Provenance
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 pytestmark = pytest.mark.usefixtures("store")

@@ -17,7 +17,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from diffmem.analysis.emm import estimate_emm
 from diffmem.report.page import write_page
-from diffmem.store.store import Checkpoint, Store
+from diffmem.store.rows import Checkpoint
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")

@@ -8,7 +8,8 @@ import tiny
 from diffmem.analysis.curves import study_cells
 from diffmem.analysis.emm import bands, ratio_intervals
 from diffmem.report.factors import factors, ratio_against_factor, skips_in_words
-from diffmem.store.store import Row, Store
+from diffmem.store.database import Row
+from diffmem.store.store import Store
 
 AXIS = "[[axes]]\nM.dropout = [0.0, 0.2]\n"
 

@@ -8,7 +8,8 @@ import pytest
 from diffmem.analysis.curves import Curve, Point
 from diffmem.analysis.emm import Interval, estimate_emm, mean_ratios
 from diffmem.report import figures
-from diffmem.store.store import THRESHOLD_LEVELS, Row
+from diffmem.store.database import Row
+from diffmem.store.queries import THRESHOLD_LEVELS
 
 SIZES = [8, 16, 32]
 

@@ -14,7 +14,8 @@ import torch
 from diffmem.errors import OutOfMemory
 from diffmem.models.processes import ALONE
 from diffmem.runs.cell_run import _machine_errors
-from diffmem.store.store import Row, Store
+from diffmem.store.database import Row
+from diffmem.store.store import Store
 
 THREE_CELLS = tiny.TEXT.replace("[0.0, 0.2]", "[0.0, 0.1, 0.2]")
 

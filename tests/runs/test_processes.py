@@ -23,8 +23,9 @@ from diffmem.runs import cell_run as cellrun
 from diffmem.runs.cell_run import CellRun
 from diffmem.runs.events import CellEnded
 from diffmem.runs.runner import Failures, Options, _run_apart, shard_of
+from diffmem.store.database import Row
 from diffmem.store.merging import merge, merged
-from diffmem.store.store import Row, Store
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 FOUR_CELLS = tiny.TEXT + "[[axes]]\nP.draw = [0, 1]\n"
@@ -459,13 +460,13 @@ def test_a_cell_that_fails_in_another_process_while_this_one_waits_for_its_lock_
         return [event.outcome for event in apart if isinstance(event, CellEnded)]
 
     def first_the_other(path: Path) -> AbstractContextManager[bool]:
-        monkeypatch.setattr("diffmem.runs.cell_run._exclusive", exclusive)
+        monkeypatch.setattr("diffmem.runs.cell_run.exclusive", exclusive)
         of_the_other.extend(process(0, Failures(store)))
         return exclusive(path)
 
     of_the_other: list[str] = []
-    exclusive = cellrun._exclusive
-    monkeypatch.setattr("diffmem.runs.cell_run._exclusive", first_the_other)
+    exclusive = cellrun.exclusive
+    monkeypatch.setattr("diffmem.runs.cell_run.exclusive", first_the_other)
     seen = process(count - 1, failures)
     assert sorted(seen) == ([] if count > 1 else 4 * ["already finished"] + 4 * ["failed elsewhere"])
     assert sorted(of_the_other) == 4 * ["failed"] + 4 * ["finished"]

@@ -28,11 +28,12 @@ from diffmem.errors import MachineError, StoreUnavailable
 from diffmem.models.denoiser import build_denoiser
 from diffmem.models.training import TrainingState
 from diffmem.runs import cell_run as cellrun
-from diffmem.runs.cell_run import Interrupted
 from diffmem.runs.events import CellEnded, CellStarted, Event, Measured, Trained
 from diffmem.runs.runner import run_study
 from diffmem.runs.saved_states import load_state, save_state
-from diffmem.store.store import Row, Store
+from diffmem.runs.stopping import Interrupted
+from diffmem.store.database import Row
+from diffmem.store.store import Store
 from diffmem.study.study import Study
 
 ONE_CELL = "M.dropout = 0.2"

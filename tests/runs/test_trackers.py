@@ -15,9 +15,9 @@ from click.testing import CliRunner
 import diffmem
 from diffmem.cli import main
 from diffmem.errors import RunError
-from diffmem.runs.cell_run import Interrupted
 from diffmem.runs.events import CellStarted, Event
 from diffmem.runs.runner import run_study
+from diffmem.runs.stopping import Interrupted
 from diffmem.runs.trackers import check_trackers, log_events, trackers_of
 from diffmem.store.store import Store
 from diffmem.study.study import Study

@@ -23,8 +23,9 @@ from diffmem.store import database
 from diffmem.store import store as store_module
 from diffmem.store.attempts import close_attempts
 from diffmem.store.merging import merge
+from diffmem.store.rows import Checkpoint
 from diffmem.store.schema import MIGRATIONS
-from diffmem.store.store import Checkpoint, Store
+from diffmem.store.store import Store
 
 TABLES = {
     "attempts",

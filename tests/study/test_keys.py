@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from diffmem.cli import main
 from diffmem.study.keys import PAPER, key_tables
-from diffmem.study.study import json_schema
-from diffmem.study.toml import KEYS
+from diffmem.study.layers import KEYS
+from diffmem.study.schema import json_schema
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "study-files.md"
 

@@ -15,8 +15,10 @@ import tomli
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
-from diffmem.study import study as study_module
-from diffmem.study.study import SECTIONS, Study, json_schema, study_name
+from diffmem.study import crossing
+from diffmem.study.layers import SECTIONS
+from diffmem.study.schema import json_schema
+from diffmem.study.study import Study, study_name
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -197,8 +199,8 @@ def test_cells_share_the_sections_that_their_axes_do_not_tell_apart():
 def test_settings_are_checked_once_for_each_value_and_not_for_each_cell(monkeypatch):
     checked = []
     for name in ("impossible_data", "impossible_network", "impossible_checkpoints"):
-        check = getattr(study_module, name)
-        monkeypatch.setattr(study_module, name, lambda *given, check=check: checked.append(check) or check(*given))
+        check = getattr(crossing, name)
+        monkeypatch.setattr(crossing, name, lambda *given, check=check: checked.append(check) or check(*given))
     load(many(10))
     assert len(checked) == 50 + 1 + 10
 

@@ -1,0 +1,71 @@
+"""The JSON schema of a study file, which editors use."""
+
+from typing import Any
+
+from diffmem.study.layers import SECTIONS, TEXTS
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a study file, for completion and checks in an editor."""
+    sections = {section: _without_references(model.model_json_schema()) for section, model in SECTIONS.items()}
+    axis = {
+        section: {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {key: _list_of(value) for key, value in sections[section]["properties"].items()},
+        }
+        for section in ("P", "M", "T")
+    }
+    axes = {
+        "type": "array",
+        "description": "Keys in one table move together; different tables cross.",
+        "items": {"type": "object", "additionalProperties": False, "properties": axis},
+    }
+    texts = {name: {"type": "string", "description": TEXTS[name]} for name in TEXTS}
+    profile = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"title": texts["title"], **sections, "axes": axes},
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "diffmem study",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            **texts,
+            **sections,
+            "axes": axes,
+            "profiles": {
+                "type": "object",
+                "description": "What is different at another scale; `--profile NAME` asks for it.",
+                "additionalProperties": profile,
+            },
+        },
+    }
+
+
+def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a section's schema with the models inside it written out, and nothing required: a base may give it."""
+    models = schema.pop("$defs", {})
+
+    def written_out(part: Any) -> Any:
+        if isinstance(part, list):
+            return [written_out(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return written_out(models[part["$ref"].rpartition("/")[2]])
+        return {key: written_out(value) for key, value in part.items() if key != "required"}
+
+    plain: dict[str, Any] = written_out(schema)
+    return plain
+
+
+def _list_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a key on an axis: a list of its values; of a table, lists of the values inside."""
+    tables = [option for option in schema.get("anyOf", []) if "properties" in option]
+    if tables:
+        return {**tables[0], "properties": {key: _list_of(value) for key, value in tables[0]["properties"].items()}}
+    inner = {key: value for key, value in schema.items() if key != "default"}
+    return {"type": "array", "minItems": 1, "items": inner}
