@@ -15,6 +15,7 @@ from .emm import Mean as Mean
 from .emm import emm_interval as emm_interval
 from .emm import estimate_emm as estimate_emm
 from .emm import mean_ratios as mean_ratios
+from .emm import memorized_from as memorized_from
 from .emm import most_sizes as most_sizes
 from .emm import near_line as near_line
 from .emm import next_size as next_size

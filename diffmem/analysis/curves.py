@@ -94,7 +94,8 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
         Point(int(mean.group), mean.ratio, fmean(last[mean.group]), mean.models, mean.low, mean.high)
         for mean in (mean_ratios(sizes, best, samples) if measured else [])
     ]
-    unfinished = sum(cell["measured"] < cell["expected"] and cell["outcome"] != "crossed" for cell in cells)
+    to_finish = [cell for cell in cells if cell["expected"] and cell["outcome"] != "crossed"]
+    unfinished = sum(not is_finished(cell) for cell in to_finish)
     rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     if rising:

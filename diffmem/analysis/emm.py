@@ -13,6 +13,11 @@ ROUNDING = 1e-9
 """A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
 
 
+def memorized_from(epsilon: float) -> float:
+    """Return the ratio from which on a size counts as memorized: 1 - epsilon, less what rounding may take from it."""
+    return 1 - epsilon - ROUNDING
+
+
 class Estimate(NamedTuple):
     """An EMM: `value` where the curve crosses, else None; the sizes around it, None at an open end; and why."""
 
@@ -40,7 +45,7 @@ def estimate_emm(sizes: Sequence[float], ratios: Sequence[float], *, epsilon: fl
     N, ratio = _curve(sizes, ratios)
     note = _rise(N, ratio)
     target = 1 - epsilon
-    above = np.flatnonzero(ratio >= target - ROUNDING)
+    above = np.flatnonzero(ratio >= memorized_from(epsilon))
     if len(above) == 0:
         return Estimate(None, None, float(N[0]), _join("no size reaches the line", note))
     last = int(above[-1])
@@ -83,7 +88,7 @@ def next_size(
     2 + log2(log(high / low) / log(1 + tolerance)) sizes, rounded up. A curve that does not cross between `low` and
     `high` ends with a bound.
     """
-    above = [size for size, ratio in points.items() if ratio >= 1 - epsilon - ROUNDING]
+    above = [size for size, ratio in points.items() if ratio >= memorized_from(epsilon)]
     last = max(above, default=None)
     first_below = min((size for size in points if last is None or size > last), default=None)
     if last is None or last < low:
@@ -232,7 +237,7 @@ def emm_interval(
     scale = np.sqrt(found.freedom / generator.chisquare(found.freedom, size=(RESAMPLES, 1)))
     above = by_images * np.sqrt(found.images) + by_models * scale * np.sqrt(found.models)
     N = np.unique(np.asarray(sizes, dtype=float))
-    emms = _crossings(N, found.ratios(above), 1 - epsilon)
+    emms = _crossings(N, found.ratios(above), epsilon)
     low, high = np.quantile(emms, [0.025, 0.975], method="nearest")
     # an EMM beyond the sizes is known to be beyond the last one of them, and no more
     return Interval(None if low < N[0] else float(min(low, N[-1])), None if high > N[-1] else float(max(high, N[0])))
@@ -242,9 +247,9 @@ RESAMPLES = 4000
 """Curves of a bootstrap: more would move the ends of an interval by less than a twentieth of its width."""
 
 
-def _crossings(N: np.ndarray, ratios: np.ndarray, target: float) -> np.ndarray:
-    """Return where each curve [n, sizes] last falls through the target; -inf or inf where it is outside the sizes."""
-    above = ratios >= target - ROUNDING
+def _crossings(N: np.ndarray, ratios: np.ndarray, epsilon: float) -> np.ndarray:
+    """Return where each curve [n, sizes] last falls through 1 - epsilon; -inf or inf where it is outside the sizes."""
+    above, target = ratios >= memorized_from(epsilon), 1 - epsilon
     last = above.shape[1] - 1 - np.argmax(above[:, ::-1], axis=1)
     inside = above.any(axis=1) & (last < len(N) - 1)
     row, i = np.flatnonzero(inside), last[inside]

@@ -13,7 +13,7 @@ from diffmem.analysis.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Fi
 from diffmem.analysis.curves import study_cells
 from diffmem.analysis.published import Published, at_paper_scale, published_values, settings_of
 from diffmem.cells import REPLICATES
-from diffmem.store import Row, Store
+from diffmem.store import Row, Store, is_finished
 from diffmem.text import counted
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
@@ -128,7 +128,7 @@ def _check(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
 def check_claim(claim: Claim, evidence: MeasuredStudy) -> Result:
     """Return what a study says of a claim; only finished cells count, each with its best checkpoint."""
     study, cells, published = evidence
-    finished = [cell for cell in cells if cell["measured"] >= cell["expected"]]
+    finished = [cell for cell in cells if is_finished(cell)]
     held = [key for axis in study["axes"] if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
     measured = [_measurement(claim, cell, held) for cell in finished]
     levels = _levels(claim, [m.level for m in measured if m.level is not None])
@@ -147,7 +147,7 @@ def _unknown(claim: Claim, study: str, reason: str) -> Result:
 def _measurement(claim: Claim, cell: Row, held: Sequence[str]) -> Measurement:
     settings = settings_of(cell)
     stratum = ", ".join(f"{key} = {cell['axis_values'][key]}" for key in held)
-    level, samples = claim.level_of(settings), settings["score.samples"]
+    level, samples = claim.level_of(settings), cell["samples"]
     return Measurement(level, stratum, cell["best"], samples, str(settings["P.draw"]), settings["T.seed"])
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from diffmem.cells.datasets import DATASETS, Facts
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.networks import group_count
 
 
 class Fault(NamedTuple):
@@ -133,11 +134,6 @@ def impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
         message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"
         faults.append(Fault(("M.width", "M.channel_mult"), message))
     return faults
-
-
-def group_count(channels: int) -> int:
-    """Return the number of groups of a group norm over `channels` channels."""
-    return min(32, channels // 4)
 
 
 def normalised_channels(M: ModelConfiguration, resolution: int) -> set[int]:

@@ -185,9 +185,11 @@ def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total
 
 def _ending(study: "Study", store: "Store") -> str:
     """Return the last line of a run in which nothing has failed."""
+    from diffmem.store import is_finished
+
     cells = {row["cell_id"]: row for row in store.progress(study.name)}.values()
-    finished = sum(cell["measured"] >= cell["expected"] for cell in cells)
-    crossed = sum(cell["outcome"] == "crossed" for cell in cells if cell["measured"] < cell["expected"])
+    finished = sum(map(is_finished, cells))
+    crossed = sum(cell["outcome"] == "crossed" and not is_finished(cell) for cell in cells)
     early = f" and {crossed} ended at the line" if crossed else ""
     return f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffmem.cells import THRESHOLD
 from diffmem.data import (
     Meaning,
     OtherMeaning,
@@ -23,7 +24,7 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, ImageWarning
-from diffmem.measures import THRESHOLD, memorized_share, two_nearest
+from diffmem.measures import memorized_share, two_nearest
 
 Images = Tensor | npt.NDArray[Any] | Sequence[Any]
 """[n, c, h, w], [n, h, w, c] or [n, h, w] with c of 1 or 3, or a list of such images, also PIL ones: uint8; or

@@ -3,6 +3,5 @@ from .comparison import Comparison as Comparison
 from .evidence import Evidence as Evidence
 from .intervals import NORMAL as NORMAL
 from .intervals import wilson as wilson
-from .nearest import THRESHOLD as THRESHOLD
 from .nearest import memorized_share as memorized_share
 from .neighbours import two_nearest as two_nearest

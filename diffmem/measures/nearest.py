@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-THRESHOLD = 1 / 3
-"""Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""
+from diffmem.cells import THRESHOLD
 
 
 def is_memorized(distance: Tensor, threshold: float = THRESHOLD) -> Tensor:

@@ -73,3 +73,8 @@ def _decoder(
             x = outputs
     yield Layer(f"{name}_aux_norm", "norm", x, x, side)
     yield Layer(f"{name}_aux_conv", "convolution", x, channels, side)
+
+
+def group_count(channels: int) -> int:
+    """Return the number of groups of a group norm over `channels` channels."""
+    return min(32, channels // 4)

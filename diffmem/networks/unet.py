@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffmem.networks.layers import Layer, layers
+from diffmem.networks.layers import Layer, group_count, layers
 from diffmem.randomness import stream
 
 BOX = (1.0, 1.0)
@@ -120,7 +120,7 @@ class Dropout(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return the normalisation of the published networks: min(32, channels / 4) groups, eps 1e-6."""
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+    return nn.GroupNorm(group_count(channels), channels, eps=1e-6)
 
 
 def _mean(x: Tensor, branch: Tensor) -> Tensor:

@@ -8,10 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from diffmem.analysis import mean_ratios, size_of
+from diffmem.cells import REPLICATES
 from diffmem.report.figures import COLOURS, add_line, error_bars, plain, styled, ticks_at
 from diffmem.store import Row
-
-REPLICATES = {"P.draw", "T.seed"}
 
 
 def factors(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

@@ -3,7 +3,6 @@
 `run_study` is a generator of events; whoever consumes them prints, and stops it between two steps.
 """
 
-import glob
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from diffmem.runs.events import CellEnded, Event, Noted
 from diffmem.runs.launch import leave
 from diffmem.runs.search import enough, next_round
 from diffmem.runs.stopping import Interrupted, Stop
-from diffmem.store import Store, close_attempts
+from diffmem.store import Store, close_attempts, is_finished
 from diffmem.study import Study, StudyCell
 
 SEARCH_POLL = 2.0
@@ -183,13 +182,10 @@ def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, Stu
 
 def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
     """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
-    prefix = f"{store.path.stem}."  # what a run killed after a cell's last checkpoint has left behind
-    left_behind = {
-        path.name.removeprefix(prefix).partition(".")[0] for path in store.states.glob(f"{glob.escape(prefix)}*")
-    }
+    left_behind = store.state_files()  # by a run killed after a cell's last checkpoint
     found = {}
     for cell in store.progress(study.name):
-        if cell["measured"] >= cell["expected"]:
+        if is_finished(cell):
             if cell["cell_id"] not in left_behind:
                 found[cell["cell_id"]] = "already finished"
         elif cell["outcome"] == "failed" and not options.retry_failed:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.analysis import most_sizes, near_line, next_size
+from diffmem.analysis import memorized_from, most_sizes, near_line, next_size
 from diffmem.cells import THRESHOLD, Estimation
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
@@ -33,7 +33,7 @@ def enough(estimation: Estimation) -> float | None:
     Stored ratios are at the threshold of 1/3; at another one only the whole evidence tells.
     """
     early = estimation.stop == "crossed" and estimation.threshold == THRESHOLD
-    return 1 - estimation.epsilon if early else None
+    return memorized_from(estimation.epsilon) if early else None
 
 
 def most_cells(study: Study) -> int:
@@ -109,7 +109,7 @@ def _next_cells(look: _Look, curve: str, points: dict[int, float], samples: dict
 
 def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
     """Return the last size at or above the line and the next one, where there are such."""
-    last = max((size for size, ratio in points.items() if ratio >= 1 - epsilon), default=0)
+    last = max((size for size, ratio in points.items() if ratio >= memorized_from(epsilon)), default=0)
     return [size for size in (last, min((size for size in points if size > last), default=0)) if size]
 
 

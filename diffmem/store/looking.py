@@ -1,6 +1,5 @@
 """Looking into a store: which cell or study a name means, all about one cell, queries, and what it holds."""
 
-import glob
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
@@ -179,7 +178,7 @@ def describe_store(store: Store) -> Row:
             """
         )
         loose = store.read("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
-    sizes = list(_sizes(store.states.glob(f"{glob.escape(store.path.stem)}.*.pt")))
+    sizes = list(_sizes(path for files in store.state_files().values() for path in files if path.suffix == ".pt"))
     return {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,

@@ -1,6 +1,8 @@
 """The store: every cell, attempt, checkpoint and the evidence behind each ratio, in one DuckDB file."""
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +43,16 @@ class Store(Queries):
     def states(self) -> Path:
         """Return the folder of training states."""
         return self.path.parent / "states"
+
+    def state_files(self) -> dict[str, list[Path]]:
+        """Return the files of training states that this store's cells have, by cell_id; other stores may share the
+        folder, and the name of one may begin another's."""
+        name = re.compile(rf"{re.escape(self.path.stem)}\.([0-9a-f]{{16}})\.(pt|lock|\d+\.tmp)")
+        found: dict[str, list[Path]] = defaultdict(list)
+        for path in self.states.glob("*"):
+            if known := name.fullmatch(path.name):
+                found[known[1]].append(path)
+        return found
 
     def state_path(self, cell_id: str) -> Path:
         """Return where the training state of a cell of this store is kept; other stores may share the folder."""

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 from diffmem.analysis.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
+from diffmem.analysis.curves import study_cells
 from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, MeasuredStudy, check_claim, check_findings, verdict
 from diffmem.analysis.published import published_values
 from diffmem.cli import main
@@ -50,7 +51,7 @@ def store(tmp_path: Path) -> Store:
 
 def check(store: Store, claim: Claim) -> Any:
     study = next(row for row in store.studies() if row["study"] == claim.study)
-    return check_claim(claim, MeasuredStudy(study, store.cells(claim.study), published_values(store, claim.study)))
+    return check_claim(claim, MeasuredStudy(study, study_cells(store, study)[0], published_values(store, claim.study)))
 
 
 WIDER = Claim("wider: higher", "width", ("M.width",), LOWEST, HIGHEST, ANY_HIGHER)

@@ -938,6 +938,15 @@ def test_stores_in_one_folder_keep_their_states_apart(tmp_path: Path) -> None:
     assert one.state_path("abc") != two.state_path("abc")
 
 
+@pytest.mark.parametrize("other", ["a.b", "a.0123456789abcdef", "a*", "[a]"])
+def test_states_of_a_store_whose_name_begins_with_anothers_are_not_that_ones(tmp_path: Path, other: str) -> None:
+    cell_id, one, two = "fedcba9876543210", Store(tmp_path / "a.duckdb"), Store(tmp_path / f"{other}.duckdb")
+    one.states.mkdir()
+    two.state_path(cell_id).write_bytes(b"state")
+    assert dict(one.state_files()) == {}
+    assert dict(two.state_files()) == {cell_id: [two.state_path(cell_id)]}
+
+
 def test_an_attempt_that_never_said_how_it_ended_is_closed_for_a_finished_cell(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.duckdb")
     study = tiny.load(tmp_path, tiny.TEXT)
