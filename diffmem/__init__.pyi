@@ -10,6 +10,7 @@ from .measures.neighbours import two_nearest as two_nearest
 from .models.denoiser import build_denoiser as build_denoiser
 from .models.sampling import heun as heun
 from .report.page import write_page as write_page
+from .runs.kept_models import load_denoiser as load_denoiser
 from .runs.plan import plan_cells as plan_cells
 from .runs.runner import run_study as run_study
 from .store.merging import merge as merge

@@ -37,6 +37,8 @@ NOT_RUN = {
     ("run",): "trains; its study file is planned instead",
     ("-m", "benchmarks"): "measures for minutes",
     ("-m", "benchmarks.images"): "measures for minutes",
+    ("generate",): "needs a trained model",
+    ("store", "prune"): "needs to be told which models",
     ("plan", "--measure"): "trains a little with each network, at the paper's scale",
 }
 """Commands that are only parsed, by words that they have, and why."""

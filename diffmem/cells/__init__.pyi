@@ -8,6 +8,7 @@ from .cost import PASSES as PASSES
 from .cost import Cost as Cost
 from .cost import cell_cost as cell_cost
 from .cost import forward_operations as forward_operations
+from .cost import kept_bytes as kept_bytes
 from .cost import stored_cell as stored_cell
 from .datasets import DATASETS as DATASETS
 from .datasets import Dataset as Dataset

@@ -134,3 +134,9 @@ def _operations(layer: Layer, embedded: int) -> int:
 def _has_skip(layer: Layer) -> bool:
     """Return whether a block's shortcut is a 1x1 convolution."""
     return layer.inputs != layer.outputs or layer.resample is not None
+
+
+def kept_bytes(cell: Cell, parameters: int) -> int:
+    """Return about how many bytes the kept weights of a finished cell take."""
+    kept = {"all": cell.checkpoint_count, "best": 1, "last": 1, "none": 0}[cell.score.keep]
+    return 4 * parameters * kept

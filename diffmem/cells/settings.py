@@ -23,11 +23,13 @@ class Settings(BaseModel):
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
     """Keys that came later, each with the value at which all is as it was before: then it is no part of a name."""
+    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change speed, looks, or what is kept, and are never part of a name."""
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """Return the settings that change numbers, as plain data made once: not to be changed."""
-        dumped = self.model_dump(mode="json")
+        dumped = self.model_dump(mode="json", exclude=set(self.NO_NUMBERS))
         return {key: value for key, value in dumped.items() if key not in self.NEUTRAL or value != self.NEUTRAL[key]}
 
     @cached_property
@@ -259,7 +261,10 @@ class TrainingProcedure(Settings):
 
 
 class Scoring(Settings):
-    """How a checkpoint's memorization ratio is measured."""
+    """How a checkpoint's memorization ratio is measured, and what is kept of it."""
+
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None}
+    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep"})
 
     samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
@@ -276,20 +281,16 @@ class Scoring(Settings):
     pairs: int = Field(
         32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
     )
-
-    @cached_property
-    def numbers(self) -> dict[str, Any]:
-        """Return the settings that change numbers, as plain data made once: not to be changed."""
-        without = NO_NUMBERS | ({"precision"} if self.precision is None else set())
-        return self.model_dump(mode="json", exclude=set(without))
+    keep: Literal["last", "best", "all", "none"] = Field(
+        "last",
+        description="The checkpoints whose averaged weights are kept: the last, the one of the highest ratio, all or "
+        "none; changes no numbers.",
+    )
 
     def resolved(self, epochs: int) -> Self:
         """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`."""
         return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs)})
 
-
-NO_NUMBERS = frozenset({"batch_size", "pairs"})
-"""Settings of the scoring that change only speed or looks, and are not part of a cell."""
 
 THRESHOLD = 1 / 3
 """Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import looking, measuring, planning, results, running, status, stores
+from diffmem.cli import looking, measuring, models, planning, results, running, status, stores
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -73,6 +73,7 @@ for command in (
     looking.export,
     stores.store_group,
     measuring.score,
+    models.generate,
     planning.schema,
 ):
     main.add_command(command)

@@ -89,6 +89,7 @@ def plan(
 
 def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path: Path) -> None:
     """Print what all cells of a plan have in common, and what is left of their work."""
+    from diffmem.cells import kept_bytes
     from diffmem.runs import plan_search, without_steps_between
 
     echo(
@@ -100,6 +101,8 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
         for amount in ("images_trained", "images_generated", "operations")
     )
     echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
+    if kept := sum(kept_bytes(each.cell, each.cost.parameters) for each in planned if not each.finished):
+        echo(f"to keep: {with_unit(kept)}B of trained models in {store_path.parent / 'weights'} (score.keep)")
     if idle := without_steps_between([each.cell for each in planned]):
         echo(
             f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "

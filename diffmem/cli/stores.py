@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffmem.cli.models import prune
 from diffmem.cli.options import FileName, json_option, store_option
 from diffmem.cli.tables import echo, print_json
 from diffmem.text import counted, with_unit
@@ -67,6 +68,7 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
         "generated images": described["generated"],
         "rows of evidence": described["evidence"],
         "training states": f"{described['training_states']}, {with_unit(described['training_state_bytes'])}B",
+        "trained models": f"{described['trained_models']}, {with_unit(described['trained_model_bytes'])}B",
         "studies": len(described["studies"]),
     }
     for name, value in lines.items():
@@ -123,3 +125,6 @@ def merge(stores: tuple[Path, ...], output: Path, as_json: bool) -> None:
             echo(f"{path}: {taken[-1]['checkpoints taken']} checkpoints taken into {output}")
     if as_json:
         print_json(taken)
+
+
+store_group.add_command(prune)

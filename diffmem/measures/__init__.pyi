@@ -1,5 +1,6 @@
 from .comparison import MOST_COPIED as MOST_COPIED
 from .comparison import Comparison as Comparison
+from .comparison import png as png
 from .evidence import Evidence as Evidence
 from .intervals import NORMAL as NORMAL
 from .intervals import wilson as wilson

@@ -13,6 +13,10 @@ from .processes import ran_out_of_memory as ran_out_of_memory
 from .processes import this_device as this_device
 from .sampling import DenoiserFunction as DenoiserFunction
 from .sampling import generate as generate
+from .sampling import heun as heun
+from .sampling import latents as latents
+from .sampling import quantise as quantise
+from .sampling import sample_labels as sample_labels
 from .training import TrainingState as TrainingState
 from .training import cpu_threads as cpu_threads
 from .training import on_device as on_device

@@ -6,6 +6,9 @@ from .events import Measured as Measured
 from .events import Noted as Noted
 from .events import Saved as Saved
 from .events import Trained as Trained
+from .kept_models import Images as Images
+from .kept_models import generate_images as generate_images
+from .kept_models import prune as prune
 from .launch import default_processes as default_processes
 from .launch import join as join
 from .launch import launched as launched

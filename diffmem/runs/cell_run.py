@@ -36,6 +36,7 @@ from diffmem.models import (
     train,
 )
 from diffmem.runs.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+from diffmem.runs.kept_models import best_ratio, keep_weights, remove_others
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.store import Checkpoint, Store, close_attempts, provenance
@@ -72,7 +73,7 @@ def run_cell(
     path = store.state_path(cell.cell_id)
     with exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
         # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
-        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
+        if not group.any(free) or (enough is not None and best_ratio(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
         if failed_elsewhere():
@@ -149,11 +150,6 @@ def _free_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__
-
-
-def _best(store: Store, cell: Cell) -> float:
-    rows = store.read("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
-    return float(rows[0]["best"])
 
 
 class Attempt:
@@ -358,8 +354,12 @@ class CellRun:
             score_seconds=time.monotonic() - started,
         )
         self.outcome = "finished" if last else "crossed" if checkpoint.ratio >= self.line else ""
+        last_so_far = bool(self.outcome)  # which it is, unless a search's cell is finished later
+        kept = keep_weights(self.store, self.cell, denoiser, checkpoint, last=last_so_far, group=self.group)
         if self.group.leads:
             self.store.append(checkpoint, outcome=self.outcome)
+            if kept:
+                remove_others(self.store, self.cell, epoch)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
 
     def _score(

@@ -162,7 +162,7 @@ def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[An
 
 def describe_store(store: Store) -> Row:
     """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
-    many checkpoints, evidence rows, generated images and training states (with their bytes) there are."""
+    many checkpoints, evidence rows, generated images, training states and trained models (with bytes) there are."""
     with store.snapshot():
         (counts,) = store.read(
             """
@@ -179,12 +179,15 @@ def describe_store(store: Store) -> Row:
         )
         loose = store.read("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
     sizes = list(_sizes(path for files in store.state_files().values() for path in files if path.suffix == ".pt"))
+    weights = list(_sizes(path for files in store.kept_weights().values() for path in files.values()))
     return {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,
         **counts,
         "training_states": len(sizes),
         "training_state_bytes": sum(sizes),
+        "trained_models": len(weights),
+        "trained_model_bytes": sum(weights),
         "studies": studies,
         "in_no_study": [row["cell_id"] for row in loose],
     }

@@ -44,6 +44,24 @@ class Store(Queries):
         """Return the folder of training states."""
         return self.path.parent / "states"
 
+    @property
+    def weights(self) -> Path:
+        """Return the folder of trained models that are kept."""
+        return self.path.parent / "weights"
+
+    def weights_path(self, cell_id: str, epoch: int) -> Path:
+        """Return where the averaged weights of a checkpoint of this store are kept; stores may share the folder."""
+        return self.weights / f"{self.path.stem}.{cell_id}.{epoch}.safetensors"
+
+    def kept_weights(self) -> dict[str, dict[int, Path]]:
+        """Return the files of averaged weights that this store's cells have, by cell_id and epoch."""
+        name = re.compile(rf"{re.escape(self.path.stem)}\.([0-9a-f]{{16}})\.(\d+)\.safetensors")
+        found: dict[str, dict[int, Path]] = defaultdict(dict)
+        for path in sorted(self.weights.glob("*")):
+            if known := name.fullmatch(path.name):
+                found[known[1]][int(known[2])] = path
+        return found
+
     def state_files(self) -> dict[str, list[Path]]:
         """Return the files of training states that this store's cells have, by cell_id; other stores may share the
         folder, and the name of one may begin another's."""

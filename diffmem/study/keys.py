@@ -46,6 +46,7 @@ PAPER = {
     "score.precision": "-",
     "score.batch_size": "-",
     "score.pairs": "Fig. 9, 10",
+    "score.keep": "-",
     "emm.epsilon": "Def. 3.1",
     "emm.threshold": "Sec. 2",
     "emm.search": "-",

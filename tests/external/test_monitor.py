@@ -414,7 +414,7 @@ def test_a_process_that_ends_puts_what_is_pending_aside(store):
 import sys
 import numpy as np
 from diffmem import Monitor
-from diffmem import pending
+from diffmem.external import pending
 pending.LAST_WAIT = 0.1
 images = np.random.default_rng(0).integers(256, size=(20, 1, 8, 8), dtype=np.uint8)
 watch = Monitor(images, store=sys.argv[1], name="mine", every=10, samples=20)

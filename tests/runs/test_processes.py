@@ -159,7 +159,8 @@ import os
 from accelerate import PartialState
 PartialState(cpu=True)
 os.environ["WORLD_SIZE"] = "2"
-from diffmem.runs import RunError, join
+from diffmem.errors import RunError
+from diffmem.runs import join
 try:
     join()
 except RunError as error:

@@ -119,12 +119,18 @@ def the_state(store: Store) -> Path:
 
 
 def files(store: Store) -> set[str]:
-    """Return every file and folder beside the store, by its path from there."""
-    return {str(path.relative_to(store.path.parent)) for path in store.path.parent.rglob("*")}
+    """Return every file and folder beside the store, by its path from there, except the trained models."""
+    found = {str(path.relative_to(store.path.parent)) for path in store.path.parent.rglob("*")}
+    return found - {"weights"} - {f"weights/{path.name}" for path in weights(store)}
+
+
+def weights(store: Store) -> list[Path]:
+    """Return the trained models that are kept, in their order."""
+    return sorted(path for files in store.kept_weights().values() for path in files.values())
 
 
 CLEAN = {"tiny.duckdb", "tiny.duckdb.lock", "states"}
-"""What a finished run leaves."""
+"""What a finished run leaves beside the trained models."""
 
 
 def of(study: Study, results: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -813,7 +819,7 @@ import sys
 from pathlib import Path
 import torch
 from diffmem.models import build_denoiser
-from diffmem.runs import load_state, save_state
+from diffmem.runs.saved_states import load_state, save_state
 from diffmem.study import Study
 from diffmem.models import TrainingState
 cell = Study.load(Path(sys.argv[1])).cells[0].cell

@@ -383,7 +383,7 @@ def test_a_query_ends_at_its_limits_with_a_sentence() -> None:
 def test_ctrl_c_ends_a_query_with_130_and_no_traceback(sql: str) -> None:
     script = """
 import os, signal, sys, threading
-from diffmem import query
+from diffmem.store import selecting as query
 from diffmem.cli import main
 select = query._only_select
 def soon(*given):
@@ -697,7 +697,7 @@ sys.stdin.readline()
 """
 RUN = """
 import sys
-from diffmem import waiting
+from diffmem.store import waiting
 from diffmem.cli import main
 waiting.SAY_AFTER = waiting.SHORT = 0.3
 print("ready", flush=True)

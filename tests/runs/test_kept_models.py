@@ -1,0 +1,278 @@
+"""Trained models are kept with their cell, whole or not at all, and give the images that were scored."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors import safe_open
+
+import diffmem
+from diffmem.cli import main
+from diffmem.errors import MachineError, NotInStore, RunError
+from diffmem.measures.neighbours import two_nearest
+from diffmem.runs.events import CellEnded
+from diffmem.runs.kept_models import find_model, generate_images, load_denoiser, save_weights
+from diffmem.runs.runner import run_study
+from diffmem.store.store import Store
+from diffmem.study.study import Study
+
+ONE_CELL = tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "M.dropout = [0.0]")
+
+
+def run(folder: Path, text: str = ONE_CELL, *, keep: str = "last", more: tuple[str, ...] = ()) -> tuple[Store, Study]:
+    study = Study.load(tiny.write(folder, text), overrides=[f'score.keep="{keep}"', *more])
+    store = Store(folder / "s.duckdb")
+    outcomes = [event.outcome for event in run_study(study, store) if isinstance(event, CellEnded)]
+    assert set(outcomes) == {"finished"}
+    return store, study
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
+    """Return a store with one conditional cell whose checkpoints are all kept, and its cell_id."""
+    text = ONE_CELL.replace("[M]\n", '[M]\ncondition = "true"\n') if "[M]\n" in ONE_CELL else ONE_CELL
+    store, study = run(tmp_path_factory.mktemp("trained"), text, keep="all", more=('M.condition="true"',))
+    return store, study.cells[0].cell.cell_id
+
+
+def epochs(store: Store) -> list[int]:
+    return sorted(epoch for files in store.kept_weights().values() for epoch in files)
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+# --- which are kept ------------------------------------------------------------------------------------
+
+
+def test_the_last_checkpoint_is_kept_unless_something_else_is_asked_for(tmp_path):
+    store, study = run(tmp_path)
+    (cell,) = [entry.cell for entry in study.cells]
+    assert epochs(store) == [cell.checkpoints[-1][0]]
+    assert not list(store.states.glob("*.pt"))
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", 3), ("none", 0)])
+def test_all_or_none_are_kept(tmp_path, keep, kept):
+    store, _ = run(tmp_path, keep=keep)
+    assert len(epochs(store)) == kept
+
+
+@pytest.mark.parametrize(("ratios", "kept"), [([0.2, 0.6, 0.4], 1), ([0.5, 0.5, 0.5], 0), ([0.0, 0.0, 0.1], 2)])
+def test_the_best_checkpoint_is_kept_the_first_of_equals(tmp_path, monkeypatch, ratios, kept):
+    given = iter(ratios)
+    from diffmem.runs import cell_run
+
+    evidence = cell_run.Checkpoint.of
+
+    def of(found, **where):
+        samples, ratio = found.samples, next(given)
+        memorized = np.arange(samples) < round(ratio * samples)
+        changed = type(found)(
+            nearest=found.nearest,
+            d1=np.where(memorized, 0.0, 1.0),
+            d2=np.ones(samples),
+            memorized=int(memorized.sum()),
+        )
+        return evidence(changed, **where)
+
+    monkeypatch.setattr(cell_run.Checkpoint, "of", of)
+    store, study = run(tmp_path, keep="best", more=("score.samples=10", "score.pairs=0"))
+    assert epochs(store) == [study.cells[0].cell.checkpoints[kept][0]]
+
+
+def test_what_is_kept_is_no_part_of_a_cell(tmp_path):
+    path = tiny.write(tmp_path, ONE_CELL)
+    studies = [Study.load(path, overrides=[f'score.keep="{keep}"']) for keep in ("none", "last", "best", "all")]
+    assert len({study.cells[0].cell.cell_id for study in studies}) == 1
+
+
+def test_the_optimum_is_not_trained_and_has_nothing_to_keep(tmp_path):
+    store, _ = run(tmp_path, more=('M.network="optimum"',))
+    assert epochs(store) == []
+
+
+# --- the file ------------------------------------------------------------------------------------------
+
+
+def test_the_header_has_the_configuration_and_the_weights_are_those_that_generated(trained):
+    store, cell_id = trained
+    kept = find_model(store, cell_id)
+    with safe_open(kept.path, framework="pt") as file:
+        about = json.loads(file.metadata()["diffmem"])
+    (row,) = store.cells("tiny")
+    assert about["configuration"] == row["configuration"]
+    assert kept.epoch == max(epochs(store))
+    assert set(kept.cell.model_dump()["M"]) == set(row["configuration"]["M"])
+
+
+def test_a_run_killed_between_the_weights_and_the_row_goes_on_to_the_same_files(tmp_path, monkeypatch):
+    expected, _ = run(_made(tmp_path / "whole"), keep="all")
+    study = Study.load(tiny.write(_made(tmp_path / "killed"), ONE_CELL), overrides=['score.keep="all"'])
+    store, append = Store(tmp_path / "killed" / "s.duckdb"), Store.append
+
+    def killed(self, checkpoint, *, outcome=""):
+        if checkpoint.epoch == study.cells[0].cell.checkpoints[1][0]:
+            raise KeyboardInterrupt
+        return append(self, checkpoint, outcome=outcome)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "append", killed)
+        list(run_study(study, store))
+    assert len(epochs(store)) == 2  # the second one is there before its row
+    list(run_study(study, store))
+    weights = [{path.name: path.read_bytes() for path in each.weights.iterdir()} for each in (expected, store)]
+    assert weights[0] == weights[1]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_model_that_cannot_be_kept_is_no_failure_of_the_cell(tmp_path):
+    study = Study.load(tiny.write(tmp_path, ONE_CELL))
+    store = Store(tmp_path / "s.duckdb")
+    store.weights.write_text("a file where the folder should be")
+    with pytest.raises(MachineError, match=r"the trained model cannot be kept .*; free some space or check the folder"):
+        list(run_study(study, store))
+    (cell,) = store.cells("tiny")
+    assert cell["outcome"] == "interrupted"
+    store.weights.unlink()
+    assert [e.outcome for e in run_study(study, store) if isinstance(e, CellEnded)] == ["finished"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "another cell's", "no safetensors"])
+def test_damaged_weights_are_refused_in_a_sentence(tmp_path, damage):
+    store, study = run(tmp_path)
+    cell = study.cells[0].cell
+    path = find_model(store, cell.cell_id).path
+    if damage == "another cell's":
+        other = cell.model_copy(update={"T": cell.T.model_copy(update={"seed": 7})})
+        save_weights(path, other, load_denoiser(store, cell.cell_id), epoch=1)
+        words = "written by another diffmem, or of another cell; train it again"
+    else:
+        path.write_bytes(path.read_bytes()[:-100] if damage == "cut" else b"no safetensors at all")
+        words = "no weights that diffmem has written whole; train the cell again"
+    with pytest.raises(RunError, match=words):
+        load_denoiser(store, cell.cell_id)
+
+
+def test_weights_that_are_not_there_are_missed_in_a_sentence(tmp_path, trained):
+    store, study = run(tmp_path, keep="none")
+    cell_id = study.cells[0].cell.cell_id
+    with pytest.raises(NotInStore, match=f"weights: no weights of cell {cell_id}; they are kept when it is trained"):
+        diffmem.load_denoiser(store, cell_id)
+    with pytest.raises(NotInStore, match=r"no weights of cell [0-9a-f]+ at epoch 1; there are those of 12, 24, "):
+        load_denoiser(*trained, epoch=1)
+
+
+# --- images --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [3, 20, 33])
+def test_images_are_those_that_were_scored_bit_for_bit(trained, count):
+    store, cell_id = trained
+    made = list(generate_images(store, cell_id, count))
+    images = torch.cat([each.images for each in made])
+    assert images.shape == (count, 1, 8, 8)
+    from diffmem.data.training_sets import training_set
+
+    known = torch.from_numpy(training_set(find_model(store, cell_id).cell).images)
+    index, distance = two_nearest(images, known)
+    rows = store.rows(
+        "SELECT sample, nearest, d1, d2 FROM evidence WHERE epoch = (SELECT max(epoch) FROM evidence) ORDER BY sample"
+    )
+    for row in rows[:count]:
+        number = row["sample"]
+        assert (row["nearest"], row["d1"], row["d2"]) == (index[number, 0], *distance[number].tolist())
+
+
+def test_a_denoiser_can_be_loaded_from_a_path(trained):
+    store, cell_id = trained
+    denoiser = diffmem.load_denoiser(store.path, cell_id, epoch=12)
+    assert not denoiser.training
+    assert denoiser(torch.zeros(2, 1, 8, 8), 1.0, torch.tensor([0, 1])).shape == (2, 1, 8, 8)
+
+
+def test_generate_writes_png_files_or_one_npz(trained, tmp_path):
+    store, cell_id = trained
+    told = command("generate", cell_id[:6], "--count", 3, "-o", tmp_path / "images", "--store", store.path)
+    assert (told.exit_code, told.stdout) == (0, f"3 images: {tmp_path / 'images'}\n"), told.output
+    pixels = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "images").iterdir())]
+    assert command("generate", cell_id, "--count", 3, "-o", tmp_path / "a.npz", "--store", store.path).exit_code == 0
+    with np.load(tmp_path / "a.npz") as file:
+        np.testing.assert_array_equal(file["images"][..., 0], np.stack(pixels))
+        assert file["labels"].shape == (3,)
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("4", [4, 4, 4]), ("1,0,2", [1, 0, 2])])
+def test_labels_can_be_chosen(trained, tmp_path, labels, expected):
+    store, cell_id = trained
+    arguments = ("--count", 3, "--labels", labels, "-o", tmp_path / "a.npz", "--store", store.path)
+    assert command("generate", cell_id, *arguments).exit_code == 0
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["labels"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("10", "no label 10; it has those from 0 to 9"),
+        ("1,2", "2 labels for 3 images; give one for all, or one for each"),
+        ("one", "'one' is not a label, or labels with commas between them"),
+    ],
+)
+def test_labels_that_a_model_does_not_have_are_refused(trained, tmp_path, labels, told):
+    store, cell_id = trained
+    arguments = ("--count", 3, "--labels", labels, "-o", tmp_path / "a.npz", "--store", store.path)
+    result = command("generate", cell_id, *arguments)
+    assert result.exit_code in (1, 2)
+    assert told in result.stderr
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_an_unconditional_model_takes_no_labels(tmp_path):
+    store, study = run(tmp_path)
+    with pytest.raises(RunError, match="an unconditional model, which takes no labels"):
+        list(generate_images(store, study.cells[0].cell.cell_id, 1, labels=[0]))
+
+
+# --- what they take ------------------------------------------------------------------------------------
+
+
+def test_info_and_plan_say_how_large_they_are(tmp_path):
+    store, study = run(tmp_path, keep="all")
+    sizes = [path.stat().st_size for path in store.weights.iterdir()]
+    shown = json.loads(command("store", "info", store.path, "--json").stdout)
+    assert (shown["trained_models"], shown["trained_model_bytes"]) == (3, sum(sizes))
+    told = command(
+        "plan", tmp_path / "tiny.toml", "--store", tmp_path / "new.duckdb", "--set", 'score.keep="all"'
+    ).stdout
+    assert f"B of trained models in {tmp_path / 'weights'} (score.keep)" in told
+    assert (
+        abs(sum(sizes) / 3 - 4 * diffmem.plan_cells(study, Store(tmp_path / "new.duckdb"))[0].cost.parameters) < 20_000
+    )
+
+
+def test_prune_removes_what_is_named_and_no_more(tmp_path):
+    store, study = run(tmp_path, tiny.TEXT, keep="all")
+    one, other = (entry.cell.cell_id for entry in study.cells)
+    old = min(store.kept_weights()[other].items())[1]
+    os.utime(old, (10**9, 10**9))
+    prune = ("store", "prune", "--store", store.path)
+    assert "say which: --study, --cell, --older-than DAYS or --all" in command(*prune).stderr
+    assert command(*prune, "--cell", other, "--older-than", 1).stdout.startswith("1 trained model removed, ")
+    assert not old.exists()
+    assert command(*prune, "--cell", one).stdout.startswith("3 trained models removed")
+    assert set(store.kept_weights()) == {other}
+    assert command(*prune, "--study", "tiny").stdout.startswith("2 trained models removed")
+    assert epochs(store) == []
+    assert [row["measured"] for row in store.cells("tiny")] == [3, 3]
