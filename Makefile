@@ -1,9 +1,9 @@
-# make demo: install, run the quickstart study, write its report.  make test: install, run all tests.  make bench: install, measure speed.
+# make demo: install, run the quickstart study, write its report.  make test: install, run all tests.  make check: lint, fast tests of what changed.
 
 PYTHON ?= python3
 STAMP = .venv/.installed-with-$(notdir $(PYTHON))
 
-.PHONY: install demo test lint bench
+.PHONY: install demo test check lint bench
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +25,10 @@ test: install
 bench: install
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu
 	.venv/bin/python -m benchmarks --compile --compare --growth --output store/bench.json
+
+check: lint
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow" -x \
+		$$(.venv/bin/python tests/changed.py)
 
 lint: install
 	.venv/bin/ruff check .
