@@ -9,6 +9,7 @@ from .optimum import OptimalDenoiser as OptimalDenoiser
 from .processes import ALONE as ALONE
 from .processes import Group as Group
 from .processes import LostProcess as LostProcess
+from .processes import give_back_memory as give_back_memory
 from .processes import ran_out_of_memory as ran_out_of_memory
 from .processes import this_device as this_device
 from .sampling import DenoiserFunction as DenoiserFunction

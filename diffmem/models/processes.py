@@ -1,8 +1,10 @@
 """The processes that train one cell together: who of them this one is, its share, and how they add up."""
 
+import ctypes
 import errno
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,16 @@ def ran_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
     return "can't allocate memory" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def give_back_memory(error: BaseException | None) -> None:
+    """Let go of what the frames of an error and of its causes hold, as the tensors of a step that failed, and give back
+    to the system what the allocator would keep for later."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    with suppress(OSError, AttributeError):  # a system whose C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class LostProcess(RunError):

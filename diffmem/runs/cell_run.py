@@ -29,6 +29,7 @@ from diffmem.models import (
     compile_networks,
     cpu_threads,
     generate,
+    give_back_memory,
     is_compiled,
     on_device,
     ran_out_of_memory,
@@ -134,7 +135,7 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
         yield
     except Exception as error:
         if ran_out_of_memory(error):
-            _free_frames(error)  # before the store needs memory to record how the attempt ended
+            give_back_memory(error)  # before the store needs some to record how the attempt ended
             if group.count > 1 and not isinstance(error, OutOfMemory):
                 raise MachineError(
                     f"{name}: out of memory in one process of {group.count}, which ends the run"
@@ -143,13 +144,6 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
         if isinstance(error, OSError):
             raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
         raise
-
-
-def _free_frames(error: BaseException | None) -> None:
-    """Let go of what the frames of an error and of its causes hold, as the tensors of the step that failed."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__
 
 
 class Attempt:

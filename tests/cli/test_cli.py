@@ -21,7 +21,7 @@ import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cells.cost import cell_cost
-from diffmem.cli import main, results
+from diffmem.cli import main, status
 from diffmem.cli.tables import MOST_ROWS, _widths, print_table
 from diffmem.store.rows import Checkpoint, Provenance
 from diffmem.store.schema import MIGRATIONS
@@ -564,7 +564,7 @@ def test_without_notes_nothing_is_said_of_them():
 
 
 def test_more_notes_than_anybody_reads_are_counted(monkeypatch):
-    monkeypatch.setattr(results, "MOST_ROWS", 2)
+    monkeypatch.setattr(status, "MOST_ROWS", 2)
     note(fill({}), {"none": ["a", "b", "c", "d"]})
     printed = diffmem("status", "small").stdout.splitlines()
     assert [line[:7] for line in printed[-3:-1]] == ["note: a", "note: b"]

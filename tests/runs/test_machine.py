@@ -100,7 +100,7 @@ def limited(
 
 def check_that_the_big_cell_waits(store: Store, result: subprocess.CompletedProcess[str]) -> None:
     assert result.returncode == 1, (result.stdout, result.stderr)
-    assert SAID in result.stderr
+    assert SAID in result.stderr, (result.stdout, result.stderr)
     big, small = store.cells("tiny")
     assert (big["outcome"], big["measured"]) == ("interrupted", 0)
     assert big["error"].startswith("out of memory")
