@@ -60,20 +60,14 @@ def test_another_network_is_compared_by_its_operations(monkeypatch):
     step()
 
 
-def test_growth_is_measured_on_stores_that_status_emm_and_report_can_read():
-    rows = growth.measure_growth()
-    assert [row["cells"] for row in rows] == [40, 80]
-    assert all(row[name] > 0 for row in rows for name in ("append", "status", "emm", "report"))
-    figure = growth.growth_figure(rows)
-    assert [list(line.x) for line in figure.data] == [[40, 80]] * 4
-
-
-def test_the_command_prints_a_table_and_writes_the_data(tmp_path):
+def test_the_command_prints_a_table_and_writes_its_data_and_the_plot_of_growth(tmp_path):
     file = tmp_path / "new" / "bench.json"
     table = CliRunner().invoke(main, ["--growth", "-o", str(file)])
     assert table.exit_code == 0, table.output
     assert "GFLOP/s" in table.stdout
     data = json.loads(file.read_text())
     assert {"what", "value", "unit"} <= data["speed"][0].keys()
-    assert len(data["growth"]) == 2
+    assert [row["cells"] for row in data["growth"]] == [40, 80]
+    assert all(row[name] > 0 for row in data["growth"] for name in ("append", "status", "emm", "report"))
+    assert [list(line.x) for line in growth.growth_figure(data["growth"]).data] == [[40, 80]] * 4
     assert "plotly" in file.with_suffix(".html").read_text()

@@ -410,16 +410,16 @@ def test_workers_end_when_torchrun_is_killed(study, tmp_path, seconds):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_two_processes_measure_the_same(study, alone_longer, tmp_path):
+def test_killed_at_ten_random_moments_two_processes_measure_the_same(study, alone_longer, tmp_path):
     store = tmp_path / "s.duckdb"
     moments = random.Random(11)
     kills = 0
-    for _ in range(20):
+    for _ in range(10):
         with running(study, store) as process:
             time.sleep(moments.uniform(1.5, 6.0))  # the start alone takes about four seconds
             kills += process.poll() is None
             kill_all(process)
-    assert kills >= 10
+    assert kills >= 5
     result = run(study, store, "--processes", "2", *LONGER)
     assert result.returncode == 0, result.stderr
     tiny.check_equal(tiny.results(Store(store)), alone_longer)

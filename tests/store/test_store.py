@@ -661,13 +661,13 @@ def test_two_processes_make_one_store_and_lose_no_row_while_lock_files_are_delet
 
 
 @pytest.mark.slow
-def test_four_processes_append_a_thousand_checkpoints_while_a_reader_asks_again_and_again(store: Store) -> None:
+def test_four_processes_append_hundreds_of_checkpoints_while_a_reader_asks_again_and_again(store: Store) -> None:
     cells = ["one", "two", "three", "four"]
-    *_, reads = at_once(*((WRITER, store.path, cell, "250") for cell in cells), (READER, store.path, "1000"))
+    *_, reads = at_once(*((WRITER, store.path, cell, "80") for cell in cells), (READER, store.path, "320"))
     assert int(reads) > 10
-    assert count(store, "checkpoints") == 1000
-    assert count(store, "evidence") == 1000 * 20
-    assert [store.measured_epochs(cell) for cell in cells] == [{*range(1, 251)}] * 4
+    assert count(store, "checkpoints") == 320
+    assert count(store, "evidence") == 320 * 20
+    assert [store.measured_epochs(cell) for cell in cells] == [{*range(1, 81)}] * 4
 
 
 HALF_DONE = """
