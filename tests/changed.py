@@ -4,7 +4,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALWAYS = ["tests/cells", "tests/networks", "tests/measures", "tests/test_randomness.py"]
+ALWAYS = {"tests/cells", "tests/networks", "tests/measures"}
+ALONE = {"diffmem/randomness.py": "tests/test_randomness.py", "diffmem/atomic.py": "tests/test_atomic.py"}
+"""The tests of modules that are in no room."""
 
 
 def main() -> None:
@@ -14,8 +16,8 @@ def main() -> None:
     paths = [line[3:].split(" -> ")[-1] for line in result.stdout.splitlines()]
     rooms = {f"tests/{path.split('/')[1]}" for path in paths if path.startswith("diffmem/") and path.count("/") > 1}
     tests = {path for path in paths if path.startswith("tests/") and Path(path).name.startswith("test_")}
-    chosen = {path for path in {*rooms, *tests} if (ROOT / path).exists()}
-    print(*sorted(chosen or ALWAYS))
+    alone = {ALONE[path] for path in paths if path in ALONE}
+    print(*sorted(path for path in {*ALWAYS, *rooms, *tests, *alone} if (ROOT / path).exists()))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def test_a_room_is_entered_by_its_door(room):
 def test_a_room_exports_only_what_somebody_uses(room):
     package = importlib.import_module(f"diffmem.{room}")
     root = PACKAGE.parent
-    users = [*PACKAGE.rglob("*.py"), *root.glob("*.pyi"), *root.glob("benchmarks/*.py"), *root.glob("docs/*.md")]
+    users = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.pyi"), *root.glob("benchmarks/*.py"), *root.glob("docs/*.md")]
     used = "\n".join(path.read_text() for path in users if PACKAGE / room not in path.parents)
     assert [name for name in package.__all__ if not re.search(rf"\b{name}\b", used)] == []
 

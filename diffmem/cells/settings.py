@@ -287,10 +287,18 @@ class Scoring(Settings):
         "none; changes no numbers.",
     )
 
+    @property
+    def at_once(self) -> int:
+        """Return after how many generated images it is looked whether the ratio is as precise as asked: of all, if it
+        is not asked. More looks would bias it."""
+        return PRECISION_CHECK if self.precision else self.samples
+
     def resolved(self, epochs: int) -> Self:
         """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`."""
         return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs)})
 
+
+PRECISION_CHECK = 500
 
 THRESHOLD = 1 / 3
 """Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""

@@ -1,5 +1,6 @@
 """The commands that work with trained models: `generate`, and `store prune`."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def generate(cell: str, count: int, labels: str | None, epoch: int | None, outpu
     Example: diffmem generate 3f2a --count 100 -o samples/
     """
     wanted = _labels(labels)
+    if output.is_dir() and any(output.iterdir()):
+        raise click.BadParameter(f"{output} is not empty; name a new folder, or a .npz", param_hint="--output")
     from diffmem.cli.reading import shown_reading
     from diffmem.models import this_device
     from diffmem.runs import generate_images
@@ -68,15 +71,22 @@ def _write_npz(made: "Iterator[Images]", path: Path) -> None:
 
 
 def _write_folder(made: "Iterator[Images]", folder: Path) -> None:
+    """Write PNG files, and the labels of a conditional model as a dataset.json, which diffmem and EDM read."""
     from diffmem.atomic import whole
     from diffmem.measures import png
 
+    labels: list[tuple[str, int]] = []
     number = 0
     for each in made:
-        for image in each.images:
-            with whole(folder / f"{number:06}.png") as place:
+        for row, image in enumerate(each.images):
+            name = f"{number:06}.png"
+            with whole(folder / name) as place:
                 place.write_bytes(png(image))
+            labels += [] if each.labels is None else [(name, int(each.labels[row]))]
             number += 1
+    if labels:
+        with whole(folder / "dataset.json") as place:
+            place.write_text(json.dumps({"labels": labels}), encoding="utf-8")
 
 
 @click.command()
@@ -104,5 +114,5 @@ def prune(study: str | None, cell: str | None, older_than: float | None, everyth
     if cell is not None:
         found = {find_cell(store, cell)}
         cells = found if cells is None else cells & found
-    removed = remove(store, cells, older_than=older_than or 0.0)
+    removed = remove(store, cells, older_than=older_than)
     echo(f"{counted(len(removed), 'trained model')} removed, {with_unit(sum(size for _, size in removed))}B")

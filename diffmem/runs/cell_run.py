@@ -37,7 +37,7 @@ from diffmem.models import (
     train,
 )
 from diffmem.runs.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
-from diffmem.runs.kept_models import best_ratio, keep_weights, remove_others
+from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.store import Checkpoint, Store, close_attempts, provenance
@@ -48,8 +48,6 @@ LOSS_CHECK = 100
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
 
-PRECISION_CHECK = 500
-"""Generated images between two looks whether a ratio is as precise as asked; more looks would bias it."""
 
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
@@ -74,7 +72,7 @@ def run_cell(
     path = store.state_path(cell.cell_id)
     with exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
         # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
-        if not group.any(free) or (enough is not None and best_ratio(store, cell) >= enough):
+        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
             yield CellEnded(cell, name, number, "busy elsewhere")
             return
         if failed_elsewhere():
@@ -85,6 +83,7 @@ def run_cell(
         missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
         if not missing:
             if group.leads:
+                remove_others(store, cell)  # which a run killed after its last checkpoint has left
                 remove_state(path)
                 close_attempts(store)
             yield CellEnded(cell, name, number, "already finished")
@@ -144,6 +143,11 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
         if isinstance(error, OSError):
             raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
         raise
+
+
+def _best(store: Store, cell: Cell) -> float:
+    rows = store.read("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
+    return float(rows[0]["best"])
 
 
 class Attempt:
@@ -329,9 +333,8 @@ class CellRun:
         started = time.monotonic()
         score = self.cell.score
         comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0)
-        at_once = PRECISION_CHECK if score.precision else score.samples
-        for first in range(0, score.samples, at_once):
-            part = range(first, min(first + at_once, score.samples))
+        for first in range(0, score.samples, score.at_once):
+            part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
                 yield from self._score(denoiser, images, epoch, part, comparison)
             comparison.gather(self.group, len(part))
@@ -352,8 +355,8 @@ class CellRun:
         kept = keep_weights(self.store, self.cell, denoiser, checkpoint, last=last_so_far, group=self.group)
         if self.group.leads:
             self.store.append(checkpoint, outcome=self.outcome)
-            if kept:
-                remove_others(self.store, self.cell, epoch)
+            if kept or last:
+                remove_others(self.store, self.cell)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
 
     def _score(

@@ -1,22 +1,23 @@
 """Trained models that are kept: averaged weights as safetensors, whose header has the cell that they are of."""
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffmem.atomic import remove_abandoned, replacing
-from diffmem.cells import Cell
+from diffmem.cells import Cell, Scoring
 from diffmem.data import progress
-from diffmem.errors import MachineError, NotInStore, RunError
+from diffmem.errors import MachineError, NotInStore, OutOfMemory, RunError
 from diffmem.models import (
     ALONE,
     Denoiser,
@@ -27,7 +28,9 @@ from diffmem.models import (
     latents,
     on_device,
     quantise,
+    ran_out_of_memory,
     sample_labels,
+    set_precision,
 )
 from diffmem.store import Checkpoint, Store
 
@@ -41,8 +44,7 @@ class KeptModel:
 
     path: Path
     cell: Cell
-    epoch: int
-    batch_size: int  # images that were generated at once when it was scored
+    sha256: str  # of the weights
 
 
 # --- writing -------------------------------------------------------------------------------------------
@@ -60,6 +62,7 @@ def save_weights(path: Path, cell: Cell, denoiser: Denoiser, *, epoch: int) -> N
         "configuration": cell.configuration,
         "channels": cell.channels,
         "batch_size": cell.score.batch_size,
+        "sha256": _hash(weights),
     }
     try:
         path.parent.mkdir(exist_ok=True)  # where the store's own folder is gone, nothing may begin
@@ -83,7 +86,7 @@ def keep_weights(
     failed: MachineError | None = None
     kept = False
     if group.leads and isinstance(denoiser, Denoiser) and store.exists():  # if not, the row cannot be written either
-        best = best_ratio(store, cell) if cell.score.keep == "best" else 0.0
+        best = max(_ratios(store, cell).values(), default=-1.0) if cell.score.keep == "best" else -1.0
         kept = is_kept(cell, ratio=checkpoint.ratio, best=best, last=last)
         try:
             if kept:
@@ -95,23 +98,29 @@ def keep_weights(
     return kept
 
 
-def best_ratio(store: Store, cell: Cell) -> float:
-    """Return the highest ratio that the store has of a cell, -1 where it has none."""
-    rows = store.read("SELECT coalesce(max(ratio), -1) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
-    return float(rows[0]["best"])
+def _ratios(store: Store, cell: Cell) -> dict[int, float]:
+    """Return the ratios of the checkpoints of a cell whose weights are kept, by epoch."""
+    kept = store.kept_weights().get(cell.cell_id, {})
+    rows = store.read("SELECT epoch, ratio FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [cell.cell_id])
+    return {row["epoch"]: row["ratio"] for row in rows if row["epoch"] in kept}
 
 
 def is_kept(cell: Cell, *, ratio: float, best: float, last: bool) -> bool:
-    """Return whether the weights of a checkpoint are kept, given the highest ratio of those before it."""
+    """Return whether the weights of a checkpoint are kept, given the highest ratio of those that are."""
     return {"all": True, "best": ratio > best, "last": last, "none": False}[cell.score.keep]
 
 
-def remove_others(store: Store, cell: Cell, epoch: int) -> None:
-    """Remove what is kept of a cell's other checkpoints, unless all are."""
-    if cell.score.keep != "all":
-        for other, path in store.kept_weights().get(cell.cell_id, {}).items():
-            if other != epoch:
-                path.unlink(missing_ok=True)
+def remove_others(store: Store, cell: Cell) -> None:
+    """Remove what is kept of a cell beside its last checkpoint, or its best one, where one alone is wanted."""
+    files = store.kept_weights().get(cell.cell_id, {})
+    if len(files) < 2 or cell.score.keep not in ("last", "best"):
+        return
+    ratios = _ratios(store, cell)
+    wanted = max(files) if cell.score.keep == "last" or not ratios else max(ratios, key=ratios.__getitem__)
+    for epoch, path in files.items():
+        if epoch != wanted:
+            with suppress(OSError):  # what stays takes room, and no more
+                path.unlink()
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -122,25 +131,46 @@ def find_model(store: Store, cell_id: str, epoch: int | None = None) -> KeptMode
     kept = store.kept_weights().get(cell_id, {})
     if not kept:
         raise NotInStore(
-            f"{store.weights}: no weights of cell {cell_id}; they are kept when it is trained, unless score.keep is "
-            '"none", or `diffmem store prune` has removed them'
+            f"{store.weights}: no weights of cell {cell_id}; a run keeps them when it trains a cell to its end "
+            "(score.keep), and `diffmem store prune` removes them"
         )
     if epoch is not None and epoch not in kept:
         there = ", ".join(map(str, sorted(kept)))
         raise NotInStore(f"{store.weights}: no weights of cell {cell_id} at epoch {epoch}; there are those of {there}")
-    return _opened(kept[max(kept) if epoch is None else epoch], cell_id)
+    wanted = max(kept) if epoch is None else epoch
+    return _opened(kept[wanted], cell_id, wanted)
 
 
-def _opened(path: Path, cell_id: str) -> KeptModel:
-    try:
+def _opened(path: Path, cell_id: str, epoch: int) -> KeptModel:
+    with _readable(path):
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})[HEADER])
-        cell = Cell.model_validate({**about["configuration"], "channels": about["channels"], "fingerprints": {}})
-        if cell.cell_id != cell_id or about["cell_id"] != cell_id:
-            raise RunError(f"{path}: written by another diffmem, or of another cell; train it again")
-        return KeptModel(path, cell, int(about["epoch"]), int(about["batch_size"]))
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, ValidationError) as error:
-        raise RunError(f"{path}: no weights that diffmem has written whole; train the cell again") from error
+        if about["channels"] not in (1, 3):
+            raise ValueError("no images have so many channels")
+        scoring = {**about["configuration"]["score"], "batch_size": about["batch_size"]}
+        parts = {**about["configuration"], "score": scoring, "channels": about["channels"], "fingerprints": {}}
+        kept = KeptModel(path, Cell.model_validate(parts), str(about["sha256"]))
+    if kept.cell.cell_id != cell_id or (about["cell_id"], about["epoch"]) != (cell_id, epoch):
+        raise RunError(f"{path}: written by another diffmem, or of another cell; {ANEW}")
+    return kept
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a file of weights may raise into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{path}: the trained model cannot be read: {error.strerror or error}") from error
+    except DAMAGED as error:
+        if ran_out_of_memory(error):
+            raise OutOfMemory from error
+        raise RunError(f"{path}: no weights that diffmem has written whole; {ANEW}") from error
+
+
+DAMAGED = (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, RuntimeError)
+"""What reading a file may raise that something else wrote, or damaged."""
+ANEW = "run its study with another --store to train the cell again"
 
 
 def load_denoiser(
@@ -156,12 +186,22 @@ def load_denoiser(
 
 def _denoiser(kept: KeptModel, device: torch.device | str) -> Denoiser:
     cell = kept.cell
-    denoiser = build_denoiser(cell.M, resolution=cell.P.resolution or 0, channels=cell.channels, labels=cell.labels)
-    try:
-        denoiser.network.load_state_dict(load_file(kept.path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{kept.path}: no weights that diffmem has written whole; train the cell again") from error
+    with _readable(kept.path):
+        weights = load_file(kept.path)
+        if _hash(weights) != kept.sha256:
+            raise ValueError("other weights than were written")
+        denoiser = build_denoiser(cell.M, resolution=cell.P.resolution or 0, channels=cell.channels, labels=cell.labels)
+        denoiser.network.load_state_dict(weights)
     return on_device(denoiser, torch.device(device)).requires_grad_(False)
+
+
+def _hash(weights: Mapping[str, Tensor]) -> str:
+    """Return the hash of weights by name; safetensors has no checksum of its own."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name} {list(weights[name].shape)}\n".encode())
+        digest.update(weights[name].contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 # --- generating ----------------------------------------------------------------------------------------
@@ -190,26 +230,48 @@ def generate_images(
     """
     kept = find_model(store, cell_id, epoch)
     cell, denoiser = kept.cell, _denoiser(kept, device)
-    _check_labels(kept, labels, count)
-    side = cell.P.resolution or 0
-    for batch in _batches(count, kept):
-        wanted = _labels(cell, batch, labels)
-        noise = latents(batch, shape=(cell.channels, side, side), seed=cell.T.seed).to(device)
-        found = heun(denoiser, noise, None if wanted is None else wanted.to(device), steps=cell.score.steps)
+    _check_labels(cell, labels, count)
+    set_precision(cell.T)
+    tell, done = progress.get(), 0
+    tell("generating", done, count)
+    for batch in _batches(cell.score, count):
+        wanted = _labels(cell, range(batch.start, min(batch.stop, count)) if labels else batch, labels)
+        batch = range(batch.start, batch.start + len(wanted)) if labels and wanted is not None else batch
+        found = _generated(denoiser, cell, batch, wanted, torch.device(device))
+        rows = slice(0, count - done)
         done = min(batch.stop, count)
-        rows = slice(0, done - batch.start)
-        progress.get()("generating", done, count)
-        yield Images(quantise(found)[rows].cpu(), None if wanted is None else wanted[rows])
+        tell("generating", done, count)
+        yield Images(found[rows], None if wanted is None else wanted[rows])
 
 
-def _batches(count: int, kept: KeptModel) -> Iterator[range]:
-    """Yield the batches of the first `count` images as the scoring had them, so that even rounding is the same."""
-    first, samples = 0, kept.cell.score.samples
+def _generated(denoiser: Denoiser, cell: Cell, batch: range, labels: Tensor | None, device: torch.device) -> Tensor:
+    """Return images of these numbers, uint8 on the CPU; in two halves where memory runs out."""
+    side = cell.P.resolution or 0
+    try:
+        noise = latents(batch, shape=(cell.channels, side, side), seed=cell.T.seed).to(device)
+        return quantise(
+            heun(denoiser, noise, None if labels is None else labels.to(device), steps=cell.score.steps)
+        ).cpu()
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise OutOfMemory from error
+    half = len(batch) // 2
+    halves = (
+        (batch[:half], None if labels is None else labels[:half]),
+        (batch[half:], None if labels is None else labels[half:]),
+    )
+    return torch.cat([_generated(denoiser, cell, *each, device) for each in halves])
+
+
+def _batches(score: Scoring, count: int) -> Iterator[range]:
+    """Yield the batches of the first `count` images as the scoring has them, so that even rounding is the same."""
+    first = 0
     while first < count:
-        end = first + kept.batch_size
-        end = min(end, samples) if first < samples else end
-        yield range(first, end)
-        first = end
+        end = (first // score.at_once + 1) * score.at_once if first < score.samples else first + score.batch_size
+        end = min(end, score.samples) if first < score.samples else end
+        yield range(first, first := min(first + score.batch_size, end))
 
 
 def _labels(cell: Cell, batch: range, given: Sequence[int]) -> Tensor | None:
@@ -220,10 +282,10 @@ def _labels(cell: Cell, batch: range, given: Sequence[int]) -> Tensor | None:
     return torch.tensor([given[min(i, len(given) - 1)] for i in batch])
 
 
-def _check_labels(kept: KeptModel, labels: Sequence[int], count: int) -> None:
+def _check_labels(cell: Cell, labels: Sequence[int], count: int) -> None:
     if not labels:
         return
-    name, known = kept.cell.cell_id, kept.cell.labels
+    name, known = cell.cell_id, cell.labels
     if not known:
         raise RunError(f"cell {name}: an unconditional model, which takes no labels")
     if bad := [label for label in labels if not 0 <= label < known]:
@@ -235,13 +297,21 @@ def _check_labels(kept: KeptModel, labels: Sequence[int], count: int) -> None:
 # --- removing ------------------------------------------------------------------------------------------
 
 
-def prune(store: Store, cells: Iterable[str] | None, *, older_than: float = 0.0) -> list[tuple[Path, int]]:
-    """Remove the kept weights of some cells (None: of all) that were written so many days ago; return files, bytes."""
-    chosen, latest, removed = None if cells is None else set(cells), time.time() - older_than * 86_400, []
+def prune(store: Store, cells: Iterable[str] | None, *, older_than: float | None = None) -> list[tuple[Path, int]]:
+    """Remove the kept weights of some cells (None: of all), those that were written so many days ago; return files and
+    bytes. NotInStore without a store, MachineError where a file cannot be removed."""
+    if not store.exists():
+        raise NotInStore(f"{store.path}: no store there yet, so nothing is kept for it")
+    chosen, latest, removed = None if cells is None else set(cells), time.time() - (older_than or 0) * 86_400, []
     for cell_id, files in store.kept_weights().items():
-        for path in files.values():
-            status = path.stat()
-            if (chosen is None or cell_id in chosen) and status.st_mtime <= latest:
-                path.unlink(missing_ok=True)
-                removed.append((path, status.st_size))
+        for path in files.values() if chosen is None or cell_id in chosen else ():
+            try:
+                status = path.lstat()
+                if older_than is None or status.st_mtime <= latest:
+                    path.unlink()
+                    removed.append((path, status.st_size))
+            except FileNotFoundError:  # a run has removed it
+                continue
+            except OSError as error:
+                raise MachineError(f"{path}: cannot be removed: {error.strerror or error}") from error
     return removed

@@ -26,7 +26,7 @@ WILSON = f"""
     CASE WHEN memorized = 0 THEN 0.0 ELSE {CENTRE} - {HALF_WIDTH} END AS low,
     CASE WHEN memorized = samples THEN 1.0 ELSE {CENTRE} + {HALF_WIDTH} END AS high
 """
-"""`emm.wilson` in SQL, for rows that never leave DuckDB."""
+"""`measures.wilson` in SQL, for rows that never leave DuckDB."""
 
 MOST_NAMES = 10
 """Names that one sentence lists."""
