@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from diffmem.cli.options import FileName, complete_cell, complete_study, store_option, stored
-from diffmem.cli.tables import echo
+from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
+from diffmem.cli.tables import echo, print_json
 from diffmem.text import counted, with_unit
 
 if TYPE_CHECKING:
@@ -97,7 +97,15 @@ def _write_folder(made: "Iterator[Images]", folder: Path) -> None:
 )
 @click.option("--all", "everything", is_flag=True, help="Those of all cells of the store.")
 @store_option
-def prune(study: str | None, cell: str | None, older_than: float | None, everything: bool, store_path: Path) -> None:
+@json_option
+def prune(
+    study: str | None,
+    cell: str | None,
+    older_than: float | None,
+    everything: bool,
+    store_path: Path,
+    as_json: bool,
+) -> None:
     """Remove trained models that are kept; what was measured stays.
 
     Example: diffmem store prune --study quickstart --older-than 30
@@ -115,4 +123,7 @@ def prune(study: str | None, cell: str | None, older_than: float | None, everyth
         found = {find_cell(store, cell)}
         cells = found if cells is None else cells & found
     removed = remove(store, cells, older_than=older_than)
+    if as_json:
+        print_json([{"file": str(path), "bytes": size} for path, size in removed])
+        return
     echo(f"{counted(len(removed), 'trained model')} removed, {with_unit(sum(size for _, size in removed))}B")

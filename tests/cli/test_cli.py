@@ -193,8 +193,8 @@ def test_every_command_says_what_it_does_with_an_example(path):
         assert ["Example:", "diffmem", *path] in [line.split()[: len(path) + 2] for line in result.stdout.splitlines()]
 
 
-PRINT_NO_DATA = {"run", "report", "schema", "store"}
-"""Commands that write a store or a page, or print JSON anyway, and the group."""
+PRINT_NO_DATA = {"run", "report", "generate", "schema", "store"}
+"""Commands that write a store, a page or images, or print JSON anyway, and the group."""
 
 
 def test_every_command_that_prints_data_prints_it_as_json_too():

@@ -395,6 +395,9 @@ def test_info_counts_what_the_store_holds(store, ids):
     store.states.mkdir()
     store.state_path(ids[1]).write_bytes(b"12345")
     (store.states / f"another.{ids[1]}.pt").write_bytes(b"of another store")
+    store.weights.mkdir()
+    store.weights_path(ids[0], 12).write_bytes(b"123")
+    (store.weights / f"another.{ids[0]}.12.safetensors").write_bytes(b"of another store")
     assert data("store", "info") == {
         "path": str(store.path),
         "bytes": store.path.stat().st_size,
@@ -404,6 +407,8 @@ def test_info_counts_what_the_store_holds(store, ids):
         "generated": 60,
         "training_states": 1,
         "training_state_bytes": 5,
+        "trained_models": 1,
+        "trained_model_bytes": 3,
         "studies": [{"study": "tiny", "title": "Tiny", "cells": 2}],
         "in_no_study": [],
         "cells": {"finished": 1, "waiting": 1},

@@ -401,6 +401,7 @@ def test_prune_removes_what_is_named_and_no_more(tmp_path):
     assert not old.exists()
     assert command(*prune, "--cell", one).stdout.startswith("3 trained models removed")
     assert set(store.kept_weights()) == {other}
-    assert command(*prune, "--study", "tiny").stdout.startswith("2 trained models removed")
+    removed = json.loads(command(*prune, "--study", "tiny", "--json").stdout)
+    assert [set(row) for row in removed] == [{"file", "bytes"}] * 2
     assert epochs(store) == []
     assert [row["measured"] for row in store.cells("tiny")] == [3, 3]
