@@ -301,7 +301,7 @@ def test_a_folder_with_files_in_it_is_refused_and_labels_come_as_a_dataset_json(
     }
     again = command(*arguments)
     assert again.exit_code == 2
-    assert "is not empty; name a new folder, or a .npz" in " ".join(again.stderr.split())
+    assert "images is not empty; name a new folder, or a .npz" in " ".join(again.stderr.split())
 
 
 def test_a_denoiser_can_be_loaded_from_a_path(trained):
