@@ -299,6 +299,7 @@ class Scoring(Settings):
 
 
 PRECISION_CHECK = 500
+"""Generated images between two looks whether a ratio is as precise as asked."""
 
 THRESHOLD = 1 / 3
 """Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""

@@ -80,7 +80,7 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         if note := curve.caveat if alone else curve.note:
             print_wrapped(f"{curve.label or 'all cells'}: {note}", indent=4)
     if alone:
-        print_wrapped(f"one size tells no EMM, the largest N with {line}", indent=4)
+        print_wrapped(f"a single size gives no EMM, the largest N with {line}", indent=4)
     print_notes(notes, cells)
 
 

@@ -178,7 +178,7 @@ def load_denoiser(
 ) -> Denoiser:
     """Return the trained denoiser of a cell, with averaged weights, in evaluation mode on a device.
 
-    It is that of the last checkpoint that is kept, or of `epoch`. NotInStore where no weights are kept, RunError where
+    The weights are those of the last checkpoint kept, or of `epoch`. Raises NotInStore if none are kept, RunError if
     they are damaged.
     """
     return _denoiser(find_model(store if isinstance(store, Store) else Store(store), cell_id, epoch), device)
@@ -235,8 +235,9 @@ def generate_images(
     tell, done = progress.get(), 0
     tell("generating", done, count)
     for batch in _batches(cell.score, count):
-        wanted = _labels(cell, range(batch.start, min(batch.stop, count)) if labels else batch, labels)
-        batch = range(batch.start, batch.start + len(wanted)) if labels and wanted is not None else batch
+        if labels:  # images that were never scored need no more company than they ask for
+            batch = range(batch.start, min(batch.stop, count))
+        wanted = _labels(cell, batch, labels)
         found = _generated(denoiser, cell, batch, wanted, torch.device(device))
         rows = slice(0, count - done)
         done = min(batch.stop, count)

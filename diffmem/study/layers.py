@@ -79,7 +79,7 @@ class Layer:
 
 
 class Faults:
-    """Collects faults, each once, and tells them file by file in the order of their lines."""
+    """Collects faults, each once, and reports them file by file, in line order."""
 
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
@@ -118,7 +118,7 @@ PlaceOf = Callable[..., Place]
 
 
 def document_of(values: dict[str, Any], place: PlaceOf, faults: Faults) -> Document:
-    """Return what a parsed file says, with every fault of its tables and keys noted; `place` tells their lines."""
+    """Return what a parsed file says, and note every fault in its tables and keys; `place` gives their lines."""
     profiles = values.get("profiles", {})
     if not isinstance(profiles, dict):
         faults.add(place("profiles"), "profiles", "must be a table of tables: [profiles.NAME]")
@@ -231,7 +231,7 @@ def shown(value: Any) -> str:
 
 
 def no_such_key(key: str, known: Iterable[str]) -> str:
-    """Return `no such key`, with the nearest valid one where there is one."""
+    """Return `no such key`, and the closest valid key if there is one."""
     section, _, leaf = key.rpartition(".")
     moved = [other for other in sorted(known) if "." in other and other.rpartition(".")[2] == leaf]
     near = moved or get_close_matches(key, list(known), n=1, cutoff=0.6)

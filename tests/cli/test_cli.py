@@ -514,7 +514,7 @@ def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
     assert second.split() == ["M.dropout", "=", "0.2", "-", "-"]
     assert notes == [
         "M.dropout = 0.2: 1 of 1 cells are not finished",
-        "one size tells no EMM, the largest N with memorization ratio >= 0.9",
+        "a single size gives no EMM, the largest N with memorization ratio >= 0.9",
     ]
 
 
