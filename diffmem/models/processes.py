@@ -20,11 +20,25 @@ def this_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+NO_MEMORY = (
+    "can't allocate memory",  # torch's allocator on a CPU
+    "std::bad_alloc",  # C++ beneath torch
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What libraries say of too little memory, in errors that have no type of their own."""
+
+
 def ran_out_of_memory(error: Exception) -> bool:
     """Return whether the memory of the device or of the machine has run out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
-    return "can't allocate memory" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def give_back_memory(error: BaseException | None) -> None:

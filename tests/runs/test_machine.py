@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from diffmem.errors import OutOfMemory
-from diffmem.models.processes import ALONE
+from diffmem.models.processes import ALONE, NO_MEMORY, ran_out_of_memory
 from diffmem.runs.cell_run import _machine_errors
 from diffmem.store.database import Row
 from diffmem.store.store import Store
@@ -74,15 +74,17 @@ import diffmem.runs.launch, diffmem.runs.runner
 from diffmem.cli import main
 if sys.argv.pop(1) in ("all", os.environ.get("RANK")):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 16 * 10**8,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 22 * 10**8,) * 2)
 main()
 """
-"""The command with little more memory than the tiny cell needs, in all processes or in one."""
+"""The command with little more memory than the tiny cell and the store need, in all processes or in one."""
+WHAT_IS_FREED_IS_FREE = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
+"""Without these, the addresses that malloc keeps for later, which no machine is short of, count against the limit."""
 
-BIG_AND_SMALL = tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "T.batch_size = [15000, 8]").replace(
+BIG_AND_SMALL = tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "T.batch_size = [30000, 8]").replace(
     "\nbatch_size = 8\n", "\n"
 )
-"""A cell that takes two more gigabytes, and one that does not."""
+"""A cell that takes four more gigabytes, and one that does not."""
 SAID = "1 of 2 cells could not be finished for lack of memory"
 
 
@@ -94,7 +96,8 @@ def limited(
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
     command = [*(launcher or [sys.executable]), str(script), who, "run", str(path), "--store", str(store.path), *more]
-    result = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False, timeout=500)
+    environment = tiny.environment() | WHAT_IS_FREED_IS_FREE
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
     return store, result
 
 
@@ -129,8 +132,14 @@ def test_processes_that_train_a_cell_together_leave_it_together_if_one_has_too_l
     tmp_path: Path, who: str
 ) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    text = BIG_AND_SMALL.replace("15000", "30000")  # half of it in each process
+    text = BIG_AND_SMALL.replace("30000", "60000")  # half of it in each process
     check_that_the_big_cell_waits(*limited(tmp_path, text, *torchrun, who=who, more=("--split", "batch")))
+
+
+@pytest.mark.parametrize("words", NO_MEMORY)
+def test_what_libraries_say_of_too_little_memory_is_known(words: str) -> None:
+    assert ran_out_of_memory(RuntimeError(f"[enforce fail at alloc_cpu.cpp:124] . {words}: you tried"))
+    assert not ran_out_of_memory(ValueError(words))
 
 
 def test_what_a_step_without_memory_held_is_free_before_the_store_is_written() -> None:
@@ -148,7 +157,7 @@ def test_what_a_step_without_memory_held_is_free_before_the_store_is_written() -
 
 
 SEARCH = (
-    tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "P.draw = [0, 1]").replace("batch_size = 8\n", "batch_size = 15000\n")
+    tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "P.draw = [0, 1]").replace("batch_size = 8\n", "batch_size = 30000\n")
     + '\n[emm]\nsearch = "bisect"\nrange = [4, 8]\n'
 )
 
