@@ -173,7 +173,7 @@ def load(folder: Path, text: str, name: str = "tiny") -> Study:
 
 def register(store: Store, study: Study, cells: Sequence[StudyCell] | None = None, **more: Any) -> None:
     """Make the study known to the store, as a run does, with its own cells or others."""
-    store.register(**{**study.listing(cells), **more})
+    store.register(study, study.cells if cells is None else cells, **{"folder": str(Path.cwd()), **more})
 
 
 def checkpoint(

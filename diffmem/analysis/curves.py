@@ -1,17 +1,21 @@
 """From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Any, Protocol, TypeVar
 
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
-from diffmem.store import Row, Store, is_finished, outcome_of
+from diffmem.cells import dotted
+from diffmem.errors import StoreError
+from diffmem.measures import MEASURES, Measure
+from diffmem.store import CellProgress, Note, Outcome, Point, State, Store, StoredCell, StoredStudy, state_of
 
 
 @dataclass(frozen=True)
-class Point:
+class SizePoint:
     """The memorization ratio at one training set size, each in 0..1."""
 
     size: int
@@ -27,7 +31,7 @@ class Curve:
     """Ratio against size for one combination of the other axes, and the EMM read off it."""
 
     label: str
-    points: list[Point]
+    points: list[SizePoint]
     epsilon: float
     estimate: Estimate | None  # from the best checkpoints; None where nothing is measured
     interval: Interval | None  # 95%, of `estimate`
@@ -41,69 +45,117 @@ class Curve:
         return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else "", self.noise]))
 
 
-def study_curves(store: Store, study: Row | str) -> list[Curve]:
-    """Return the curves of a study, by its name or as a row of `store.studies`, in the order of its file.
+@dataclass(frozen=True)
+class MeasuredCell:
+    """A cell of a study, and its ratios by the study's measure at its threshold; None where nothing is measured."""
 
-    StoreError where the store has no study of this name.
+    cell: CellProgress
+    best: float | None  # the highest ratio of a checkpoint
+    samples: int | None  # images behind it
+    last: float | None  # the ratio of the last checkpoint
+    rises: bool  # still, at the end of what is trained
+
+
+@dataclass(frozen=True)
+class CellWithSettings(MeasuredCell):
+    """A measured cell whose settings are known too."""
+
+    cell: StoredCell
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return its settings by dotted key, with its axis values."""
+        return {**dotted(self.cell.configuration), **self.cell.axis_values}
+
+
+def study_curves(store: Store, study: StoredStudy | str, measure: str | None = None) -> list[Curve]:
+    """Return the curves of a study, by its name or as the store has it, in the order of its file.
+
+    Ratios are by the study's measure, or another one by its name. StoreError where the store has no study of this name,
+    or diffmem no such measure.
     """
     with store.snapshot():
-        row = store.study(study) if isinstance(study, str) else study
-        cells = measured_cells(store, row)
-    return curves_of(cells, row["estimation"]["epsilon"])
+        found = store.study(study) if isinstance(study, str) else study
+        found = found if measure is None else found.by(known_measure(measure))
+        cells = measured_cells(store, found)
+        check_measured(store, found)
+    return curves_of(cells, found.epsilon)
 
 
-def study_cells(store: Store, study: Row) -> tuple[list[Row], list[Row]]:
-    """Return the cells and the checkpoints of a study, all ratios counted at the study's threshold."""
-    points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    return _with_ratios(store.cells(study["study"]), points), points
+def by_each_measure(store: Store, study: StoredStudy) -> list[StoredStudy]:
+    """Return a study by its own measure, and by each other one that it has been scored by."""
+    names = [name for name in MEASURES if name in store.measures_of(study.study)]
+    return [study, *(study.by(MEASURES[name]) for name in names if MEASURES[name] is not study.measure)]
 
 
-def measured_cells(store: Store, study: Row) -> list[Row]:
-    """Return the cells of a study without their settings, all ratios counted at the study's threshold."""
-    points = store.curve_points(study["study"], study["estimation"]["threshold"])
-    return _with_ratios(store.progress(study["study"]), points)
+def check_measured(store: Store, study: StoredStudy) -> None:
+    """Raise StoreError if a study has checkpoints, but none that its measure has scored."""
+    found = store.measures_of(study.study)
+    if found and study.measure.name not in found:
+        raise StoreError(
+            f"{study.study}: nothing is scored by the measure {study.measure.name}; `diffmem measure {study.study} "
+            f"--measure {study.measure.name}` computes it from trained models that are kept"
+        )
 
 
-def _with_ratios(cells: list[Row], points: list[Row]) -> list[Row]:
+def known_measure(name: str) -> Measure:
+    """Return the measure of a name; StoreError where diffmem knows none."""
+    if name not in MEASURES:
+        raise StoreError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
+    return MEASURES[name]
+
+
+def study_cells(store: Store, study: StoredStudy) -> tuple[list[CellWithSettings], list[Point]]:
+    """Return the cells and the checkpoints of a study, all ratios by its measure, at its threshold."""
+    points = store.curve_points(study.study, study.measure, study.threshold)
+    ratios = _ratios_of(points)
+    return [CellWithSettings(cell, *ratios(cell.position)) for cell in store.cells(study.study)], points
+
+
+def measured_cells(store: Store, study: StoredStudy) -> list[MeasuredCell]:
+    """Return the cells of a study without their settings, all ratios by its measure, at its threshold."""
+    ratios = _ratios_of(store.curve_points(study.study, study.measure, study.threshold))
+    return [MeasuredCell(cell, *ratios(cell.position)) for cell in store.progress(study.study)]
+
+
+def _ratios_of(points: Sequence[Point]) -> Callable[[int], tuple[float | None, int | None, float | None, bool]]:
+    """Return a function of a position: the best ratio there and the images behind it, the last one, and whether it
+    rises still."""
     measured = by_position(points)  # one cell may be at several
-    for cell in cells:
-        own = measured[cell["position"]]
-        epochs, ratios, samples = ([point[key] for point in own] for key in ("epoch", "ratio", "samples"))
-        cell["best"], cell["samples"] = max(zip(ratios, samples, strict=True), default=(None, None))
-        cell["last"] = ratios[-1] if ratios else None
-        cell["rises"] = bool(own) and still_rises(epochs, ratios, samples)
-    return cells
+
+    def ratios(position: int) -> tuple[float | None, int | None, float | None, bool]:
+        own = measured[position]
+        if not own:
+            return None, None, None, False
+        best = max(own, key=lambda point: (point.ratio, point.samples))
+        rises = still_rises([p.epoch for p in own], [p.ratio for p in own], [p.samples for p in own])
+        return best.ratio, best.samples, own[-1].ratio, rises
+
+    return ratios
 
 
-def curves_of(cells: list[Row], epsilon: float) -> list[Curve]:
+def curves_of(cells: Sequence[MeasuredCell], epsilon: float) -> list[Curve]:
     """Return the curves that the cells of a study make, in its order."""
-    by_curve: dict[str, list[Row]] = defaultdict(list)
-    for cell in cells:
-        by_curve[cell["curve"]].append(cell)
+    by_curve: dict[str, list[MeasuredCell]] = defaultdict(list)
+    for each in cells:
+        by_curve[each.cell.curve].append(each)
     return [_curve(label, members, epsilon) for label, members in by_curve.items()]
 
 
-def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
-    measured = [cell for cell in cells if cell["best"] is not None]
-    sizes = [size_of(cell) for cell in measured]
-    best, samples = [cell["best"] for cell in measured], [cell["samples"] for cell in measured]
+def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
+    measured = [(each.cell.size, each.best, each.samples or 0) for each in cells if each.best is not None]
+    caveat = _caveat(cells)
+    if not measured:
+        return Curve(label, [], epsilon, None, None, None, caveat)
+    sizes, best, samples = map(list, zip(*measured, strict=True))
     last: dict[float, list[float]] = defaultdict(list)
-    for size, cell in zip(sizes, measured, strict=True):
-        last[size].append(cell["last"])
+    for each in cells:
+        if each.last is not None:
+            last[each.cell.size].append(each.last)
     points = [
-        Point(int(mean.group), mean.ratio, fmean(last[mean.group]), mean.models, mean.low, mean.high)
-        for mean in (mean_ratios(sizes, best, samples) if measured else [])
+        SizePoint(int(mean.group), mean.ratio, fmean(last[mean.group]), mean.models, mean.low, mean.high)
+        for mean in mean_ratios(sizes, best, samples)
     ]
-    to_finish = [cell for cell in cells if cell["expected"] and cell["outcome"] != "crossed"]
-    unfinished = sum(not is_finished(cell) for cell in to_finish)
-    rising = {size_of(cell) for cell in cells if cell["rises"] and cell_state(cell) in ("finished", "ended")}
-    caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
-    if rising:
-        at = ", ".join(map(str, sorted(rising)))
-        caveats.append(f"the ratio still rises at the end of training at N = {at}")
-    caveat = "; ".join(caveats)
-    if not points:
-        return Curve(label, points, epsilon, None, None, None, caveat)
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
     estimate, last_estimate = (
         estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
@@ -113,7 +165,20 @@ def _curve(label: str, cells: list[Row], epsilon: float) -> Curve:
     return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise)
 
 
-def _noise(points: Sequence[Point], significant: Sequence[bool]) -> str:
+def _caveat(cells: Sequence[MeasuredCell]) -> str:
+    """Say which trainings are not finished, and which ended while their ratio rose; empty where all is well."""
+    to_finish = [each.cell for each in cells if each.cell.expected and each.cell.outcome is not Outcome.CROSSED]
+    unfinished = sum(not cell.finished for cell in to_finish)
+    ended = (State.FINISHED, State.ENDED)
+    rising = {each.cell.size for each in cells if each.rises and state_of(each.cell) in ended}
+    caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
+    if rising:
+        at = ", ".join(map(str, sorted(rising)))
+        caveats.append(f"the ratio still rises at the end of training at N = {at}")
+    return "; ".join(caveats)
+
+
+def _noise(points: Sequence[SizePoint], significant: Sequence[bool]) -> str:
     """Name the rises from a size to the next one that may be noise; empty where there are none."""
     steps = zip(pairwise(points), significant, strict=True)
     within = [
@@ -122,53 +187,33 @@ def _noise(points: Sequence[Point], significant: Sequence[bool]) -> str:
     return f"from {', '.join(within)} it may be the noise of images, draws and seeds (95%)" if within else ""
 
 
-def only_size(cells: Sequence[Row]) -> int | None:
+def only_size(cells: Sequence[MeasuredCell]) -> int | None:
     """Return the N of a study whose cells have one alone, and that therefore tells no EMM; None for several."""
-    sizes = {size_of(cell) for cell in cells}
+    sizes = {each.cell.size for each in cells}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def size_of(cell: Row) -> int:
-    """Return the training set size N of a cell (a row of `store.cells`)."""
-    return int(cell["size"])
+class Positioned(Protocol):
+    """A row of the store that is of a place in a study."""
+
+    @property
+    def position(self) -> int:
+        """Return the place."""
+        ...
 
 
-def by_position(rows: Sequence[Row]) -> dict[int, list[Row]]:
+P = TypeVar("P", bound=Positioned)
+
+
+def by_position(rows: Sequence[P]) -> dict[int, list[P]]:
     """Return rows by the place in their study that they are of; none for a place without any."""
-    found: dict[int, list[Row]] = defaultdict(list)
+    found: dict[int, list[P]] = defaultdict(list)
     for row in rows:
-        found[row["position"]].append(row)
+        found[row.position].append(row)
     return found
 
 
-GOING_ON = ("running", "waiting", "interrupted", "lost")
-"""States of a cell that a run can still change."""
-
-
-def going_on(store: Store, studies: list[str]) -> bool:
-    """Return whether a run can still change a cell of these studies."""
-    return any(cell_state(cell) in GOING_ON for study in studies for cell in store.progress(study))
-
-
-def cell_state(cell: Row) -> str:
-    """Return how a cell (a row of `store.cells`) stands: finished, running, failed, interrupted, lost,
-    crossed (a search stopped it early), ended (a monitor that is closed) or waiting."""
-    outcome = outcome_of(cell)
-    if not cell["expected"] and outcome == "finished":
-        return "ended"
-    if is_finished(cell):
-        return "finished"
-    return "waiting" if outcome == "finished" else outcome
-
-
-def reason(cell: Row) -> str | None:
-    """Return why the latest attempt at a cell failed or was interrupted; None if it did not or nothing is known."""
-    return str(cell["error"]) if cell_state(cell) in ("failed", "interrupted") and cell["error"] else None
-
-
-def noted(notes: Sequence[Row], cells: Sequence[Row]) -> list[str]:
-    """Return the notes of a study (rows of `store.notes`) as they are shown: with how many of its cells, if not all."""
-    total = len({cell["cell_id"] for cell in cells})
-    return [
-        row["note"] if row["cells"] == total else f"{row['note']} (in {row['cells']} of {total} cells)" for row in notes
-    ]
+def noted(notes: Sequence[Note], cells: Sequence[MeasuredCell]) -> list[str]:
+    """Return the notes of a study as they are shown: with how many of its cells, if not all."""
+    total = len({each.cell.cell_id for each in cells})
+    return [each.note if each.cells == total else f"{each.note} (in {each.cells} of {total} cells)" for each in notes]

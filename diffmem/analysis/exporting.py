@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffmem.analysis.curves import study_curves
+from diffmem.analysis.curves import by_each_measure, study_curves
 from diffmem.store import Store, write_table
 
 
@@ -19,13 +19,14 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
 
 
 def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
-    """Yield a row of EMM for each curve."""
-    for row in store.studies():
-        if study in (None, row["study"]):
-            for curve in study_curves(store, row):
-                given = [row["study"], curve.label, curve.epsilon, row["estimation"]["threshold"], len(curve.points)]
+    """Yield a row of EMM for each curve by each measure that its study has."""
+    for stored in store.studies():
+        for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
+            for curve in study_curves(store, found):
+                given = [found.study, curve.label, found.measure.name, curve.epsilon, found.threshold]
                 best, last = (
                     (str(e), e.value, e.lower, e.upper) if e else (None,) * 4
                     for e in (curve.estimate, curve.last_estimate)
                 )
-                yield [*given, *best, *(curve.interval or (None, None)), *last, curve.note]
+                interval = curve.interval or (None, None)
+                yield [*given, len(curve.points), *best, *interval, *last, curve.note]

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from scipy.special import chdtri, stdtrit
 
 from diffmem.analysis.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
-from diffmem.analysis.curves import study_cells
-from diffmem.analysis.published import Published, at_paper_scale, published_values, settings_of
+from diffmem.analysis.curves import CellWithSettings, study_cells
+from diffmem.analysis.published import Published, at_paper_scale, published_values
 from diffmem.cells import REPLICATES
-from diffmem.store import Row, Store, is_finished
+from diffmem.measures import NEAREST
+from diffmem.store import Store, StoredStudy
 from diffmem.text import counted
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
@@ -71,19 +72,19 @@ class Result:
 
 
 class MeasuredStudy(NamedTuple):
-    """A study as claims see it: its row of `store.studies`, its cells, and the paper's numbers."""
+    """A study as claims see it: its cells, and the paper's numbers."""
 
-    study: Row
-    cells: Sequence[Row]
+    study: StoredStudy
+    cells: Sequence[CellWithSettings]
     published: Sequence[Published]
 
 
 def check_findings(store: Store, profile: str | None = None) -> list[tuple[Finding, str, list[Result]]]:
     """Return every finding with its verdict from the studies of a profile (None: the paper's scale)."""
     evidence = {
-        row["study"]: MeasuredStudy(row, study_cells(store, row)[0], published_values(store, row["study"]))
-        for row in store.studies()
-        if row["study"].partition("@")[2] == (profile or "")
+        each.study: MeasuredStudy(each, study_cells(store, each)[0], published_values(store, each.study))
+        for each in (stored.by(NEAREST) for stored in store.studies())
+        if each.study.partition("@")[2] == (profile or "")
     }
     checked = []
     for finding in FINDINGS:
@@ -104,7 +105,7 @@ def _at_scale(result: Result, evidence: MeasuredStudy) -> Result:
     """Return a result that says where it is of a study that only has the name of the paper's."""
     if result.value is None or any(at_paper_scale(cell) for cell in evidence.cells):
         return result
-    told = f"not at the paper's scale: the study was run from {evidence.study['path']}"
+    told = f"not at the paper's scale: the study was run from {evidence.study.path}"
     return replace(result, reason="; ".join(filter(None, [result.reason, told])))
 
 
@@ -116,7 +117,7 @@ def _together(verdicts: Sequence[str]) -> str:
 
 def study_results(store: Store, evidence: MeasuredStudy) -> list[Result]:
     """Return the results of all claims about one study."""
-    stem = evidence.study["study"].partition("@")[0]
+    stem = evidence.study.study.partition("@")[0]
     claims = [claim for finding in FINDINGS for claim in finding.claims if claim.study == stem]
     return [_check(store, claim, evidence) for claim in claims]
 
@@ -128,27 +129,26 @@ def _check(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
 def check_claim(claim: Claim, evidence: MeasuredStudy) -> Result:
     """Return what a study says of a claim; only finished cells count, each with its best checkpoint."""
     study, cells, published = evidence
-    finished = [cell for cell in cells if is_finished(cell)]
-    held = [key for axis in study["axes"] if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
+    finished = [each for each in cells if each.cell.finished and each.best is not None]
+    held = [key for axis in study.axes if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
     measured = [_measurement(claim, cell, held) for cell in finished]
     levels = _levels(claim, [m.level for m in measured if m.level is not None])
     missing = len(cells) - len(finished)
     note = f"{missing} of {len(cells)} cells are not finished" if missing else ""
     if levels is None:
-        return _unknown(claim, study["study"], note or "the study has no cells at the levels that this is about")
+        return _unknown(claim, study.study, note or "the study has no cells at the levels that this is about")
     compared = [m for m in measured if m.level in levels and m.level is not None]
-    return _judged(claim, study["study"], compared, levels, _published_value(claim, published), note)
+    return _judged(claim, study.study, compared, levels, _published_value(claim, published), note)
 
 
 def _unknown(claim: Claim, study: str, reason: str) -> Result:
     return Result(claim.text, study, UNKNOWN, "", None, None, None, None, None, 0, 0, reason)
 
 
-def _measurement(claim: Claim, cell: Row, held: Sequence[str]) -> Measurement:
-    settings = settings_of(cell)
-    stratum = ", ".join(f"{key} = {cell['axis_values'][key]}" for key in held)
-    level, samples = claim.level_of(settings), cell["samples"]
-    return Measurement(level, stratum, cell["best"], samples, str(settings["P.draw"]), settings["T.seed"])
+def _measurement(claim: Claim, measured: CellWithSettings, held: Sequence[str]) -> Measurement:
+    settings, best, samples = measured.settings, measured.best or 0.0, measured.samples or 0
+    stratum = ", ".join(f"{key} = {measured.cell.axis_values[key]}" for key in held)
+    return Measurement(claim.level_of(settings), stratum, best, samples, str(settings["P.draw"]), settings["T.seed"])
 
 
 def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -282,21 +282,22 @@ GROUPS = 100
 def check_sample_counts(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
     """Check how much a ratio of `claim.high` images or more varies, by comparing hundredths of them."""
     study, cells, _ = evidence
-    rows = store.sample_counts(study["study"], study["estimation"]["threshold"])
-    groups = [row for row in rows if row["samples"] >= claim.high and row["images"] == row["samples"] // GROUPS]
+    rows = store.sample_counts(study.study, study.measure, study.threshold)
+    groups = [row for row in rows if row.samples >= claim.high and row.images == row.samples // GROUPS]
     if not groups:
-        return _unknown(claim, study["study"], f"no cell has {claim.high} generated images")
-    value = math.sqrt(fmean(row["deviation"] ** 2 * row["images"] / claim.high for row in groups))
+        return _unknown(claim, study.study, f"no cell has {claim.high} generated images")
+    value = math.sqrt(fmean((row.deviation or 0.0) ** 2 * row.images / claim.high for row in groups))
     degrees = len(groups) * (GROUPS - 1)
     low, high = (value * math.sqrt(degrees / chdtri(degrees, tail)) for tail in (0.025, 0.975))
-    used = [settings_of(cell) for cell in cells if cell["position"] in {row["position"] for row in groups}]
+    positions = {row.position for row in groups}
+    used = [each.settings for each in cells if each.cell.position in positions]
     return Result(
         claim.text,
-        study["study"],
+        study.study,
         verdict((low, high), claim.within),
         f"{claim.keys[0]} {claim.high}",
         None,
-        fmean(row["ratio"] for row in groups),
+        fmean(row.ratio for row in groups),
         value,
         (low, high),
         None,

@@ -4,11 +4,12 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from diffmem.cells import dotted
+from diffmem.analysis.curves import CellWithSettings
 from diffmem.errors import StoreError
-from diffmem.store import Row, Store
+from diffmem.store import Store
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 ALL_KEPT = "111 111 111"
@@ -84,37 +85,40 @@ def _number(text: str) -> Any:
         return text
 
 
-def settings_of(cell: Row) -> dict[str, Any]:
-    """Return the settings of a cell (a row of `store.cells`) by dotted key, with its axis values."""
-    return {**dotted(cell["configuration"]), **cell["axis_values"]}
-
-
-def at_paper_scale(cell: Row) -> bool:
+def at_paper_scale(measured: CellWithSettings) -> bool:
     """Return whether a cell is one that the paper's numbers can be put beside."""
-    settings = settings_of(cell)
+    settings = measured.settings
     return settings.get("P.dataset") == "cifar10" and settings.get("T.epochs", 0) >= PAPER_EPOCHS
 
 
-def beside(published: Sequence[Published], cells: Sequence[Row]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Beside:
+    """A ratio of the paper, and the mean best ratio of the cells that have its settings."""
+
+    published: Published
+    measured: float | None  # None: no cell has these settings
+    cells: int
+    curve: str | None  # that the cells are on
+
+    @property
+    def settings(self) -> str:
+        """Return the settings as text."""
+        return ", ".join(f"{key} = {value}" for key, value in self.published.settings.items())
+
+    @property
+    def size(self) -> int | None:
+        """Return the training set size, where the paper's number is at one."""
+        return self.published.settings.get("P.size")
+
+
+def beside(published: Sequence[Published], cells: Sequence[CellWithSettings]) -> list[Beside]:
     """Return the paper's ratios, each with the mean best ratio of the cells that have its settings, if any."""
-    measured = [(settings_of(cell), cell["curve"], cell["best"]) for cell in cells if cell["best"] is not None]
+    measured = [(each.settings, each.cell.curve, each.best) for each in cells if each.best is not None]
     rows = []
     for number in published:
         if number.metric != "ratio":
             continue
         found = [(curve, best) for settings, curve, best in measured if number.settings.items() <= settings.items()]
-        ratios = [best for _, best in found]
-        rows.append(
-            {
-                "values": dict(number.settings),
-                "settings": ", ".join(f"{key} = {value}" for key, value in number.settings.items()),
-                "source": number.source,
-                "note": number.note,
-                "published": number.value,
-                "measured": sum(ratios) / len(ratios) if ratios else None,
-                "cells": len(ratios),
-                "curve": found[0][0] if found else None,
-                "size": number.settings.get("P.size"),
-            }
-        )
+        mean = fmean(best for _, best in found) if found else None
+        rows.append(Beside(number, mean, len(found), found[0][0] if found else None))
     return rows

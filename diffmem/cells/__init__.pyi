@@ -19,7 +19,6 @@ from .rules import impossible_labels as impossible_labels
 from .rules import impossible_network as impossible_network
 from .settings import MOST as MOST
 from .settings import MOST_CLASSES as MOST_CLASSES
-from .settings import THRESHOLD as THRESHOLD
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation
 from .settings import ModelConfiguration as ModelConfiguration

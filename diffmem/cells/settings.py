@@ -75,6 +75,8 @@ ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(mi
 
 Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
 
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
 Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
 
 
@@ -264,7 +266,7 @@ class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured, and what is kept of it."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None}
-    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep"})
+    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep", "measures"})
 
     samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
@@ -280,6 +282,9 @@ class Scoring(Settings):
     batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
     pairs: int = Field(
         32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
+    )
+    measures: Names = Field(
+        (), description="Measures beside the paper's that a checkpoint is scored by: calibrated; changes no numbers."
     )
     keep: Literal["last", "best", "all", "none"] = Field(
         "last",
@@ -301,16 +306,19 @@ class Scoring(Settings):
 PRECISION_CHECK = 500
 """Generated images between two looks whether a ratio is as precise as asked."""
 
-THRESHOLD = 1 / 3
-"""Memorized: the nearest training image is nearer than this times the second nearest (Gu et al. 2023, Sec. 2)."""
-
 
 class Estimation(Settings):
     """How the EMM is read off the measured ratios; never part of a cell."""
 
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest N with ratio >= 1 - epsilon.")
-    threshold: float = Field(
-        THRESHOLD, gt=0, le=1, description="Memorized: nearest distance < threshold * second nearest."
+    measure: str = Field(
+        "nearest", description="The measure that the ratio is by: nearest (the paper's), or one of score.measures."
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        description="An image is a copy below this share: of the second nearest distance, by the paper's measure; "
+        "default: the measure's own.",
     )
     search: Literal["grid", "bisect"] = Field(
         "grid", description="The sizes of an axis, or those that a search for the EMM chooses one after another."

@@ -11,7 +11,7 @@ from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_w
 from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
-    from diffmem.store import Row
+    from diffmem.store import MeasuredPoint, Try
 
 
 @click.command()
@@ -35,22 +35,24 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     if as_json:
         print_json(described)
         return
-    measured, values = len(described["checkpoints"]), dotted(described["configuration"])
-    of = f" of {described['expected']}" if described["expected"] else ""
-    echo(f"{described['cell_id']}: {measured}{of} checkpoints measured")
+    measured, values = len(described.checkpoints), dotted(described.configuration)
+    of = f" of {described.expected}" if described.expected else ""
+    echo(f"{described.cell_id}: {measured}{of} checkpoints measured")
     print_table("settings", [{"setting": key, "value": _setting(value)} for key, value in values.items()])
-    echo("studies" if described["studies"] else "in no study")
-    for place in described["studies"]:
-        echo(f"  {place['study']}: {place['name']}")
-    print_table("checkpoints", [_checkpoint(row) for row in described["checkpoints"]])
-    print_table("attempts", [_attempt(row) for row in described["attempts"]])
-    for versions in dict.fromkeys(_versions(row) for row in described["attempts"]):
-        since = next(row["started_at"] for row in described["attempts"] if _versions(row) == versions)
+    echo("studies" if described.studies else "in no study")
+    for place in described.studies:
+        echo(f"  {place.study}: {place.name}")
+    print_table("checkpoints", [_checkpoint(row) for row in described.checkpoints])
+    if described.measurements:
+        print_table("by other measures", [vars(each) for each in described.measurements])
+    print_table("attempts", [_attempt(row) for row in described.attempts])
+    for versions in dict.fromkeys(_versions(row) for row in described.attempts):
+        since = next(row.started_at for row in described.attempts if _versions(row) == versions)
         print_wrapped(f"from {moment(since)} with {versions}", indent=4)
-    for row in described["attempts"]:
-        if row["error"]:
-            echo(f"{row['outcome']} at {moment(row['ended_at'] or row['started_at'])}: {row['error']}")
-    for note in described["notes"]:
+    for row in described.attempts:
+        if row.error:
+            echo(f"{row.outcome} at {moment(row.ended_at or row.started_at)}: {row.error}")
+    for note in described.notes:
         print_wrapped(f"note: {note}", indent=4)
 
 
@@ -58,32 +60,35 @@ def _setting(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _checkpoint(row: "Row") -> dict[str, Any]:
+def _checkpoint(row: "MeasuredPoint") -> dict[str, Any]:
     """Return a checkpoint as `show` prints it: so that a row fits a terminal."""
     return {
-        "epoch": row["epoch"],
-        "step": row["step"],
-        "memorized": f"{row['memorized']}/{row['samples']}",
-        **{key: row[key] for key in ("ratio", "low", "high", "loss")},
-        "train": duration(row["train_seconds"]),
-        "score": duration(row["score_seconds"]),
-        "measured": moment(row["measured_at"]),
+        "epoch": row.epoch,
+        "step": row.step,
+        "memorized": f"{row.memorized}/{row.samples}",
+        "ratio": row.ratio,
+        "low": row.low,
+        "high": row.high,
+        "loss": row.loss,
+        "train": duration(row.train_seconds),
+        "score": duration(row.score_seconds),
+        "measured": moment(row.measured_at),
     }
 
 
-def _versions(row: "Row") -> str:
-    return ", ".join(f"{package} {number}" for package, number in row["versions"].items())
+def _versions(row: "Try") -> str:
+    return ", ".join(f"{package} {number}" for package, number in row.versions.items())
 
 
-def _attempt(row: "Row") -> dict[str, Any]:
+def _attempt(row: "Try") -> dict[str, Any]:
     return {
-        "outcome": row["outcome"],
-        "host": row["host"],
-        "process": row["pid"],
-        "device": row["device"],
-        "started": moment(row["started_at"]),
-        "took": None if row["seconds"] is None else duration(row["seconds"]),
-        "commit": row["git_commit"] and row["git_commit"][:10] + " (changed)" * bool(row["git_dirty"]),
+        "outcome": row.outcome,
+        "host": row.host,
+        "process": row.pid,
+        "device": row.device,
+        "started": moment(row.started_at),
+        "took": None if row.seconds is None else duration(row.seconds),
+        "commit": row.git_commit and row.git_commit[:10] + " (changed)" * bool(row.git_dirty),
     }
 
 
@@ -196,7 +201,7 @@ def export(
     store, name = Store(store_path), None
     if study is not None:
         store, row = stored(store_path, study)
-        name = row["study"]
+        name = row.study
     if output is not None:
         write(store, what, output, form=chosen, study=name)
         echo(f"{what}: {output}")

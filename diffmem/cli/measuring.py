@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from diffmem.cli.options import json_option, max_pixels_option, store_option
+from diffmem.cli.options import json_option, max_pixels_option, measures_option, store_option
 from diffmem.cli.tables import echo, print_json, print_table
 
 
@@ -27,10 +27,13 @@ from diffmem.cli.tables import echo, print_json, print_table
     metavar="N",
     help="Compare all images at N x N pixels, by centre crop and Lanczos resize, also where that enlarges them.",
 )
+@measures_option
 @store_option
 @max_pixels_option
 @json_option
-def score(images: Path, against: str, resolution: int | None, store_path: Path, as_json: bool) -> None:
+def score(
+    images: Path, against: str, resolution: int | None, measures: tuple[str, ...], store_path: Path, as_json: bool
+) -> None:
     """Measure how many images of any generator are copies of training images.
 
     Training images are cropped and resized to the size of the generated ones, unless that enlarges them, and named by
@@ -44,9 +47,10 @@ def score(images: Path, against: str, resolution: int | None, store_path: Path, 
     from diffmem.store import Store
 
     with shown_reading():
-        result = score_images(images, against, Store(store_path), resolution=resolution)
+        result = score_images(images, against, Store(store_path), resolution=resolution, measures=measures)
     if as_json:
-        print_json({**vars(result), "ratio": result.ratio})
+        copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
+        print_json({**vars(result), "most_copied": copied, "ratio": result.ratio})
         return
     echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
@@ -57,7 +61,8 @@ def score(images: Path, against: str, resolution: int | None, store_path: Path, 
         echo(f"note: {note}")
     if result.most_copied:
         rows = [
-            {"position" if key == "nearest" else key: value for key, value in row.items()} for row in result.most_copied
+            {"position": each.nearest, "copies": each.copies} | ({"file": each.file} if each.file else {})
+            for each in result.most_copied
         ]
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)

@@ -118,7 +118,7 @@ def prune(
     store, cells = Store(store_path), None
     if study is not None:
         store, row = stored(store_path, study)
-        cells = {each["cell_id"] for each in store.progress(row["study"])}
+        cells = {each.cell_id for each in store.progress(row.study)}
     if cell is not None:
         found = {find_cell(store, cell)}
         cells = found if cells is None else cells & found

@@ -12,9 +12,10 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
+from diffmem.measures import MEASURES
 
 if TYPE_CHECKING:
-    from diffmem.store import Row, Store
+    from diffmem.store import Store, StoredStudy
     from diffmem.study import Study
 
 
@@ -69,7 +70,7 @@ def complete_profile(context: click.Context, _parameter: click.Parameter, begun:
     files = [text for text in context.args if text.endswith(".toml")]  # click leaves arguments to later than this
     names = {name for file in files for name in profiles_of(Path(file))}
     if not files:
-        names = {row["study"].partition("@")[2] for row in _studies(context)}
+        names = {each.study.partition("@")[2] for each in _studies(context)}
     return [CompletionItem(name) for name in sorted(names - {""}) if name.startswith(begun)]
 
 
@@ -124,6 +125,26 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def measure_option(command: Any) -> Any:
+    """Add --measure, which can be given once."""
+    return click.option(
+        "--measure",
+        type=click.Choice(list(MEASURES)),
+        help="Ratios by this measure.  [default: emm.measure of the study]",
+    )(command)
+
+
+def measures_option(command: Any) -> Any:
+    """Add --measure, which can be given several times."""
+    return click.option(
+        "--measure",
+        "measures",
+        multiple=True,
+        type=click.Choice(list(MEASURES)),
+        help="Also score by this measure; the paper's is always there.",
+    )(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print data instead of a table.")
 
 
@@ -139,7 +160,7 @@ def load_study(path: Path, profile: str | None, overrides: tuple[str, ...]) -> "
 # --- names of the store ---------------------------------------------------------------------------------
 
 
-def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[Store, Row]":
+def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[Store, StoredStudy]":
     """Return the store and what it knows of a study, by its file, its name or the beginning of it.
 
     StoreError where that is none, or more than one. A file of the name that is not the one that was run is told of.
@@ -157,8 +178,8 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
         raise
     if is_file and is_another_file(row, study):
         echo(f"note: this is the study of {file_of(row)}, the one of this name that was run last", err=True)
-    if row["overrides"]:
-        echo(f"note: {row['study']} was run last with {as_options(row['overrides'])}", err=True)
+    if row.overrides:
+        echo(f"note: {row.study} was run last with {as_options(row.overrides)}", err=True)
     return store, row
 
 
@@ -167,25 +188,25 @@ def as_options(overrides: Sequence[str]) -> str:
     return " ".join(f"--set {shlex.quote(override)}" for override in overrides)
 
 
-def is_another_file(row: "Row", path: str) -> bool:
+def is_another_file(row: "StoredStudy", path: str) -> bool:
     """Return whether a study of the store was run from another file than this one, where both are here to compare."""
-    if row["folder"] is None or not all(map(os.path.isfile, (path, file_of(row)))):  # a Path raises of impossible names
+    if row.folder is None or not all(map(os.path.isfile, (path, file_of(row)))):  # a Path raises of impossible names
         return False
     return not os.path.samefile(path, file_of(row))  # noqa: PTH121
 
 
-def file_of(row: "Row") -> str:
+def file_of(row: "StoredStudy") -> str:
     """Return the file that a study of the store was run from, as it is called from here."""
-    return os.path.relpath(os.path.join(row["folder"], row["path"]))  # noqa: PTH118
+    return os.path.relpath(os.path.join(row.folder or "", row.path))  # noqa: PTH118
 
 
 def complete_study(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the studies of the store that begin so, or let the shell complete a file."""
-    rows = [row for row in _studies(context) if row["study"].startswith(begun)]
-    return [CompletionItem(row["study"], help=row["title"]) for row in rows] or [CompletionItem(begun, type="file")]
+    studies = [each for each in _studies(context) if each.study.startswith(begun)]
+    return [CompletionItem(each.study, help=each.title) for each in studies] or [CompletionItem(begun, type="file")]
 
 
-def _studies(context: click.Context) -> "list[Row]":
+def _studies(context: click.Context) -> "list[StoredStudy]":
     """Return the studies of the store that a command line begun names; none where it cannot be read."""
     from diffmem.store import Store
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffmem.cli.tables import printable
-from diffmem.runs import CellEnded, CellStarted, Event, Generated, Measured, Noted, Saved, Trained
+from diffmem.runs import CellEnded, CellStarted, Ended, Event, Generated, Measured, Noted, Saved, Trained
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much a run says."""
@@ -41,7 +41,7 @@ def show(events: Iterator[Event], *, total: int, label: str, detail: Detail = "n
 
 
 def _is_failure(event: Event) -> bool:
-    return isinstance(event, CellEnded) and event.outcome in ("failed", "unfinished")
+    return isinstance(event, CellEnded) and event.outcome in (Ended.FAILED, Ended.UNFINISHED)
 
 
 def _line(event: Event, total: int) -> str:
@@ -49,21 +49,23 @@ def _line(event: Event, total: int) -> str:
     match event:
         case Noted(note=note, cells=cells, of=of):
             return f"note: {note}" + (f" (in {cells} of {of} cells)" if cells < of else "")
-        case CellStarted(name=name, number=number, step=step, steps=steps, note=note):
+        case CellStarted(entry=entry, step=step, steps=steps, note=note):
             going_on = f", going on at step {step} of {steps}" if step else ""
-            return f"cell {number}/{total} {name}{going_on}" + (f"\n  {note}" if note else "")
+            return f"cell {entry.number}/{total} {entry.name}{going_on}" + (f"\n  {note}" if note else "")
         case Measured(epoch=epoch, ratio=ratio, loss=loss):
             trained = "" if loss is None else f"  loss {loss:.4g}"
             return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
-        case CellEnded(name=name, number=number, outcome="failed", error=error):
-            return f"cell {number}/{total} {name} failed: {error}"
-        case CellEnded(name=name, number=number, outcome="unfinished", error=error):
-            return f"cell {number}/{total} {name} is not finished: {error}"
-        case CellEnded(name=name, number=number, outcome="failed before"):
-            return f"cell {number}/{total} {name}: failed before, and is not tried again without --retry-failed"
-        case CellEnded(name=name, number=number, outcome=outcome) if outcome != "finished":
-            return f"cell {number}/{total} {name}: {outcome}"
+        case CellEnded(entry=entry, outcome=outcome, error=error) if outcome is not Ended.FINISHED:
+            return f"cell {entry.number}/{total} {entry.name}{SAID.get(outcome, f': {outcome}')}{error}"
     return ""
+
+
+SAID = {
+    Ended.FAILED: " failed: ",
+    Ended.UNFINISHED: " is not finished: ",
+    Ended.FAILED_BEFORE: ": failed before, and is not tried again without --retry-failed",
+}
+"""What is said of a cell that ended so, before the reason."""
 
 
 def _detail(event: Event) -> str:

@@ -17,6 +17,7 @@ from diffmem.cli.options import (
     complete_profile,
     complete_study,
     json_option,
+    measure_option,
     profile_option,
     store_option,
     stored,
@@ -29,32 +30,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffmem.analysis import Curve, Finding, Result
-    from diffmem.store import Row
 from diffmem.cli.status import print_notes
 
 
 @click.command()
 @study_argument
 @profile_option
+@measure_option
 @store_option
 @json_option
-def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
+def emm(study: str, profile: str | None, measure: str | None, store_path: Path, as_json: bool) -> None:
     """Estimate the effective model memorization: the largest N with ratio >= 1 - epsilon, for each curve.
 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
     each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
-    The 95% interval is over images, draws and seeds; "?" is an end that the sizes do not bound. Notes say what was done
-    to the images when they were read.
+    The ratio is the share of images that the study's measure, or --measure, calls copies. The 95% interval is over
+    images, draws and seeds; "?" is an end that the sizes do not bound. Notes say what was done to the images when they
+    were read.
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.analysis import curves_of, measured_cells, only_size
+    from diffmem.analysis import check_measured, curves_of, measured_cells, only_size
+    from diffmem.measures import MEASURES
 
-    store, row = stored(store_path, study, profile)
-    name = row["study"]
+    store, found = stored(store_path, study, profile)
+    found = found if measure is None else found.by(MEASURES[measure])
     with store.snapshot():
-        cells, notes = measured_cells(store, row), store.notes(name)
-    curves = curves_of(cells, row["estimation"]["epsilon"])
+        cells, notes = measured_cells(store, found), store.notes(found.study)
+        check_measured(store, found)
+    curves = curves_of(cells, found.epsilon)
     rows = [
         {
             "curve": curve.label,
@@ -70,11 +74,12 @@ def emm(study: str, profile: str | None, store_path: Path, as_json: bool) -> Non
         for curve in curves
     ]
     if as_json:
-        print_json({"study": name, "epsilon": curves[0].epsilon if curves else None, "curves": rows, "notes": notes})
+        about = {"study": found.study, "measure": found.measure.name, "epsilon": curves[0].epsilon if curves else None}
+        print_json({**about, "curves": rows, "notes": notes})
         return
     alone = only_size(cells) is not None
-    line = f"memorization ratio >= {1 - curves[0].epsilon:g}"
-    title = f"{name}: memorization ratio" if alone else f"{name}: largest N with {line}"
+    line = f"{found.measure.ratio} >= {1 - curves[0].epsilon:g}"
+    title = f"{found.study}: {found.measure.ratio}" if alone else f"{found.study}: largest N with {line}"
     print_table(title, [_curve_row(curve, alone=alone) for curve in curves])
     for curve in curves:
         if note := curve.caveat if alone else curve.note:
@@ -132,9 +137,8 @@ def report(
 
     Example: diffmem report quickstart -o quickstart.html
     """
-    from diffmem.analysis import going_on
     from diffmem.report import write_page
-    from diffmem.store import Store, merged
+    from diffmem.store import Store, going_on, merged
 
     path = output or store_paths[0].parent / "report.html"
     stop = StopOnSignal("the page stays as it is now") if watch else None
@@ -142,8 +146,8 @@ def report(
     for written in itertools.count():
         before = _changed(store_paths)
         with merged(store_paths) if len(store_paths) > 1 else nullcontext(Store(store_paths[0])) as store:
-            meant = meant or [stored(store.path, study, profile)[1]["study"] for study in studies]
-            names = meant or [row["study"] for row in store.studies()]
+            meant = meant or [stored(store.path, study, profile)[1].study for study in studies]
+            names = meant or [each.study for each in store.studies()]
             refresh = WATCH_SECONDS if watch else 0
             unfinished = going_on(store, names)  # before the page: it then has all that a finished study has
             source = ", ".join(map(str, store_paths))
@@ -234,7 +238,7 @@ def _behind(result: "Result") -> str:
     return "; ".join(filter(None, [result.behind.strip("-"), result.reason]))
 
 
-def _finding_rows(finding: "Finding", verdict: str, results: "Sequence[Result]") -> "list[Row]":
+def _finding_rows(finding: "Finding", verdict: str, results: "Sequence[Result]") -> list[dict[str, Any]]:
     """Return a row for each claim of a finding, which only the first one names."""
     return [
         {

@@ -122,7 +122,7 @@ def _work(
 ) -> None:
     """Do this process' share of a run, and say how it goes and how it ended."""
     from diffmem.cli.progress import show
-    from diffmem.runs import Interrupted, join, leave, log_events, most_cells, run_study, trackers_of
+    from diffmem.runs import Ended, Interrupted, join, leave, log_events, most_cells, run_study, trackers_of
 
     group = join()
     watch.joined(stop.stop)
@@ -140,19 +140,19 @@ def _work(
         sys.exit(128 + (stop.signal or signal.SIGINT))
     finally:
         leave()
-    _conclude(study, store, several=group.count > 1, busy=outcomes["busy elsewhere"], total=total)
+    _conclude(study, store, several=group.count > 1, busy=outcomes[Ended.BUSY], total=total)
 
 
 def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     """Say so where the store has another study of this name, whose cells are then not listed under it."""
-    rows = store.studies() if store.exists() else []
-    known = next((row for row in rows if row["study"] == study.name), None)
+    studies = store.studies() if store.exists() else []
+    known = next((each for each in studies if each.study == study.name), None)
     if known is None:
         return
     if is_another_file(known, study.path):
         was, now, advice = file_of(known), study.path, "rename one of the files to have a report of both"
-    elif known["overrides"] != list(study.overrides):
-        was, now = (as_options(each) or "the file alone" for each in (known["overrides"], study.overrides))
+    elif known.overrides != list(study.overrides):
+        was, now = (as_options(each) or "the file alone" for each in (known.overrides, study.overrides))
         advice = "a copy of the file under another name, or a profile, has a report of its own"
     else:
         return
@@ -185,11 +185,11 @@ def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total
 
 def _ending(study: "Study", store: "Store") -> str:
     """Return the last line of a run in which nothing has failed."""
-    from diffmem.store import is_finished
+    from diffmem.store import Outcome
 
-    cells = {row["cell_id"]: row for row in store.progress(study.name)}.values()
-    finished = sum(map(is_finished, cells))
-    crossed = sum(cell["outcome"] == "crossed" and not is_finished(cell) for cell in cells)
+    cells = {cell.cell_id: cell for cell in store.progress(study.name)}.values()
+    finished = sum(cell.finished for cell in cells)
+    crossed = sum(cell.outcome is Outcome.CROSSED and not cell.finished for cell in cells)
     early = f" and {crossed} ended at the line" if crossed else ""
     return f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"
 
@@ -238,11 +238,11 @@ def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, in
     A launcher takes another exit code than 0 for a reason to end the other processes.
     """
     from diffmem.errors import OutOfMemory
-    from diffmem.store import is_finished, outcome_of
+    from diffmem.store import Outcome, State, state_of
 
-    cells = {row["cell_id"]: row for row in store.progress(study.name) if not is_finished(row)}.values()
-    outcomes = [outcome_of(cell) for cell in cells]
-    if several and "running" in outcomes:
+    cells = {cell.cell_id: cell for cell in store.progress(study.name) if not cell.finished}.values()
+    states = [state_of(cell) for cell in cells]
+    if several and State.RUNNING in states:
         return 0, 0
-    out_of_memory = ("interrupted", str(OutOfMemory()))
-    return outcomes.count("failed"), sum((cell["outcome"], cell["error"]) == out_of_memory for cell in cells)
+    out_of_memory = (Outcome.INTERRUPTED, str(OutOfMemory()))
+    return states.count(State.FAILED), sum((cell.outcome, cell.error) == out_of_memory for cell in cells)

@@ -21,7 +21,8 @@ from diffmem.errors import StoreError
 from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
-    from diffmem.store import Row, Store
+    from diffmem.analysis import MeasuredCell
+    from diffmem.store import CellProgress, Note, Store
 
 
 @click.command()
@@ -42,7 +43,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     Example: diffmem status quickstart
     """
-    from diffmem.analysis import cell_state, measured_cells, reason
+    from diffmem.analysis import measured_cells
     from diffmem.runs import seconds_left
 
     if study is None:
@@ -50,34 +51,46 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
             raise click.UsageError("--profile picks the scale of a STUDY, and none is named")
         _print_studies(store_path, as_json=as_json)
         return
-    store, row = stored(store_path, study, profile)
+    store, found = stored(store_path, study, profile)
     _close_attempts(store)
     with store.snapshot():
-        cells = measured_cells(store, row)
-        left = seconds_left(store, row["study"])
-        notes, by_cell = store.notes(row["study"]), store.cell_notes(row["study"])
-    for cell in cells:
-        cell["state"] = cell_state(cell)
-        cell["seconds left"] = _left(cell["state"], left[cell["cell_id"]])
+        cells = measured_cells(store, found)
+        left = seconds_left(store, found.study)
+        notes, by_cell = store.notes(found.study), store.cell_notes(found.study)
+    rows = [_CellRow(each, left[each.cell.cell_id]) for each in cells]
     if as_json:
         print_json(
             [
-                _status_row(cell) | _counts(cell) | _attempt_row(cell) | {"notes": by_cell.get(cell["cell_id"], [])}
-                for cell in cells
+                _status_row(row) | _counts(row.cell) | _attempt_row(row) | {"notes": by_cell.get(row.cell.cell_id, [])}
+                for row in rows
             ]
         )
         return
-    rows = (_status_row(cell) | {"time left": _time(cell["seconds left"])} for cell in cells)
-    print_table(row["study"], rows, cut="cell_id")
-    for line in _running_lines(cells):
+    table = (_status_row(row) | {"time left": None if row.left is None else duration(row.left)} for row in rows)
+    print_table(found.study, table, cut="cell_id")
+    for line in _running_lines(rows):
         echo(line)
-    for cell in cells:
-        if error := reason(cell):
-            echo(f"{cell['cell_id']} {cell['state']}: {error}")
+    for row in rows:
+        if row.reason:
+            echo(f"{row.cell.cell_id} {row.state}: {row.reason}")
     print_notes(notes, cells)
 
 
-def print_notes(notes: "list[Row]", cells: "list[Row]") -> None:
+class _CellRow:
+    """A cell of a study as `status` looks at it: how it stands is asked once."""
+
+    def __init__(self, measured: "MeasuredCell", seconds: float | None) -> None:
+        from diffmem.store import State, reason, state_of
+
+        self.measured, self.cell = measured, measured.cell
+        self.state, self.reason = state_of(measured.cell), reason(measured.cell)
+        self.running = self.state is State.RUNNING
+        self.done = self.state in (State.FINISHED, State.CROSSED)
+        self.failed = self.state is State.FAILED
+        self.left = 0.0 if self.done else None if self.failed else seconds  # that a run would still spend on it
+
+
+def print_notes(notes: "list[Note]", cells: "list[MeasuredCell]") -> None:
     """Print what was done to the images of a study's cells, each note once."""
     from diffmem.analysis import noted
 
@@ -97,23 +110,22 @@ def _close_attempts(store: "Store") -> None:
 
 def _print_studies(store_path: Path, *, as_json: bool) -> None:
     """Print how far each study is, the one that was run last first."""
-    from diffmem.analysis import cell_state
-    from diffmem.store import Store
+    from diffmem.store import Store, state_of
 
     store = Store(store_path)
     _close_attempts(store)
     with store.snapshot():
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
-                "study": study["study"],
-                "title": study["title"],
-                "cells": Counter(cell_state(cell) for cell in cells),
-                "measured": sum(cell["measured"] for cell in cells),
-                "expected": sum(cell["expected"] for cell in cells),
-                "registered_at": study["registered_at"],
+                "study": study.study,
+                "title": study.title,
+                "cells": Counter(state_of(cell) for cell in cells),
+                "measured": sum(cell.measured for cell in cells),
+                "expected": sum(cell.expected for cell in cells),
+                "registered_at": study.registered_at,
             }
             for study in store.studies()
-            for cells in [store.progress(study["study"])]
+            for cells in [store.progress(study.study)]
         ]
     if as_json:
         print_json(rows)
@@ -137,69 +149,59 @@ def _of(measured: int, expected: int) -> str:
     return f"{measured}/{expected}" if expected else str(measured)
 
 
-def _status_row(cell: "Row") -> dict[str, Any]:
+def _status_row(row: _CellRow) -> dict[str, Any]:
+    cell = row.cell
     return {
-        "cell_id": cell["cell_id"],
-        "P.size": cell["size"],
-        **cell["axis_values"],
-        "state": cell["state"],
-        "checkpoints": _of(cell["measured"], cell["expected"]),
-        "best ratio": cell["best"],
-        "last ratio": cell["last"],
+        "cell_id": cell.cell_id,
+        "P.size": cell.size,
+        **cell.axis_values,
+        "state": str(row.state),
+        "checkpoints": _of(cell.measured, cell.expected),
+        "best ratio": row.measured.best,
+        "last ratio": row.measured.last,
     }
 
 
-def _counts(cell: "Row") -> dict[str, Any]:
+def _counts(cell: "CellProgress") -> dict[str, Any]:
     """Return how many checkpoints a cell has, and of how many where that is known."""
-    return {"measured": cell["measured"], "expected": cell["expected"] or None}
+    return {"measured": cell.measured, "expected": cell.expected or None}
 
 
-def _attempt_row(cell: "Row") -> dict[str, Any]:
+def _attempt_row(row: _CellRow) -> dict[str, Any]:
     """Return what is known of a cell's latest attempt while it runs, and why it ended early."""
-    from diffmem.analysis import reason
-
-    running = cell["state"] == "running"
+    cell = row.cell if row.running else None
     return {
-        "error": reason(cell),
-        "host": cell["host"] if running else None,
-        "pid": cell["pid"] if running else None,
-        "since": cell["started_at"] if running else None,
-        "seconds running": _since(cell["started_at"]) if running else None,
-        "seconds left": cell["seconds left"],
+        "error": row.reason,
+        "host": cell and cell.host,
+        "pid": cell and cell.pid,
+        "since": cell and cell.started_at,
+        "seconds running": cell and _since(cell.started_at),
+        "seconds left": row.left,
     }
 
 
-def _left(state: str, seconds: float | None) -> float | None:
-    """Return the seconds that a run would still spend on a cell in this state."""
-    if state in ("finished", "crossed"):
-        return 0.0
-    return None if state == "failed" else seconds
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else duration(seconds)
-
-
-def _since(started: datetime) -> float:
+def _since(started: datetime | None) -> float | None:
+    if started is None:
+        return None
     return max(0.0, (datetime.now(UTC).replace(tzinfo=None) - started).total_seconds())
 
 
-def _running_lines(cells: "list[Row]") -> Iterator[str]:
+def _running_lines(rows: "list[_CellRow]") -> Iterator[str]:
     """Yield what runs now, and how long the rest takes and how that is known."""
-    distinct = {cell["cell_id"]: cell for cell in cells}.values()
-    running = [cell for cell in distinct if cell["state"] == "running"]
-    for cell in running:
-        since = f"since {moment(cell['started_at'])}, for {duration(_since(cell['started_at']))}"
-        yield f"{cell['cell_id']} runs on {cell['host']}, process {cell['pid']}, {since}"
-    ended = ("finished", "crossed", "failed")
+    distinct = {row.cell.cell_id: row for row in rows}.values()
+    running = [row for row in distinct if row.running]
+    for row in running:
+        since = f"since {moment(row.cell.started_at)}, for {duration(_since(row.cell.started_at) or 0.0)}"
+        yield f"{row.cell.cell_id} runs on {row.cell.host}, process {row.cell.pid}, {since}"
     # of a monitor's training nobody knows the end
-    waiting = [cell["seconds left"] for cell in distinct if cell["expected"] and cell["state"] not in ended]
+    waiting = [row.left for row in distinct if row.cell.expected and not row.done and not row.failed]
     if not waiting:
         return
-    if None in waiting:
+    known = [left for left in waiting if left is not None]
+    if len(known) < len(waiting):
         yield "time left: -, for nothing of this study is measured yet; `diffmem plan STUDY.toml --measure` tells it"
         return
-    total = sum(waiting)
+    total = sum(known)
     shared = f", {duration(total / len(running))} on the {len(running)} that work now" if len(running) > 1 else ""
     yield (
         f"time left on one device: {duration(total)}{shared}; each cell from its last checkpoint on, at the seconds "

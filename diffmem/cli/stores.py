@@ -49,33 +49,32 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem store info
     """
-    from diffmem.analysis import cell_state
     from diffmem.store import cell_states, describe_store, listed
 
     store = _the_store(named, store_path)
     described = describe_store(store)
-    states = Counter(cell_state(cell) for cell in cell_states(store))
+    states = Counter(cell_states(store))
     if as_json:
-        print_json({**described, "cells": dict(states)})
+        print_json({**vars(described), "cells": dict(states)})
         return
     by_state = ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"
     lines = {
-        "path": described["path"],
-        "size": f"{with_unit(described['bytes'])}B",
-        "schema": described["schema"],
+        "path": described.path,
+        "size": f"{with_unit(described.bytes)}B",
+        "schema": described.schema,
         "cells": by_state,
-        "checkpoints": described["checkpoints"],
-        "generated images": described["generated"],
-        "rows of evidence": described["evidence"],
-        "training states": f"{described['training_states']}, {with_unit(described['training_state_bytes'])}B",
-        "trained models": f"{described['trained_models']}, {with_unit(described['trained_model_bytes'])}B",
-        "studies": len(described["studies"]),
+        "checkpoints": described.checkpoints,
+        "generated images": described.generated,
+        "rows of evidence": described.evidence,
+        "training states": f"{described.training_states}, {with_unit(described.training_state_bytes)}B",
+        "trained models": f"{described.trained_models}, {with_unit(described.trained_model_bytes)}B",
+        "studies": len(described.studies),
     }
     for name, value in lines.items():
         echo(f"{name:18}{value}")
-    for study in described["studies"]:
-        echo(f"  {study['study']}: {counted(study['cells'], 'cell')}, {study['title']}")
-    if loose := described["in_no_study"]:
+    for study in described.studies:
+        echo(f"  {study.study}: {counted(study.cells, 'cell')}, {study.title}")
+    if loose := described.in_no_study:
         echo(f"{'in no study now':18}{listed(loose)}")
 
 

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffmem.cells import THRESHOLD
 from diffmem.data import (
     Meaning,
     OtherMeaning,
@@ -24,14 +23,14 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, ImageWarning
-from diffmem.measures import memorized_share, two_nearest
+from diffmem.measures import NEAREST, memorized_share, two_nearest
 
 Images = Tensor | npt.NDArray[Any] | Sequence[Any]
 """[n, c, h, w], [n, h, w, c] or [n, h, w] with c of 1 or 3, or a list of such images, also PIL ones: uint8; or
 floating-point values in 0..1 or -1..1, or whole ones of 16 bits, as a warning then says."""
 
 
-def memorization_ratio(images: Images, training_images: Images, *, threshold: float = THRESHOLD) -> float:
+def memorization_ratio(images: Images, training_images: Images, *, threshold: float = NEAREST.threshold) -> float:
     """Return the share of generated images that are memorized: d1 < threshold * d2, in 0..1 (Gu et al. 2023, Sec. 2).
 
     d1 and d2 are the l2 distances to the nearest and the second nearest training image. Both are taken on the 0..255

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,13 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from diffmem.cells import Estimation
 from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.external.pending import Pending, Write
-from diffmem.external.score import BATCH, PAIRS, ForeignCell
-from diffmem.measures import Comparison
+from diffmem.external.score import BATCH, PAIRS, READ_OFF, ForeignCell
+from diffmem.measures import MEASURES, Comparison
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Provenance, Store, new_attempt_id, provenance
+from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance
 
 PATH = "diffmem.Monitor"
 """What the store says of where a monitored study is from."""
@@ -42,7 +41,8 @@ class Monitor:
 
     `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what
     tells this training from others of the same name: each combination, and each training set, is a cell of its own,
-    and one that the store has already is gone on with. Nothing is trained or generated here. Raises DiffmemError,
+    and one that the store has already is gone on with. Beside the paper's measure, samples are scored by `measures`, by
+    name. Nothing is trained or generated here. Raises DiffmemError,
     before the training begins, where the images are no training set or the store cannot be written. Once it has begun,
     nothing that befalls the store ends the training or makes it wait: what cannot be written stays pending until the
     next call or `close`.
@@ -58,14 +58,18 @@ class Monitor:
         samples: int = 500,
         batch_size: int = 100,
         settings: Mapping[str, Setting] | None = None,
+        measures: Sequence[str] = (),
         device: torch.device | str | None = None,
     ) -> None:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
             if not isinstance(value, SupportsIndex) or value < 1:
                 raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
+        if unknown := [name for name in measures if name not in MEASURES]:
+            raise DataError(f"Monitor: no measure {unknown[0]!r}; there are {', '.join(MEASURES)}")
         images = as_training_images(training_images)
         plain = _plain(settings or {})
         self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
+        self.measures = tuple(measures)
         store = store if isinstance(store, Store) else Store(store)
         self.device = torch.device(device) if device else this_device()
         self.cell = ForeignCell(
@@ -164,7 +168,7 @@ class Monitor:
     def _measure(self, batches: Iterable[Tensor], step: int, loss: float | None) -> float:
         """Append the score of the images of a step to the store."""
         started = time.monotonic()
-        comparison, count = Comparison(self._images, pairs=PAIRS), 0
+        comparison, count = Comparison(self._images, pairs=PAIRS, others=self.measures), 0
         for batch in batches:
             for part in torch.split(batch.to(self.device), BATCH):
                 comparison.add(part)
@@ -225,17 +229,13 @@ def _own_random_stream(seed: int) -> Iterator[None]:
 def _register(store: Store, *, name: str, cell: ForeignCell, curve: str, said: str) -> None:
     """Add a cell to the study of a monitor; StoreError where the name is another study's."""
     if store.exists():
-        taken = [row for row in store.studies() if row["study"] == name and row["path"] != PATH]
+        taken = [each for each in store.studies() if each.study == name and each.kind is not Kind.MONITOR]
         if taken:
-            raise StoreError(f"{store.path}: {name!r} is a study of {taken[0]['path']}; give the monitor another name")
+            raise StoreError(f"{store.path}: {name!r} is a study of {taken[0].path}; give the monitor another name")
     store.register(
-        name,
-        title=f"{name}, monitored",
-        figure="",
-        path=PATH,
-        axes=[],
-        estimation=Estimation().model_dump(mode="json"),
-        cells=[(cell, curve, ", ".join(filter(None, [curve, f"N = {cell.size}"])), {})],
+        Listing(name, f"{name}, monitored", PATH, READ_OFF),
+        [ListedCell(cell, curve, ", ".join(filter(None, [curve, f"N = {cell.size}"])), {})],
+        kind=Kind.MONITOR,
         notes={cell.cell_id: [said] if said else []},
         keep=True,
     )
@@ -247,8 +247,8 @@ def _start(store: Store, *, cell_id: str, where: Provenance, attempt_id: str) ->
 
 def _recall(store: Store, *, cell_id: str, ratios: dict[int, float]) -> None:
     """Take note of the steps that the store has already, unless they were measured again meanwhile."""
-    for row in store.read("SELECT epoch, ratio FROM checkpoints WHERE cell_id = ?", [cell_id]):
-        ratios.setdefault(row["epoch"], row["ratio"])
+    for step, ratio in store.ratios(cell_id).items():
+        ratios.setdefault(step, ratio)
 
 
 def _append(store: Store, *, checkpoint: Checkpoint) -> None:
@@ -256,4 +256,4 @@ def _append(store: Store, *, checkpoint: Checkpoint) -> None:
 
 
 def _end(store: Store, *, attempt_id: str) -> None:
-    store.end_attempt(attempt_id, "finished")
+    store.end_attempt(attempt_id, Outcome.FINISHED)

@@ -30,14 +30,17 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import MOST_COPIED, Comparison, wilson
+from diffmem.measures import MOST_COPIED, NEAREST, Comparison, wilson
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Row, Store, provenance
+from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Store, provenance
 from diffmem.text import readable
 
 BATCH = 1000
 
 PAIRS = 32
+
+READ_OFF = {**Estimation().model_dump(mode="json"), "threshold": NEAREST.threshold}
+"""How the ratios of images are read off: as a study does that says nothing of it."""
 
 ORDER_SEED = 0
 """Seed of the order in which images of other tools are taken."""
@@ -72,6 +75,15 @@ class ForeignCell:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """A training image that memorized images are nearest to."""
+
+    nearest: int  # position in the training set
+    copies: int
+    file: str | None  # of a folder
+
+
+@dataclass(frozen=True)
 class Score:
     """What was found: the memorization ratio with its 95% Wilson interval, and what is copied."""
 
@@ -82,7 +94,7 @@ class Score:
     high: float
     size: int  # training images
     replicated: int  # training images that a memorized image is nearest to
-    most_copied: list[Row]  # ten of them at most: nearest (position in the training set), copies; of a folder also file
+    most_copied: list[Copied]  # ten of them at most
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
     notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
 
@@ -92,11 +104,14 @@ class Score:
         return self.memorized / self.samples
 
 
-def score_images(images: Path | str, against: str, store: Store, *, resolution: int | None = None) -> Score:
+def score_images(
+    images: Path | str, against: str, store: Store, *, resolution: int | None = None, measures: Sequence[str] = ()
+) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
     The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
-    side). Raises DataError where they do not compare.
+    side). They are scored by the paper's measure and by `measures`, by name. Raises DataError where they do not
+    compare.
     """
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
@@ -107,22 +122,18 @@ def score_images(images: Path | str, against: str, store: Store, *, resolution: 
     name = readable(study_name(str(images)))
     at = "" if resolution is None else f" at {shown_size(size)}"  # the same files at other sizes are another curve
     curve = readable(f"{_called(images, generated)} against {_called(against, source)}{at}")
-    if store.exists() and any("M" in row["configuration"] for row in store.cells(name)):
+    if store.exists() and any(each.kind is Kind.TRAINED for each in store.studies() if each.study == name):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     store.register(
-        name,
-        title=f"Images called {name}",
-        figure="",
-        path=readable(str(images)),
-        axes=[],
-        estimation=Estimation().model_dump(mode="json"),
-        cells=[(cell, curve, f"{curve}, N = {cell.size}", {})],
+        Listing(name, f"Images called {name}", readable(str(images)), READ_OFF),
+        [ListedCell(cell, curve, f"{curve}, N = {cell.size}", {})],
+        kind=Kind.IMAGES,
         notes={cell.cell_id: notes},
         keep=True,  # other images of this name, or another training set, are another curve
     )
-    checkpoint = _measured(cell, generated.images, source.images, store)
+    checkpoint = _measured(cell, generated.images, source.images, store, measures)
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
     files = [] if against in DATASETS else image_files(against)
@@ -135,7 +146,10 @@ def score_images(images: Path | str, against: str, store: Store, *, resolution: 
         high,
         size=cell.size,
         replicated=len(replicated),
-        most_copied=[{**row, "file": files[row["nearest"]]} if files else row for row in replicated[:MOST_COPIED]],
+        most_copied=[
+            Copied(each.nearest, each.copies, files[each.nearest] if files else None)
+            for each in replicated[:MOST_COPIED]
+        ],
         twins=int(members[members > 1].sum()),
         notes=notes,
     )
@@ -163,7 +177,11 @@ def _notes(images: str, generated: Source, against: str, source: Source, duplica
 
 
 def _measured(
-    cell: ForeignCell, generated: npt.NDArray[np.uint8], training_images: npt.NDArray[np.uint8], store: Store
+    cell: ForeignCell,
+    generated: npt.NDArray[np.uint8],
+    training_images: npt.NDArray[np.uint8],
+    store: Store,
+    measures: Sequence[str],
 ) -> Checkpoint:
     """Score images in a random order and append the checkpoint to the store.
 
@@ -174,7 +192,7 @@ def _measured(
     attempt = store.start_attempt(cell.cell_id, provenance(device))
     started = time.monotonic()
     channels = max(generated.shape[1], training_images.shape[1])
-    comparison = Comparison(_on(device, training_images, channels), pairs=PAIRS)
+    comparison = Comparison(_on(device, training_images, channels), pairs=PAIRS, others=measures)
     tell = progress.get()
     for start in range(0, len(order), BATCH):
         comparison.add(_on(device, generated[order[start : start + BATCH]], channels))
@@ -191,13 +209,15 @@ def _measured(
         train_seconds=0.0,
         score_seconds=seconds,
     )
-    if not store.append(checkpoint, outcome="finished"):
-        (known,) = store.read("SELECT samples, memorized FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
-        if (known["samples"], known["memorized"]) != (checkpoint.samples, checkpoint.memorized):
+    if not store.append(checkpoint, outcome=Outcome.FINISHED):
+        memorized, samples = store.counted(cell.cell_id, checkpoint.epoch)
+        if (samples, memorized) != (checkpoint.samples, checkpoint.memorized):
             raise StoreError(
-                f"{store.path}: has another score of the same images, {known['memorized']} of {known['samples']} "
+                f"{store.path}: has another score of the same images, {memorized} of {samples} "
                 f"instead of {checkpoint.memorized} of {checkpoint.samples} memorized; name another store"
             )
+        for name, evidence in checkpoint.others.items():  # which an earlier score may lack
+            store.add_measure(cell.cell_id, checkpoint.epoch, name, evidence)
     return checkpoint
 
 

@@ -2,7 +2,13 @@ from .comparison import MOST_COPIED as MOST_COPIED
 from .comparison import Comparison as Comparison
 from .comparison import png as png
 from .evidence import Evidence as Evidence
+from .evidence import MeasureEvidence as MeasureEvidence
 from .intervals import NORMAL as NORMAL
 from .intervals import wilson as wilson
+from .measure import Measure as Measure
+from .measure import is_copy as is_copy
+from .measure import is_copy_sql as is_copy_sql
+from .members import MEASURES as MEASURES
+from .nearest import NEAREST as NEAREST
 from .nearest import memorized_share as memorized_share
 from .neighbours import two_nearest as two_nearest

@@ -1,14 +1,17 @@
 """Generated images compared with a training set, which gives the evidence behind a ratio."""
 
 import io
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from diffmem.measures.evidence import Evidence
+from diffmem.measures.evidence import Evidence, MeasureEvidence
 from diffmem.measures.intervals import wilson
-from diffmem.measures.nearest import is_memorized, memorized_share
+from diffmem.measures.measure import Compared, Measure, is_copy
+from diffmem.measures.members import MEASURES
+from diffmem.measures.nearest import NEAREST
 from diffmem.measures.neighbours import two_nearest
 from diffmem.models import Group
 
@@ -17,14 +20,13 @@ MOST_COPIED = 10
 
 
 class Comparison:
-    """Generated images compared with a training set, batch by batch."""
+    """Generated images compared with a training set, batch by batch, by the paper's measure and the `others` named."""
 
-    def __init__(self, training_images: Tensor, *, pairs: int) -> None:
+    def __init__(self, training_images: Tensor, *, pairs: int, others: Sequence[str] = ()) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
-        self.added_nearest: list[Tensor] = []
-        self.added_distances: list[Tensor] = []
-        self.nearest: list[Tensor] = []
-        self.distances: list[Tensor] = []
+        self.measures = [NEAREST, *(MEASURES[name] for name in others if name != NEAREST.name)]
+        self.added: list[list[Compared]] = [[] for _ in self.measures]
+        self.gathered: list[list[Compared]] = [[] for _ in self.measures]
         self.pairs: list[tuple[bytes, bytes]] = []
 
     def add(self, generated: Tensor) -> None:
@@ -33,36 +35,45 @@ class Comparison:
             -1, generated.shape[1], -1, -1
         )  # where these are grey and those are not
         index, distance = two_nearest(generated, in_colour)
-        self.added_nearest.append(index[:, 0].cpu())
-        self.added_distances.append(distance.cpu())
+        for measure, added in zip(self.measures, self.added, strict=True):
+            found = measure.compare(generated, in_colour, index, distance)
+            added.append(Compared(*(each.cpu() for each in found)))
         for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
             self.pairs.append((png(image), png(self.training_images[nearest])))
 
     def gather(self, group: Group, count: int) -> None:
         """Put together what the processes of a group have added since last time, `count` images in their order."""
-        nearest = torch.cat([torch.empty(0, dtype=torch.int64), *self.added_nearest])
-        distances = torch.cat([torch.empty(0, 2, dtype=torch.float64), *self.added_distances])
-        self.nearest.append(group.gather(nearest, count))
-        self.distances.append(group.gather(distances, count))
-        self.added_nearest, self.added_distances = [], []
+        for added, gathered in zip(self.added, self.gathered, strict=True):
+            own = _joined([NOTHING, *added])
+            gathered.append(Compared(*(group.gather(each, count) for each in own)))
+            added.clear()
 
     def half_width(self) -> float:
-        """Return half the width of the 95% Wilson interval of the ratio so far."""
-        distances = torch.cat(self.distances)
-        low, high = wilson(memorized_share(distances), len(distances)).tolist()
+        """Return half the width of the 95% Wilson interval of the paper's ratio so far."""
+        copies = _copies(NEAREST, _joined(self.gathered[0]))
+        low, high = wilson(copies.double().mean().item(), len(copies)).tolist()
         return float(high - low) / 2
 
     def evidence(self) -> Evidence:
         """Return what was found of all images."""
-        distances, nearest = torch.cat(self.distances), torch.cat(self.nearest)
-        memorized = is_memorized(distances)
+        (nearest, d1, d2), *others = map(_joined, self.gathered)
+        memorized = _copies(NEAREST, Compared(nearest, d1, d2))
         return Evidence(
             nearest=nearest.numpy(),
-            d1=distances[:, 0].numpy().copy(),
-            d2=distances[:, 1].numpy().copy(),
+            d1=d1.numpy(),
+            d2=d2.numpy(),
             memorized=int(memorized.sum()),
             pairs=self.pairs,
             copied=self._most_copied(nearest[memorized]) if self.wanted_pairs else (),
+            others={
+                measure.name: MeasureEvidence(
+                    found.nearest.numpy(),
+                    found.distance.numpy(),
+                    found.reference.numpy(),
+                    copies=int(_copies(measure, found).sum()),
+                )
+                for measure, found in zip(self.measures[1:], others, strict=True)
+            },
         )
 
     def _most_copied(self, copied: Tensor) -> list[tuple[int, bytes]]:
@@ -70,6 +81,19 @@ class Comparison:
         positions, copies = torch.unique(copied, return_counts=True)
         most = positions[torch.argsort(copies, descending=True, stable=True)][:MOST_COPIED]
         return [(position, png(self.training_images[position])) for position in most.tolist()]
+
+
+NOTHING = Compared(torch.empty(0, dtype=torch.int64), *(torch.empty(0, dtype=torch.float64) for _ in range(2)))
+
+
+def _joined(parts: Sequence[Compared]) -> Compared:
+    return Compared(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _copies(measure: Measure, found: Compared) -> Tensor:
+    """Return which images are copies at the measure's own threshold, bool [n]."""
+    copies: Tensor = is_copy(found.distance, found.reference, measure.threshold)
+    return copies
 
 
 def png(image: Tensor) -> bytes:

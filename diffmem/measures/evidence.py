@@ -1,10 +1,20 @@
 """The evidence behind a memorization ratio."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class MeasureEvidence:
+    """What one measure beside the paper's has found of each generated image."""
+
+    nearest: npt.NDArray[np.int64]  # [samples], positions in the training set
+    distance: npt.NDArray[np.float64]  # [samples]
+    reference: npt.NDArray[np.float64]  # [samples]
+    copies: int  # images that are copies, at the measure's own threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +27,7 @@ class Evidence:
     memorized: int
     pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
     copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
+    others: Mapping[str, MeasureEvidence] = field(default_factory=dict)  # of other measures than the paper's, by name
 
     @property
     def samples(self) -> int:

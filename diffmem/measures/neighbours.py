@@ -1,4 +1,4 @@
-"""The two nearest training images of each generated one, exactly."""
+"""The nearest training images of each generated one, exactly."""
 
 import torch
 from torch import Tensor
@@ -35,6 +35,26 @@ def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor
     index = torch.cat([part[0] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.int64)
     squared = torch.cat([part[1] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.float64)
     return index, squared.double().sqrt()
+
+
+@torch.inference_mode()
+def nearest_distances(images: Tensor, training_images: Tensor, count: int) -> Tensor:
+    """Return the l2 distances [n, count] (float64, on the 0..255 scale) of the `count` nearest images, ascending.
+
+    The arguments are those of `two_nearest`; there are `count` training images at least. Squared distances are exact.
+    """
+    parts = []
+    for rows in torch.split(images, IMAGE_ROWS):
+        x = _centred(rows)
+        x_norms = _squared_norms(x)
+        nearest = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
+        for start in range(0, len(training_images), TRAINING_ROWS):
+            squared = _squared_distances(x, _centred(training_images[start : start + TRAINING_ROWS]), x_norms)
+            nearest = torch.cat([nearest, squared], dim=1)
+            nearest = nearest.topk(min(count, nearest.shape[1]), dim=1, largest=False).values
+        parts.append(nearest)
+    squared = torch.cat(parts) if parts else images.new_empty((0, count), dtype=torch.float64)
+    return squared.sort(dim=1).values.sqrt()
 
 
 def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import plotly.graph_objects as go
-
-from diffmem.analysis import mean_ratios, size_of
+from diffmem.analysis import Beside, CellWithSettings, mean_ratios
 from diffmem.cells import REPLICATES
-from diffmem.report.figures import COLOURS, add_line, error_bars, plain, styled, ticks_at
-from diffmem.store import Row
+from diffmem.report.figure import COLOURS, Axis, Panel, Series, ratio_axis
 
 
 def factors(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -18,55 +15,72 @@ def factors(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return [tuple(keys) for keys in axes if not set(keys) <= {"P.size", *REPLICATES}]
 
 
-def ratio_against_factor(keys: tuple[str, ...], cells: Sequence[Row], published: Sequence[Row] = ()) -> go.Figure:
-    """Draw the best ratio against an axis, a line (numbers) or bars (names) for each choice of the others and N.
+def ratio_against_factor(
+    keys: tuple[str, ...], cells: Sequence[CellWithSettings], ratio: str, published: Sequence[Beside] = ()
+) -> Panel:
+    """Show the best ratio against an axis, a line (numbers) or bars (names) for each choice of the others and N.
 
-    `cells` are rows of `study_cells`. Draws and seeds are averaged, with the 95% interval over images and over them.
+    Draws and seeds are averaged, with the 95% interval over images and over them.
     """
-    measured = [cell for cell in cells if cell["best"] is not None]
-    numeric = len(keys) == 1 and all(_is_number(cell["axis_values"][keys[0]]) for cell in cells)
-    levels = list(dict.fromkeys(_level(keys, cell["axis_values"], cell) for cell in cells))
+    numeric = len(keys) == 1 and all(_is_number(each.cell.axis_values[keys[0]]) for each in cells)
+    levels = list(dict.fromkeys(_level(keys, each.cell.axis_values, each) for each in cells))
     if numeric:
         levels.sort()
-    lines: dict[str, list[Row]] = defaultdict(list)
-    for cell in measured:
-        lines[_line_name(keys, cell)].append(cell)
-    figure = go.Figure()
-    for number, (name, members) in enumerate(lines.items()):
-        colour: Any = COLOURS[number % len(COLOURS)]
-        groups = [levels.index(_level(keys, cell["axis_values"], cell)) for cell in members]
-        means = mean_ratios(groups, [cell["best"] for cell in members], [cell["samples"] for cell in members])
-        x, y, intervals = [levels[int(m.group)] for m in means], [m.ratio for m in means], [m[2:4] for m in means]
-        if numeric:
-            add_line(figure, x, y, intervals, name=plain(name), colour=colour, hover="%{x}: ratio %{y:.3f}")
-            continue
-        if keys == ("M.skips",) and len(lines) == 1:
-            colour = _by_resolution(x)
-        figure.add_bar(
-            x=x,
-            y=y,
-            error_y=error_bars(y, intervals),
-            name=plain(name),
-            marker_color=colour,
-            hovertemplate="%{x}: ratio %{y:.3f}",
+    lines: dict[str, list[CellWithSettings]] = defaultdict(list)
+    for each in cells:
+        if each.best is not None:
+            lines[_line_name(keys, each)].append(each)
+    series = [
+        _line(keys, name, members, levels, COLOURS[number % len(COLOURS)], numeric=numeric, alone=len(lines) == 1)
+        for number, (name, members) in enumerate(lines.items())
+    ]
+    if theirs := [each for each in published if set(keys) <= each.published.settings.keys()]:
+        series.append(
+            Series(
+                "published",
+                [_level(keys, each.published.settings, None) for each in theirs],
+                [each.published.value for each in theirs],
+                "published",
+                "#888",
+                hover="%{x}: published %{y:.3f}<extra></extra>",
+            )
         )
-    theirs = [row for row in published if set(keys) <= row["values"].keys()]
-    if theirs:
-        figure.add_scatter(
-            x=[_level(keys, row["values"], None) for row in theirs],
-            y=[row["published"] for row in theirs],
-            name="published",
-            mode="markers",
-            marker={"symbol": "circle-open", "size": 11, "color": "#888"},
-            hovertemplate="%{x}: published %{y:.3f}<extra></extra>",
-        )
-    if numeric and levels and levels[0] > 0 and levels[-1] >= 8 * levels[0]:
-        figure.update_xaxes(type="log", **ticks_at(levels))
-    elif numeric and len(levels) > 1 and min(b - a for a, b in pairwise(levels)) > (levels[-1] - levels[0]) / 12:
-        figure.update_xaxes(**ticks_at(levels))
-    figure.update_xaxes(title=", ".join(keys), **({} if numeric else {"type": "category"}))
-    figure.update_yaxes(title="memorization ratio", range=[-0.03, 1.05])
-    return styled(figure)
+    return Panel(series, _level_axis(keys, levels, numeric=numeric), ratio_axis(ratio), height=420)
+
+
+def _line(
+    keys: tuple[str, ...],
+    name: str,
+    members: Sequence[CellWithSettings],
+    levels: Sequence[Any],
+    colour: str,
+    *,
+    numeric: bool,
+    alone: bool,
+) -> Series:
+    groups = [levels.index(_level(keys, each.cell.axis_values, each)) for each in members]
+    means = mean_ratios(groups, [each.best or 0.0 for each in members], [each.samples or 0 for each in members])
+    x = [levels[int(mean.group)] for mean in means]
+    return Series(
+        name,
+        x,
+        [mean.ratio for mean in means],
+        "line" if numeric else "bars",
+        _by_resolution(x) if keys == ("M.skips",) and alone else colour,
+        hover="%{x}: ratio %{y:.3f}",
+        intervals=[(mean.low, mean.high) for mean in means],
+    )
+
+
+def _level_axis(keys: Sequence[str], levels: Sequence[Any], *, numeric: bool) -> Axis:
+    """Return the axis of a factor: logarithmic for numbers far apart, with ticks at its levels if they do not crowd."""
+    title = ", ".join(keys)
+    if not numeric:
+        return Axis(title, names=True)
+    if levels and levels[0] > 0 and levels[-1] >= 8 * levels[0]:
+        return Axis(title, log=True, ticks=levels)
+    apart = len(levels) > 1 and min(b - a for a, b in pairwise(levels)) > (levels[-1] - levels[0]) / 12
+    return Axis(title, ticks=levels if apart else ())
 
 
 def _by_resolution(skips: Sequence[str]) -> list[str]:
@@ -75,16 +89,16 @@ def _by_resolution(skips: Sequence[str]) -> list[str]:
     return [COLOURS[resolutions.index(words.partition(":")[0]) % len(COLOURS)] for words in skips]
 
 
-def _line_name(keys: tuple[str, ...], cell: Row) -> str:
-    others = {key: value for key, value in cell["axis_values"].items() if key not in {*keys, "P.size", *REPLICATES}}
-    text = [f"{key} = {value}" for key, value in others.items()]
-    return ", ".join(text if "P.size" in keys else [*text, f"N = {size_of(cell)}"])
+def _line_name(keys: tuple[str, ...], each: CellWithSettings) -> str:
+    values = each.cell.axis_values.items()
+    text = [f"{key} = {value}" for key, value in values if key not in {*keys, "P.size", *REPLICATES}]
+    return ", ".join(text if "P.size" in keys else [*text, f"N = {each.cell.size}"])
 
 
-def _level(keys: tuple[str, ...], values: Mapping[str, Any], cell: Row | None) -> Any:
+def _level(keys: tuple[str, ...], values: Mapping[str, Any], each: CellWithSettings | None) -> Any:
     """Return what stands on the axis for the values of its keys: a number as it is, a mask of skips in words."""
     if keys == ("M.skips",):
-        return skips_in_words(str(values["M.skips"]), cell["configuration"]["P"]["resolution"] if cell else 32)
+        return skips_in_words(str(values["M.skips"]), each.cell.configuration["P"]["resolution"] if each else 32)
     if len(keys) == 1:
         value = values[keys[0]]
         return value if _is_number(value) else str(value)

@@ -4,9 +4,10 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from diffmem.analysis import by_position, size_of
+from diffmem.analysis import MeasuredCell, by_position
 from diffmem.errors import StoreError
-from diffmem.store import UNREADABLE, Row, reduced
+from diffmem.measures import is_copy
+from diffmem.store import UNREADABLE, CopyCount, ImagePair, reduced
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
@@ -24,44 +25,49 @@ def room_beside(page: str) -> int:
 
 
 def galleries(
-    pairs: Sequence[Row], cells: Sequence[Row], copies: Sequence[Row], threshold: float, room: int
+    pairs: Sequence[ImagePair],
+    cells: Sequence[MeasuredCell],
+    copies: Sequence[CopyCount],
+    threshold: float,
+    room: int,
 ) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
-    `pairs` and `copies` are those of the store, at a threshold of d1 / d2. All cells show equally many pictures, as
-    fit into `room` bytes of the page, half of them of what is copied.
+    `pairs` and `copies` are those of the store, at a threshold of distance / reference. All cells show equally many
+    pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
-    shown = [cell for cell in cells if cell["position"] in pairs_of]
-    most = [copies_of[cell["position"]][:MOST_COPIED] for cell in shown]
-    own = [pairs_of[cell["position"]] for cell in shown]
+    shown = [each for each in cells if each.cell.position in pairs_of]
+    most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
+    own = [pairs_of[each.cell.position] for each in shown]
     half = room // 2
-    copied, left = _fitting([[(row["picture"] or b"",) for row in rows] for rows in most], half)
-    drawn, _ = _fitting([[(pair["generated"], pair["nearest"]) for pair in rows] for rows in own], half + left)
+    copied, left = _fitting([[(row.picture or b"",) for row in rows] for rows in most], half)
+    drawn, _ = _fitting([[(pair.generated, pair.nearest) for pair in rows] for rows in own], half + left)
     return [
         {
-            "name": cell["name"],
-            "position": cell["position"],
-            "epoch": own[number][0]["epoch"],
-            "ratio": cell["last"],
-            "size": size_of(cell),
-            "replicated": len(copies_of[cell["position"]]),
+            "name": each.cell.name,
+            "position": each.cell.position,
+            "epoch": own[number][0].epoch,
+            "ratio": each.last,
+            "size": each.cell.size,
+            "replicated": len(copies_of[each.cell.position]),
             "copied": [
-                {**row, "picture": picture} for row, (picture,) in zip(most[number], copied[number], strict=False)
+                {"nearest": row.nearest, "copies": row.copies, "picture": picture}
+                for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
             "stored": len(own[number]),
             "pairs": [
                 {
                     "generated": generated,
                     "nearest": nearest,
-                    "number": pair["number"],
-                    "distance_ratio": pair["d1"] / pair["d2"] if pair["d2"] else 1.0,
-                    "memorized": pair["d1"] < threshold * pair["d2"],
+                    "number": pair.number,
+                    "distance_ratio": pair.distance / pair.reference if pair.reference else 1.0,
+                    "memorized": is_copy(pair.distance, pair.reference, threshold),
                 }
                 for pair, (generated, nearest) in zip(own[number], drawn[number], strict=False)
             ],
         }
-        for number, cell in enumerate(shown)
+        for number, each in enumerate(shown)
     ]
 
 

@@ -31,8 +31,8 @@ function row(cells) {
 }
 
 function thresholdText(data, level, isOwn) {
-  const threshold = level / data.levels;
-  const paper = 3 * level === data.levels ? " (1/3, the paper's)" : "";
+  const threshold = level / data.levels * data.largest;
+  const paper = Math.abs(threshold - data.own) < 1e-9 ? ` (${data.ownText})` : "";
   const between = isOwn && Math.abs(threshold - data.threshold) > 1e-9;
   return threshold.toFixed(3) + paper + (between ? ` (the step nearest to the study's ${data.threshold})` : "");
 }
@@ -45,7 +45,7 @@ function followThreshold(part) {
   const sizes = new Set(data.curves.flatMap(curve => curve.sizes.map(entry => entry.size)));
   const columns = [...sizes].sort((a, b) => a - b);
   const update = () => {
-    const level = Number(slider.value), threshold = level / data.levels;
+    const level = Number(slider.value), threshold = level / data.levels * data.largest;
     output.textContent = thresholdText(data, level, slider.value === own);
     slider.setAttribute("aria-valuetext", output.textContent);
     Plotly.relayout(histogram, {"shapes[0].x0": threshold, "shapes[0].x1": threshold});

@@ -1,7 +1,9 @@
 """What a page says of the machines and people behind it: nothing, unless it is asked to."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
 from typing import Any
 
 NAME = r"""[\\/][^\s\\/:'"`,;{}<>|]+"""
@@ -32,12 +34,16 @@ class Private:
 
     def __call__(self, value: Any) -> Any:
         """Return rows, lists or texts without what identifies a machine; other values as they are."""
+        if isinstance(value, Enum):
+            return value
         if isinstance(value, str):
             place, colon, rest = value.partition(": ")
             if WHOLE.match(place) and "\n" not in place:  # blanks and all, as sentences begin that name a file
                 return self._name(place) + colon + self(rest)
             return PATH.sub(lambda found: self._name(found[0]), value)
-        if isinstance(value, dict):
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **self({field.name: getattr(value, field.name) for field in fields(value)}))
+        if isinstance(value, Mapping):
             return {key: self._error(self(each)) if key == "error" else self(each) for key, each in value.items()}
         return [self(each) for each in value] if isinstance(value, list | tuple) else value
 

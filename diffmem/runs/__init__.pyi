@@ -1,5 +1,6 @@
 from .events import CellEnded as CellEnded
 from .events import CellStarted as CellStarted
+from .events import Ended as Ended
 from .events import Event as Event
 from .events import Generated as Generated
 from .events import Measured as Measured

@@ -36,11 +36,12 @@ from diffmem.models import (
     set_precision,
     train,
 )
-from diffmem.runs.events import CellEnded, CellStarted, Event, Generated, Measured, Saved, Trained
+from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
-from diffmem.store import Checkpoint, Store, close_attempts, provenance
+from diffmem.store import Checkpoint, Outcome, Store, close_attempts, provenance
+from diffmem.study import StudyCell
 
 LOSS_CHECK = 100
 """Optimizer steps between two looks at the loss; each look waits for the device once."""
@@ -53,30 +54,32 @@ STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
 
 
-def run_cell(
-    cell: Cell,
-    store: Store,
-    *,
-    name: str,
-    number: int,
-    stop: Stop,
-    group: Group = ALONE,
-    enough: float | None = None,
-    failed_elsewhere: Callable[[], bool] = lambda: False,
-    compiling: Compile = "off",
-) -> Iterator[Event]:
-    """Train and score one cell, unless it is finished or another process works on it, or `failed_elsewhere`.
+@dataclass(frozen=True)
+class Work:
+    """What the cells of a run have in common: where they go, who works on them, and when that ends."""
+
+    store: Store
+    stop: Stop
+    group: Group = ALONE
+    compile: Compile = "off"
+    enough: float | None = None  # the ratio at which a cell has answered
+    failed_elsewhere: Callable[[Cell], bool] = lambda _: False
+
+
+def run_cell(entry: StudyCell, work: Work) -> Iterator[Event]:
+    """Train and score one cell, unless it is finished, another process works on it, or it has failed there.
 
     With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.
     """
+    cell, store, group = entry.cell, work.store, work.group
     path = store.state_path(cell.cell_id)
     with exclusive(path.with_suffix(".lock")) if group.leads else nullcontext(False) as free:
         # another process may have had the lock since the cell was asked for, and have reached `enough` or failed
-        if not group.any(free) or (enough is not None and _best(store, cell) >= enough):
-            yield CellEnded(cell, name, number, "busy elsewhere")
+        if not group.any(free) or (work.enough is not None and _best(store, cell) >= work.enough):
+            yield CellEnded(entry, Ended.BUSY)
             return
-        if failed_elsewhere():
-            yield CellEnded(cell, name, number, "failed elsewhere")
+        if work.failed_elsewhere(cell):
+            yield CellEnded(entry, Ended.FAILED_ELSEWHERE)
             return
         measured = store.measured_epochs(cell.cell_id) if group.leads else set()
         flags = group.first([int(epoch not in measured) for epoch, _ in cell.checkpoints])
@@ -86,45 +89,43 @@ def run_cell(
                 remove_others(store, cell)  # which a run killed after its last checkpoint has left
                 remove_state(path)
                 close_attempts(store)
-            yield CellEnded(cell, name, number, "already finished")
+            yield CellEnded(entry, Ended.ALREADY)
             return
-        compiled = is_compiled(cell, group.device, compiling)
+        compiled = is_compiled(cell, group.device, work.compile)
         attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
-        line = math.inf if enough is None else enough
-        work = CellRun(cell, store, attempt.id, group, path, stop, compiled, line)
-        yield from _attempted(work, attempt, name, number, missing)
+        yield from _attempted(CellRun(entry, work, attempt.id, path, compiled), attempt, missing)
 
 
-def _attempted(work: "CellRun", attempt: "Attempt", name: str, number: int, missing: set[int]) -> Iterator[Event]:
+def _attempted(run: "CellRun", attempt: "Attempt", missing: set[int]) -> Iterator[Event]:
     """Do the work on a cell, and record how it ended; the last checkpoint comes with that in the same transaction."""
-    cell, group = work.cell, work.group
+    entry, group, name = run.entry, run.group, run.entry.name
     try:
         with _machine_errors(name, group):
-            yield from work.events(name, number, missing)
+            yield from run.events(missing)
     except Interrupted:
-        attempt.end("interrupted")
+        attempt.end(Outcome.INTERRUPTED)
         raise
     except StoreError:
         raise
     except LostProcess as error:
-        attempt.end("lost", str(error))
+        attempt.end(Outcome.LOST, str(error))
         raise LostProcess(f"{name}: {error}; what was saved is kept, run the same command again") from error
     except MachineError as error:
-        attempt.end("interrupted", str(error))
+        attempt.end(Outcome.INTERRUPTED, str(error))
         if not isinstance(error, OutOfMemory):
             raise
-        yield CellEnded(cell, name, number, "unfinished", str(error))
+        yield CellEnded(entry, Ended.UNFINISHED, str(error))
         return
     except Exception as error:
         reason = _reason(error)
-        attempt.end("failed", reason)
-        yield CellEnded(cell, name, number, "failed", reason)
+        attempt.end(Outcome.FAILED, reason)
+        yield CellEnded(entry, Ended.FAILED, reason)
         if group.count > 1 and not isinstance(error, DiffmemError):
             raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
         return
-    if group.leads and work.outcome == "finished":
-        remove_state(work.state_path)
-    yield CellEnded(cell, name, number, work.outcome)
+    if group.leads and run.outcome is Outcome.FINISHED:
+        remove_state(run.state_path)
+    yield CellEnded(entry, Ended.CROSSED if run.outcome is Outcome.CROSSED else Ended.FINISHED)
 
 
 @contextmanager
@@ -146,8 +147,7 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
 
 
 def _best(store: Store, cell: Cell) -> float:
-    rows = store.read("SELECT coalesce(max(ratio), 0) AS best FROM checkpoints WHERE cell_id = ?", [cell.cell_id])
-    return float(rows[0]["best"])
+    return max(store.ratios(cell.cell_id).values(), default=0.0)
 
 
 class Attempt:
@@ -159,7 +159,7 @@ class Attempt:
         if group.leads:
             self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
 
-    def end(self, outcome: str, error: str | None = None) -> None:
+    def end(self, outcome: Outcome, error: str | None = None) -> None:
         """Record how it ended."""
         if self.id:
             self.store.end_attempt(self.id, outcome, error)
@@ -176,17 +176,17 @@ def _reason(error: Exception) -> str:
 class CellRun:
     """The work on one cell, by one process on one device."""
 
-    cell: Cell
-    store: Store
+    entry: StudyCell
+    work: Work
     attempt: str
-    group: Group
     state_path: Path
-    stop: Stop
     compiled: bool = False
-    line: float = math.inf  # the ratio that ends the work
-    outcome: str = ""  # how the work ended: finished or crossed
+    outcome: Outcome | None = None  # how the work ended: finished or crossed
 
-    def events(self, name: str, number: int, missing: set[int]) -> Iterator[Event]:
+    def __post_init__(self) -> None:
+        self.cell, self.store, self.group, self.stop = self.entry.cell, self.work.store, self.work.group, self.work.stop
+
+    def events(self, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
         data = training_set(self.cell)
         with self.group.memory():
@@ -198,7 +198,7 @@ class CellRun:
                     f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
                     "optimum; take fewer labels or a larger size"
                 )
-            yield CellStarted(self.cell, name, number, 0, 0)
+            yield CellStarted(self.entry, 0, 0)
             optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
             yield from self._measure(optimum, images, 0, 0, None, 0.0, last=True)
             return
@@ -206,7 +206,7 @@ class CellRun:
         state, note = self._restore(missing)
         if self.compiled:
             compile_networks(state, self.group.device)
-        yield CellStarted(self.cell, name, number, state.step, self.cell.checkpoints[-1][1], note)
+        yield CellStarted(self.entry, state.step, self.cell.checkpoints[-1][1], note)
         steps = train(state, images, labels, group=self.group)
         for epoch, step in self.cell.checkpoints:
             if step < state.step:
@@ -224,7 +224,7 @@ class CellRun:
             loss, seconds = state.take_mean_loss(), state.take_seconds()
             last = epoch == max(missing)
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
-            if self.outcome == "crossed":
+            if self.outcome is Outcome.CROSSED:
                 return
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
@@ -332,7 +332,7 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0)
+        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=score.measures)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
@@ -350,7 +350,8 @@ class CellRun:
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
         )
-        self.outcome = "finished" if last else "crossed" if checkpoint.ratio >= self.line else ""
+        crossed = self.work.enough is not None and checkpoint.ratio >= self.work.enough
+        self.outcome = Outcome.FINISHED if last else Outcome.CROSSED if crossed else None
         last_so_far = bool(self.outcome)  # which it is, unless a search's cell is finished later
         kept = keep_weights(self.store, self.cell, denoiser, checkpoint, last=last_so_far, group=self.group)
         if self.group.leads:

@@ -1,8 +1,23 @@
 """What a run does, as events: whoever consumes them prints, draws progress bars or logs."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from diffmem.cells import Cell
+from diffmem.study import StudyCell
+
+
+class Ended(StrEnum):
+    """How a run is done with a cell."""
+
+    FINISHED = "finished"
+    CROSSED = "crossed"  # its ratio has reached the line that a search asks for
+    ALREADY = "already finished"
+    BUSY = "busy elsewhere"  # another process works on it
+    FAILED = "failed"
+    FAILED_ELSEWHERE = "failed elsewhere"
+    FAILED_BEFORE = "failed before"
+    UNFINISHED = "unfinished"  # it needs more memory
 
 
 @dataclass(frozen=True)
@@ -18,9 +33,7 @@ class Noted:
 class CellStarted:
     """Work on a cell begins, at optimizer step `step` of `steps`."""
 
-    cell: Cell
-    name: str  # its axis values
-    number: int  # position in the study, from 1
+    entry: StudyCell
     step: int
     steps: int
     note: str = ""
@@ -64,14 +77,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class CellEnded:
-    """A cell is finished, was so before, is worked on by another process, has failed, or needs more memory."""
+    """A run is done with a cell."""
 
-    cell: Cell
-    name: str
-    number: int
-    outcome: (
-        str  # finished, already finished, busy elsewhere, failed, failed elsewhere, failed before, crossed, unfinished
-    )
+    entry: StudyCell
+    outcome: Ended
     error: str = ""
 
 

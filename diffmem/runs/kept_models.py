@@ -101,8 +101,7 @@ def keep_weights(
 def _ratios(store: Store, cell: Cell) -> dict[int, float]:
     """Return the ratios of the checkpoints of a cell whose weights are kept, by epoch."""
     kept = store.kept_weights().get(cell.cell_id, {})
-    rows = store.read("SELECT epoch, ratio FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [cell.cell_id])
-    return {row["epoch"]: row["ratio"] for row in rows if row["epoch"] in kept}
+    return {epoch: ratio for epoch, ratio in store.ratios(cell.cell_id).items() if epoch in kept}
 
 
 def is_kept(cell: Cell, *, ratio: float, best: float, last: bool) -> bool:

@@ -53,10 +53,7 @@ class PlannedCell:
 
 def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> list[PlannedCell]:
     """Return each cell of a study once, in its order."""
-    measured: dict[str, int] = {}
-    if store.exists():
-        rows = store.read("SELECT cell_id, count(*) AS measured FROM checkpoints GROUP BY cell_id")
-        measured = {row["cell_id"]: row["measured"] for row in rows}
+    measured = store.checkpoint_counts() if store.exists() else {}
     elsewhere = _cells_of_other_studies(study, profile)
     return [
         PlannedCell(

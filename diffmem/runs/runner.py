@@ -5,20 +5,22 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 from diffmem.cells import Cell, cell_cost
 from diffmem.data import notes_of
 from diffmem.errors import RunError
 from diffmem.models import Compile, Group, this_device
-from diffmem.runs.cell_run import run_cell
-from diffmem.runs.events import CellEnded, Event, Noted
+from diffmem.runs.cell_run import Work, run_cell
+from diffmem.runs.events import CellEnded, Ended, Event, Noted
 from diffmem.runs.launch import leave
 from diffmem.runs.search import enough, next_round
 from diffmem.runs.stopping import Interrupted, Stop
-from diffmem.store import Store, close_attempts, is_finished
+from diffmem.store import Outcome, Store, close_attempts
 from diffmem.study import Study, StudyCell
 
 SEARCH_POLL = 2.0
@@ -56,29 +58,39 @@ def run_study(
         return
     if group.leads:
         notes = _notes(study.distinct, store)
-        store.register(**study.listing(), notes=notes)
+        _register(store, study, study.cells, notes)
         close_attempts(store)
         yield from _told(notes)
     group.any(True)  # the others read the store after this
     failures = Failures(store)
-    numbered = shard_of(study, options.shard)
+    entries = shard_of(study, options.shard)
     settled = _settled(study, store, options)
     # as the first process sees it, for the others look a moment later
-    flags = group.first([int(entry.cell.cell_id in settled) for _, entry in numbered])
-    waiting = [item for item, flag in zip(numbered, flags, strict=True) if not flag]
+    flags = group.first([int(entry.cell.cell_id in settled) for entry in entries])
+    waiting = [entry for entry, flag in zip(entries, flags, strict=True) if not flag]
     (together,) = group.first([int(group.count > 1 and _work_together(options, waiting, group.count))])
     if group.leads:
-        for number, entry in numbered:
+        for entry in entries:
             if outcome := settled.get(entry.cell.cell_id):
-                yield CellEnded(entry.cell, entry.name, number, outcome)
+                yield CellEnded(entry, outcome)
     if together:
-        for event in _run_together(waiting, store, stop=stop, group=group, options=options):
+        for event in _run_together(waiting, Work(store, stop, group, options.compile), options):
             if group.leads:
                 yield event
         return
     if group.count > 1:
         leave()
-    yield from _run_apart(waiting, store, stop=stop, group=group, options=options, failures=failures)
+    alone = Work(store, stop, Group(device=group.device), options.compile, failed_elsewhere=failures.new)
+    yield from _run_apart(waiting, alone, options, several=group.count > 1)
+
+
+def _register(
+    store: Store,
+    study: Study,
+    cells: Sequence[StudyCell],
+    notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
+    store.register(study, cells, folder=str(Path.cwd()), notes=notes)
 
 
 def _notes(entries: Sequence[StudyCell], store: Store) -> dict[str, tuple[str, ...]]:
@@ -100,103 +112,91 @@ def _end_if(stop: Stop) -> None:
 
 def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
     """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
-    alone, line = Group(device=group.device), enough(study.estimation)
-    store.register(**study.listing())
+    _register(store, study, study.cells)
     close_attempts(store)
     failures = Failures(store)
-    failed = set() if options.retry_failed else failures.latest()
-    short_of_memory: set[str] = set()  # not tried again by this process; others may have more
+    alone, line = Group(device=group.device), enough(study)
+    work = Work(store, stop, alone, options.compile, enough=line, failed_elsewhere=failures.new)
+    left_out = set() if options.retry_failed else store.last_failed()  # and what this process has no memory for
     told: set[Noted] = set()
-    number = 0
+    number = 1
     while not stop():
         state = next_round(study, store)
         notes = _notes(state.wanted, store)
-        store.register(**study.listing([*state.used, *state.wanted]), notes=notes)
+        _register(store, study, [*state.used, *state.wanted], notes)
         if group.leads:
             yield from (each for each in _told(notes) if each not in told)
             told.update(_told(notes))
-        left_out = failed | short_of_memory
         wanted = [e for e in state.wanted if e.cell.cell_id not in left_out and not failures.new(e.cell)]
         if not wanted:
             return
         first = group.rank % len(wanted)
-        for entry in wanted[first:] + wanted[:first]:
-            outcome = ""
-            for event in run_cell(
-                entry.cell,
-                store,
-                name=entry.name,
-                number=number + 1,
-                stop=stop,
-                group=alone,
-                enough=line,
-                failed_elsewhere=partial(failures.new, entry.cell),
-                compiling=options.compile,
-            ):
-                outcome = event.outcome if isinstance(event, CellEnded) else ""
-                if outcome != "busy elsewhere":
-                    yield event
-            if outcome == "failed" and options.fail_fast:
-                return
-            if outcome == "unfinished":
-                short_of_memory.add(entry.cell.cell_id)
-            if outcome != "busy elsewhere":
-                number += 1
-                break
-        else:
+        ended = yield from _first_free(wanted[first:] + wanted[:first], work, number)
+        if ended is None:
             time.sleep(SEARCH_POLL)  # every curve is in another process' hands
+            continue
+        number += 1
+        if ended.outcome is Ended.FAILED and options.fail_fast:
+            return
+        if ended.outcome is Ended.UNFINISHED:
+            left_out.add(ended.entry.cell.cell_id)
     raise Interrupted
 
 
+def _first_free(entries: Sequence[StudyCell], work: Work, number: int) -> Generator[Event, None, CellEnded | None]:
+    """Work on the first cell that no other process works on, as the `number`-th; return how it ended, None: all are
+    taken."""
+    for entry in entries:
+        for event in run_cell(replace(entry, number=number), work):
+            if not isinstance(event, CellEnded):
+                yield event
+            elif event.outcome is not Ended.BUSY:
+                yield event
+                return event
+    return None
+
+
 class Failures:
-    """What has failed before, and what has failed since, in this process or another one of the run."""
+    """What has failed since, in this process or another one of the run."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.before = store.failures()
-
-    def latest(self) -> set[str]:
-        """Return the cells whose last attempt had failed."""
-        rows = self.store.read(
-            "SELECT cell_id FROM attempts GROUP BY cell_id HAVING max_by(outcome, started_at) = 'failed'"
-        )
-        return {row["cell_id"] for row in rows}
 
     def new(self, cell: Cell) -> bool:
         """Return whether a cell has failed since."""
         return self.store.failures().get(cell.cell_id, 0) > self.before.get(cell.cell_id, 0)
 
 
-def shard_of(study: Study, shard: tuple[int, int]) -> list[tuple[int, StudyCell]]:
-    """Return the cells of shard I of N with their positions in the study, dealt out from the costliest on."""
-    number, count = shard
-    numbered = list(enumerate(study.distinct, start=1))
+def shard_of(study: Study, shard: tuple[int, int]) -> list[StudyCell]:
+    """Return the cells of shard I of N, dealt out from the costliest on."""
+    part, count = shard
     if count == 1:
-        return numbered
-    return sorted(_largest_first(numbered)[number - 1 :: count])
+        return study.distinct
+    return sorted(_largest_first(study.distinct)[part - 1 :: count], key=lambda entry: entry.number)
 
 
-def _largest_first(numbered: list[tuple[int, StudyCell]]) -> list[tuple[int, StudyCell]]:
-    return sorted(numbered, key=lambda item: (-cell_cost(item[1].cell).operations, item[0]))
+def _largest_first(entries: Sequence[StudyCell]) -> list[StudyCell]:
+    return sorted(entries, key=lambda entry: (-cell_cost(entry.cell).operations, entry.number))
 
 
-def _settled(study: Study, store: Store, options: Options) -> dict[str, str]:
+def _settled(study: Study, store: Store, options: Options) -> dict[str, Ended]:
     """Return the cells that need no work, and why: finished, or failed before and not to be tried again."""
     left_behind = store.state_files()  # by a run killed after a cell's last checkpoint
     found = {}
     for cell in store.progress(study.name):
-        if is_finished(cell):
-            if cell["cell_id"] not in left_behind:
-                found[cell["cell_id"]] = "already finished"
-        elif cell["outcome"] == "failed" and not options.retry_failed:
-            found[cell["cell_id"]] = "failed before"
+        if cell.finished:
+            if cell.cell_id not in left_behind:
+                found[cell.cell_id] = Ended.ALREADY
+        elif cell.outcome is Outcome.FAILED and not options.retry_failed:
+            found[cell.cell_id] = Ended.FAILED_BEFORE
     return found
 
 
-def _work_together(options: Options, waiting: list[tuple[int, StudyCell]], processes: int) -> bool:
+def _work_together(options: Options, waiting: Sequence[StudyCell], processes: int) -> bool:
     """Return whether all processes train one cell, by default where there are fewer cells than processes."""
     if options.split == "auto":
-        return len(waiting) < processes and all(_batch_is_shared(entry.cell, processes) for _, entry in waiting)
+        return len(waiting) < processes and all(_batch_is_shared(entry.cell, processes) for entry in waiting)
     return options.split == "batch"
 
 
@@ -204,63 +204,45 @@ def _batch_is_shared(cell: Cell, processes: int) -> bool:
     return cell.M.network == "optimum" or cell.T.batch_size >= processes
 
 
-def _run_together(
-    waiting: list[tuple[int, StudyCell]], store: Store, *, stop: Stop, group: Group, options: Options
-) -> Iterator[Event]:
+def _run_together(waiting: Sequence[StudyCell], work: Work, options: Options) -> Iterator[Event]:
     """Train one cell after another with all processes of a group."""
-    for number, entry in waiting:
-        if group.any(stop()):
+    for entry in waiting:
+        if work.group.any(work.stop()):
             raise Interrupted
-        if not _batch_is_shared(entry.cell, group.count):
+        if not _batch_is_shared(entry.cell, work.group.count):
             raise RunError(
-                f"{entry.name}: a batch of {entry.cell.T.batch_size} images cannot be split over {group.count} "
+                f"{entry.name}: a batch of {entry.cell.T.batch_size} images cannot be split over {work.group.count} "
                 "processes; start fewer, or use --split cells"
             )
-        for event in run_cell(
-            entry.cell, store, name=entry.name, number=number, stop=stop, group=group, compiling=options.compile
-        ):
+        for event in run_cell(entry, work):
             yield event
-            if options.fail_fast and isinstance(event, CellEnded) and event.outcome == "failed":
+            if options.fail_fast and isinstance(event, CellEnded) and event.outcome is Ended.FAILED:
                 return
 
 
-def _run_apart(
-    waiting: list[tuple[int, StudyCell]],
-    store: Store,
-    *,
-    stop: Stop,
-    group: Group,
-    options: Options,
-    failures: Failures,
-) -> Iterator[Event]:
+BY_OTHERS = (Ended.BUSY, Ended.FAILED_ELSEWHERE, Ended.ALREADY)
+"""How a cell is done with that another process works on, or has."""
+
+
+def _run_apart(waiting: Sequence[StudyCell], work: Work, options: Options, *, several: bool) -> Iterator[Event]:
     """Train one cell after another in this process, leaving out those that another one works on, or that failed there.
 
     The lock of each cell is what deals the cells out: nothing is sent between processes, and the cell of one that
     dies is free for the others, which look again once they are through.
     """
-    alone = Group(device=group.device)
-    queue = _largest_first(waiting) if group.count > 1 else waiting
+    queue = _largest_first(waiting) if several else list(waiting)
     for last_look in (False, True):
         busy = []
-        for number, entry in queue:
-            if stop():
+        for entry in queue:
+            if work.stop():
                 raise Interrupted
-            for event in run_cell(
-                entry.cell,
-                store,
-                name=entry.name,
-                number=number,
-                stop=stop,
-                group=alone,
-                failed_elsewhere=partial(failures.new, entry.cell),
-                compiling=options.compile,
-            ):
-                outcome = event.outcome if isinstance(event, CellEnded) else ""
-                if outcome == "busy elsewhere":
-                    busy.append((number, entry))
-                by_others = outcome in ("busy elsewhere", "failed elsewhere", "already finished") and group.count > 1
-                if not by_others and (outcome != "busy elsewhere" or last_look):
+            for event in run_cell(entry, work):
+                outcome = event.outcome if isinstance(event, CellEnded) else None
+                if outcome is Ended.BUSY:
+                    busy.append(entry)
+                by_others = several and outcome in BY_OTHERS
+                if not by_others and (outcome is not Ended.BUSY or last_look):
                     yield event
-                if outcome == "failed" and options.fail_fast:
+                if outcome is Ended.FAILED and options.fail_fast:
                     return
         queue = busy

@@ -5,18 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from diffmem.analysis import memorized_from, most_sizes, near_line, next_size
-from diffmem.cells import THRESHOLD, Estimation
-from diffmem.store import Store
+from diffmem.measures import NEAREST
+from diffmem.store import Reached, Store
 from diffmem.study import Study, StudyCell
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the store has of a cell."""
-
-    best: float  # highest ratio of a checkpoint
-    samples: int  # images behind it
-    finished: bool
 
 
 @dataclass(frozen=True)
@@ -27,13 +18,13 @@ class Round:
     wanted: list[StudyCell]
 
 
-def enough(estimation: Estimation) -> float | None:
+def enough(study: Study) -> float | None:
     """Return the stored ratio at which a cell of a search has answered, None where each trains to its end.
 
-    Stored ratios are at the threshold of 1/3; at another one only the whole evidence tells.
+    Stored ratios are the paper's, at its threshold; by other ones only the whole evidence tells.
     """
-    early = estimation.stop == "crossed" and estimation.threshold == THRESHOLD
-    return memorized_from(estimation.epsilon) if early else None
+    stored = study.measure is NEAREST and study.threshold == NEAREST.threshold
+    return memorized_from(study.estimation.epsilon) if study.estimation.stop == "crossed" and stored else None
 
 
 def most_cells(study: Study) -> int:
@@ -49,8 +40,8 @@ def next_round(study: Study, store: Store) -> Round:
     crossing, is measured on one more draw of the training set before the search goes on.
     """
     low, high = study.search_range
-    look = _Look(study, _known(store, study.estimation))
-    sizes = sorted({low, high, *_sizes(store, low, high)})
+    look = _Look(study, store.reached(study.measure, study.threshold))
+    sizes = sorted({low, high, *store.measured_sizes(low, high)})
     used: list[StudyCell] = []
     wanted: list[StudyCell] = []
     for curve in look.at(low):
@@ -70,7 +61,7 @@ def next_round(study: Study, store: Store) -> Round:
 class _Look:
     """A study and what the store has, as one round of its search sees them."""
 
-    def __init__(self, study: Study, known: dict[str, Known]) -> None:
+    def __init__(self, study: Study, known: dict[str, Reached]) -> None:
         self.study, self.known = study, known
         self._cells: dict[tuple[int, int | None], dict[str, list[StudyCell]]] = {}
 
@@ -91,7 +82,7 @@ class _Look:
     def settled(self, entry: StudyCell) -> bool:
         """Return whether a cell is finished, or has answered before its end."""
         found = self.known.get(entry.cell.cell_id)
-        line = enough(self.study.estimation)
+        line = enough(self.study)
         return found is not None and (found.finished or (line is not None and found.best >= line))
 
 
@@ -111,36 +102,3 @@ def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
     """Return the last size at or above the line and the next one, where there are such."""
     last = max((size for size, ratio in points.items() if ratio >= memorized_from(epsilon)), default=0)
     return [size for size in (last, min((size for size in points if size > last), default=0)) if size]
-
-
-def _known(store: Store, estimation: Estimation) -> dict[str, Known]:
-    """Return what the store has of every cell, its ratios counted at the threshold of the study."""
-    rows = store.read(
-        f"""
-        WITH measured AS ({RATIOS if estimation.threshold == THRESHOLD else RATIOS_FROM_EVIDENCE})
-        SELECT cell_id, max(ratio) AS best, max_by(samples, ratio) AS samples,
-            count(*) >= any_value(cells.checkpoints) AS finished
-        FROM measured JOIN cells USING (cell_id) GROUP BY cell_id
-        """,
-        [] if estimation.threshold == THRESHOLD else [estimation.threshold],
-    )
-    return {row["cell_id"]: Known(row["best"], row["samples"], row["finished"]) for row in rows}
-
-
-RATIOS = "SELECT cell_id, epoch, samples, ratio FROM checkpoints"
-RATIOS_FROM_EVIDENCE = """
-    SELECT cell_id, epoch, count(*) AS samples, count(*) FILTER (d1 < ? * d2) / count(*) AS ratio
-    FROM evidence GROUP BY ALL
-"""
-
-
-def _sizes(store: Store, low: int, high: int) -> list[int]:
-    """Return the training set sizes between two that the store has measured anything of."""
-    rows = store.read(
-        """
-        SELECT DISTINCT CAST(configuration->>'$.P.size' AS INTEGER) AS size
-        FROM cells SEMI JOIN checkpoints USING (cell_id) WHERE size BETWEEN ? AND ?
-        """,
-        [low, high],
-    )
-    return [row["size"] for row in rows]

@@ -40,7 +40,7 @@ def trackers_of(names: Sequence[str], *, study: str, folder: Path) -> Open:
     """Return what makes the trackers of these names for a cell of a study; what they write goes to `folder`."""
 
     def opened(started: CellStarted) -> list[GeneralTracker]:
-        run = f"{started.name} ({started.cell.cell_id})".replace("/", "_")
+        run = f"{started.entry.name} ({started.entry.cell.cell_id})".replace("/", "_")
         made = []
         for name in dict.fromkeys(names):
             with _named(name):
@@ -69,11 +69,11 @@ def log_events(events: Iterator[Event], opened: Open) -> Iterator[Event]:
     try:
         for event in events:
             match event:
-                case CellStarted(cell=cell):
+                case CellStarted(entry=entry):
                     trackers = opened(event)
                     for tracker in trackers:
                         with _named(tracker.name):
-                            _start(tracker, cell)
+                            _start(tracker, entry.cell)
                 case Measured(epoch=epoch, ratio=ratio, loss=loss):
                     values = {"memorization_ratio": ratio} | ({} if loss is None else {"loss": loss})
                     for tracker in trackers:

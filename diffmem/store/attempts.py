@@ -1,41 +1,85 @@
-"""How an attempt stands that has not said how it ended: one rule, for what is shown and for what is recorded."""
+"""How attempts and cells stand: one rule, for what is shown and for what is recorded."""
 
 import os
 import socket
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from diffmem.atomic import is_running
-from diffmem.store.database import Row
+from diffmem.store.rows import LatestAttempt
+from diffmem.store.standing import Outcome, State
 from diffmem.store.store import Store
 
 START_PRECISION = timedelta(seconds=2)
 """How precisely the system knows when a process was started."""
 
 
-def outcome_of(attempt: Row) -> str:
-    """Return how an attempt stands: as recorded, unless it is open but its cell is finished or its process is gone.
+class Started(Protocol):
+    """An attempt: how it stands as recorded, and where it began; all None where none was made."""
 
-    The row has outcome, host, pid, started_at, and the checkpoints of the cell, measured and expected. Of a cell
-    without any attempt it is "waiting".
-    """
-    if attempt["outcome"] != "running":
-        return str(attempt["outcome"] or "waiting")
-    if is_finished(attempt):
-        return "finished"
-    here = attempt["host"] == socket.gethostname()
-    return "lost" if here and not _runs(attempt["pid"], attempt["started_at"]) else "running"
+    @property
+    def outcome(self) -> Outcome | None:
+        """Return how it was recorded."""
+        ...
+
+    @property
+    def host(self) -> str | None:
+        """Return the machine."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process."""
+        ...
+
+    @property
+    def started_at(self) -> datetime | None:
+        """Return when it began, in UTC."""
+        ...
 
 
-def is_finished(cell: Row) -> bool:
-    """Return whether a cell has all its checkpoints; never that of a monitor, whose number nobody knows in advance."""
-    return bool(0 < cell["expected"] <= cell["measured"])
+def outcome_of(attempt: Started, *, finished: bool) -> Outcome | None:
+    """Return how an attempt stands: as recorded, unless it is open but its cell is `finished` or its process is gone;
+    None of none."""
+    if attempt.outcome is not Outcome.RUNNING or attempt.pid is None or attempt.started_at is None:
+        return attempt.outcome
+    if finished:
+        return Outcome.FINISHED
+    here = attempt.host == socket.gethostname()
+    return Outcome.LOST if here and not _runs(attempt.pid, attempt.started_at) else Outcome.RUNNING
+
+
+def state_of(cell: LatestAttempt) -> State:
+    """Return how a cell stands."""
+    outcome = outcome_of(cell, finished=cell.finished)
+    if not cell.expected and outcome is Outcome.FINISHED:
+        return State.ENDED
+    if cell.finished:
+        return State.FINISHED
+    return State.WAITING if outcome in (None, Outcome.FINISHED) else State(outcome)
+
+
+def reason(cell: LatestAttempt) -> str | None:
+    """Return why the latest attempt at a cell failed or was interrupted; None if it did not or nothing is known."""
+    return cell.error or None if state_of(cell) in (State.FAILED, State.INTERRUPTED) else None
+
+
+GOING_ON = (State.RUNNING, State.WAITING, State.INTERRUPTED, State.LOST)
+"""States of a cell that a run can still change."""
+
+
+def going_on(store: Store, studies: Sequence[str]) -> bool:
+    """Return whether a run can still change a cell of these studies."""
+    return any(state_of(cell) in GOING_ON for study in studies for cell in store.progress(study))
 
 
 def close_attempts(store: Store) -> None:
     """Record how the attempts ended that are open but no longer running; StoreError if the store cannot be written."""
-    ended = {row["attempt_id"]: outcome for row in store.open_attempts() if (outcome := outcome_of(row)) != "running"}
+    stand = {each.attempt_id: outcome_of(each, finished=each.finished) for each in store.open_attempts()}
+    ended = {attempt: outcome for attempt, outcome in stand.items() if outcome and outcome is not Outcome.RUNNING}
     if ended:
         store.close_attempts(ended)
 

@@ -4,20 +4,28 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from diffmem.cells import THRESHOLD
 from diffmem.errors import StoreError
-from diffmem.sql import identifier
+from diffmem.measures import MEASURES, NEAREST, is_copy_sql
+from diffmem.sql import identifier, literal
 from diffmem.store.database import Database
+from diffmem.store.image_queries import evidence_of
 from diffmem.store.json_columns import from_json
 from diffmem.store.pictures import is_png
 from diffmem.store.store import Store
 from diffmem.store.validity import EVIDENCE_RULES, RULES, broken
 from diffmem.text import counted
 
-COUNTED = """
+COUNTED = f"""
     SELECT cell_id, epoch, count(*) AS rows, count(DISTINCT sample) AS numbers,
-        count(*) FILTER (d1 < ? * d2) AS memorized
-    FROM evidence GROUP BY cell_id, epoch
+        count(*) FILTER {is_copy_sql(repr(NEAREST.threshold))} AS memorized
+    FROM {evidence_of(NEAREST)} GROUP BY cell_id, epoch
+"""
+
+THRESHOLDS = ", ".join(f"({literal(each.name)}, {each.threshold!r})" for each in MEASURES.values())
+COUNTED_BY_MEASURE = f"""
+    SELECT cell_id, epoch, measure, count(*) AS rows, count(DISTINCT sample) AS numbers,
+        count(*) FILTER {is_copy_sql("threshold")} / count(*) AS counted
+    FROM measure_evidence JOIN (VALUES {THRESHOLDS}) AS known (measure, threshold) USING (measure) GROUP BY ALL
 """
 
 FAULTS = {
@@ -45,6 +53,21 @@ FAULTS = {
     "SELECT DISTINCT cell_id, epoch FROM pairs ANTI JOIN checkpoints USING (cell_id, epoch)": (
         "{cell_id} at epoch {epoch}: image pairs without their checkpoint"
     ),
+    f"""
+    SELECT cell_id, epoch, measure, n, coalesce(counted.rows, 0) AS rows
+    FROM measurements LEFT JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)
+    WHERE n IS DISTINCT FROM counted.rows OR n IS DISTINCT FROM counted.numbers
+    """: "{cell_id} at epoch {epoch}, {measure}: {n} images measured, but {rows} rows of evidence",
+    f"""
+    SELECT cell_id, epoch, measure, value, counted
+    FROM measurements JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)
+    WHERE NOT abs(value - counted) < 1e-12
+    """: "{cell_id} at epoch {epoch}, {measure}: {value}, but {counted} by the evidence",
+    "SELECT DISTINCT cell_id, epoch FROM measurements ANTI JOIN checkpoints USING (cell_id, epoch)": (
+        "{cell_id} at epoch {epoch}: measurements without their checkpoint"
+    ),
+    "SELECT DISTINCT cell_id, epoch, measure FROM measure_evidence ANTI JOIN measurements "
+    "USING (cell_id, epoch, measure)": "{cell_id} at epoch {epoch}, {measure}: evidence without its measurement",
     "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
         "{cell_id}: pictures of copied training images without a checkpoint"
     ),
@@ -80,9 +103,7 @@ def faults(store: Store) -> list[str]:
     with unchecked.snapshot(), unchecked.reading() as connection:
         found = broken(connection, [*RULES, *EVIDENCE_RULES])
         found += [
-            sentence.format(**row)
-            for sql, sentence in FAULTS.items()
-            for row in unchecked.read(f"{sql} ORDER BY ALL", [THRESHOLD] * sql.count("?"))
+            sentence.format(**row) for sql, sentence in FAULTS.items() for row in unchecked.read(f"{sql} ORDER BY ALL")
         ]
         found += _bad_json(unchecked) + _bad_pictures(unchecked)
     return found + _unwritable(unchecked)

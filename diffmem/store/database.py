@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar
@@ -107,12 +108,7 @@ class Database:
         """Hold the lock file, which has host and process of the one that holds it."""
         path = Path(f"{self.path}.lock")
         lock = filelock.FileLock(path, timeout=0)
-        while True:
-            try:
-                lock.acquire()
-                break
-            except filelock.Timeout:
-                wait.again(*_holder(path))
+        wait.until(lock.acquire, lambda _: _holder(path))
         try:
             with suppress(OSError):  # a full disk keeps nobody from being named later
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
@@ -294,16 +290,9 @@ class Database:
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Connect, looking again while another program holds the file."""
         config: dict[str, Any] = {**(CLOSED if files is None or files else LOCKED), **settings}
-        while True:
-            try:
-                # absolute, for DuckDB gives `:memory:` and names like `s3:...` a meaning of their own
-                connection = duckdb.connect(self.path.absolute(), read_only=read_only, config=config)
-                break
-            except duckdb.Error as error:
-                holder = holder_in(str(error))
-                if holder is None:
-                    raise
-                wait.again(holder)
+        # absolute, for DuckDB gives `:memory:` and names like `s3:...` a meaning of their own
+        connect = partial(duckdb.connect, self.path.absolute(), read_only=read_only, config=config)
+        connection = wait.until(connect, holder_in)
         wait.over()
         try:
             if files:

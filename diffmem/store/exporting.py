@@ -10,7 +10,6 @@ from diffmem.atomic import unwritable, whole
 from diffmem.cells import leaves
 from diffmem.sql import identifier, literal
 from diffmem.store.json_columns import from_json
-from diffmem.store.looking import WILSON
 from diffmem.store.queries import PROGRESS
 from diffmem.store.store import Store
 
@@ -22,8 +21,8 @@ FORMATS = {
 """The formats, and how DuckDB is asked for each."""
 
 EMM = """
-    study VARCHAR, curve VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR, value DOUBLE,
-    lower DOUBLE, upper DOUBLE, lower95 DOUBLE, upper95 DOUBLE, last_emm VARCHAR,
+    study VARCHAR, curve VARCHAR, measure VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR,
+    value DOUBLE, lower DOUBLE, upper DOUBLE, lower95 DOUBLE, upper95 DOUBLE, last_emm VARCHAR,
     last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
 """
 """The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
@@ -68,15 +67,24 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
                 configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
-                samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, attempt_id, host, device,
-                measured_at
-            FROM {source} JOIN checkpoints USING (cell_id) LEFT JOIN attempts USING (cell_id, attempt_id)
-            ORDER BY {order}cell_id, epoch
+                measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high, loss,
+                train_seconds, score_seconds, attempt_id, host, device, measured_at
+            FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch)
+                LEFT JOIN attempts USING (cell_id, attempt_id)
+            ORDER BY {order}cell_id, epoch, measure DESC
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":
         return f"SELECT cell_id, note FROM notes {only} ORDER BY cell_id, note"
-    return f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only} ORDER BY cell_id, epoch, sample"
+    evidence = f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only}"
+    for (name,) in connection.execute("SELECT DISTINCT measure FROM measure_evidence ORDER BY measure").fetchall():
+        distance, reference = (identifier(f"{name}_{column}") for column in ("distance", "reference"))
+        evidence = f"""
+            SELECT e.*, m.distance AS {distance}, m.reference AS {reference}
+            FROM ({evidence}) AS e
+                LEFT JOIN (FROM measure_evidence WHERE measure = {literal(name)}) AS m USING (cell_id, epoch, sample)
+            """
+    return f"{evidence} ORDER BY cell_id, epoch, sample"
 
 
 def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:

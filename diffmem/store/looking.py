@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,24 @@ import duckdb
 
 from diffmem.cells import dotted
 from diffmem.errors import NotInStore, StoreError
-from diffmem.measures import NORMAL
-from diffmem.store.attempts import outcome_of
-from diffmem.store.database import Row
+from diffmem.measures import NEAREST
+from diffmem.store.attempts import outcome_of, state_of
 from diffmem.store.json_columns import from_json
 from diffmem.store.queries import PROGRESS
-from diffmem.store.selecting import NO_LIMITS, Limits
-from diffmem.store.store import Store
-
-CENTRE = f"(memorized + {NORMAL**2 / 2}) / (samples + {NORMAL**2})"
-HALF_WIDTH = (
-    f"{NORMAL} / (samples + {NORMAL**2}) * sqrt(memorized::DOUBLE * (samples - memorized) / samples + {NORMAL**2 / 4})"
+from diffmem.store.rows import (
+    CellDescription,
+    LatestAttempt,
+    MeasuredPoint,
+    Measurement,
+    Place,
+    StoreDescription,
+    StoredStudy,
+    StudySize,
+    Try,
 )
-WILSON = f"""
-    CASE WHEN memorized = 0 THEN 0.0 ELSE {CENTRE} - {HALF_WIDTH} END AS low,
-    CASE WHEN memorized = samples THEN 1.0 ELSE {CENTRE} + {HALF_WIDTH} END AS high
-"""
-"""`measures.wilson` in SQL, for rows that never leave DuckDB."""
+from diffmem.store.selecting import NO_LIMITS, Limits
+from diffmem.store.standing import Outcome, State
+from diffmem.store.store import Store
 
 MOST_NAMES = 10
 """Names that one sentence lists."""
@@ -35,13 +37,13 @@ MOST_NAMES = 10
 # --- names ---------------------------------------------------------------------------------------------
 
 
-def find_study(store: Store, name: str, *, exact: bool = False) -> Row:
-    """Return the study (a row of `store.studies`) that a name or the beginning of one means.
+def find_study(store: Store, name: str, *, exact: bool = False) -> StoredStudy:
+    """Return the study that a name or the beginning of one means.
 
     `text@profile` also means the one study of that profile that begins with the text. StoreError where there is
     none, or more than one.
     """
-    studies = {row["study"]: row for row in store.studies()}
+    studies = {each.study: each for each in store.studies()}
     stem, at, profile = name.partition("@")
     begun = [] if exact else [study for study in studies if study.startswith(name)]
     if not begun and at and not exact:
@@ -99,57 +101,69 @@ def listed(names: list[str]) -> str:
 # --- cells ---------------------------------------------------------------------------------------------
 
 
-def cell_states(store: Store) -> list[Row]:
-    """Return of every cell what its state follows from: cell_id, expected, measured, and the latest attempt's
-    outcome, host, pid and started_at."""
-    return store.read(
+def cell_states(store: Store) -> list[State]:
+    """Return how every cell of a store stands."""
+    cells = store.records(
+        LatestAttempt,
         f"""
-        SELECT cell_id, cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, host, pid, started_at
+        SELECT cells.checkpoints AS expected, coalesce(measured, 0) AS measured, outcome, error, host, pid, started_at
         FROM cells {PROGRESS} ORDER BY cell_id
-        """
+        """,
+        enums={"outcome": Outcome},
     )
+    return list(map(state_of, cells))
 
 
-def describe_cell(store: Store, cell_id: str) -> Row:
-    """Return all about a cell: cell_id, created_at, configuration, expected, studies (with axis values),
-    checkpoints (each with low and high, its 95% Wilson interval), attempts, the first one first, and notes (what was
-    done to its images)."""
+def describe_cell(store: Store, cell_id: str) -> CellDescription:
+    """Return all about a cell: its attempts, the first one first, and its checkpoints by every measure."""
     with store.snapshot():
         (cell,) = store.read(
             "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
         )
-        studies = store.read(
-            "SELECT study, curve, name, axis_values FROM study_cells WHERE cell_id = ? ORDER BY study, position",
-            [cell_id],
-        )
-        checkpoints = store.read(
-            f"""
-            SELECT epoch, step, samples, memorized, ratio, {WILSON}, loss, train_seconds, score_seconds, measured_at
-            FROM checkpoints WHERE cell_id = ? ORDER BY epoch
+        sql = "SELECT study, curve, name, axis_values FROM study_cells WHERE cell_id = ? ORDER BY study, position"
+        studies = store.records(Place, sql, [cell_id], json=("axis_values",))
+        checkpoints = store.records(
+            MeasuredPoint,
+            """
+            SELECT epoch, step, samples, memorized, ratio, low, high, loss, train_seconds, score_seconds, measured_at
+            FROM checkpoints JOIN measured USING (cell_id, epoch) WHERE cell_id = ? AND measure = ? ORDER BY epoch
             """,
-            [cell_id],
+            [cell_id, NEAREST.name],
         )
-        attempts = store.read(
+        attempts = store.records(
+            Try,
             """
             SELECT outcome, host, pid, device, started_at, ended_at, epoch(ended_at - started_at) AS seconds, error,
                 versions, git_commit, git_dirty
             FROM attempts WHERE cell_id = ? ORDER BY started_at
             """,
             [cell_id],
+            json=("versions",),
+            enums={"outcome": Outcome},
+        )
+        others = store.records(
+            Measurement,
+            "SELECT epoch, measure, value, low, high, n FROM measurements WHERE cell_id = ? ORDER BY measure, epoch",
+            [cell_id],
         )
         notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
-    for rows, key in (([cell], "configuration"), (studies, "axis_values"), (attempts, "versions")):
-        for row in rows:
-            row[key] = from_json(row[key], store.path)
-    for row in attempts:
-        row["outcome"] = outcome_of({**row, "expected": cell["expected"], "measured": len(checkpoints)})
-    said = [row["note"] for row in notes]
-    return {**cell, "studies": studies, "checkpoints": checkpoints, "attempts": attempts, "notes": said}
+    finished = 0 < cell["expected"] <= len(checkpoints)
+    return CellDescription(
+        cell_id=cell["cell_id"],
+        created_at=cell["created_at"],
+        configuration=from_json(cell["configuration"], store.path),
+        expected=cell["expected"],
+        studies=studies,
+        checkpoints=checkpoints,
+        measurements=others,
+        attempts=[replace(each, outcome=outcome_of(each, finished=finished) or each.outcome) for each in attempts],
+        notes=[row["note"] for row in notes],
+    )
 
 
 def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two cells (by cell_id) differ, each with both values; None: it has no such one."""
-    first, second = (dotted(describe_cell(store, cell_id)["configuration"]) for cell_id in (one, other))
+    first, second = (dotted(describe_cell(store, cell_id).configuration) for cell_id in (one, other))
     return {
         key: (first.get(key), second.get(key))
         for key in dict.fromkeys([*first, *second])
@@ -160,9 +174,8 @@ def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[An
 # --- the store as a whole ------------------------------------------------------------------------------
 
 
-def describe_store(store: Store) -> Row:
-    """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
-    many checkpoints, evidence rows, generated images, training states and trained models (with bytes) there are."""
+def describe_store(store: Store) -> StoreDescription:
+    """Return what a store holds, and the training states and trained models beside it."""
     with store.snapshot():
         (counts,) = store.read(
             """
@@ -171,26 +184,30 @@ def describe_store(store: Store) -> Row:
                 (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
             """
         )
-        studies = store.read(
+        studies = store.records(
+            StudySize,
             """
             SELECT study, title, count(cell_id) AS cells FROM studies LEFT JOIN study_cells USING (study)
             GROUP BY ALL ORDER BY study
-            """
+            """,
         )
         loose = store.read("SELECT cell_id FROM cells ANTI JOIN study_cells USING (cell_id) ORDER BY cell_id")
     sizes = list(_sizes(path for files in store.state_files().values() for path in files if path.suffix == ".pt"))
     weights = list(_sizes(path for files in store.kept_weights().values() for path in files.values()))
-    return {
-        "path": str(store.path),
-        "bytes": store.path.stat().st_size,
-        **counts,
-        "training_states": len(sizes),
-        "training_state_bytes": sum(sizes),
-        "trained_models": len(weights),
-        "trained_model_bytes": sum(weights),
-        "studies": studies,
-        "in_no_study": [row["cell_id"] for row in loose],
-    }
+    return StoreDescription(
+        path=str(store.path),
+        bytes=store.path.stat().st_size,
+        schema=counts["schema"],
+        checkpoints=counts["checkpoints"],
+        evidence=counts["evidence"],
+        generated=counts["generated"],
+        training_states=len(sizes),
+        training_state_bytes=sum(sizes),
+        trained_models=len(weights),
+        trained_model_bytes=sum(weights),
+        studies=studies,
+        in_no_study=[row["cell_id"] for row in loose],
+    )
 
 
 def _sizes(paths: Iterable[Path]) -> Iterator[int]:

@@ -23,13 +23,18 @@ CONFLICTS = """
     SELECT cell_id, epoch
     FROM evidence JOIN other_.evidence AS o USING (cell_id, epoch, sample)
     WHERE (evidence.nearest, evidence.d1, evidence.d2) IS DISTINCT FROM (o.nearest, o.d1, o.d2)
+    UNION
+    SELECT cell_id, epoch
+    FROM measurements JOIN other_.measurements AS o USING (cell_id, epoch, measure)
+    WHERE (measurements.value, measurements.n) IS DISTINCT FROM (o.value, o.n)
     ORDER BY ALL
 """
 """Checkpoints that two stores have measured differently."""
 
 GROWING = """
     SELECT study FROM studies JOIN other_.studies AS o USING (study)
-    WHERE studies.axes = o.axes AND (studies.estimation->>'$.search' = 'bisect' OR studies.axes = '[]')
+    WHERE studies.axes = o.axes AND studies.kind = o.kind
+        AND (studies.estimation->>'$.search' = 'bisect' OR studies.kind <> 'trained')
 """
 """Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
 
@@ -73,6 +78,12 @@ MERGE = [
     INSERT INTO evidence FROM other_.evidence AS o
     WHERE NOT EXISTS (FROM checkpoints AS c WHERE c.cell_id = o.cell_id AND c.epoch = o.epoch)
     """,
+    """
+    INSERT INTO measure_evidence FROM other_.measure_evidence AS o WHERE NOT EXISTS (
+        FROM measurements AS m WHERE m.cell_id = o.cell_id AND m.epoch = o.epoch AND m.measure = o.measure
+    )
+    """,
+    "INSERT OR IGNORE INTO measurements FROM other_.measurements",
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",
     "INSERT OR IGNORE INTO notes FROM other_.notes",
@@ -125,16 +136,8 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
 
 def _attach(connection: duckdb.DuckDBPyConnection, place: Path) -> None:
     """Attach the other store to read, trying again while a run writes to it."""
-    wait = Wait(place, PATIENCE, on_wait=lambda: None)
-    while True:
-        try:
-            connection.execute(f"ATTACH {literal(str(place.absolute()))} AS other_ (READ_ONLY)")
-            return
-        except duckdb.Error as error:
-            holder = holder_in(str(error))
-            if holder is None:
-                raise
-            wait.again(holder)
+    attach = f"ATTACH {literal(str(place.absolute()))} AS other_ (READ_ONLY)"
+    Wait(place, PATIENCE, on_wait=lambda: None).until(lambda: connection.execute(attach), holder_in)
 
 
 def _checkpoints(connection: duckdb.DuckDBPyConnection) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from diffmem.store.rows import Provenance
+from diffmem.store.given import Provenance
 
 
 def provenance(device: torch.device, *, processes: int = 1, compiled: bool = False) -> Provenance:

@@ -1,87 +1,318 @@
-"""What goes into a store: checkpoints, what is known of a cell, and where an attempt runs."""
+"""What comes out of a store, as frozen records whose fields have the names of the columns."""
 
-import uuid
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
-from diffmem.measures import Evidence
-from diffmem.store.database import Row as Row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint(Evidence):
-    """One measured point of a cell's training: the evidence, and where it was taken."""
-
-    cell_id: str
-    epoch: int
-    step: int
-    loss: float | None  # mean training loss per image since the last checkpoint; None where nothing is trained
-    train_seconds: float
-    score_seconds: float
-    attempt_id: str
-
-    @classmethod
-    def of(
-        cls,
-        evidence: Evidence,
-        *,
-        cell_id: str,
-        attempt_id: str,
-        epoch: int,
-        step: int,
-        loss: float | None,
-        train_seconds: float,
-        score_seconds: float,
-    ) -> "Checkpoint":
-        """Return the checkpoint at which some evidence was taken."""
-        return cls(
-            nearest=evidence.nearest,
-            d1=evidence.d1,
-            d2=evidence.d2,
-            memorized=evidence.memorized,
-            pairs=evidence.pairs,
-            copied=evidence.copied,
-            cell_id=cell_id,
-            attempt_id=attempt_id,
-            epoch=epoch,
-            step=step,
-            loss=loss,
-            train_seconds=train_seconds,
-            score_seconds=score_seconds,
-        )
-
-
-class Registered(Protocol):
-    """What the store keeps of a cell."""
-
-    @property
-    def cell_id(self) -> str:
-        """Return its name."""
-        ...
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """Return what its numbers depend on."""
-        ...
-
-    @property
-    def checkpoint_count(self) -> int:
-        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
-        ...
+from diffmem.errors import StoreError
+from diffmem.measures import MEASURES, NEAREST, Measure
+from diffmem.store.standing import Kind, Outcome
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where and with what an attempt runs."""
+class StoredStudy:
+    """A study as it was last run."""
 
+    study: str  # its name
+    title: str
+    figure: str
+    path: str
+    folder: str | None  # where `path` begins if it is relative
+    kind: Kind
+    axes: list[list[str]]
+    estimation: Mapping[str, Any]  # [emm]
+    overrides: list[str]
+    registered_at: datetime
+
+    @property
+    def epsilon(self) -> float:
+        """Return by how much the ratio at the EMM is below 1."""
+        return float(self.estimation["epsilon"])
+
+    @property
+    def threshold(self) -> float:
+        """Return below which share of its reference a distance is a copy."""
+        return float(self.estimation["threshold"])
+
+    @property
+    def measure(self) -> Measure:
+        """Return the measure that its ratios are by; StoreError for one that this diffmem does not know."""
+        name = self.estimation.get("measure", NEAREST.name)
+        if name not in MEASURES:
+            raise StoreError(f"the study {self.study} is by the measure {name!r}, which this diffmem does not know")
+        return MEASURES[name]
+
+    def by(self, measure: Measure) -> "StoredStudy":
+        """Return the study with its ratios by another measure, at the measure's own threshold."""
+        if measure is self.measure:
+            return self
+        estimation = {**self.estimation, "measure": measure.name, "threshold": measure.threshold}
+        return replace(self, estimation=estimation)
+
+
+@dataclass(frozen=True)
+class LatestAttempt:
+    """What is known of the latest attempt at a cell, and how many checkpoints the cell has; its state follows."""
+
+    expected: int  # checkpoints of a finished cell; 0: nobody knows
+    measured: int  # checkpoints had
+    outcome: Outcome | None  # None: none was made
+    error: str | None
+    host: str | None
+    pid: int | None
+    started_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the cell has all its checkpoints; never that of a monitor, whose number nobody knows."""
+        return 0 < self.expected <= self.measured
+
+
+@dataclass(frozen=True)
+class CellProgress(LatestAttempt):
+    """How far a cell of a study is."""
+
+    position: int
+    cell_id: str
+    curve: str
+    name: str
+    axis_values: Mapping[str, Any]
+    size: int  # N, training images
+
+
+@dataclass(frozen=True)
+class StoredCell(CellProgress):
+    """A cell of a study with all its settings."""
+
+    configuration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint of a cell of a study, with its ratio at some threshold."""
+
+    position: int
+    curve: str
+    size: int
+    draw: str
+    seed: int
+    cell_id: str
+    epoch: int
+    samples: int
+    ratio: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class SampleCount:
+    """How far a cell's last ratio depends on the number of generated images."""
+
+    position: int
+    curve: str
+    name: str
+    size: int
+    samples: int
+    images: int  # n
+    ratio: float  # of all images
+    first: float  # of the first n images
+    deviation: float | None  # standard deviation between disjoint groups of n; None: fewer than ten groups
+
+
+@dataclass(frozen=True)
+class LevelCount:
+    """How many images of a checkpoint have their distance ratio in one step of the threshold."""
+
+    position: int
+    epoch: int
+    level: int  # the smallest k at which they are memorized; one more than the last where there is none
+    images: int
+
+
+@dataclass(frozen=True)
+class CopyCount:
+    """How many memorized images of a cell's last checkpoint are nearest to one training image."""
+
+    position: int
+    nearest: int  # position in the training set
+    copies: int
+    picture: bytes | None  # PNG
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """A generated image and its nearest training image, as PNG."""
+
+    position: int
+    cell_id: str
+    epoch: int
+    sample: int
+    generated: bytes
+    nearest: bytes
+    number: int  # position of the nearest one in the training set
+    distance: float
+    reference: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to train a cell: how it stands, where it ran, and what its checkpoints took."""
+
+    position: int
+    attempt_id: str
+    cell_id: str
+    outcome: Outcome
+    error: str | None
+    started_at: datetime
+    ended_at: datetime | None
     host: str
     pid: int
     device: str
-    versions: dict[str, str]
+    versions: Mapping[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+    train_seconds: float
+    score_seconds: float
+    measured: int
+
+
+@dataclass(frozen=True)
+class OpenAttempt(LatestAttempt):
+    """An attempt that has not said how it ended."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was done to the images of some cells of a study."""
+
+    note: str
+    cells: int
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A training image that memorized images are nearest to."""
+
+    nearest: int  # position in the training set
+    copies: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How high the ratio of a cell has come."""
+
+    cell_id: str
+    best: float  # highest ratio of a checkpoint
+    samples: int  # images behind it
+    finished: bool
+
+
+@dataclass(frozen=True)
+class AlikeCells:
+    """Cells of a study that cost the same and are equally far, and what they took, all together."""
+
+    settings: Mapping[str, Any]  # those that cost something
+    measured: int  # checkpoints of each
+    cells: list[str]
+    training: float | None  # seconds
+    scoring: float | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study has a cell."""
+
+    study: str
+    curve: str
+    name: str
+    axis_values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """A checkpoint as it was stored, with the 95% Wilson interval of its ratio."""
+
+    epoch: int
+    step: int
+    samples: int
+    memorized: int
+    ratio: float
+    low: float
+    high: float
+    loss: float | None
+    train_seconds: float
+    score_seconds: float
+    measured_at: datetime
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a measure beside the paper's has found at a checkpoint: the share of copies, with its 95% interval."""
+
+    epoch: int
+    measure: str
+    value: float
+    low: float
+    high: float
+    n: int  # generated images
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt at a cell, as it is shown."""
+
+    outcome: Outcome
+    host: str
+    pid: int
+    device: str
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+    error: str | None
+    versions: Mapping[str, str]
     git_commit: str | None
     git_dirty: bool | None
 
 
-def new_attempt_id() -> str:
-    """Return an id that no other attempt has."""
-    return uuid.uuid4().hex
+@dataclass(frozen=True)
+class CellDescription:
+    """All about a cell."""
+
+    cell_id: str
+    created_at: datetime
+    configuration: Mapping[str, Any]
+    expected: int
+    studies: list[Place]
+    checkpoints: list[MeasuredPoint]
+    measurements: list[Measurement]  # by other measures than the paper's
+    attempts: list[Try]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class StudySize:
+    """A study and how many cells it lists."""
+
+    study: str
+    title: str
+    cells: int
+
+
+@dataclass(frozen=True)
+class StoreDescription:
+    """What a store holds."""
+
+    path: str
+    bytes: int
+    schema: int
+    checkpoints: int
+    evidence: int
+    generated: int
+    training_states: int
+    training_state_bytes: int
+    trained_models: int
+    trained_model_bytes: int
+    studies: list[StudySize]
+    in_no_study: list[str]

@@ -1,8 +1,5 @@
 """The tables of the store, as the list of changes that have made them."""
 
-OUTCOMES = ("running", "finished", "interrupted", "failed", "lost", "crossed")
-"""How an attempt stands or has ended."""
-
 MIGRATIONS = [
     """
     CREATE TABLE cells (
@@ -99,6 +96,49 @@ MIGRATIONS = [
         note VARCHAR NOT NULL,             -- one sentence, with its count
         PRIMARY KEY (cell_id, note)
     )
+    """,
+    """
+    ALTER TABLE studies ADD COLUMN kind VARCHAR DEFAULT 'trained';  -- trained, images, monitor
+    UPDATE studies SET kind = CASE WHEN path = 'diffmem.Monitor' THEN 'monitor' ELSE 'images' END
+        WHERE study IN (
+            SELECT study FROM study_cells JOIN cells USING (cell_id)
+            GROUP BY study
+            HAVING NOT bool_or(CASE WHEN json_valid(configuration) THEN json_exists(configuration, '$.M') ELSE true END)
+        )
+    """,
+    """
+    CREATE TABLE measurements (            -- what other measures than the paper's have found
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        measure VARCHAR NOT NULL,          -- calibrated, ...
+        value DOUBLE NOT NULL,             -- share of copies at the measure's own threshold
+        low DOUBLE NOT NULL,               -- its 95% Wilson interval
+        high DOUBLE NOT NULL,
+        n INTEGER NOT NULL,                -- images behind it
+        PRIMARY KEY (cell_id, epoch, measure)
+    );
+    CREATE TABLE measure_evidence (        -- of each image: a copy where distance < threshold * reference
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        measure VARCHAR NOT NULL,
+        sample INTEGER NOT NULL,           -- number of the generated image, as in evidence
+        nearest INTEGER NOT NULL,          -- position in the training set of the image that it would be a copy of
+        distance DOUBLE NOT NULL,
+        reference DOUBLE NOT NULL
+    );
+    CREATE VIEW measured AS                -- every checkpoint by every measure, the paper's too
+        SELECT cell_id, epoch, 'nearest' AS measure, ratio AS value,
+            -- Wilson's 95% interval, with z = 1.959963984540054
+            CASE WHEN memorized = 0 THEN 0.0 ELSE centre - width END AS low,
+            CASE WHEN memorized = samples THEN 1.0 ELSE centre + width END AS high,
+            samples AS n
+        FROM (
+            SELECT *, (memorized + zz / 2) / (samples + zz) AS centre,
+                sqrt(zz * (memorized::DOUBLE * (samples - memorized) / samples + zz / 4)) / (samples + zz) AS width
+            FROM (SELECT *, 3.8414588206941254 AS zz FROM checkpoints)
+        )
+        UNION ALL
+        FROM measurements
     """,
 ]
 """Append only. Each runs in one transaction with its record."""

@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.store.database import Row as Row
+from diffmem.measures import MeasureEvidence, wilson
 from diffmem.store.database import utc_now
+from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, new_attempt_id
 from diffmem.store.queries import Queries
-from diffmem.store.rows import Checkpoint, Provenance, Registered, new_attempt_id
+from diffmem.store.standing import Kind, Outcome
 from diffmem.text import readable
 
 LOST = "its process died"
@@ -78,39 +78,34 @@ class Store(Queries):
 
     def register(
         self,
-        name: str,
+        study: Registrable,
+        cells: Sequence[Listed],
         *,
-        title: str,
-        figure: str,
-        path: str,
-        axes: Sequence[Sequence[str]],
-        estimation: dict[str, Any],
-        overrides: Sequence[str] = (),
+        kind: Kind = Kind.TRAINED,
         folder: str | None = None,
-        cells: Sequence[tuple[Registered, str, str, dict[str, Any]]],
         keep: bool = False,
         notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        """Record a study and its cells as (cell, curve, name, axis values).
+        """Record a study, whose path begins in `folder` if it is relative, and its cells.
 
         They replace what it listed before, or with `keep` come after it where they are not in it. `notes` say what was
         done to the images of a cell, a sentence each, by cell_id: they replace those that the store has of these
         cells, and the other cells keep theirs.
         """
         now = utc_now()
-        written = [json.dumps(each) for each in (axes, estimation, overrides)]
+        written = [json.dumps(each) for each in (study.axes, dict(study.estimated), study.overrides)]
         with self.writing(create=True) as connection:
             _give_cells(connection, cells)
             connection.execute(
                 f"""
-                INSERT OR REPLACE INTO studies (study, title, figure, path, folder, axes, estimation, overrides,
+                INSERT OR REPLACE INTO studies (study, title, figure, path, folder, kind, axes, estimation, overrides,
                     registered_at)
-                SELECT ?, ?, ?, ?, ?, ?, ?, ?, {_later("registered_at", "studies")}
+                SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, {_later("registered_at", "studies")}
                 """,
-                [name, title, figure, path, folder, *written, now],
+                [study.name, study.title, study.figure, study.path, folder, str(kind), *written, now],
             )
             if not keep:
-                connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
+                connection.execute("DELETE FROM study_cells WHERE study = ?", [study.name])
             connection.execute(
                 "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM given_cells", [now]
             )
@@ -122,7 +117,7 @@ class Store(Queries):
                     cell_id, curve, name, axis_values
                 FROM given_members WHERE cell_id NOT IN (SELECT cell_id FROM listed)
                 """,
-                [name, name],
+                [study.name, study.name],
             )
             if notes:
                 _replace_notes(connection, notes)
@@ -159,12 +154,12 @@ class Store(Queries):
             )
         return attempt_id
 
-    def end_attempt(self, attempt_id: str, outcome: str, error: str | None = None) -> None:
+    def end_attempt(self, attempt_id: str, outcome: Outcome, error: str | None = None) -> None:
         """Record how an attempt ended: finished, crossed, interrupted, failed or lost."""
         with self.writing() as connection:
             _end(connection, attempt_id, outcome, error)
 
-    def close_attempts(self, outcomes: Mapping[str, str]) -> None:
+    def close_attempts(self, outcomes: Mapping[str, Outcome]) -> None:
         """Record how attempts (by attempt_id) ended, finished or lost; those that have said so meanwhile stay."""
         with self.writing() as connection:
             for attempt_id, outcome in outcomes.items():
@@ -176,21 +171,15 @@ class Store(Queries):
                         ) END
                     WHERE attempt_id = $attempt_id AND outcome = 'running'
                     """,
-                    {"outcome": outcome, "lost": LOST, "attempt_id": attempt_id},
+                    {"outcome": str(outcome), "lost": LOST, "attempt_id": attempt_id},
                 )
 
-    def append(self, checkpoint: Checkpoint, *, outcome: str = "") -> bool:
+    def append(self, checkpoint: Checkpoint, *, outcome: Outcome | None = None) -> bool:
         """Append a checkpoint and its evidence in one transaction; False if the store has that point already.
 
         With an `outcome`, the same transaction records that the attempt ended with it.
         """
         c = checkpoint
-        arrays = {
-            "sample": np.arange(c.samples, dtype=np.int32),
-            "nearest": c.nearest.astype(np.int32),
-            "d1": c.d1,
-            "d2": c.d2,
-        }
         with self.writing() as connection:
             if outcome:
                 _end(connection, c.attempt_id, outcome, None)
@@ -199,23 +188,13 @@ class Store(Queries):
             ).fetchone()
             if known:
                 return False
+            spent = [c.train_seconds, c.score_seconds]
             connection.execute(
                 "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    c.cell_id,
-                    c.epoch,
-                    c.step,
-                    c.samples,
-                    c.memorized,
-                    c.ratio,
-                    c.loss,
-                    c.train_seconds,
-                    c.score_seconds,
-                    c.attempt_id,
-                    utc_now(),
-                ],
+                [c.cell_id, c.epoch, c.step, c.samples, c.memorized, c.ratio, c.loss, *spent, c.attempt_id, utc_now()],
             )
-            connection.register("given_evidence", arrays)
+            arrays = {"nearest": c.nearest.astype(np.int32), "d1": c.d1, "d2": c.d2}
+            connection.register("given_evidence", {"sample": np.arange(c.samples, dtype=np.int32), **arrays})
             connection.execute(
                 "INSERT INTO evidence SELECT ?, ?, sample, nearest, d1, d2 FROM given_evidence", [c.cell_id, c.epoch]
             )
@@ -228,25 +207,53 @@ class Store(Queries):
                 connection.executemany(
                     "INSERT OR IGNORE INTO copied VALUES (?, ?, ?)", [(c.cell_id, *image) for image in c.copied]
                 )
+            for measure, evidence in c.others.items():
+                _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
         return True
 
+    def add_measure(self, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence) -> bool:
+        """Add what another measure has found of a checkpoint that is there; False if the store has that already."""
+        with self.writing() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM measurements WHERE cell_id = ? AND epoch = ? AND measure = ?", [cell_id, epoch, measure]
+            ).fetchone()
+            if not known:
+                _add_measure(connection, cell_id, epoch, measure, evidence)
+        return not known
 
-def _give_cells(
-    connection: duckdb.DuckDBPyConnection, cells: Sequence[tuple[Registered, str, str, dict[str, Any]]]
+
+def _add_measure(
+    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence
 ) -> None:
+    n = len(evidence.nearest)
+    ratio = evidence.copies / n
+    connection.execute(
+        "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [cell_id, epoch, measure, ratio, *wilson(ratio, n).tolist(), n],
+    )
+    arrays = {"distance": evidence.distance, "reference": evidence.reference}
+    numbers = {"sample": np.arange(n, dtype=np.int32), "nearest": evidence.nearest.astype(np.int32)}
+    connection.register("given_measure_evidence", {**numbers, **arrays})
+    connection.execute(
+        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, reference FROM given_measure_evidence",
+        [cell_id, epoch, measure],
+    )
+
+
+def _give_cells(connection: duckdb.DuckDBPyConnection, listed: Sequence[Listed]) -> None:
     """Let SQL see cells as `given_cells`, each once, and their places in a study as `given_members`."""
-    distinct = {cell.cell_id: cell for cell, *_ in cells}.values()
+    distinct = {place.cell.cell_id: place.cell for place in listed}.values()
     rows = {
         "cell_id": _texts(cell.cell_id for cell in distinct),
         "configuration": _texts(json.dumps(cell.configuration) for cell in distinct),
         "expected": np.array([cell.checkpoint_count for cell in distinct], dtype=np.int32),
     }
     members = {
-        "position": np.arange(len(cells), dtype=np.int32),
-        "cell_id": _texts(cell.cell_id for cell, *_ in cells),
-        "curve": _texts(curve for _, curve, *_ in cells),
-        "name": _texts(text for _, _, text, _ in cells),
-        "axis_values": _texts(json.dumps(values) for *_, values in cells),
+        "position": np.arange(len(listed), dtype=np.int32),
+        "cell_id": _texts(place.cell.cell_id for place in listed),
+        "curve": _texts(place.curve for place in listed),
+        "name": _texts(place.name for place in listed),
+        "axis_values": _texts(json.dumps(dict(place.axis_values)) for place in listed),
     }
     connection.register("given_cells", rows)
     connection.register("given_members", members)
@@ -263,10 +270,10 @@ def _replace_notes(connection: duckdb.DuckDBPyConnection, notes: Mapping[str, Se
         connection.execute(statement)
 
 
-def _end(connection: duckdb.DuckDBPyConnection, attempt_id: str, outcome: str, error: str | None) -> None:
+def _end(connection: duckdb.DuckDBPyConnection, attempt_id: str, outcome: Outcome, error: str | None) -> None:
     connection.execute(
         "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
-        [outcome, error, utc_now(), attempt_id],
+        [str(outcome), error, utc_now(), attempt_id],
     )
 
 

@@ -1,10 +1,11 @@
 """What the values of a store may be, so that no file that something else wrote or damaged is read as measured."""
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import duckdb
 
-from diffmem.store.schema import OUTCOMES
+from diffmem.store.standing import Kind, Outcome
 
 
 class Rule(NamedTuple):
@@ -18,6 +19,10 @@ class Rule(NamedTuple):
 
 def _time(*columns: str) -> str:
     return " AND ".join(f"({c} IS NULL OR {c} BETWEEN '1970-01-01' AND '9999-12-31')" for c in columns)
+
+
+def _one_of(column: str, members: type[StrEnum]) -> str:
+    return f"{column} IN {tuple(map(str, members))}"
 
 
 def _count(column: str, least: int = 0) -> str:
@@ -59,9 +64,10 @@ RULES = [
     Rule(
         "studies",
         "study",
-        _number("estimation", "$.threshold", "> 0 AND try_cast(estimation->>'$.threshold' AS DOUBLE) <= 1"),
-        "its threshold is not in 0..1",
+        _number("estimation", "$.threshold", "> 0 AND isfinite(try_cast(estimation->>'$.threshold' AS DOUBLE))"),
+        "its threshold is not above 0",
     ),
+    Rule("studies", "study", _one_of("kind", Kind), "it is of an unknown kind"),
     Rule("cells", "cell_id", _time("created_at"), "it has no time that can be read"),
     Rule("cells", "cell_id", _count("checkpoints"), "its number of checkpoints is negative"),
     Rule("cells", "cell_id", _json("configuration", "'OBJECT'"), "its configuration is not a JSON object"),
@@ -91,7 +97,7 @@ RULES = [
         "ELSE false END",
         "a cell has no value for one of its axes",
     ),
-    Rule("attempts", "cell_id", f"outcome IN {tuple(OUTCOMES)}", "an attempt has an unknown outcome"),
+    Rule("attempts", "cell_id", _one_of("outcome", Outcome), "an attempt has an unknown outcome"),
     Rule("attempts", "cell_id", _time("started_at", "ended_at"), "an attempt has no time that can be read"),
     Rule("attempts", "cell_id", _count("pid"), "the process number of an attempt is negative"),
     Rule("attempts", "cell_id", _json("versions", "'OBJECT'"), "the versions of an attempt are not a JSON object"),
@@ -107,6 +113,12 @@ RULES = [
     Rule("checkpoints", "cell_id", "abs(ratio - memorized / samples) < 1e-9", "a ratio is not memorized / samples"),
     Rule("checkpoints", "cell_id", SECONDS.format("train_seconds"), "the training time of a checkpoint is impossible"),
     Rule("checkpoints", "cell_id", SECONDS.format("score_seconds"), "the scoring time of a checkpoint is impossible"),
+    Rule(
+        "measurements",
+        "cell_id",
+        "0 <= low AND low <= value AND value <= high AND high <= 1 AND n >= 1",
+        "a measurement is no share of images within its interval",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""
@@ -114,6 +126,13 @@ RULES = [
 EVIDENCE_RULES = [
     Rule("evidence", "cell_id", "isfinite(d1) AND isfinite(d2) AND 0 <= d1 AND d1 <= d2", "impossible distances"),
     Rule("evidence", "cell_id", f"{_count('sample')} AND {_count('nearest')}", "an impossible image number"),
+    Rule(
+        "measure_evidence",
+        "cell_id",
+        "isfinite(distance) AND isfinite(reference) AND 0 <= distance AND 0 <= reference "
+        f"AND {_count('sample')} AND {_count('nearest')}",
+        "impossible evidence of a measure",
+    ),
     Rule(
         "evidence JOIN cells USING (cell_id)",
         "cell_id",

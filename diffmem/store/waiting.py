@@ -9,6 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+import filelock
 
 from diffmem.errors import StoreError, StoreHeld
 
@@ -24,6 +28,7 @@ LONGEST_PAUSE = 0.05
 ADVICE = "close it (a notebook or a DuckDB shell?)"
 
 logger = logging.getLogger("diffmem")
+Result = TypeVar("Result")
 
 
 class Wait:
@@ -54,6 +59,20 @@ class Wait:
             self.said, self.say_at = True, now + SAY_AGAIN
         time.sleep(min(self.pause, max(0.0, self.patience - (now - self.started))))
         self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+    def until(self, work: Callable[[], Result], holder_of: Callable[[Exception], tuple[str, object] | None]) -> Result:
+        """Return what some work gives, done again as long as it fails because somebody holds the store.
+
+        `holder_of` says of an error who that is and since when, None where it has another reason, and is raised.
+        """
+        while True:
+            try:
+                return work()
+            except (duckdb.Error, filelock.Timeout) as error:
+                holder = holder_of(error)
+                if holder is None:
+                    raise
+                self.again(*holder)
 
     def over(self) -> None:
         """Say that the wait has ended, if it was said that there was one."""
@@ -116,11 +135,12 @@ def _writing(key: str) -> Iterator[None]:
         _mine.writes.discard(key)
 
 
-def holder_in(message: str) -> str | None:
-    """Return who holds a file that could not be opened; None where that is not why."""
+def holder_in(error: Exception) -> tuple[str, object] | None:
+    """Return who holds a file that DuckDB could not open; None where that is not why."""
+    message = str(error)
     if "different configuration" in message or "Unique file handle conflict" in message:
-        return "this process itself (duckdb.connect?)"
+        return "this process itself (duckdb.connect?)", None
     if "could not set lock" not in message.lower():
         return None
     _, found, process = message.partition("(PID ")
-    return f"process {process.partition(')')[0]}" if found else "another program"
+    return (f"process {process.partition(')')[0]}" if found else "another program"), None

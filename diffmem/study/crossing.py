@@ -44,6 +44,7 @@ class StudyCell:
     axis_values: Mapping[str, Any]
     name: str  # the axis values as text
     curve: str  # the axis values that tell one EMM curve from another, as text
+    number: int = 0  # among the cells of the study, each counted once, from 1
 
 
 def resolve(layer: Layer, path: Path, faults: Faults) -> tuple[dict[str, str], list[list[str]], tuple[StudyCell, ...]]:

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from diffmem.measures import MEASURES
 from diffmem.study.layers import SECTIONS, TEXTS
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
     sections = {section: _without_references(model.model_json_schema()) for section, model in SECTIONS.items()}
+    sections["score"]["properties"]["measures"]["items"]["enum"] = list(MEASURES)
+    sections["emm"]["properties"]["measure"]["enum"] = list(MEASURES)
     axis = {
         section: {
             "type": "object",

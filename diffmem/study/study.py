@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from diffmem.cells import (
-    Estimation,
-)
+from diffmem.cells import Estimation
+from diffmem.measures import MEASURES, NEAREST, Measure
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
 from diffmem.study.toml import read_study
@@ -41,6 +41,7 @@ class Study:
         layer = read_study(path, profile=profile, overrides=overrides, faults=faults)
         bad: set[str] = set()
         estimation = build_section(Estimation, "emm", layer.settings, path, faults, bad) or Estimation()
+        layer = _measured(layer, estimation, faults, bad)
         searched = layer if bad & {"emm.search", "emm.range"} else _searched(layer, estimation, path, faults)
         texts, axes, cells = resolve(searched, path, faults)
         faults.raise_if_any()
@@ -86,33 +87,54 @@ class Study:
             for entry in cells
         ]
 
-    def listing(self, cells: "Sequence[StudyCell] | None" = None) -> dict[str, Any]:
-        """Return what `Store.register` keeps of this study, with its own cells or others, by the names of its
-        parameters."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "figure": self.figure,
-            "path": self.path,
-            "axes": self.axes,
-            "estimation": self.estimation.model_dump(mode="json"),
-            "overrides": self.overrides,
-            "folder": str(Path.cwd()),
-            "cells": [
-                (entry.cell, entry.curve, entry.name, dict(entry.axis_values))
-                for entry in (self.cells if cells is None else cells)
-            ],
-        }
+    @property
+    def measure(self) -> Measure:
+        """Return the measure that its ratios are by."""
+        return MEASURES[self.estimation.measure]
+
+    @property
+    def threshold(self) -> float:
+        """Return below which share of its reference a distance is a copy."""
+        return self.measure.threshold if self.estimation.threshold is None else self.estimation.threshold
+
+    @property
+    def estimated(self) -> dict[str, Any]:
+        """Return how its EMM is read off, as plain data."""
+        return {**self.estimation.model_dump(mode="json"), "threshold": self.threshold}
 
     @property
     def distinct(self) -> list[StudyCell]:
-        """Return each cell once."""
-        return list({entry.cell.cell_id: entry for entry in reversed(self.cells)}.values())[::-1]
+        """Return each cell once, numbered."""
+        once = list({entry.cell.cell_id: entry for entry in reversed(self.cells)}.values())[::-1]
+        return [replace(entry, number=number) for number, entry in enumerate(once, start=1)]
 
 
 def study_name(path: Path, profile: str | None = None) -> str:
     """Return the name under which the store knows a study: `skip`, or `skip@laptop` with a profile."""
     return path.stem if profile is None else f"{path.stem}@{profile}"
+
+
+def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str]) -> Layer:
+    """Return the layer with the measure of the EMM among those that score, with the faults that measures can have."""
+    settings = layer.settings
+    scored = settings["score.measures"].value if "score.measures" in settings else []
+    names = [name for name in scored if isinstance(name, str)] if isinstance(scored, list) else []
+    own = [(estimation.measure, "emm.measure")] if "emm.measure" in settings and "emm.measure" not in bad else []
+    unknown = [each for each in [*((name, "score.measures") for name in names), *own] if each[0] not in MEASURES]
+    for name, key in unknown:
+        near = get_close_matches(name, MEASURES, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(MEASURES)}"
+        faults.add(settings[key].place, key, f"no measure {name!r}; {meant}")
+    if unknown:
+        return layer
+    measure = MEASURES[estimation.measure]
+    if estimation.threshold is not None and estimation.threshold > measure.largest:
+        fault = f"must be at most {measure.largest:g} for the measure {measure.name}, not {estimation.threshold:g}"
+        faults.add(settings["emm.threshold"].place, "emm.threshold", fault)
+    if not own or measure is NEAREST or measure.name in names:
+        return layer
+    place = settings["emm.measure"].place
+    return Layer({**settings, "score.measures": Setting([*names, measure.name], place)}, layer.axes)
 
 
 def _searched(layer: Layer, estimation: Estimation, path: Path, faults: Faults) -> Layer:

@@ -1,0 +1,127 @@
+"""Figures as Plotly draws them."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
+
+from diffmem.report.figure import Axis, Interval, Panel, Series
+
+BAND_OPACITY = 0.18
+"""Of the bands of 95% intervals, so that several can be seen through each other."""
+MOST_TICKS = 12
+GREY = "#888"
+
+MARKERS: dict[str, dict[str, object]] = {
+    "published": {"symbol": "circle-open", "size": 11},
+    "star": {"symbol": "star", "size": 14},
+}
+
+
+def draw(panel: Panel) -> go.Figure:
+    """Return a panel drawn."""
+    figure = go.Figure()
+    for series in panel.series:
+        _add(figure, series)
+    if panel.line is not None:
+        text = {"annotation_text": panel.line_text} if panel.line_text else {}
+        figure.add_hline(panel.line, line_dash="dash", line_color=GREY, **text)
+    if panel.mark is not None:
+        figure.add_vline(panel.mark, line_color="#b3261e")
+    figure.update_xaxes(**_axis(panel.x))
+    figure.update_yaxes(**_axis(panel.y))
+    return _styled(figure, panel.height)
+
+
+def plain(text: str) -> str:
+    """Return text so that Plotly, which reads a little HTML, shows it as it is."""
+    return html.escape(text, quote=False)
+
+
+def _add(figure: go.Figure, series: Series) -> None:
+    name = plain(series.name)
+    common: dict[str, Any] = {"x": series.x, "y": series.y, "name": name, "hovertemplate": series.hover}
+    if series.look == "bars":
+        bars = {"error_y": _error_bars(series.y, series.intervals)} if series.intervals else {}
+        figure.add_bar(**common, **bars, marker_color=series.colour)
+        return
+    if series.look in MARKERS:
+        marker = {**MARKERS[series.look], "color": series.colour}
+        bar = {"error_x": _star_bar(series)} if series.x_interval else {}
+        figure.add_scatter(**common, **bar, mode="markers", marker=marker)
+        return
+    band = series.look == "line" and bool(series.intervals)
+    if band and len(series.x) > 1:  # one value alone has a bar instead
+        _add_band(figure, series, name)
+    mode = {"line": "lines+markers", "bare line": "lines", "markers": "markers"}[series.look]
+    figure.add_scatter(
+        **common,
+        error_y=_error_bars(series.y, series.intervals) if band and len(series.x) == 1 else None,
+        legendgroup=name,
+        showlegend=series.in_legend,
+        mode=mode,
+        line_color=series.colour,
+        customdata=series.extra or None,
+        meta=plain(series.full_name) or None,
+    )
+
+
+def _add_band(figure: go.Figure, series: Series, name: str) -> None:
+    """Add the band of 95% intervals below a line."""
+    figure.add_scatter(
+        x=[*series.x, *reversed(series.x)],
+        y=[*(low for low, _ in series.intervals), *(high for _, high in reversed(series.intervals))],
+        fill="toself",
+        fillcolor=f"rgba{(*hex_to_rgb(series.colour), BAND_OPACITY)}",
+        mode="lines",
+        line_width=0,
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> dict[str, object]:
+    ends = list(zip(values, intervals, strict=True))
+    return {
+        "array": [max(0.0, high - value) for value, (_, high) in ends],
+        "arrayminus": [max(0.0, value - low) for value, (low, _) in ends],
+        "color": GREY,
+        "thickness": 1.5,
+        "width": 3,
+    }
+
+
+def _star_bar(series: Series) -> dict[str, object]:
+    (value,), (low, high) = series.x, series.x_interval or (0.0, 0.0)
+    return {"array": [max(0.0, high - value)], "arrayminus": [max(0.0, value - low)], "thickness": 2, "width": 6}
+
+
+def _axis(axis: Axis) -> dict[str, object]:
+    """Return an axis as Plotly has it; ticks are at the values themselves, where they are not too many."""
+    drawn: dict[str, object] = {"title": axis.title}
+    if axis.log or axis.names:
+        drawn["type"] = "log" if axis.log else "category"
+    if axis.range is not None:
+        drawn["range"] = list(axis.range)
+    if 0 < len(axis.ticks) <= MOST_TICKS:
+        drawn |= {"tickvals": list(axis.ticks), "ticktext": [str(tick) for tick in axis.ticks]}
+    elif axis.ticks and axis.range is not None:  # more, of which the range shows some
+        drawn |= {"tickvals": list(axis.ticks), "tickformat": "~g"}
+    return drawn
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    """Give a figure the look of the page; its script recolours text and grid."""
+    return figure.update_layout(
+        height=height,
+        bargap=0 if any(trace.type == "bar" and trace.name == "images" for trace in figure.data) else None,
+        template="plotly_white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": "#444"},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        legend={"orientation": "h", "y": -0.2},
+    )

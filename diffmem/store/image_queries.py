@@ -1,0 +1,186 @@
+"""What is read of the evidence: which generated images are copies, at any threshold of any measure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffmem.measures import NEAREST, Measure, is_copy_sql
+from diffmem.sql import literal
+from diffmem.store.records import Records
+from diffmem.store.rows import CopyCount, ImagePair, LevelCount, Point, Reached, Replicated, SampleCount
+
+THRESHOLD_LEVELS = 120
+"""Steps of the threshold between 0 and the largest that a measure has; the paper's third is one of them."""
+
+LAST = "(SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id)"
+"""SQL for the last checkpoint of each cell."""
+
+
+def evidence_of(measure: Measure, table: str = "") -> str:
+    """Return SQL for the evidence of a measure: cell_id, epoch, sample, nearest, distance and reference of each image.
+
+    `table` is that of another store, where it is not this one's.
+    """
+    if measure is NEAREST:
+        return f"(SELECT cell_id, epoch, sample, nearest, d1 AS distance, d2 AS reference FROM {table}evidence)"
+    return f"(FROM {table}measure_evidence WHERE measure = {literal(measure.name)})"
+
+
+class ImageQueries(Records):
+    """What the evidence of a store says; every method opens the file to read it, and raises StoreError."""
+
+    def measures_of(self, study: str) -> set[str]:
+        """Return the names of the measures that a checkpoint of a study has been scored by."""
+        rows = self.read(f"SELECT DISTINCT measure FROM measured WHERE {_of_study()}", [study])
+        return {row["measure"] for row in rows}
+
+    def curve_points(self, study: str, measure: Measure, threshold: float) -> list[Point]:
+        """Return every checkpoint of a study that has been scored by a measure, with its ratio at a threshold.
+
+        The ratio is counted from the evidence, unless the threshold is the one of the stored ratio.
+        """
+        ratios, parameters = _ratios(measure, threshold)
+        return self.records(
+            Point,
+            f"""
+            SELECT position, curve, size, draw, seed, cell_id, epoch, counted.samples, counted.ratio, loss
+            FROM results JOIN ({ratios}) AS counted USING (cell_id, epoch)
+            WHERE study = ? ORDER BY position, epoch
+            """,
+            [*parameters, study],
+        )
+
+    def reached(self, measure: Measure, threshold: float) -> dict[str, Reached]:
+        """Return how high the ratio of every cell has come, by cell_id, its images counted at a threshold."""
+        ratios, parameters = _ratios(measure, threshold)
+        found = self.records(
+            Reached,
+            f"""
+            SELECT cell_id, max(ratio) AS best, max_by(samples, ratio) AS samples,
+                count(*) >= any_value(cells.checkpoints) AS finished
+            FROM ({ratios}) JOIN cells USING (cell_id) GROUP BY cell_id
+            """,
+            parameters,
+        )
+        return {each.cell_id: each for each in found}
+
+    def sample_counts(self, study: str, measure: Measure, threshold: float) -> list[SampleCount]:
+        """Return how far each cell's last ratio depends on the number of generated images."""
+        return self.records(
+            SampleCount,
+            f"""
+            WITH last AS (
+                SELECT position, study_cells.curve, name, cell_id, any_value(size) AS size, max(epoch) AS epoch,
+                FROM results JOIN study_cells USING (study, position, cell_id) WHERE study = ? GROUP BY ALL
+            ), counts AS (
+                SELECT unnest([10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000]) AS images
+            ), own AS (
+                SELECT *, count(*) OVER (PARTITION BY position) AS samples
+                FROM last JOIN {evidence_of(measure)} USING (cell_id, epoch)
+            ), groups AS (
+                SELECT position, curve, name, size, samples, images, sample // images AS number,
+                    count(*) FILTER {is_copy_sql()} AS copies, count(*) AS members
+                FROM own JOIN counts ON images <= samples
+                GROUP BY ALL
+            )
+            SELECT position, curve, name, size, samples, images,
+                sum(copies) / samples AS ratio,
+                any_value(copies / images) FILTER (number = 0) AS first,
+                CASE WHEN samples >= 10 * images
+                    THEN stddev_samp(copies / images) FILTER (members = images) END AS deviation
+            FROM groups GROUP BY position, curve, name, size, samples, images ORDER BY position, images
+            """,
+            [study, threshold],
+        )
+
+    def distance_counts(self, study: str, measure: Measure) -> list[LevelCount]:
+        """Return how alike the images of each checkpoint of a study are to training images.
+
+        A level is the smallest k at which they are copies at the threshold k / THRESHOLD_LEVELS of the measure's
+        largest, so that the copies at a threshold are the images of levels up to it; THRESHOLD_LEVELS + 1 where there
+        is none.
+        """
+        step = measure.largest / THRESHOLD_LEVELS
+        return self.records(
+            LevelCount,
+            f"""
+            WITH rounded AS (
+                SELECT cell_id, epoch, distance, reference, CASE WHEN reference > 0
+                    THEN floor(distance / reference / {step}) ELSE {THRESHOLD_LEVELS} END AS k
+                FROM {evidence_of(measure)} WHERE {_of_study()}
+            ), levels AS (  -- the division may round across a level
+                SELECT cell_id, epoch, CAST(least({THRESHOLD_LEVELS} + 1, CASE
+                    WHEN {is_copy_sql(f"(k * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k
+                    WHEN {is_copy_sql(f"((k + 1) * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k + 1
+                    ELSE k + 2 END) AS INTEGER) AS level
+                FROM rounded
+            )
+            SELECT position, epoch, level, count(*) AS images
+            FROM levels JOIN study_cells USING (cell_id) WHERE study = ?
+            GROUP BY ALL ORDER BY ALL
+            """,
+            [study, study],
+        )
+
+    def copies(self, study: str, measure: Measure, threshold: float) -> list[CopyCount]:
+        """Return which training images the copies of each cell's last checkpoint are of, most copied first."""
+        return self.records(
+            CopyCount,
+            f"""
+            WITH counted AS (
+                SELECT position, cell_id, nearest, count(*) AS copies
+                FROM {evidence_of(measure)} JOIN study_cells USING (cell_id) JOIN {LAST} USING (cell_id, epoch)
+                WHERE study = ? AND {is_copy_sql()}
+                GROUP BY ALL
+            ), shown AS (  -- one pair for each image: pictures are read for no others
+                SELECT cell_id, evidence.nearest, max(epoch) AS epoch, max_by(sample, epoch) AS sample
+                FROM (SELECT cell_id, epoch, sample FROM pairs) JOIN evidence USING (cell_id, epoch, sample)
+                WHERE {_of_study()}
+                GROUP BY ALL
+            )
+            SELECT position, counted.nearest, copies, coalesce(copied.picture, pairs.nearest) AS picture
+            FROM counted LEFT JOIN copied USING (cell_id, nearest)
+                LEFT JOIN shown USING (cell_id, nearest) LEFT JOIN pairs USING (cell_id, epoch, sample)
+            ORDER BY position, copies DESC, counted.nearest
+            """,
+            [study, threshold, study],
+        )
+
+    def replicated(self, cell_id: str) -> list[Replicated]:
+        """Return the training images that memorized images of a cell's last checkpoint are nearest to, most copied
+        first."""
+        return self.records(
+            Replicated,
+            f"""
+            SELECT nearest, count(*) AS copies FROM {evidence_of(NEAREST)} JOIN {LAST} USING (cell_id, epoch)
+            WHERE cell_id = ? AND {is_copy_sql()}
+            GROUP BY nearest ORDER BY copies DESC, nearest
+            """,
+            [cell_id, NEAREST.threshold],
+        )
+
+    def pairs(self, study: str, measure: Measure) -> list[ImagePair]:
+        """Return generated images above their nearest training images, at each cell's last checkpoint."""
+        return self.records(
+            ImagePair,
+            f"""
+            SELECT position, cell_id, epoch, sample, generated, pairs.nearest, found.nearest AS number,
+                distance, reference
+            FROM study_cells JOIN {LAST} USING (cell_id)
+                JOIN pairs USING (cell_id, epoch) JOIN {evidence_of(measure)} AS found USING (cell_id, epoch, sample)
+            WHERE study = ?
+            ORDER BY position, sample
+            """,
+            [study],
+        )
+
+
+def _of_study() -> str:
+    return "cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)"
+
+
+def _ratios(measure: Measure, threshold: float) -> tuple[str, Sequence[Any]]:
+    """Return SQL for cell_id, epoch, samples and ratio of every checkpoint at a threshold, and its parameters."""
+    if threshold != measure.threshold:
+        counted = f"count(*) AS samples, count(*) FILTER {is_copy_sql()} / count(*) AS ratio"
+        return f"SELECT cell_id, epoch, {counted} FROM {evidence_of(measure)} GROUP BY ALL", [threshold]
+    return "SELECT cell_id, epoch, n AS samples, value AS ratio FROM measured WHERE measure = ?", [measure.name]
