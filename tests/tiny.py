@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from diffmem.cells.cell import Cell
+from diffmem.measures import MeasureEvidence
 from diffmem.store.database import Row
-from diffmem.store.rows import Checkpoint, Provenance
+from diffmem.store.given import Checkpoint, Provenance
 from diffmem.store.store import Store
 from diffmem.study.crossing import StudyCell
 from diffmem.study.study import Study
@@ -204,6 +205,17 @@ def checkpoint(
         attempt_id=attempt,
         pairs=pairs,
     )
+
+
+def calibrated(point: Checkpoint, ratio: float) -> Checkpoint:
+    """Return a checkpoint that calibrated l2 has scored too: of a share `ratio` of its images the distance is 0.5 of
+    the reference, of half of the rest 1.2, and of the others 1.8."""
+    copies = round(ratio * point.samples)
+    middle = (point.samples - copies) // 2
+    share = np.repeat([0.5, 1.2, 1.8], [copies, middle, point.samples - copies - middle])
+    reference = 10.0 + np.arange(point.samples)
+    found = MeasureEvidence((point.nearest + 1) % 8, share * reference, reference, copies)
+    return replace(point, others={"calibrated": found})
 
 
 def measure(store: Store, cell: Cell, ratios: Sequence[float], **more: Any) -> None:

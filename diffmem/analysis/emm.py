@@ -179,12 +179,12 @@ def bands(groups: Sequence[float], ratios: Sequence[float], samples: Sequence[in
 def ratio_intervals(found: Bands) -> np.ndarray:
     """Return the 95% interval of each ratio, [groups, 2]: Wilson's, for as many images as its variance is worth.
 
-    With the noise of images alone that is Wilson's interval of their number; with models that differ, Student's t takes
-    the place of the normal, with the degrees of freedom that Satterthwaite approximates.
+    With the noise of images alone that is Wilson's interval of their number; with models that differ beyond it,
+    Student's t takes the place of the normal.
     """
     variance = found.images + found.models
     worth = 1 / (4 * variance)
-    quantile = _quantile(variance, found.models, found.freedom)
+    quantile = _quantile(found.models, found.freedom)
     return wilson(found.ratios(np.zeros_like(variance)), worth, quantile=quantile)
 
 
@@ -192,14 +192,14 @@ def rises(found: Bands) -> np.ndarray:
     """Return whether the ratio of each group but the first is above that of the group before, [groups - 1], by more
     than images, draws and seeds leave open (95%)."""
     variance, models = (each[:-1] + each[1:] for each in (found.images + found.models, found.models))
-    above: np.ndarray = np.diff(found.angle) > _quantile(variance, models, found.freedom) * np.sqrt(variance)
+    above: np.ndarray = np.diff(found.angle) > _quantile(models, found.freedom) * np.sqrt(variance)
     return above
 
 
-def _quantile(variance: np.ndarray, models: np.ndarray, freedom: float) -> np.ndarray:
-    """Return the 97.5% quantile for a variance of which the part `models` has so many degrees of freedom."""
-    degrees = freedom * (variance / np.maximum(models, 1e-12)) ** 2
-    quantile: np.ndarray = special.stdtrit(np.minimum(degrees, 1e9), 0.975)
+def _quantile(models: np.ndarray, freedom: float) -> np.ndarray:
+    """Return the 97.5% quantile: Student's where models are seen to differ, as the whole variance is then estimated
+    with their degrees of freedom, else the normal one."""
+    quantile: np.ndarray = special.stdtrit(np.where(models > 0, freedom, 1e9), 0.975)
     return quantile
 
 
@@ -220,6 +220,21 @@ def mean_ratios(groups: Sequence[float], ratios: Sequence[float], samples: Seque
     models = np.unique(np.asarray(groups, dtype=float), return_counts=True)[1]
     columns = zip(distinct.tolist(), mean.tolist(), intervals.tolist(), models.tolist(), strict=True)
     return [Mean(group, ratio, low, high, count) for group, ratio, (low, high), count in columns]
+
+
+def weighted_sum(means: Sequence[Mean], weights: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Return a weighted sum of mean ratios and its 95% interval, from those of the means (Zou and Donner 2008).
+
+    Each end is as far from the sum as the ends of the means are together that move it that way, as independent errors.
+    """
+    ratio, low, high, w = (
+        np.array(column)
+        for column in ([m.ratio for m in means], [m.low for m in means], [m.high for m in means], weights)
+    )
+    value = float(w @ ratio)
+    down = np.where(w > 0, ratio - low, high - ratio)
+    up = np.where(w > 0, high - ratio, ratio - low)
+    return value, (value - float(np.hypot.reduce(w * down)), value + float(np.hypot.reduce(w * up)))
 
 
 def emm_interval(

@@ -1,16 +1,16 @@
 """Whether a store bears out what the paper finds: each claim's value, its 95% interval, and the verdict."""
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any, NamedTuple
 
-from scipy.special import chdtri, stdtrit
+from scipy.special import chdtri
 
 from diffmem.analysis.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
 from diffmem.analysis.curves import CellWithSettings, study_cells
+from diffmem.analysis.emm import mean_ratios, weighted_sum
 from diffmem.analysis.published import Published, at_paper_scale, published_values
 from diffmem.cells import REPLICATES
 from diffmem.measures import NEAREST
@@ -162,55 +162,34 @@ def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
     return (claim.low, claim.high) if wanted <= distinct else None
 
 
-def _means(part: Sequence[Measurement], level: Any) -> dict[str, list[float]]:
-    """Return the ratios at one level, by stratum."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for measurement in part:
-        if measurement.level == level:
-            found[measurement.stratum].append(measurement.ratio)
-    return found
+class Difference(NamedTuple):
+    """The mean ratios at the two levels of a claim, the first None for a claim about one, and what the claim is about,
+    with its 95% interval."""
+
+    low: float | None
+    high: float
+    value: float
+    interval: Range
 
 
-def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> tuple[float | None, float, float, float]:
-    """Return the mean ratios at both levels, the claim's value, and the variance of that in units of one cell's.
-
-    Strata that have both levels count equally.
-    """
+def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> Difference | None:
+    """Return the difference between two levels, over the strata that have both, which count equally; None where none
+    has."""
+    groups = list(dict.fromkeys((m.level, m.stratum) for m in part))
+    number = [groups.index((m.level, m.stratum)) for m in part]
+    found = mean_ratios(number, [m.ratio for m in part], [m.samples for m in part])
+    means = {groups[int(mean.group)]: mean for mean in found}
     low_level, high_level = levels
-    high = _means(part, high_level)
-    if low_level is None:
-        mean = fmean(fmean(ratios) for ratios in high.values())
-        return None, mean, mean, sum(1 / len(ratios) for ratios in high.values()) / len(high) ** 2
-    low = _means(part, low_level)
-    common = [stratum for stratum in high if stratum in low]
-    if not common:
-        return None, math.nan, math.nan, math.nan
-    mean_low, mean_high = (fmean(fmean(side[stratum]) for stratum in common) for side in (low, high))
-    spread = sum(1 / len(low[stratum]) + 1 / len(high[stratum]) for stratum in common) / len(common) ** 2
-    return mean_low, mean_high, mean_high - mean_low, spread
-
-
-def _cell_variance(part: Sequence[Measurement]) -> tuple[float, float]:
-    """Return the variance of one cell's ratio and its degrees of freedom.
-
-    That between draws and seeds, pooled over the levels compared, and never less than what the number of images
-    leaves; with one draw and seed the latter alone, with infinitely many degrees.
-    """
-    images = fmean(_binomial_variance(m.ratio, m.samples) for m in part)
-    groups: dict[tuple[Any, str], list[float]] = defaultdict(list)
-    for m in part:
-        groups[m.level, m.stratum].append(m.ratio)
-    degrees = sum(len(ratios) - 1 for ratios in groups.values())
-    if not degrees:
-        return images, math.inf
-    pooled = sum(variance(ratios) * (len(ratios) - 1) for ratios in groups.values() if len(ratios) > 1) / degrees
-    return max(pooled, images), degrees
-
-
-def _binomial_variance(ratio: float, samples: int) -> float:
-    """Return the variance of a share of so many images, after two more of either kind, so that 0 is not certain."""
-    share = (ratio * samples + 2) / (samples + 4)
-    return share * (1 - share) / samples
+    high_in = [stratum for level, stratum in groups if level == high_level]
+    strata = [stratum for stratum in high_in if low_level is None or (low_level, stratum) in means]
+    if not strata:
+        return None
+    high = [means[high_level, stratum] for stratum in strata]
+    low = [] if low_level is None else [means[low_level, stratum] for stratum in strata]
+    share = 1 / len(strata)
+    value, interval = weighted_sum([*high, *low], [share] * len(high) + [-share] * len(low))
+    mean_low = fmean(mean.ratio for mean in low) if low else None
+    return Difference(mean_low, fmean(mean.ratio for mean in high), value, interval)
 
 
 def _judged(
@@ -221,33 +200,25 @@ def _judged(
     published: float | None,
     note: str,
 ) -> Result:
-    low, high, value, spread = _difference(compared, levels)
-    if math.isnan(value):
+    found = _difference(compared, levels)
+    if found is None:
         return _unknown(claim, study, "no two finished cells agree in everything else")
-    cell_variance, degrees = _cell_variance(compared)
-    reach = _quantile(degrees) * math.sqrt(cell_variance * spread)
-    least = 0.0 if low is None else -1.0
-    interval = (max(value - reach, least), min(value + reach, 1.0))
-    alone = "one draw and seed: the interval has the images' noise only" if math.isinf(degrees) else ""
+    replicated = len(compared) > len({(m.level, m.stratum) for m in compared})
+    alone = "" if replicated else "one draw and seed: the interval has the images' noise only"
     return Result(
         claim.text,
         study,
-        verdict(interval, claim.within),
+        verdict(found.interval, claim.within),
         f"{claim.keys[0]} " + (str(levels[1]) if levels[0] is None else f"{levels[0]} to {levels[1]}"),
-        low,
-        high,
-        value,
-        interval,
+        found.low,
+        found.high,
+        found.value,
+        found.interval,
         published,
         len({m.draw for m in compared}),
         len({m.seed for m in compared}),
         "; ".join(filter(None, [note, alone])),
     )
-
-
-def _quantile(degrees: float) -> float:
-    """Return the 97.5% quantile of Student's distribution, or of the normal one for infinitely many degrees."""
-    return float(stdtrit(min(degrees, 1e9), 0.975))
 
 
 def verdict(interval: Range, within: Range) -> str:
@@ -269,8 +240,8 @@ def _published_value(claim: Claim, published: Sequence[Published]) -> float | No
     levels = _levels(claim, [m.level for m in part])
     if levels is None:
         return None
-    value = _difference(part, levels)[2]
-    return None if math.isnan(value) else value
+    found = _difference(part, levels)
+    return None if found is None else found.value
 
 
 # --- how many generated images a ratio needs -----------------------------------------------------------

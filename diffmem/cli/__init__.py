@@ -73,6 +73,7 @@ for command in (
     looking.export,
     stores.store_group,
     measuring.score,
+    measuring.measure,
     models.generate,
     planning.schema,
 ):

@@ -1,11 +1,25 @@
-"""The command that measures the images of other tools: `score`."""
+"""The commands that measure without training: `score` the images of other tools, `measure` models that are kept."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from diffmem.cli.options import json_option, max_pixels_option, measures_option, store_option
+from diffmem.cli.options import (
+    FileName,
+    json_option,
+    load_study,
+    max_pixels_option,
+    measures_option,
+    profile_option,
+    set_option,
+    store_option,
+)
 from diffmem.cli.tables import echo, print_json, print_table
+from diffmem.text import counted
+
+if TYPE_CHECKING:
+    from diffmem.runs import Later
 
 
 @click.command()
@@ -67,3 +81,75 @@ def score(
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
     echo(f"`diffmem report {result.study}` shows them")
+
+
+@click.command()
+@click.argument("study", type=FileName())
+@profile_option
+@set_option
+@measures_option
+@click.option("--samples", type=click.IntRange(1, 10**9), metavar="N", help="Score the last checkpoints by N images.")
+@click.option("--steps", type=click.IntRange(2, 10**9), metavar="N", help="Score them by images of N noise levels.")
+@store_option
+@max_pixels_option
+@json_option
+def measure(
+    study: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    measures: tuple[str, ...],
+    samples: int | None,
+    steps: int | None,
+    store_path: Path,
+    as_json: bool,
+) -> None:
+    """Measure trained models that are kept (score.keep), without training.
+
+    Measures (those of --measure, or else the study's score.measures) are added to every checkpoint whose model is kept:
+    its images are generated again, and are the scored ones. With --samples or --steps, the last checkpoints are scored
+    anew; each is then a cell of its own, the one that a run with that score.samples or score.steps, and score.every =
+    T.epochs, would have trained.
+
+    Example: diffmem measure studies/quickstart.toml --measure calibrated
+    """
+    loaded = load_study(study, profile, overrides)
+    wanted = measures or loaded.cells[0].cell.score.measures
+    if not (wanted or samples or steps):
+        raise click.UsageError("say what to measure: --measure, --samples or --steps")
+    from diffmem.cli.reading import shown_reading
+    from diffmem.models import this_device
+    from diffmem.runs import Later, measure_study
+    from diffmem.store import Store
+
+    with shown_reading():
+        found = list(
+            measure_study(
+                loaded, Store(store_path), measures=wanted, samples=samples, steps=steps, device=this_device()
+            )
+        )
+    rows = [each for each in found if isinstance(each, Later)]
+    not_kept = [each for each in found if not isinstance(each, Later)]
+    if as_json:
+        print_json({"measured": rows, "not_kept": not_kept})
+        return
+    print_table(loaded.name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
+    for note in dict.fromkeys(each.note for each in rows if each.note):
+        echo(f"note: {note}")
+    if not_kept:
+        echo(
+            f"{len(not_kept)} of {counted(len(loaded.distinct), 'cell')} have no trained model that is kept "
+            "(score.keep), so nothing of them is measured"
+        )
+
+
+def _later_row(found: "Later") -> dict[str, object]:
+    return {
+        "cell_id": found.cell_id,
+        "cell": found.name,
+        "epoch": found.epoch,
+        "measure": found.measure,
+        "value": found.value,
+        "95%": f"{found.low:.3f} to {found.high:.3f}",
+        "images": found.n,
+        "": "" if found.new else "had already",
+    }

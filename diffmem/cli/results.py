@@ -193,8 +193,8 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
     A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
     holds where its 95% interval lies inside the range that is claimed, does not hold where it lies outside, and
     cannot be told where it lies across: much is 0.1 and more, alike and little is less. Levels are averaged over the
-    study's other axes. The intervals are over draws and seeds, Student's t, with their variance
-    pooled over the two levels compared; with one draw and seed they have the noise of the images alone.
+    study's other axes. The intervals are those of `emm`, over images, draws and seeds; with one draw and seed they have
+    the noise of the images alone.
 
     Example: diffmem findings --profile laptop
     """

@@ -353,7 +353,9 @@ class CellRun:
         crossed = self.work.enough is not None and checkpoint.ratio >= self.work.enough
         self.outcome = Outcome.FINISHED if last else Outcome.CROSSED if crossed else None
         last_so_far = bool(self.outcome)  # which it is, unless a search's cell is finished later
-        kept = keep_weights(self.store, self.cell, denoiser, checkpoint, last=last_so_far, group=self.group)
+        kept = keep_weights(
+            self.store, self.cell, denoiser, checkpoint, last=last_so_far, group=self.group, compiled=self.compiled
+        )
         if self.group.leads:
             self.store.append(checkpoint, outcome=self.outcome)
             if kept or last:

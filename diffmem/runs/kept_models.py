@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +33,29 @@ from diffmem.models import (
     set_precision,
 )
 from diffmem.store import Checkpoint, Store
+from diffmem.text import counted
 
 HEADER = "diffmem"
 """The entry of a file's header that says what the weights are of."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the images of a checkpoint depend on up to rounding."""
+
+    device: str
+    threads: int
+    processes: int
+    compiled: bool
+
+    @classmethod
+    def here(cls, device: torch.device | str, *, processes: int = 1, compiled: bool = False) -> "Made":
+        """Return how images are made on a device here."""
+        return cls(torch.device(device).type, torch.get_num_threads(), processes, compiled)
+
+    def __str__(self) -> str:
+        several = f"{self.processes} x " if self.processes > 1 else ""
+        return f"{several}{self.device} ({counted(self.threads, 'thread')}{', compiled' * self.compiled})"
 
 
 @dataclass(frozen=True)
@@ -44,13 +64,15 @@ class KeptModel:
 
     path: Path
     cell: Cell
+    epoch: int
     sha256: str  # of the weights
+    made: Made | None  # None: written by a diffmem that did not say
 
 
 # --- writing -------------------------------------------------------------------------------------------
 
 
-def save_weights(path: Path, cell: Cell, denoiser: Denoiser, *, epoch: int) -> None:
+def save_weights(path: Path, cell: Cell, denoiser: Denoiser, *, epoch: int, made: Made) -> None:
     """Write the weights of a checkpoint, whole or not at all; MachineError where they cannot be written."""
     weights = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -62,6 +84,7 @@ def save_weights(path: Path, cell: Cell, denoiser: Denoiser, *, epoch: int) -> N
         "configuration": cell.configuration,
         "channels": cell.channels,
         "batch_size": cell.score.batch_size,
+        "made": asdict(made),
         "sha256": _hash(weights),
     }
     try:
@@ -77,7 +100,14 @@ def save_weights(path: Path, cell: Cell, denoiser: Denoiser, *, epoch: int) -> N
 
 
 def keep_weights(
-    store: Store, cell: Cell, denoiser: DenoiserFunction, checkpoint: Checkpoint, *, last: bool, group: Group = ALONE
+    store: Store,
+    cell: Cell,
+    denoiser: DenoiserFunction,
+    checkpoint: Checkpoint,
+    *,
+    last: bool,
+    group: Group = ALONE,
+    compiled: bool = False,
 ) -> bool:
     """Keep the weights of a checkpoint if the cell asks for it; call it before the row that says that it is measured.
 
@@ -90,7 +120,9 @@ def keep_weights(
         kept = is_kept(cell, ratio=checkpoint.ratio, best=best, last=last)
         try:
             if kept:
-                save_weights(store.weights_path(cell.cell_id, checkpoint.epoch), cell, denoiser, epoch=checkpoint.epoch)
+                made = Made.here(group.device, processes=group.count, compiled=compiled)
+                path = store.weights_path(cell.cell_id, checkpoint.epoch)
+                save_weights(path, cell, denoiser, epoch=checkpoint.epoch, made=made)
         except MachineError as error:
             failed = error
     if group.any(failed is not None):
@@ -148,7 +180,8 @@ def _opened(path: Path, cell_id: str, epoch: int) -> KeptModel:
             raise ValueError("no images have so many channels")
         scoring = {**about["configuration"]["score"], "batch_size": about["batch_size"]}
         parts = {**about["configuration"], "score": scoring, "channels": about["channels"], "fingerprints": {}}
-        kept = KeptModel(path, Cell.model_validate(parts), str(about["sha256"]))
+        made = Made(**about["made"]) if "made" in about else None
+        kept = KeptModel(path, Cell.model_validate(parts), epoch, str(about["sha256"]), made)
     if kept.cell.cell_id != cell_id or (about["cell_id"], about["epoch"]) != (cell_id, epoch):
         raise RunError(f"{path}: written by another diffmem, or of another cell; {ANEW}")
     return kept
@@ -227,8 +260,20 @@ def generate_images(
     `labels` are one for all images or one for each, instead of those that were drawn. RunError where the model has no
     such labels.
     """
-    kept = find_model(store, cell_id, epoch)
-    cell, denoiser = kept.cell, _denoiser(kept, device)
+    yield from images_of(find_model(store, cell_id, epoch), count, labels=labels, device=device)
+
+
+def images_of(
+    kept: KeptModel,
+    count: int,
+    *,
+    labels: Sequence[int] = (),
+    scoring: Scoring | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Images]:
+    """Yield the first `count` images of a kept model as `generate_images` does, or as another scoring has them."""
+    cell = kept.cell if scoring is None else kept.cell.model_copy(update={"score": scoring})
+    denoiser = _denoiser(kept, device)
     _check_labels(cell, labels, count)
     set_precision(cell.T)
     tell, done = progress.get(), 0

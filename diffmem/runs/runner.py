@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 from diffmem.cells import Cell, cell_cost
@@ -90,7 +89,7 @@ def _register(
     cells: Sequence[StudyCell],
     notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
-    store.register(study, cells, folder=str(Path.cwd()), notes=notes)
+    store.register(study, cells, folder=study.folder, notes=notes)
 
 
 def _notes(entries: Sequence[StudyCell], store: Store) -> dict[str, tuple[str, ...]]:

@@ -33,6 +33,7 @@ from .rows import CopyCount as CopyCount
 from .rows import ImagePair as ImagePair
 from .rows import LevelCount as LevelCount
 from .rows import MeasuredPoint as MeasuredPoint
+from .rows import Measurement as Measurement
 from .rows import Note as Note
 from .rows import Point as Point
 from .rows import Reached as Reached

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from diffmem.measures import NEAREST, Measure, is_copy_sql
 from diffmem.sql import literal
 from diffmem.store.records import Records
-from diffmem.store.rows import CopyCount, ImagePair, LevelCount, Point, Reached, Replicated, SampleCount
+from diffmem.store.rows import CopyCount, ImagePair, LevelCount, Measurement, Point, Reached, Replicated, SampleCount
 
 THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and the largest that a measure has; the paper's third is one of them."""
@@ -32,6 +35,21 @@ class ImageQueries(Records):
         """Return the names of the measures that a checkpoint of a study has been scored by."""
         rows = self.read(f"SELECT DISTINCT measure FROM measured WHERE {_of_study()}", [study])
         return {row["measure"] for row in rows}
+
+    def measurements(self, cell_id: str, epoch: int) -> list[Measurement]:
+        """Return what each measure has found at a checkpoint, the paper's first."""
+        return self.records(
+            Measurement,
+            "SELECT epoch, measure, value, low, high, n FROM measured WHERE cell_id = ? AND epoch = ? "
+            "ORDER BY measure <> ?, measure",
+            [cell_id, epoch, NEAREST.name],
+        )
+
+    def distances(self, cell_id: str, epoch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the evidence of a checkpoint in the order of its images: nearest, d1 and d2, each [samples]."""
+        sql = "SELECT nearest, d1, d2 FROM evidence WHERE cell_id = ? AND epoch = ? ORDER BY sample"
+        rows = self.read(sql, [cell_id, epoch])
+        return {key: np.array([row[key] for row in rows]) for key in ("nearest", "d1", "d2")}
 
     def curve_points(self, study: str, measure: Measure, threshold: float) -> list[Point]:
         """Return every checkpoint of a study that has been scored by a measure, with its ratio at a threshold.

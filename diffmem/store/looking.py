@@ -141,11 +141,8 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
             json=("versions",),
             enums={"outcome": Outcome},
         )
-        others = store.records(
-            Measurement,
-            "SELECT epoch, measure, value, low, high, n FROM measurements WHERE cell_id = ? ORDER BY measure, epoch",
-            [cell_id],
-        )
+        sql = "SELECT epoch, measure, value, low, high, n FROM measurements WHERE cell_id = ? ORDER BY measure, epoch"
+        others = store.records(Measurement, sql, [cell_id])
         notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
     finished = 0 < cell["expected"] <= len(checkpoints)
     return CellDescription(

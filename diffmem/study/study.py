@@ -88,6 +88,11 @@ class Study:
         ]
 
     @property
+    def folder(self) -> str:
+        """Return the folder in which its path begins, if that is relative."""
+        return str(Path.cwd())
+
+    @property
     def measure(self) -> Measure:
         """Return the measure that its ratios are by."""
         return MEASURES[self.estimation.measure]

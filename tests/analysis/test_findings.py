@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner
-from scipy import stats
+from scipy import special, stats
 
 from diffmem.analysis.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
 from diffmem.analysis.curves import study_cells
+from diffmem.analysis.emm import mean_ratios, weighted_sum
 from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, MeasuredStudy, check_claim, check_findings, verdict
 from diffmem.analysis.published import published_values
 from diffmem.cli import main
@@ -50,7 +51,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def check(store: Store, claim: Claim) -> Any:
-    study = next(row for row in store.studies() if row["study"] == claim.study)
+    study = next(row for row in store.studies() if row.study == claim.study)
     return check_claim(claim, MeasuredStudy(study, study_cells(store, study)[0], published_values(store, claim.study)))
 
 
@@ -74,15 +75,30 @@ def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expect
     assert verdict(interval, (0.0, math.inf)) == expected
 
 
-def test_a_difference_has_the_interval_of_the_two_sample_t_test(store):
+def test_a_difference_of_replicated_levels_has_about_the_interval_of_the_two_sample_t_test(store):
     low, high = [0.2, 0.25, 0.3], [0.5, 0.6, 0.4]
     ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
     fill(store, "width", ratios, ["M.width", "P.draw"])
     result = check(store, WIDER)
     expected = stats.ttest_ind(high, low).confidence_interval()
-    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert result.interval == pytest.approx((expected.low, expected.high), abs=0.05)
     assert (result.low, result.high, result.value) == pytest.approx((0.25, 0.5, 0.25))
     assert (result.verdict, result.levels, result.draws, result.seeds) == (HOLDS, "M.width 8 to 16", 3, 1)
+
+
+@pytest.mark.parametrize(("ratios", "spread"), [((0.3, 0.6), 0.5), ((0.02, 0.1), 0.5), ((0.9, 0.97), 0.3)], ids=str)
+def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says(ratios, spread):
+    """Three draws at each of two levels, which differ on the log-odds scale, and 200 images of each."""
+    random = np.random.default_rng(1)
+    truth = [special.expit(special.logit(r) + spread * random.standard_normal(200_000)).mean() for r in ratios]
+    covered = 0
+    for _ in range(1000):
+        models = special.expit(special.logit(np.repeat(ratios, 3)) + spread * random.standard_normal(6))
+        found = random.binomial(SAMPLES, models) / SAMPLES
+        means = mean_ratios([0, 0, 0, 1, 1, 1], found.tolist(), [SAMPLES] * 6)
+        _, (low, high) = weighted_sum(means, [-1, 1])
+        covered += low <= truth[1] - truth[0] <= high
+    assert 0.93 <= covered / 1000 <= 0.97
 
 
 def test_a_difference_the_other_way_does_not_hold(store):
@@ -100,9 +116,10 @@ def test_sizes_are_compared_each_with_itself(store):
 def test_one_draw_leaves_the_noise_of_the_images_and_says_so(store):
     fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
     result = check(store, WIDER)
-    share = 0.6 * SAMPLES + 2
-    variance = share / (SAMPLES + 4) * (1 - share / (SAMPLES + 4)) / SAMPLES
-    assert result.interval == pytest.approx((0.2 - 1.959964 * math.sqrt(2 * variance), result.interval[1]))
+    (low, _), (_, high) = (
+        stats.binomtest(round(ratio * SAMPLES), SAMPLES).proportion_ci(method="wilson") for ratio in (0.6, 0.4)
+    )
+    assert result.interval[0] == pytest.approx(0.2 - math.hypot(0.6 - low, high - 0.4))  # Newcombe 1998, method 10
     assert "one draw and seed" in result.reason
 
 
