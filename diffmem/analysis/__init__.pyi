@@ -18,6 +18,7 @@ from .emm import memorized_from as memorized_from
 from .emm import most_sizes as most_sizes
 from .emm import near_line as near_line
 from .emm import next_size as next_size
+from .exporting import emm_row as emm_row
 from .exporting import export as export
 from .findings import MeasuredStudy as MeasuredStudy
 from .findings import Result as Result

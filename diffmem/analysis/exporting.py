@@ -1,11 +1,50 @@
 """What a store holds, and what is read off it, as a file for other programs."""
 
 from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
-from diffmem.analysis.curves import by_each_measure, study_curves
-from diffmem.store import Store, write_table
+from diffmem.analysis.curves import Curve, by_each_measure, study_curves
+from diffmem.analysis.emm import Estimate
+from diffmem.store import Store, StoredStudy, write_table
+
+
+@dataclass(frozen=True)
+class EmmRow:
+    """The EMM of a curve, by the best checkpoints as in the paper, and by the last ones.
+
+    `lower` and `upper` are the sizes around the crossing, None at an open end; lower95 and upper95 the 95% interval.
+    """
+
+    study: str
+    curve: str
+    measure: str
+    epsilon: float
+    threshold: float
+    sizes: int
+    emm: str | None
+    value: float | None
+    lower: float | None
+    upper: float | None
+    lower95: float | None
+    upper95: float | None
+    last_emm: str | None
+    last_value: float | None
+    last_lower: float | None
+    last_upper: float | None
+    note: str
+
+
+def emm_row(study: StoredStudy, curve: Curve) -> EmmRow:
+    """Return what is told of a curve of a study, whose measure and threshold its ratios are by."""
+    about = (study.study, curve.label, study.measure.name, curve.epsilon, study.threshold, len(curve.points))
+    low, high = curve.interval or (None, None)
+    return EmmRow(*about, *_told(curve.estimate), low, high, *_told(curve.last_estimate), curve.note)
+
+
+def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | None, float | None]:
+    """Return an estimate in words, its value and the sizes around it."""
+    return (str(estimate), *estimate[:3]) if estimate else (None, None, None, None)
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
@@ -14,19 +53,12 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
     With a study, cells and checkpoints come once for each place that they have in it. `form` is csv, parquet or json.
     DiffmemError where the file cannot be written.
     """
-    rows = list(_emm_rows(store, study)) if what == "emm" else []
+    rows = list(map(astuple, _emm_rows(store, study))) if what == "emm" else []
     write_table(store, what, path, form=form, study=study, emm=rows)
 
 
-def _emm_rows(store: Store, study: str | None) -> Iterator[list[Any]]:
+def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:
     """Yield a row of EMM for each curve by each measure that its study has."""
     for stored in store.studies():
         for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
-            for curve in study_curves(store, found):
-                given = [found.study, curve.label, found.measure.name, curve.epsilon, found.threshold]
-                best, last = (
-                    (str(e), e.value, e.lower, e.upper) if e else (None,) * 4
-                    for e in (curve.estimate, curve.last_estimate)
-                )
-                interval = curve.interval or (None, None)
-                yield [*given, len(curve.points), *best, *interval, *last, curve.note]
+            yield from (emm_row(found, curve) for curve in study_curves(store, found))

@@ -101,15 +101,16 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
         for amount in ("images_trained", "images_generated", "operations")
     )
     echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
+    search = plan_search(loaded) if loaded.estimation.search == "bisect" else None
     if kept := sum(kept_bytes(each.cell, each.cost.parameters) for each in planned if not each.finished):
-        echo(f"to keep: {with_unit(kept)}B of trained models in {store_path.parent / 'weights'} (score.keep)")
+        most = f"at most {with_unit(kept * search.sizes / 2)}B" if search else f"{with_unit(kept)}B"  # of two ends
+        echo(f"to keep: {most} of trained models in {store_path.parent / 'weights'} (score.keep)")
     if idle := without_steps_between([each.cell for each in planned]):
         echo(
             f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "
             "T.batch_size is more than the images of the epochs between"
         )
-    if loaded.estimation.search == "bisect":
-        search = plan_search(loaded)
+    if search:
         echo(
             f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
             f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "

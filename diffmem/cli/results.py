@@ -50,7 +50,7 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.analysis import check_measured, curves_of, measured_cells, only_size
+    from diffmem.analysis import check_measured, curves_of, emm_row, measured_cells, only_size
     from diffmem.measures import MEASURES
 
     store, found = stored(store_path, study, profile)
@@ -59,21 +59,17 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
         cells, notes = measured_cells(store, found), store.notes(found.study)
         check_measured(store, found)
     curves = curves_of(cells, found.epsilon)
-    rows = [
-        {
-            "curve": curve.label,
-            "emm": str(curve.estimate) if curve.estimate else "not measured",
-            "value": curve.estimate.value if curve.estimate else None,
-            "lower": curve.estimate.lower if curve.estimate else None,
-            "upper": curve.estimate.upper if curve.estimate else None,
-            "lower95": curve.interval.low if curve.interval else None,
-            "upper95": curve.interval.high if curve.interval else None,
-            "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
-            "note": curve.note,
-        }
-        for curve in curves
-    ]
     if as_json:
+        rows = [
+            {key: getattr(row, key) for key in EMM_KEYS}
+            | {
+                "emm": row.emm or "not measured",
+                "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
+                "note": row.note,
+            }
+            for curve in curves
+            for row in [emm_row(found, curve)]
+        ]
         about = {"study": found.study, "measure": found.measure.name, "epsilon": curves[0].epsilon if curves else None}
         print_json({**about, "curves": rows, "notes": notes})
         return
@@ -87,6 +83,9 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     if alone:
         print_wrapped(f"a single size gives no EMM, the largest N with {line}", indent=4)
     print_notes(notes, cells)
+
+
+EMM_KEYS = ("curve", "emm", "value", "lower", "upper", "lower95", "upper95")
 
 
 def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:

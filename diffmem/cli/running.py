@@ -22,6 +22,7 @@ from diffmem.cli.options import (
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import echo
 from diffmem.runs import OrphanWatch
+from diffmem.text import counted
 
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
@@ -191,7 +192,14 @@ def _ending(study: "Study", store: "Store") -> str:
     finished = sum(cell.finished for cell in cells)
     crossed = sum(cell.outcome is Outcome.CROSSED and not cell.finished for cell in cells)
     early = f" and {crossed} ended at the line" if crossed else ""
-    return f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"
+    lines = [f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"]
+    lines += [
+        f"{counted(lacking, 'checkpoint')} measured before without {measure}; "
+        f"`diffmem measure {study.path} --measure {measure}` adds it where the trained model is kept"
+        for measure in study.cells[0].cell.score.measures
+        if (lacking := store.lacking(study.name, measure))
+    ]
+    return "\n".join(lines)
 
 
 def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store") -> NoReturn:

@@ -19,10 +19,10 @@ from .looking import describe_store as describe_store
 from .looking import differing_settings as differing_settings
 from .looking import find_cell as find_cell
 from .looking import find_study as find_study
-from .looking import listed as listed
 from .looking import query as query
 from .merging import merge as merge
 from .merging import merged as merged
+from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import reduced as reduced
 from .provenance import provenance as provenance

@@ -36,6 +36,15 @@ class ImageQueries(Records):
         rows = self.read(f"SELECT DISTINCT measure FROM measured WHERE {_of_study()}", [study])
         return {row["measure"] for row in rows}
 
+    def lacking(self, study: str, measure: str) -> int:
+        """Return how many checkpoints of a study a measure has not scored."""
+        (row,) = self.read(
+            f"SELECT count(*) AS lacking FROM checkpoints WHERE {_of_study()} AND (cell_id, epoch) NOT IN "
+            "(SELECT (cell_id, epoch) FROM measured WHERE measure = ?)",
+            [study, measure],
+        )
+        return int(row["lacking"])
+
     def measurements(self, cell_id: str, epoch: int) -> list[Measurement]:
         """Return what each measure has found at a checkpoint, the paper's first."""
         return self.records(

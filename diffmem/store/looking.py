@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from diffmem.errors import NotInStore, StoreError
 from diffmem.measures import NEAREST
 from diffmem.store.attempts import outcome_of, state_of
 from diffmem.store.json_columns import from_json
+from diffmem.store.names import listed, nearest
 from diffmem.store.queries import PROGRESS
 from diffmem.store.rows import (
     CellDescription,
@@ -29,10 +29,6 @@ from diffmem.store.rows import (
 from diffmem.store.selecting import NO_LIMITS, Limits
 from diffmem.store.standing import Outcome, State
 from diffmem.store.store import Store
-
-MOST_NAMES = 10
-"""Names that one sentence lists."""
-
 
 # --- names ---------------------------------------------------------------------------------------------
 
@@ -50,8 +46,7 @@ def find_study(store: Store, name: str, *, exact: bool = False) -> StoredStudy:
         begun = [study for study in studies if study.startswith(stem) and study.partition("@")[2] == profile]
     found = _meant(name, dict.fromkeys(studies, ""), begun, kind="study", place=store)
     if found is None:
-        advice = f"it has {listed(list(studies)) or 'none yet'}. `diffmem run STUDY.toml` adds one"
-        raise NotInStore(f"{store.path}: no study {name!r}{_nearest(name, studies)}; {advice}")
+        raise store.no_study(name, list(studies))
     return studies[found]
 
 
@@ -61,7 +56,7 @@ def find_cell(store: Store, name: str) -> str:
     found = _meant(name, cells, [cell for cell in cells if cell.startswith(name)], kind="cell", place=store)
     if found is None:
         advice = "`diffmem status STUDY` lists those of a study"
-        raise NotInStore(f"{store.path}: no cell {name!r}{_nearest(name, cells)}; {advice}")
+        raise NotInStore(f"{store.path}: no cell {name!r}{nearest(name, cells)}; {advice}")
     return found
 
 
@@ -86,16 +81,6 @@ def _meant(name: str, known: Mapping[str, str], begun: list[str], *, kind: str, 
         advice = f"write more of the {kind} that is meant"
         raise StoreError(f"{place.path}: {name!r} begins {len(begun)} names: {listed(candidates)}; {advice}")
     return begun[0] if begun else None
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    return "".join(f"; did you mean {near}?" for near in get_close_matches(name, known, n=1))
-
-
-def listed(names: list[str]) -> str:
-    """Return names in a row, the first MOST_NAMES of them and how many more there are."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 # --- cells ---------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy.typing as npt
 
-from diffmem.errors import StoreError
+from diffmem.errors import NotInStore, StoreError
 from diffmem.store.database import Row as Row
 from diffmem.store.image_queries import ImageQueries
+from diffmem.store.names import listed, nearest
 from diffmem.store.rows import (
     AlikeCells,
     Attempt,
@@ -138,9 +139,13 @@ class Queries(ImageQueries):
         studies = self.studies()
         found = next((each for each in studies if each.study == name), None)
         if found is None:
-            known = ", ".join(each.study for each in studies) or "none yet"
-            raise StoreError(f"{self.path}: no study {name!r}; it has {known}. `diffmem run STUDY.toml` adds one")
+            raise self.no_study(name, [each.study for each in studies])
         return found
+
+    def no_study(self, name: str, studies: Sequence[str]) -> NotInStore:
+        """Return the error of a study that the store does not have, with the names that there are."""
+        advice = f"it has {listed(studies) or 'none yet'}. `diffmem run STUDY.toml` adds one"
+        return NotInStore(f"{self.path}: no study {name!r}{nearest(name, studies)}; {advice}")
 
     def progress(self, study: str) -> list[CellProgress]:
         """Return how far each cell of a study is, in its order."""
