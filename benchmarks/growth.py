@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diffmem.errors import RunError
-from diffmem.store import Checkpoint, Provenance, Store
+from diffmem.store import Checkpoint, Outcome, Provenance, Store
 from diffmem.study import Study
 
 CELLS = (100, 1_000, 10_000)
@@ -55,7 +55,7 @@ def measure_growth() -> list[Row]:
 
 def _fill(store: Store, study: Study, cells: int) -> None:
     """Make a store with so many finished cells of other studies, and this study without a checkpoint."""
-    store.register(**study.listing())
+    store.register(study, study.cells, folder=study.folder)
     with store.writing() as connection:
         connection.execute(
             "CREATE TEMP TABLE others AS SELECT i, printf('%016x', hash(i)) AS cell_id FROM range(?) r(i)", [cells]
@@ -68,7 +68,7 @@ OTHERS = [
     "INSERT INTO cells SELECT cell_id, (SELECT any_value(configuration) FROM cells), 20, now()::TIMESTAMP FROM others",
     """
     INSERT INTO studies
-    SELECT 'study' || i, title, figure, path, axes, estimation, registered_at, overrides, folder
+    SELECT 'study' || i, title, figure, path, axes, estimation, registered_at, overrides, folder, kind
     FROM studies, range(100) r(i)
     """,
     """
@@ -117,7 +117,7 @@ def _append(store: Store, study: Study) -> float:
             started = time.perf_counter()
             store.append(checkpoint)
             seconds.append(time.perf_counter() - started)
-        store.end_attempt(attempt, "finished")
+        store.end_attempt(attempt, Outcome.FINISHED)
     return median(seconds[-APPENDS:])
 
 

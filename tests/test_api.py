@@ -81,7 +81,7 @@ def test_a_study_runs_from_its_path_with_nothing_else_said(tmp_path):
 def test_a_study_is_known_by_its_name(store, tmp_path):
     (curve, _) = diffmem.study_curves(store, "tiny")
     assert curve.points[0].best == 0.5
-    assert store.study("tiny")["title"] == "Tiny"
+    assert store.study("tiny").title == "Tiny"
     diffmem.write_page(store, ["tiny"], str(tmp_path / "page.html"))
     for ask in (store.study, lambda name: diffmem.study_curves(store, name)):
         with pytest.raises(StoreError, match=r"store\.duckdb: no study 'tinny'; it has tiny\. `diffmem run"):

@@ -16,7 +16,7 @@ PACKAGE = Path(diffmem.__file__).parent
 
 ROOMS = [
     *("errors", "text", "atomic", "sql", "randomness"),
-    *("networks", "cells", "data", "models", "study", "measures"),
+    *("networks", "cells", "data", "models", "measures", "study"),
     *("store", "analysis", "runs", "external", "report", "cli"),
 ]
 """Modules that stand alone, and then the rooms in the order in which data flows: each imports from those before it."""
@@ -25,7 +25,7 @@ NOT_FROM = {
     "networks": {"errors", "text", "atomic", "sql"},
     "models": {"data", "sql"},
     "study": {"models", "networks", "randomness"},
-    "measures": {"study", "networks", "sql"},
+    "measures": {"networks", "sql"},
     "store": {"models", "study", "data", "networks", "randomness"},
     "analysis": {"models", "study", "data", "networks", "randomness"},
     "external": {"runs", "study", "networks"},
@@ -42,7 +42,9 @@ MATHEMATICS = {
     "models/processes": {"torch"},
     "models/sampling": {"torch"},
     "models/training": {"torch"},
+    "measures/calibrated": {"torch"},
     "measures/intervals": {"numpy"},
+    "measures/measure": {"torch"},
     "measures/nearest": {"torch"},
     "measures/neighbours": {"torch"},
     "analysis/emm": {"numpy", "scipy"},
@@ -53,10 +55,16 @@ FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqli
 
 WITHOUT_TORCH = [
     *("errors", "text", "atomic", "sql", "networks/layers", "cells", "data", "study", "analysis", "report", "cli"),
-    *("runs/plan", "runs/search", "runs/time_left", "runs/events", "runs/orphan", "measures/intervals"),
+    *("runs/plan", "runs/search", "runs/time_left", "runs/events", "runs/orphan"),
+    *("measures/evidence", "measures/intervals", "measures/members"),
     *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),
+    *("store/rows", "store/records", "store/given", "store/standing", "store/attempts"),
+    *("store/queries", "store/image_queries"),
 ]
 """What quick commands use."""
+
+TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated"]
+"""What they use too, and what names tensors: for type checkers alone."""
 
 
 def sources(module: str) -> list[Path]:
@@ -146,11 +154,25 @@ def test_a_module_that_quick_commands_use_never_imports_torch(module):
     assert not foreign(imports(module)) & {"torch", "accelerate"}
 
 
+@pytest.mark.parametrize("module", TORCH_FOR_TYPES)
+def test_a_measure_names_tensors_for_type_checkers_alone(module):
+    (path,) = sources(module)
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING" and not branch.orelse
+        for node in ast.walk(branch)
+    }
+    loaded = (node for node in ast.walk(tree) if id(node) not in for_types)
+    assert not foreign(imported(loaded, ("diffmem", "measures"))) & {"torch", "accelerate"}
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.stem)
 def test_the_command_line_imports_what_is_heavy_only_where_it_is_used(path):
     tree = ast.parse(path.read_text())
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    allowed = {"cli", "errors", "runs", "text"}
+    allowed = {"cli", "errors", "measures", "runs", "text"}
     assert own(imported(iter(at_start), ("diffmem",))) <= allowed
 
 
@@ -185,6 +207,51 @@ def test_no_module_is_imported_under_a_computed_name():
     assert not calls & {"importlib.import_module", "import_module", "__import__", "exec", "eval"}
 
 
+SQL = re.compile(r"\s*(--.*\n\s*)*(SELECT|WITH|INSERT|UPDATE|DELETE|FROM|CREATE|ALTER|DROP|COPY)\s+[^\s.]")
+"""How a statement begins, or what is put behind one."""
+
+WITH_SQL = ["sql.py", "data/parquet.py", *(str(path.relative_to(PACKAGE)) for path in (PACKAGE / "store").glob("*.py"))]
+"""Modules with SQL: the store's, and what DuckDB reads of Parquet files."""
+
+
+def statements(path: Path) -> list[str]:
+    """Return the SQL among the texts of a module that are no docstrings, each by its beginning."""
+    tree = ast.parse(path.read_text())
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [node.value[:60] for node in texts if id(node) not in said and SQL.match(node.value)]
+
+
+def test_sql_is_in_the_store_alone():
+    found = {str(path.relative_to(PACKAGE)): statements(path) for path in PACKAGE.rglob("*.py")}
+    assert {path: texts for path, texts in found.items() if texts and path not in WITH_SQL} == {}
+    assert len([path for path in WITH_SQL if found[path]]) > 8  # it is found where it is
+
+
+TYPED_ROOMS = ["store", "analysis", "report", "runs", "external"]
+"""Rooms that hand the rows of the store on as records."""
+
+USERS_SQL = {"read", "rows"}
+"""Methods of a store that give the rows of any SQL, which only whoever has written it knows."""
+
+
+def functions_of_rows(room: str) -> set[str]:
+    """Return the functions of a room that take or give a row as a dict."""
+    return {
+        node.name
+        for path in (PACKAGE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        for part in (node.returns, *(each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)))
+        if part is not None and re.search(r"\bRow\b", ast.unparse(part))
+    }
+
+
+@pytest.mark.parametrize("room", TYPED_ROOMS)
+def test_rows_are_handed_on_as_records(room):
+    assert functions_of_rows(room) == (USERS_SQL if room == "store" else set())
+
+
 def loaded_by(script: str, folder: Path) -> set[str]:
     """Run a script in a new Python, and return the packages that it has loaded at its end."""
     script += "\nimport sys; print('LOADED', *{name.partition('.')[0] for name in sys.modules})"
@@ -207,7 +274,7 @@ from pathlib import Path
 from diffmem.store import Store
 from diffmem.study import Study
 study = Study.load(Path("small.toml"))
-Store(Path("small.duckdb")).register(**study.listing())
+Store(Path("small.duckdb")).register(study, study.cells)
 """
 
 

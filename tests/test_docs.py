@@ -24,6 +24,7 @@ from click.testing import CliRunner
 import diffmem
 from diffmem.cli import main
 from diffmem.external.score import score_images
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -95,9 +96,9 @@ def fill(store: Store, studies: Path) -> None:
         attempt = store.start_attempt(entry.cell.cell_id, tiny.HERE)
         best = [1.0, 0.95, 0.85, 0.7][position % 4]
         tiny.measure(store, entry.cell, [best / 2, best], attempt=attempt, samples=40)
-        store.end_attempt(attempt, "finished")
+        store.end_attempt(attempt, Outcome.FINISHED)
     failed = store.start_attempt(loaded[1].cells[0].cell.cell_id, tiny.HERE)
-    store.end_attempt(failed, "failed", "the loss is not a number")
+    store.end_attempt(failed, Outcome.FAILED, "the loss is not a number")
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from diffmem.analysis.curves import Curve, cell_state, study_cells, study_curves
-from diffmem.store.rows import Provenance
+from diffmem.analysis.curves import Curve, study_cells, study_curves
+from diffmem.store.attempts import state_of
+from diffmem.store.given import Provenance
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -52,7 +54,7 @@ def test_the_images_of_a_point_are_those_of_the_checkpoint_with_the_best_ratio(s
     for epoch, ratio, samples in ((12, 0.5, 20), (24, 0.9, 400), (30, 0.6, 40)):
         store.append(tiny.checkpoint(cell.cell_id, epoch, ratio, samples=samples))
     ((row,), _) = study_cells(store, store.studies()[0])
-    assert (row["best"], row["samples"], row["last"]) == (0.9, 400, 0.6)
+    assert (row.best, row.samples, row.last) == (0.9, 400, 0.6)
 
 
 # --- points --------------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def test_only_the_cells_of_the_study_count(store: Store) -> None:
     for entry in other.cells:
         tiny.measure(store, entry.cell, [1.0, 1.0, 1.0])
     registered(store, "\n[[axes]]\nM.dropout = [0.2, 0.4]\n")
-    row = next(row for row in store.studies() if row["study"] == "tiny")
+    row = next(row for row in store.studies() if row.study == "tiny")
     assert [[p.best for p in curve.points] for curve in study_curves(store, row)] == [[1.0], []]
 
 
@@ -249,7 +251,7 @@ def test_a_curve_of_which_nothing_is_measured_has_no_estimate(store: Store) -> N
 
 
 def state(store: Store) -> str:
-    return cell_state(store.cells("tiny")[0])
+    return state_of(store.cells("tiny")[0])
 
 
 HERE = dataclasses.replace(tiny.HERE, host=socket.gethostname(), pid=os.getpid())
@@ -264,8 +266,8 @@ def an_ended_process() -> int:
 @pytest.mark.parametrize(
     ("where", "outcome", "expected"),
     [
-        (HERE, "failed", "failed"),
-        (HERE, "interrupted", "interrupted"),
+        (HERE, Outcome.FAILED, "failed"),
+        (HERE, Outcome.INTERRUPTED, "interrupted"),
         (HERE, None, "running"),
         (dataclasses.replace(HERE, pid=1), None, "running"),
         (dataclasses.replace(HERE, pid=an_ended_process()), None, "lost"),
@@ -274,11 +276,11 @@ def an_ended_process() -> int:
     ids=["failed", "interrupted", "running", "another's process", "lost", "on another host"],
 )
 def test_a_cell_stands_as_its_latest_attempt_says(
-    store: Store, where: Provenance, outcome: str | None, expected: str
+    store: Store, where: Provenance, outcome: Outcome | None, expected: str
 ) -> None:
     cell = registered(store, SIZES).cells[0].cell
     assert state(store) == "waiting"
-    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "failed", "an older reason")
+    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), Outcome.FAILED, "an older reason")
     attempt = store.start_attempt(cell.cell_id, where)
     tiny.measure(store, cell, [0.5, 0.5])
     if outcome:

@@ -10,10 +10,13 @@ import pytest
 import tiny
 from scipy.stats import binomtest
 
-from diffmem.analysis.curves import curves_of, study_cells
-from diffmem.analysis.published import PUBLISHED, beside, published_values, settings_of
+from diffmem.analysis.curves import CellWithSettings, curves_of, study_cells
+from diffmem.analysis.published import PUBLISHED, beside, published_values
 from diffmem.errors import StoreError
+from diffmem.measures.nearest import NEAREST
 from diffmem.report import figures
+from diffmem.report.drawing import draw
+from diffmem.report.figure import Figure
 from diffmem.report.page import render_page
 from diffmem.store.store import Store
 from diffmem.study.study import Study
@@ -46,9 +49,9 @@ def published_studies() -> list[str]:
 @pytest.mark.parametrize("stem", published_studies())
 def test_every_published_ratio_has_a_cell_in_its_study(store, stem):
     register(store, stem)
-    cells = [{**cell, "best": 0.5} for cell in store.cells(stem)]
+    cells = [CellWithSettings(cell, 0.5, 100, 0.5, rises=False) for cell in store.cells(stem)]
     rows = beside(published_values(store, stem), cells)
-    alone = [row["settings"] for row in rows if not row["cells"]]
+    alone = [row.settings for row in rows if not row.cells]
     assert alone == []
 
 
@@ -95,7 +98,7 @@ def test_published_ratios_are_open_markers_in_the_colour_of_their_curve(store):
         measure(store, entry.cell.cell_id, np.arange(100) < 50)
     page_cells, _ = study_cells(store, store.studies()[0])
     rows = beside(published_values(store, "weight_decay"), page_cells)
-    figure = figures.ratio_against_size(curves_of(page_cells, 0.1), rows)
+    figure = draw(figures.ratio_against_size(curves_of(page_cells, 0.1), NEAREST.ratio, rows))
     line = next(trace for trace in figure.data if trace.name == "T.weight_decay = 0.1")
     marks = next(trace for trace in figure.data if trace.name == "published: T.weight_decay = 0.1")
     assert marks.marker.symbol == "circle-open"
@@ -105,7 +108,7 @@ def test_published_ratios_are_open_markers_in_the_colour_of_their_curve(store):
 
 def test_settings_of_a_cell_have_the_axis_values_too(store):
     study = register(store, "blend", profile="laptop")
-    shares = {settings_of(cell)["P.blend.share"] for cell in store.cells(study.name)}
+    shares = {cell.settings["P.blend.share"] for cell in study_cells(store, store.study(study.name))[0]}
     assert shares == {0.0, 0.5, 1.0}
 
 
@@ -114,31 +117,32 @@ def test_sample_counts_are_those_of_the_evidence(store):
     cell_id = study.cells[0].cell.cell_id
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, cell_id, flags)
-    rows = {row["images"]: row for row in store.sample_counts("paper", 1 / 3)}
+    rows = {row.images: row for row in store.sample_counts("paper", NEAREST, 1 / 3)}
     assert sorted(rows) == [10, 20, 50, 100, 200, 500, 1000]
     for images, row in rows.items():
-        assert row["first"] == pytest.approx(flags[:images].mean())
-        assert row["ratio"] == pytest.approx(flags.mean())
+        assert row.first == pytest.approx(flags[:images].mean())
+        assert row.ratio == pytest.approx(flags.mean())
         groups = flags.reshape(-1, images).mean(axis=1)
         if len(groups) < 10:
-            assert row["deviation"] is None
+            assert row.deviation is None
         else:
-            assert row["deviation"] == pytest.approx(groups.std(ddof=1))
+            assert row.deviation == pytest.approx(groups.std(ddof=1))
 
 
 def test_sample_counts_leave_an_incomplete_group_out(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1005) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    row = next(row for row in store.sample_counts("paper", 1 / 3) if row["images"] == 100)
-    assert row["deviation"] == pytest.approx(flags[:1000].reshape(10, 100).mean(axis=1).std(ddof=1))
+    row = next(row for row in store.sample_counts("paper", NEAREST, 1 / 3) if row.images == 100)
+    assert row.deviation == pytest.approx(flags[:1000].reshape(10, 100).mean(axis=1).std(ddof=1))
 
 
 def test_the_figure_of_sample_counts_has_the_bootstrap_s_deviation(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    _, (_, figure) = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
+    _, panel = figures.ratio_against_samples(store.sample_counts("paper", NEAREST, 1 / 3), NEAREST.ratio)
+    figure = draw(panel)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     drawn = dict(zip(lines[0].x, lines[0].y, strict=True))
     resampled = np.random.default_rng(1).choice(flags, (4000, 100)).mean(axis=1).std()
@@ -150,12 +154,12 @@ def test_the_figure_of_sample_counts_has_95_percent_intervals(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    panels = figures.ratio_against_samples(store.sample_counts("paper", 1 / 3))
-    shown = {(x, round(y, 9)): interval for _, x, y, interval in figures.data_table(panels) if interval}
+    panels = figures.ratio_against_samples(store.sample_counts("paper", NEAREST, 1 / 3), NEAREST.ratio)
+    shown = {(x, round(y, 9)): interval for _, x, y, interval in Figure("", "", panels).rows() if interval}
     for n in (10, 100, 1000):
         memorized = int(flags[:n].sum())
         found = binomtest(memorized, n).proportion_ci(method="wilson")
-        assert shown[n, round(memorized / n, 9)] == f"{found.low:.3f} to {found.high:.3f}"
+        assert shown[n, round(memorized / n, 9)] == pytest.approx((found.low, found.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ from click.testing import CliRunner, Result
 from diffmem.cells.cost import cell_cost
 from diffmem.cli import main, status
 from diffmem.cli.tables import MOST_ROWS, _widths, print_table
-from diffmem.store.rows import Checkpoint, Provenance
+from diffmem.store.given import Checkpoint, Provenance
 from diffmem.store.schema import MIGRATIONS
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -142,7 +143,7 @@ def fill(ratios: dict[tuple[str, int], list[float]], *, failed: str = "") -> Sto
         attempt = store.start_attempt(cell_id, WHERE)
         for (epoch, _), ratio in zip(entry.cell.checkpoints, measured or [], strict=False):
             store.append(checkpoint(cell_id, epoch, ratio=ratio, attempt=attempt))
-        store.end_attempt(attempt, "finished" if measured else "failed", None if measured else failed)
+        store.end_attempt(attempt, Outcome.FINISHED if measured else Outcome.FAILED, None if measured else failed)
     return store
 
 
@@ -410,7 +411,7 @@ def test_status_without_a_study_tells_how_far_each_study_is():
         assert f"{row['measured']}/{row['expected']}" == _sum_of([cell["checkpoints"] for cell in cells])
     printed = diffmem("status").stdout
     assert all(name in printed for name in rows)
-    assert list(rows) == [study["study"] for study in Store("store/diffmem.duckdb").studies()]
+    assert list(rows) == [study.study for study in Store("store/diffmem.duckdb").studies()]
 
 
 def _sum_of(parts: list[str]) -> str:

@@ -639,7 +639,7 @@ def test_a_hostile_file_of_images_is_read_or_refused_and_nothing_else_is_touched
     monkeypatch.setenv("DIFFMEM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1000000")
     (tmp_path / "outside" / "kept.txt").write_text("kept")
-    Store(tmp_path / "store.duckdb").register(**tiny.load(tmp_path, tiny.TEXT).listing())
+    tiny.register(Store(tmp_path / "store.duckdb"), tiny.load(tmp_path, tiny.TEXT))
     kept = {path.name for path in tmp_path.iterdir()}
     before = {**listing(tmp_path / "outside"), **{str(path): path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}}
     Path("good").mkdir()

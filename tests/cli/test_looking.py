@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from scipy.stats import binomtest
 
 from diffmem.cli import main
-from diffmem.store.rows import Provenance
+from diffmem.store.given import Listing, Provenance
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -45,10 +46,10 @@ def store(study: Study) -> Store:
     tiny.register(store, study)
     cell = study.cells[0].cell
     failed = store.start_attempt(cell.cell_id, tiny.HERE)
-    store.end_attempt(failed, "failed", "out of memory [/b]; lower M.width")
+    store.end_attempt(failed, Outcome.FAILED, "out of memory [/b]; lower M.width")
     attempt = store.start_attempt(cell.cell_id, tiny.HERE)
     tiny.measure(store, cell, RATIOS, attempt=attempt, pairs=[(tiny.png(0), tiny.png(1))])
-    store.end_attempt(attempt, "finished")
+    store.end_attempt(attempt, Outcome.FINISHED)
     return store
 
 
@@ -178,10 +179,7 @@ def test_an_unknown_cell_suggests_the_nearest(ids):
 def _several(store: Store, study: Study) -> None:
     """The store has the studies tiny, other, other@laptop and odd@laptop too."""
     for name in ("other", "other@laptop", "odd@laptop"):
-        store.register(
-            name, title="", figure="", path="", axes=[], estimation=study.estimation.model_dump(mode="json"),
-            cells=[(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells],
-        )  # fmt: skip
+        store.register(Listing(name, "", "", study.estimated), study.cells)
 
 
 @pytest.mark.usefixtures("_several")
@@ -524,7 +522,7 @@ def test_the_time_left_of_a_failed_cell_and_of_an_unmeasured_study_is_not_told(s
     assert [row["seconds left"] for row in data("status", *named)] == [None, None]
     assert "time left: -" in diffmem("status", *named).stdout
     tiny.measure(store, study.cells[0].cell, RATIOS)
-    store.end_attempt(store.start_attempt(ids[1], here()), "failed", "why")
+    store.end_attempt(store.start_attempt(ids[1], here()), Outcome.FAILED, "why")
     assert [row["seconds left"] for row in data("status", *named)] == [0, None]
     assert "time left on" not in diffmem("status", *named).stdout
 

@@ -1519,7 +1519,7 @@ def test_scores_at_several_resolutions_are_curves_of_their_own() -> None:
     save("samples", noise()[:4])
     store = Store(Path("s.duckdb"))
     curves = [score_images("samples", "training", store, resolution=side).study and side for side in (None, 4, 2)]
-    assert len({row["curve"] for row in store.cells("samples")}) == len(curves)
+    assert len({row.curve for row in store.cells("samples")}) == len(curves)
 
 
 def test_a_set_that_is_scored_against_itself_is_said_to_be_that() -> None:

@@ -24,6 +24,8 @@ from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError, StoreError
 from diffmem.external import pending
+from diffmem.measures.nearest import NEAREST
+from diffmem.store.given import Listing
 from diffmem.store.merging import merge
 from diffmem.store.store import Store
 
@@ -78,7 +80,7 @@ def test_every_so_many_steps_are_scored_and_stored_with_their_evidence(training,
     }
     evidence = store.rows("SELECT nearest, d1 FROM evidence WHERE epoch = 10 ORDER BY sample")
     assert [(row["nearest"], row["d1"]) for row in evidence[:10]] == [(number, 0) for number in range(10)]
-    assert len(store.pairs("mine")) == 20
+    assert len(store.pairs("mine", NEAREST)) == 20
 
 
 def test_images_that_are_there_already_are_scored_at_any_step(training, store):
@@ -201,15 +203,7 @@ def test_what_cannot_be_monitored_is_refused_before_anything_is_written(training
 
 
 def test_a_name_of_another_study_is_refused(training, store):
-    store.register(
-        "mine",
-        title="",
-        figure="",
-        path="studies/mine.toml",
-        axes=[],
-        estimation={"epsilon": 0.1, "threshold": 1 / 3},
-        cells=[],
-    )
+    store.register(Listing("mine", "", "studies/mine.toml", {"epsilon": 0.1, "threshold": 1 / 3}), [])
     with pytest.raises(StoreError, match=r"'mine' is a study of studies/mine\.toml; give the monitor another name"):
         monitor(training, store)
 
@@ -266,8 +260,8 @@ def test_merged_stores_list_the_trainings_of_both(tmp_path):
         into = Store(tmp_path / f"{order[0].path.stem} first.duckdb")
         for store in (*order, *order):
             merge(into, store.path)
-        assert sorted(row["cell_id"] for row in into.cells("mine")) == sorted(
-            row["cell_id"] for store in stores for row in store.cells("mine")
+        assert sorted(row.cell_id for row in into.cells("mine")) == sorted(
+            row.cell_id for store in stores for row in store.cells("mine")
         )
 
 
@@ -368,7 +362,7 @@ def test_what_cannot_be_written_in_the_end_is_in_a_file_that_merges(
     merge(store, aside)
     assert store.measured_epochs(watch.cell.cell_id) == {0, 10}
     assert [(row["state"], row["checkpoints"]) for row in status(store)] == [("ended", "2")]
-    assert len(store.pairs("mine")) == 20
+    assert len(store.pairs("mine", NEAREST)) == 20
 
 
 @pytest.mark.parametrize("name", ["what is it?", "a\\b/c", "n" * 230])

@@ -20,6 +20,7 @@ from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError
 from diffmem.external.score import score_images
+from diffmem.measures.nearest import NEAREST
 from diffmem.store.store import Store
 
 COPIED = [5, 5, 5, 5, 9, 9, 700]
@@ -46,7 +47,7 @@ def samples() -> Path:
 def test_copies_are_counted_and_named(samples: Path) -> None:
     score = score_images(samples, "digits", Store(Path("s.duckdb")))
     assert (score.memorized, score.samples, score.ratio) == (7, 10, 0.7)
-    assert [(row["nearest"], row["copies"]) for row in score.most_copied] == [(5, 4), (9, 2), (700, 1)]
+    assert [(row.nearest, row.copies) for row in score.most_copied] == [(5, 4), (9, 2), (700, 1)]
     assert (score.replicated, score.size) == (3, 1797)
     z, p, n = 1.959963984540054, 0.7, 10  # Wilson 1927
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -64,7 +65,7 @@ def test_a_score_is_stored_like_any_other_checkpoint(samples: Path) -> None:
     by_file = [evidence[order.index(number)] for number in range(10)]
     assert [e["nearest"] for e in by_file[:7]] == COPIED
     assert all(e["d1"] == 16 for e in by_file[:7])  # 64 pixels off by 2
-    assert len(store.pairs("samples")) == 10
+    assert len(store.pairs("samples", NEAREST)) == 10
 
 
 def test_what_is_copied_most_keeps_its_pictures(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +73,11 @@ def test_what_is_copied_most_keeps_its_pictures(samples: Path, monkeypatch: pyte
     store = Store(Path("s.duckdb"))
     score_images(samples, "digits", store)
     digits = load_source("digits", None).images[:, 0]
-    copies = store.copies("samples", 1 / 3)
-    assert [(row["nearest"], row["copies"]) for row in copies] == [(5, 4), (9, 2), (700, 1)]
+    copies = store.copies("samples", NEAREST, NEAREST.threshold)
+    assert [(row.nearest, row.copies) for row in copies] == [(5, 4), (9, 2), (700, 1)]
     for row in copies:
-        with Image.open(io.BytesIO(row["picture"])) as picture:
-            assert np.array_equal(np.asarray(picture), digits[row["nearest"]])
+        with Image.open(io.BytesIO(row.picture)) as picture:
+            assert np.array_equal(np.asarray(picture), digits[row.nearest])
 
 
 def test_samples_are_compared_at_their_own_size(samples: Path) -> None:
@@ -123,7 +124,7 @@ def test_two_folders_of_one_name_stay_side_by_side(samples: Path) -> None:
     shutil.copytree(samples, other)
     next(iter(sorted(other.glob("*.png")))).unlink()
     score_images(other, "digits", store)
-    assert [row["curve"].partition(" (")[0] for row in store.cells(samples.name)] == [str(samples), str(other)]
+    assert [row.curve.partition(" (")[0] for row in store.cells(samples.name)] == [str(samples), str(other)]
 
 
 def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Path, tmp_path: Path) -> None:
@@ -219,15 +220,15 @@ def test_the_order_of_file_names_decides_neither_on_the_gallery_nor_on_the_first
     store = Store(Path("s.duckdb"))
     score_images("samples", "digits", store)
     order = np.random.default_rng(0).permutation(100)
-    pairs = store.pairs("samples")
+    pairs = store.pairs("samples", NEAREST)
     assert len(pairs) == 32
-    assert sum(pair["d1"] == 0 for pair in pairs) == sum(order[:32] < 60) < 32
+    assert sum(pair.distance == 0 for pair in pairs) == sum(order[:32] < 60) < 32
     for pair in pairs:
-        with Image.open(io.BytesIO(pair["generated"])) as generated:
-            assert np.array_equal(np.asarray(generated), [*digits[:60], *noise][order[pair["sample"]]])
-        with Image.open(io.BytesIO(pair["nearest"])) as nearest:
-            assert np.array_equal(np.asarray(nearest), digits[pair["number"]])
-    first = {row["images"]: row["first"] for row in store.sample_counts("samples", 1 / 3)}
+        with Image.open(io.BytesIO(pair.generated)) as generated:
+            assert np.array_equal(np.asarray(generated), [*digits[:60], *noise][order[pair.sample]])
+        with Image.open(io.BytesIO(pair.nearest)) as nearest:
+            assert np.array_equal(np.asarray(nearest), digits[pair.number])
+    first = {row.images: row.first for row in store.sample_counts("samples", NEAREST, NEAREST.threshold)}
     assert first == {n: sum(order[:n] < 60) / n for n in (10, 20, 50, 100)}
     assert first[50] < 1
 

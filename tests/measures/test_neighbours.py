@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import LargestTensor, random_images
 
-from diffmem.measures.nearest import is_memorized, memorized_share
-from diffmem.measures.neighbours import CANDIDATES, EXACT_TERMS, IMAGE_ROWS, TRAINING_ROWS, two_nearest
+from diffmem.measures import neighbours
+from diffmem.measures.measure import is_copy
+from diffmem.measures.nearest import NEAREST, memorized_share
+from diffmem.measures.neighbours import (
+    CANDIDATES,
+    EXACT_TERMS,
+    IMAGE_ROWS,
+    TRAINING_ROWS,
+    nearest_distances,
+    two_nearest,
+)
 
 
 def brute_force(images, training_images):
@@ -165,7 +174,41 @@ def test_what_is_no_uint8_tensor_is_an_error(wrong):
             two_nearest(*pair)
 
 
+# --- the distances of more neighbours ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [(IMAGE_ROWS, TRAINING_ROWS), (7, 5)], ids=["one block", "several blocks"])
+@pytest.mark.parametrize("count", [1, 5, 61])
+@pytest.mark.parametrize("levels", [2, 256])
+def test_distances_of_the_nearest_are_those_of_brute_force(count, blocks, levels, monkeypatch):
+    monkeypatch.setattr(neighbours, "IMAGE_ROWS", blocks[0])
+    monkeypatch.setattr(neighbours, "TRAINING_ROWS", blocks[1])
+    images = random_images(20, 1, 3, 3, seed=1, levels=levels)
+    training = random_images(61, 1, 3, 3, seed=2, levels=levels)
+    x, y = (each.flatten(1).double() for each in (images, training))
+    expected = (x[:, None] - y).square().sum(dim=2).sqrt().sort(dim=1).values[:, :count]
+    found = nearest_distances(images, training, count)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+
+
+def test_distances_of_large_colour_images_are_exact():
+    images, training = random_images(5, 3, 32, 32, seed=1), random_images(30, 3, 32, 32, seed=2)
+    x, y = (each.flatten(1).double() for each in (images, training))
+    expected = (x[:, None] - y).square().sum(dim=2).sort(dim=1).values
+    assert torch.equal(nearest_distances(images, training, 30).square().round(), expected)
+    torch.testing.assert_close(nearest_distances(images, training, 2), two_nearest(images, training)[1])
+
+
+def test_no_generated_images_have_no_distances():
+    assert nearest_distances(random_images(0, 1, 4, 4), random_images(5, 1, 4, 4), 3).shape == (0, 3)
+
+
 # --- memorized -----------------------------------------------------------------------------------------
+
+
+def is_memorized(distance: torch.Tensor, threshold: float = NEAREST.threshold) -> torch.Tensor:
+    return is_copy(distance[:, 0], distance[:, 1], threshold)
 
 
 @pytest.mark.parametrize(

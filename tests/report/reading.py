@@ -9,6 +9,7 @@ import tiny
 from plotly.offline import get_plotlyjs
 
 from diffmem.report.page import render_page
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -92,10 +93,10 @@ def fill(store: Store, text: str = STUDY, name: str = "tiny") -> Study:
     first, second, _ = [entry.cell for entry in study.cells]
     attempt = store.start_attempt(first.cell_id, tiny.HERE)
     tiny.measure(store, first, [0.5, 1.0, 0.95], pairs=PAIRS, attempt=attempt)
-    store.end_attempt(attempt, "finished")
+    store.end_attempt(attempt, Outcome.FINISHED)
     attempt = store.start_attempt(second.cell_id, tiny.HERE)
     tiny.measure(store, second, [0.75], pairs=PAIRS[:1], attempt=attempt)
-    store.end_attempt(attempt, "failed", REASON)
+    store.end_attempt(attempt, Outcome.FAILED, REASON)
     return study
 
 

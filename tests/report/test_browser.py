@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from diffmem.analysis.emm import estimate_emm
 from diffmem.report.page import write_page
-from diffmem.store.rows import Checkpoint
+from diffmem.store.given import Checkpoint
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 

@@ -1,20 +1,29 @@
 """A ratio against an axis of its study: numbers as lines, names as bars, skips in words, intervals, published marks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 import tiny
 
-from diffmem.analysis.curves import study_cells
+from diffmem.analysis.curves import CellWithSettings, study_cells
 from diffmem.analysis.emm import bands, ratio_intervals
+from diffmem.analysis.published import Beside, Published
+from diffmem.measures.nearest import NEAREST
+from diffmem.report.drawing import draw
 from diffmem.report.factors import factors, ratio_against_factor, skips_in_words
-from diffmem.store.database import Row
 from diffmem.store.store import Store
+
+
+def drawn(keys: tuple[str, ...], cells: list[CellWithSettings], published: Sequence[Beside] = ()) -> go.Figure:
+    return draw(ratio_against_factor(keys, cells, NEAREST.ratio, published))
+
 
 AXIS = "[[axes]]\nM.dropout = [0.0, 0.2]\n"
 
 
-def cells_of(folder: Path, axes: str, ratios: list[float]) -> list[Row]:
+def cells_of(folder: Path, axes: str, ratios: list[float]) -> list[CellWithSettings]:
     """Return the cells of a study with these axes, each with one checkpoint of 20 images."""
     study, store = tiny.load(folder, tiny.TEXT.replace(AXIS, axes)), Store(folder / "s.duckdb")
     tiny.register(store, study)
@@ -30,7 +39,7 @@ def test_sizes_draws_and_seeds_alone_are_no_factor():
 
 def test_numbers_are_a_line_with_draws_averaged_and_their_interval(tmp_path):
     cells = cells_of(tmp_path, "[[axes]]\nM.width = [8, 4]\n[[axes]]\nP.draw = [0, 1]\n", [0.5, 0.7, 0.2, 0.3])
-    band, line = ratio_against_factor(("M.width",), cells).data
+    band, line = drawn(("M.width",), cells).data
     assert line.name == "N = 8"
     assert line.mode == "lines+markers"
     assert list(line.x) == [4, 8]
@@ -42,7 +51,7 @@ def test_numbers_are_a_line_with_draws_averaged_and_their_interval(tmp_path):
 
 def test_names_are_bars_in_the_order_of_the_file_one_colour_for_each_choice_of_the_others(tmp_path):
     axes = '[[axes]]\nM.condition = ["unique", "none"]\n[[axes]]\nP.size = [8, 16]\n'
-    bars = ratio_against_factor(("M.condition",), cells_of(tmp_path, axes, [1.0, 0.9, 0.5, 0.4])).data
+    bars = drawn(("M.condition",), cells_of(tmp_path, axes, [1.0, 0.9, 0.5, 0.4])).data
     assert [(bar.type, bar.name, list(bar.x), list(bar.y)) for bar in bars] == [
         ("bar", "N = 8", ["unique", "none"], [1.0, 0.5]),
         ("bar", "N = 16", ["unique", "none"], [0.9, 0.4]),
@@ -52,21 +61,21 @@ def test_names_are_bars_in_the_order_of_the_file_one_colour_for_each_choice_of_t
 
 def test_several_keys_of_an_axis_stand_together(tmp_path):
     axes = '[[axes]]\nM.condition = ["random", "random"]\nM.labels = [2, 4]\n'
-    (bars,) = ratio_against_factor(("M.condition", "M.labels"), cells_of(tmp_path, axes, [0.5, 0.6])).data
+    (bars,) = drawn(("M.condition", "M.labels"), cells_of(tmp_path, axes, [0.5, 0.6])).data
     assert list(bars.x) == ["random, 2", "random, 4"]
 
 
 @pytest.mark.parametrize(("values", "all_ticks"), [([4, 8], True), ([4, 5, 31], False)])
 def test_numbers_far_enough_apart_are_all_ticks(tmp_path, values, all_ticks):
     cells = cells_of(tmp_path, f"[[axes]]\nT.batch_size = {values}\n", [0.1, 0.2, 0.3][: len(values)])
-    axis = ratio_against_factor(("T.batch_size",), cells).layout.xaxis
+    axis = drawn(("T.batch_size",), cells).layout.xaxis
     assert axis.type != "log"
     assert axis.tickvals == (tuple(values) if all_ticks else None)
 
 
 def test_wide_ranges_of_numbers_have_a_logarithmic_axis(tmp_path):
     cells = cells_of(tmp_path, "[[axes]]\nT.batch_size = [1, 2, 8]\n", [0.1, 0.2, 0.3])
-    figure = ratio_against_factor(("T.batch_size",), cells)
+    figure = drawn(("T.batch_size",), cells)
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.tickvals) == [1, 2, 8]
 
@@ -88,7 +97,7 @@ def test_skips_are_told_by_resolution_and_place(mask, words):
 
 def test_skips_of_one_resolution_have_one_colour(tmp_path):
     axes = '[[axes]]\nM.skips = ["11 11", "10 00", "01 00", "00 10"]\n'
-    (bars,) = ratio_against_factor(("M.skips",), cells_of(tmp_path, axes, [0.7, 0.8, 0.6, 0.0])).data
+    (bars,) = drawn(("M.skips",), cells_of(tmp_path, axes, [0.7, 0.8, 0.6, 0.0])).data
     assert list(bars.x) == ["all", "8x8: skip 1 of 2", "8x8: skip 2 of 2", "4x4: skip 1 of 2"]
     every, high, also_high, low = bars.marker.color
     assert high == also_high
@@ -97,8 +106,9 @@ def test_skips_of_one_resolution_have_one_colour(tmp_path):
 
 def test_published_ratios_at_the_levels_of_the_axis_are_open_markers(tmp_path):
     cells = cells_of(tmp_path, "[[axes]]\nM.width = [4, 8]\n", [0.2, 0.6])
-    published = [{"values": {"M.width": 8}, "published": 0.5}, {"values": {"M.blocks": 2}, "published": 0.1}]
-    *_, marks = ratio_against_factor(("M.width",), cells, published).data
+    numbers = [("M.width", 8, 0.5), ("M.blocks", 2, 0.1)]
+    published = [Beside(Published("", "", {key: at}, "ratio", value, ""), None, 0, None) for key, at, value in numbers]
+    *_, marks = drawn(("M.width",), cells, published).data
     assert (marks.name, marks.marker.symbol, list(marks.x), list(marks.y)) == ("published", "circle-open", [8], [0.5])
 
 
@@ -106,5 +116,5 @@ def test_cells_without_a_checkpoint_are_left_out(tmp_path):
     study, store = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
     tiny.measure(store, study.cells[1].cell, [0.4])
-    (line,) = ratio_against_factor(("M.dropout",), study_cells(store, store.studies()[0])[0]).data
+    (line,) = drawn(("M.dropout",), study_cells(store, store.studies()[0])[0]).data
     assert (list(line.x), list(line.y)) == ([0.2], [0.4])

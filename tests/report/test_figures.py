@@ -1,28 +1,43 @@
 """Figures hold the data that they were given, the line at 1 - epsilon, and the EMM."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 
-from diffmem.analysis.curves import Curve, Point
+from diffmem.analysis.curves import Curve, SizePoint
 from diffmem.analysis.emm import Interval, estimate_emm, mean_ratios
+from diffmem.measures.nearest import NEAREST
 from diffmem.report import figures
-from diffmem.store.database import Row
-from diffmem.store.queries import THRESHOLD_LEVELS
+from diffmem.report.drawing import draw
+from diffmem.report.figure import Figure, Panel
+from diffmem.store.image_queries import THRESHOLD_LEVELS
+from diffmem.store.rows import LevelCount, Point, SampleCount
 
 SIZES = [8, 16, 32]
 
 
 def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
-    points = [Point(size, ratio, ratio / 2, 3, ratio * 0.9, ratio) for size, ratio in zip(SIZES, ratios, strict=False)]
+    points = [
+        SizePoint(size, ratio, ratio / 2, 3, ratio * 0.9, ratio) for size, ratio in zip(SIZES, ratios, strict=False)
+    ]
     estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
     interval = Interval(9.0, None) if ratios else None
     return Curve(label, points, epsilon, estimate, interval, estimate, "")
 
 
-def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Row:
-    return {"curve": label, "size": size, "epoch": epoch, "ratio": ratio, "samples": 200, "position": position}
+def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Point:
+    return Point(position, label, size, "0", 0, f"cell {position}", epoch, 200, ratio, None)
+
+
+def against_size(curves: list[Curve]) -> go.Figure:
+    return draw(figures.ratio_against_size(curves, NEAREST.ratio))
+
+
+def table(*panels: Panel) -> list[tuple]:
+    return list(Figure("", "", panels).rows())
 
 
 def traces(figure: go.Figure, mode: str = "lines+markers") -> list[go.Scatter]:
@@ -47,7 +62,7 @@ def drawable(figure: go.Figure) -> go.Figure:
 
 
 def test_each_curve_is_a_line_through_its_best_checkpoints() -> None:
-    figure = drawable(figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])]))
+    figure = drawable(against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])]))
     one, two = traces(figure)
     assert (one.name, list(one.x), list(one.y)) == ("one", SIZES, [1.0, 0.8, 0.1])
     assert (two.name, list(two.x), list(two.y)) == ("two", SIZES, [0.5, 0.25, 0.0])
@@ -56,32 +71,30 @@ def test_each_curve_is_a_line_through_its_best_checkpoints() -> None:
 
 
 def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
-    figure = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])])
+    figure = against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.5, 0.25, 0.0])])
     assert band(figure) == [(8, 0.9, 1.0), (16, 0.8 * 0.9, 0.8), (32, pytest.approx(0.09), 0.1)]
     assert band(figure, 1) == [(8, 0.45, 0.5), (16, 0.225, 0.25), (32, 0.0, 0.0)]
     shaded, one, *_ = figure.data
     assert shaded.legendgroup == one.legendgroup  # they are switched off together
     assert one.error_y.array is None
-    assert figures.data_table([("", figure)])[:2] == [
-        ("one", 8, 1.0, "0.900 to 1.000"),
-        ("one", 16, 0.8, "0.720 to 0.800"),
-    ]
+    panel = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1])], NEAREST.ratio)
+    assert table(panel)[:2] == [("one", 8, 1.0, (0.9, 1.0)), ("one", 16, 0.8, (0.8 * 0.9, 0.8))]
 
 
 def test_one_point_alone_has_a_bar() -> None:
-    figure = figures.ratio_against_size([curve("one", [0.5])])
+    figure = against_size([curve("one", [0.5])])
     (line,) = figure.data
     assert line.error_y.arrayminus == pytest.approx((0.05,))
 
 
 def test_hovering_tells_the_last_checkpoint_and_the_number_of_cells() -> None:
-    (line,) = traces(figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1])]))
+    (line,) = traces(against_size([curve("one", [1.0, 0.8, 0.1])]))
     assert [list(data) for data in line.customdata] == [[0.5, 3], [0.4, 3], [0.05, 3]]
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.25])
 def test_the_line_is_at_one_minus_epsilon(epsilon: float) -> None:
-    figure = figures.ratio_against_size([curve("one", [1.0, 0.5, 0.0], epsilon)])
+    figure = against_size([curve("one", [1.0, 0.5, 0.0], epsilon)])
     (line,) = figure.layout.shapes
     assert (line.y0, line.y1) == (1 - epsilon, 1 - epsilon)
     assert line.line.dash == "dash"
@@ -92,7 +105,7 @@ def test_the_line_is_at_one_minus_epsilon(epsilon: float) -> None:
 
 
 def test_the_emm_is_marked_on_the_line_where_the_curve_crosses_it() -> None:
-    figure = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.95, 0.45, 0.1], 0.1)])
+    figure = against_size([curve("one", [1.0, 0.8, 0.1]), curve("two", [0.95, 0.45, 0.1], 0.1)])
     one, two = traces(figure, "markers")
     assert list(one.x) == [pytest.approx(12)]
     assert list(two.x) == [pytest.approx(8.8)]
@@ -104,35 +117,35 @@ def test_the_emm_is_marked_on_the_line_where_the_curve_crosses_it() -> None:
 
 @pytest.mark.parametrize("ratios", [[1.0, 1.0, 1.0], [0.5, 0.2, 0.1], []], ids=["above", "below", "not measured"])
 def test_a_curve_that_does_not_cross_has_no_marker(ratios: list[float]) -> None:
-    figure = drawable(figures.ratio_against_size([curve("one", ratios)]))
+    figure = drawable(against_size([curve("one", ratios)]))
     assert traces(figure, "markers") == []
     assert len(traces(figure)) == 1
     assert len(figure.layout.shapes) == 1
 
 
 def test_few_sizes_are_all_ticks() -> None:
-    figure = figures.ratio_against_size([curve("one", [1.0, 0.5, 0.0]), curve("two", [1.0])])
+    figure = against_size([curve("one", [1.0, 0.5, 0.0]), curve("two", [1.0])])
     assert list(figure.layout.xaxis.tickvals) == SIZES
     assert list(figure.layout.xaxis.ticktext) == ["8", "16", "32"]
 
 
 def test_no_curve_at_all_makes_an_empty_figure() -> None:
-    assert len(drawable(figures.ratio_against_size([])).data) == 0
+    assert len(drawable(against_size([])).data) == 0
 
 
 def test_more_curves_than_colours_are_all_drawn() -> None:
     many = [curve(f"curve {number}", [1.0, 0.5, 0.0]) for number in range(25)]
-    assert len(traces(drawable(figures.ratio_against_size(many)))) == 25
+    assert len(traces(drawable(against_size(many)))) == 25
 
 
 def test_the_only_curve_of_a_study_has_a_name() -> None:
-    (line,) = traces(figures.ratio_against_size([curve("", [1.0, 0.5, 0.0])]))
+    (line,) = traces(against_size([curve("", [1.0, 0.5, 0.0])]))
     assert line.name == "all cells"
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
     label = "M.skips = <b>111</b> & 000"
-    figure = figures.ratio_against_size([curve(label, [1.0, 0.5, 0.0])])
+    figure = against_size([curve(label, [1.0, 0.5, 0.0])])
     assert all("<b>" not in trace.name for trace in figure.data if trace.name)
     assert traces(figure)[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
 
@@ -152,8 +165,8 @@ POINTS = [
 ]
 
 
-def panels(points: list[Row] = POINTS) -> dict[str, go.Figure]:
-    return {label: drawable(figure) for label, figure in figures.ratio_against_epochs(points)}
+def panels(points: list[Point] = POINTS) -> dict[str, go.Figure]:
+    return {panel.label: drawable(draw(panel)) for panel in figures.ratio_against_epochs(points, NEAREST.ratio)}
 
 
 def test_each_curve_has_a_panel_in_which_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
@@ -191,28 +204,28 @@ def test_panels_share_one_scale() -> None:
 
 
 def test_no_point_at_all_makes_no_panel_of_epochs() -> None:
-    assert figures.ratio_against_epochs([]) == []
+    assert figures.ratio_against_epochs([], NEAREST.ratio) == []
 
 
-def counted(n: int, **more: object) -> Row:
+def counted(n: int, **more: Any) -> SampleCount:
     """Return a row of `store.sample_counts`."""
-    cell = {"position": 0, "curve": "", "name": "a", "size": 8, "samples": 20, "ratio": 0.5}
-    return {**cell, "images": n, "first": 0.5, "deviation": None, **more}
+    return replace(SampleCount(0, "", "a", 8, 20, n, 0.5, 0.5, None), **more)
 
 
 def test_a_table_says_what_x_and_y_are() -> None:
-    assert figures.axis_titles(figures.ratio_against_epochs(POINTS, "step")) == ("steps", "memorization ratio")
+    epochs = figures.ratio_against_epochs(POINTS, NEAREST.ratio, "step")
+    assert Figure("", "", epochs).axis_titles == ("steps", "memorization ratio")
     counts = [counted(n) for n in (10, 20)]
-    samples = figures.ratio_against_samples(counts)
-    assert figures.axis_titles(samples) == ("generated images n", "value")
-    assert {name for name, *_ in figures.data_table(samples)} == {
+    samples = figures.ratio_against_samples(counts, NEAREST.ratio)
+    assert Figure("", "", samples).axis_titles == ("generated images n", "value")
+    assert {name for name, *_ in table(*samples)} == {
         "ratio of n images, a",
         "its standard deviation, a: expected",
     }
 
 
 def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() -> None:
-    names = {name for name, *_ in figures.data_table(figures.ratio_against_epochs(POINTS))}
+    names = {name for name, *_ in table(*figures.ratio_against_epochs(POINTS, NEAREST.ratio))}
     assert names == {"one, N = 8", "one, N = 16", "two, N = 8", "three, N = 32"}
 
 
@@ -222,33 +235,32 @@ def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() 
 )
 def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, ends) -> None:
     rows = [counted(n, samples=images[-1], ratio=ratio, first=ratio) for n in images]
-    _, (_, figure) = figures.ratio_against_samples(rows)
-    axis = drawable(figure).layout.yaxis
+    _, panel = figures.ratio_against_samples(rows, NEAREST.ratio)
+    axis = drawable(draw(panel)).layout.yaxis
     assert [10**end for end in axis.range] == pytest.approx(ends, rel=0.1)
     assert all(any(tick == pytest.approx(end) for tick in axis.tickvals) for end in ends)
 
 
 def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_the_table() -> None:
     cells = [counted(n, position=i, name=f"<b>{i}</b>") for i in (0, 1) for n in (10, 20)]
-    both = figures.ratio_against_samples(cells)
+    both = figures.ratio_against_samples(cells, NEAREST.ratio)
     apart = figures.ratio_against_samples(
-        [{**row, "curve": f"<b>{row['position']}", "first": 0.25 * (1 + row["position"])} for row in cells]
+        [replace(row, curve=f"<b>{row.position}", first=0.25 * (1 + row.position)) for row in cells], NEAREST.ratio
     )
     first_n = "ratio of n images"
     deviation = "its standard deviation"
-    assert [label for label, _ in apart] == [f"<b>{i}: {what}" for what in (first_n, deviation) for i in (0, 1)]
-    shown = {(name, y) for name, _, y, interval in figures.data_table(apart) if interval}
+    assert [panel.label for panel in apart] == [f"<b>{i}: {what}" for what in (first_n, deviation) for i in (0, 1)]
+    shown = {(name, y) for name, _, y, interval in table(*apart) if interval}
     assert shown == {(f"<b>0: {first_n}, <b>0</b>", 0.25), (f"<b>1: {first_n}, <b>1</b>", 0.5)}
-    for _, figure in apart:  # each legend has the size, however many panels show it
-        assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
-    for _, figure in both:
-        assert sum(trace.showlegend is not False for trace in figure.data if trace.fill != "toself") == 1
-    assert ("ratio of n images, <b>1</b>", 10, 0.5, "0.237 to 0.763") in figures.data_table(both)
+    for panel in (*apart, *both):  # each legend has the size, however many panels show it
+        assert sum(trace.showlegend is not False for trace in draw(panel).data if trace.fill != "toself") == 1
+    interval = pytest.approx((0.237, 0.763), abs=5e-4)
+    assert ("ratio of n images, <b>1</b>", 10, 0.5, interval) in table(*both)
 
 
 def test_the_last_bar_of_the_histogram_has_images_with_two_nearest_equally_far_away() -> None:
     levels = {1: 5, 40: 7, THRESHOLD_LEVELS + 1: 2}
-    counts = [{"position": 0, "epoch": 3, "level": level, "images": images} for level, images in levels.items()]
-    (bars,) = figures.distance_histogram(counts, 1 / 3).data
+    counts = [LevelCount(0, 3, level, images) for level, images in levels.items()]
+    (bars,) = draw(figures.distance_histogram(counts, NEAREST, 1 / 3)).data
     assert sum(bars.y) == 14
     assert {round(x * THRESHOLD_LEVELS + 0.5): y for x, y in zip(bars.x, bars.y, strict=True) if y} == levels

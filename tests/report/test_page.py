@@ -17,7 +17,10 @@ from scipy.stats import binomtest
 from diffmem.analysis.emm import emm_interval
 from diffmem.cells.cost import cell_cost
 from diffmem.errors import DiffmemError
+from diffmem.measures.nearest import NEAREST
 from diffmem.report.page import render_page, write_page
+from diffmem.store.given import ListedCell, Listing
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.text import with_unit
 
@@ -47,21 +50,13 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Page:
     store = Store(tmp_path_factory.mktemp("evil") / "store.duckdb")
     text = STUDY.replace('"Tiny"', json.dumps(EVIL)).replace('"Fig. 0"', json.dumps(EVIL))
     study = tiny.load(store.path.parent, text)
-    cells = [(entry.cell, f"{EVIL} {number}", EVIL, {EVIL: EVIL}) for number, entry in enumerate(study.cells)]
-    store.register(
-        "tiny",
-        title=study.title,
-        figure=study.figure,
-        path=EVIL,
-        axes=[[EVIL]],
-        estimation=study.estimation.model_dump(mode="json"),
-        cells=cells,
-        notes={study.cells[0].cell.cell_id: [EVIL]},
-    )
+    cells = [ListedCell(entry.cell, f"{EVIL} {number}", EVIL, {EVIL: EVIL}) for number, entry in enumerate(study.cells)]
+    listing = Listing("tiny", study.title, EVIL, study.estimated, figure=study.figure, axes=[[EVIL]])
+    store.register(listing, cells, notes={study.cells[0].cell.cell_id: [EVIL]})
     where = dataclasses.replace(tiny.HERE, host=EVIL, device=EVIL, versions={EVIL: EVIL}, git_commit=EVIL)
     for entry, ratios in zip(study.cells, ([1.0] * 3, [0.5], []), strict=True):
         tiny.measure(store, entry.cell, ratios, pairs=PAIRS)
-        store.end_attempt(store.start_attempt(entry.cell.cell_id, where), "failed", EVIL)
+        store.end_attempt(store.start_attempt(entry.cell.cell_id, where), Outcome.FAILED, EVIL)
     return rendered(store)
 
 
@@ -244,9 +239,9 @@ def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None
     assert "4 s of training and 2 s of generating" in page.text  # three checkpoints of 1.5 and 0.5 seconds each
     assert "Apart from the study's most common settings: P.size = 16" in page.text
     for cell in filled.cells("tiny"):
-        assert cell["cell_id"] in page.text
+        assert cell.cell_id in page.text
     configurations = [json.loads(text) for text in page.texts["pre"] if text.startswith("{")]
-    assert configurations == [cell["configuration"] for cell in filled.cells("tiny")]
+    assert configurations == [cell.configuration for cell in filled.cells("tiny")]
 
 
 @pytest.mark.parametrize(("sizes", "drawn"), [("[8, 16, 32]", 1), ("[8]", 0)])
@@ -305,7 +300,7 @@ def test_a_cell_that_waits_is_shown_as_that(page: Page) -> None:
 def test_the_reason_of_an_attempt_that_was_made_good_is_not_shown(store: Store) -> None:
     cell = fill(store).cells[1].cell
     tiny.measure(store, cell, [0.75, 0.75, 0.75])
-    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "finished")
+    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), Outcome.FINISHED)
     assert REASON not in rendered(store).text
 
 
@@ -419,12 +414,12 @@ def test_all_queries_of_a_snapshot_see_one_moment(store: Store) -> None:
     fill(store)
     write = f"import duckdb; duckdb.connect({str(store.path)!r}).execute('DELETE FROM pairs')"
     with store.snapshot():
-        before = store.pairs("tiny")
+        before = store.pairs("tiny", NEAREST)
         result = subprocess.run([sys.executable, "-c", write], capture_output=True, text=True)
         assert "Could not set lock" in result.stderr
-        assert store.pairs("tiny") == before
+        assert store.pairs("tiny", NEAREST) == before
     assert subprocess.run([sys.executable, "-c", write]).returncode == 0
-    assert store.pairs("tiny") == []
+    assert store.pairs("tiny", NEAREST) == []
 
 
 WRITER = """

@@ -16,6 +16,7 @@ import diffmem
 from diffmem.external.score import score_images
 from diffmem.report.page import render_page
 from diffmem.report.private import Private
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 
 
@@ -78,7 +79,7 @@ def test_a_page_says_nothing_of_its_author_unless_it_is_asked_to(tmp_path: Path)
     note = f"{home}/John Smith/train/: 3 of 40 images are grey"
     tiny.register(store, study, notes={study.cells[0].cell.cell_id: [note]})
     attempt = store.start_attempt(study.cells[0].cell.cell_id, where)
-    store.end_attempt(attempt, "failed", f'Traceback: File "{home}/x.py", on alices-laptop')
+    store.end_attempt(attempt, Outcome.FAILED, f'Traceback: File "{home}/x.py", on alices-laptop')
     score_images(home / "one" / "samples.npz", str(home / "two" / "samples.npz"), store)
     diffmem.write_page(store, ["tiny", "samples"], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

@@ -108,9 +108,9 @@ def test_the_header_has_the_configuration_and_the_weights_are_those_that_generat
     with safe_open(kept.path, framework="pt") as file:
         about = json.loads(file.metadata()["diffmem"])
     (row,) = store.cells("tiny")
-    assert about["configuration"] == row["configuration"]
+    assert about["configuration"] == row.configuration
     assert kept.path == store.weights_path(cell_id, max(epochs(store)))
-    assert set(kept.cell.model_dump()["M"]) == set(row["configuration"]["M"])
+    assert set(kept.cell.model_dump()["M"]) == set(row.configuration["M"])
 
 
 def test_a_run_killed_between_the_weights_and_the_row_goes_on_to_the_same_files(tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_kept_is_no_failure_of_the_cell(tmp_path):
         ' run the same command again, or set score.keep = "none"'
     )
     (cell,) = store.cells("tiny")
-    assert cell["outcome"] == "interrupted"
+    assert cell.outcome == "interrupted"
     store.weights.unlink()
     assert [e.outcome for e in run_study(study, store) if isinstance(e, CellEnded)] == ["finished"]
 
@@ -402,4 +402,4 @@ def test_prune_removes_what_is_named_and_no_more(tmp_path):
     removed = json.loads(command(*prune, "--study", "tiny", "--json").stdout)
     assert [set(row) for row in removed] == [{"file", "bytes"}] * 2
     assert epochs(store) == []
-    assert [row["measured"] for row in store.cells("tiny")] == [3, 3]
+    assert [row.measured for row in store.cells("tiny")] == [3, 3]

@@ -105,9 +105,9 @@ def check_that_the_big_cell_waits(store: Store, result: subprocess.CompletedProc
     assert result.returncode == 1, (result.stdout, result.stderr)
     assert SAID in result.stderr, (result.stdout, result.stderr)
     big, small = store.cells("tiny")
-    assert (big["outcome"], big["measured"]) == ("interrupted", 0)
-    assert big["error"].startswith("out of memory")
-    assert (small["outcome"], small["measured"]) == ("finished", 3)
+    assert (big.outcome, big.measured) == ("interrupted", 0)
+    assert big.error.startswith("out of memory")
+    assert (small.outcome, small.measured) == ("finished", 3)
 
 
 @pytest.mark.slow
@@ -118,12 +118,12 @@ def test_a_cell_that_needs_more_memory_is_left_and_the_others_go_on(tmp_path: Pa
     assert "Traceback" not in result.stderr
     shown = json.loads(tiny.diffmem("status", "tiny", "--store", store.path, "--json").stdout)
     assert [(row["state"], row["error"]) for row in shown] == [
-        ("interrupted", store.cells("tiny")[0]["error"]),
+        ("interrupted", store.cells("tiny")[0].error),
         ("finished", None),
     ]
     again = tiny.diffmem("run", tmp_path / "tiny.toml", "--store", store.path)
     assert again.returncode == 0, again.stderr
-    assert [cell["outcome"] for cell in store.cells("tiny")] == ["finished", "finished"]
+    assert [cell.outcome for cell in store.cells("tiny")] == ["finished", "finished"]
 
 
 @pytest.mark.slow

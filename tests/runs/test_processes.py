@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 from diffmem.errors import StoreError
 from diffmem.models.processes import ALONE, Group
 from diffmem.runs import cell_run as cellrun
-from diffmem.runs.cell_run import CellRun
+from diffmem.runs.cell_run import CellRun, Work
 from diffmem.runs.events import CellEnded
 from diffmem.runs.runner import Failures, Options, _run_apart, shard_of
 from diffmem.store.database import Row
@@ -182,7 +182,7 @@ def test_a_process_that_accelerate_takes_for_the_only_one_of_several_is_refused(
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_shards_share_the_cells_out(study, count):
     loaded = Study.load(study)
-    shards = [[entry.cell.cell_id for _, entry in shard_of(loaded, (i, count))] for i in range(1, count + 1)]
+    shards = [[entry.cell.cell_id for entry in shard_of(loaded, (i, count))] for i in range(1, count + 1)]
     assert sorted(itertools.chain(*shards)) == sorted(entry.cell.cell_id for entry in loaded.distinct)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
@@ -453,11 +453,11 @@ def test_a_cell_that_fails_in_another_process_while_this_one_waits_for_its_lock_
 ):
     study, store = tiny.load(tmp_path, FAILING), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
-    failures, cells = Failures(store), list(enumerate(study.distinct, start=1))
+    failures, cells = Failures(store), study.distinct
 
     def process(rank: int, failures: Failures) -> list[str]:
-        group = Group(rank, count)
-        apart = _run_apart(cells, store, stop=lambda: False, group=group, options=Options(), failures=failures)
+        work = Work(store, lambda: False, Group(rank, count), failed_elsewhere=failures.new)
+        apart = _run_apart(cells, work, Options(), several=count > 1)
         return [event.outcome for event in apart if isinstance(event, CellEnded)]
 
     def first_the_other(path: Path) -> AbstractContextManager[bool]:

@@ -25,6 +25,7 @@ import tiny
 import torch
 
 from diffmem.errors import MachineError, StoreUnavailable
+from diffmem.measures.nearest import NEAREST
 from diffmem.models.denoiser import build_denoiser
 from diffmem.models.training import TrainingState
 from diffmem.runs import cell_run as cellrun
@@ -296,9 +297,10 @@ def test_the_optimum_replicates_its_training_set_without_training(condition: str
     (row,) = store.rows("SELECT epoch, step, samples, ratio, loss FROM checkpoints")
     assert (row["epoch"], row["step"], row["samples"], row["loss"]) == (0, 0, 200, None)
     assert row["ratio"] >= 0.99
-    copied = [kept["nearest"] for kept in store.copies("tiny", 1 / 3) if kept["picture"]]
+    copies = store.copies("tiny", NEAREST, NEAREST.threshold)
+    copied = [kept.nearest for kept in copies if kept.picture]
     assert len(copied) >= 10  # of 40 images, the ten copied most, and those of the gallery
-    assert copied[:10] == [kept["nearest"] for kept in store.copies("tiny", 1 / 3)[:10]]
+    assert copied[:10] == [kept.nearest for kept in copies[:10]]
     assert files(store) == CLEAN
 
 
@@ -352,7 +354,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path, store: Store, study:
         process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM
     assert outcomes(store)[0] in ("running", "finished")
-    assert store.cells(study.name)[1]["measured"] < 3
+    assert store.cells(study.name)[1].measured < 3
 
 
 @pytest.mark.parametrize(
@@ -707,10 +709,10 @@ def test_a_cell_whose_loss_is_nan_fails_and_the_others_go_on(half_failed: Run) -
     assert "Traceback" not in result.stdout + result.stderr
     assert "1 of 2 cells failed" in result.stderr
     failed, finished = store.cells("tiny")
-    assert (failed["outcome"], failed["measured"]) == ("failed", 0)
-    assert "the training loss is" in failed["error"]
-    assert "lower T.lr (now 1e+30)" in failed["error"]
-    assert (finished["outcome"], finished["measured"]) == ("finished", 3)
+    assert (failed.outcome, failed.measured) == ("failed", 0)
+    assert "the training loss is" in failed.error
+    assert "lower T.lr (now 1e+30)" in failed.error
+    assert (finished.outcome, finished.measured) == ("finished", 3)
 
 
 @pytest.mark.slow
@@ -745,10 +747,10 @@ def test_a_state_that_cannot_be_written_ends_the_run_and_the_next_one_tries_the_
     assert "the training state cannot be saved" in said
     assert "free some space" in said
     (cell,) = store.cells("tiny")
-    assert (cell["outcome"], cell["error"], cell["measured"]) == ("interrupted", said, 0)
+    assert (cell.outcome, cell.error, cell.measured) == ("interrupted", said, 0)
     assert not [name for name in files(store) if name.endswith((".tmp", ".pt"))]
     status = tiny.diffmem("status", "tiny", "--store", store.path)
-    assert f"{cell['cell_id']} interrupted: {said}" in status.stdout
+    assert f"{cell.cell_id} interrupted: {said}" in status.stdout
     assert tiny.diffmem("run", path, "--store", store.path, *wide).returncode == 0
     assert outcomes(store) == ["interrupted", "finished"]
 
@@ -853,7 +855,7 @@ def test_a_command_leaves_a_cell_alone_that_another_one_works_on(
     other = tiny.diffmem("run", tmp_path / "tiny.toml", "--store", store.path)
     assert other.returncode == 0
     assert "cell 1/2 M.dropout = 0.0: busy elsewhere" in other.stdout.splitlines()
-    assert [cell["measured"] for cell in store.cells("tiny")] == [0, 3]
+    assert [cell.measured for cell in store.cells("tiny")] == [0, 3]
     rest = list(events)
     assert [event.outcome for event in rest if isinstance(event, CellEnded)] == ["finished", "already finished"]
     tiny.check_equal(tiny.results(store), expected)

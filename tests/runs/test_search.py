@@ -12,11 +12,12 @@ from diffmem.analysis.curves import study_curves
 from diffmem.analysis.emm import estimate_emm, most_sizes, near_line, next_size
 from diffmem.cells.cost import cell_cost
 from diffmem.errors import StudyError
-from diffmem.runs.cell_run import run_cell
+from diffmem.runs.cell_run import Work, run_cell
 from diffmem.runs.events import CellEnded
 from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import run_study
 from diffmem.runs.search import enough, next_round
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -201,8 +202,8 @@ def test_another_threshold_decides_from_the_evidence(tmp_path):
     assert study_curves(store, next(iter(store.studies())))[0].points[0].best == 0.5
     assert next_round(half, store).wanted == []  # both ends are above the line of 0.4
     assert next_round(load(tmp_path, STUDY + "epsilon = 0.6\n"), store).wanted == []
-    assert enough(study.estimation) is None
-    assert enough(load(tmp_path).estimation) == pytest.approx(0.9)
+    assert enough(study) is None
+    assert enough(load(tmp_path)) == pytest.approx(0.9)
 
 
 def test_one_more_draw_that_was_interrupted_goes_on(tmp_path):
@@ -259,10 +260,10 @@ def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path):
 def test_a_cell_that_another_process_has_answered_meanwhile_is_not_trained_on(tmp_path):
     study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
-    cell = study.cells[0].cell
-    tiny.measure(store, cell, [0.95])
+    entry = study.cells[0]
+    tiny.measure(store, entry.cell, [0.95])
     for line in (0.9, 0.95):
-        events = run_cell(cell, store, name="cell", number=1, stop=lambda: False, enough=line)
+        events = run_cell(entry, Work(store, lambda: False, enough=line))
         assert [event.outcome for event in events] == ["busy elsewhere"]
     assert store.rows("FROM attempts") == []
 
@@ -271,9 +272,10 @@ def test_a_cell_that_has_failed_in_another_process_meanwhile_is_not_tried_again(
     """The other process fails between the moment that this one picks the cell and the moment that it has its lock."""
     study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
 
-    def late(cell, store, **more):
-        store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "failed", "out of memory")
-        yield from run_cell(cell, store, **more)
+    def late(entry, work):
+        attempt = work.store.start_attempt(entry.cell.cell_id, tiny.HERE)
+        work.store.end_attempt(attempt, Outcome.FAILED, "out of memory")
+        yield from run_cell(entry, work)
 
     monkeypatch.setattr("diffmem.runs.runner.run_cell", late)
     events = list(run_study(study, store))

@@ -1,6 +1,7 @@
 """The time that is left of a study, and how little of the store tells it."""
 
 import tracemalloc
+from dataclasses import asdict, fields
 
 import pytest
 import tiny
@@ -8,6 +9,7 @@ import tiny
 from diffmem.analysis.curves import measured_cells
 from diffmem.runs import time_left
 from diffmem.runs.time_left import seconds_left
+from diffmem.store.rows import CellProgress
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -51,9 +53,11 @@ def test_each_cell_needs_the_time_of_its_own_cost(store):
 def test_how_far_cells_are_is_read_without_their_configurations(store):
     study = registered(store, 2)
     cells, progress = store.cells(study.name), store.progress(study.name)
-    assert progress == [{key: cell[key] for key in progress[0]} for cell in cells]
-    assert [row["size"] for row in progress] == [entry.cell.P.size for entry in study.cells]
-    assert "configuration" not in progress[0]
+    names = [field.name for field in fields(CellProgress)]
+    assert [asdict(row) for row in progress] == [{name: getattr(cell, name) for name in names} for cell in cells]
+    assert [row.size for row in progress] == [entry.cell.P.size for entry in study.cells]
+    assert {type(row) for row in progress} == {CellProgress}
+    assert "configuration" not in names
 
 
 def test_each_further_cell_of_a_status_takes_less_than_4000_bytes(store):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def test_each_cell_is_logged_by_trackers_of_its_own_from_start_to_end(study, sto
     opened: dict[str, Notebook] = {}
 
     def one(started: CellStarted) -> list[GeneralTracker]:
-        opened[started.cell.cell_id] = Notebook()
-        return [opened[started.cell.cell_id]]
+        opened[started.entry.cell.cell_id] = Notebook()
+        return [opened[started.entry.cell.cell_id]]
 
     plain = [type(event) for event in log_events(run_study(study, store), one)]
     assert plain.count(CellStarted) == 2
@@ -124,8 +125,9 @@ def test_a_tracker_is_told_study_and_cell(study, tmp_path, monkeypatch):
     class Files(Notebook):
         requires_logging_directory = True
 
-    started = CellStarted(study.cells[0].cell, "P.dataset = a/b", 1, 0, 30)
-    run = f"P.dataset = a_b ({started.cell.cell_id})"
+    entry = replace(study.cells[0], name="P.dataset = a/b")
+    started = CellStarted(entry, 0, 30)
+    run = f"P.dataset = a_b ({entry.cell.cell_id})"
     kinds = {"wandb": told, "files": told, "plain": told}
     told.requires_logging_directory = False
     for name, kind in kinds.items():
@@ -172,13 +174,11 @@ print(json.dumps({tag: [[e.step, e.value] for e in logged.Scalars(tag)] for tag 
 """
     store = Store(tmp_path / "s.duckdb")
     for cell in store.cells("tiny"):
-        folder = tmp_path / "logs" / "tiny" / f"{cell['name']} ({cell['cell_id']})"
+        folder = tmp_path / "logs" / "tiny" / f"{cell.name} ({cell.cell_id})"
         # in a process of its own, for importing tensorboard warns
         found = subprocess.run([sys.executable, "-c", read, folder], capture_output=True, text=True, check=True)
         logged = json.loads(found.stdout)
-        rows = store.rows(
-            "SELECT epoch, ratio, loss FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [cell["cell_id"]]
-        )
+        rows = store.rows("SELECT epoch, ratio, loss FROM checkpoints WHERE cell_id = ? ORDER BY epoch", [cell.cell_id])
         for tag, key in (("memorization_ratio", "ratio"), ("loss", "loss")):
             assert [step for step, _ in logged[tag]] == tiny.EPOCHS
             assert [value for _, value in logged[tag]] == pytest.approx([row[key] for row in rows], rel=1e-6)
@@ -231,7 +231,7 @@ def test_of_two_processes_each_logs_the_cells_it_trains_and_a_cell_of_both_is_lo
     assert len(files) == {"cells": 2, "batch": 1}[split]
     lines = [json.loads(line) for text in files.values() for line in text]
     logged = sorted((run, step, values["memorization_ratio"]) for run, step, values in lines)
-    names = {row["cell_id"]: f"{row['name']} ({row['cell_id']})" for row in Store(tmp_path / "s.duckdb").cells("tiny")}
+    names = {row.cell_id: f"{row.name} ({row.cell_id})" for row in Store(tmp_path / "s.duckdb").cells("tiny")}
     rows = Store(tmp_path / "s.duckdb").rows("SELECT cell_id, epoch, ratio FROM checkpoints")
     assert logged == sorted((names[row["cell_id"]], row["epoch"], row["ratio"]) for row in rows)
     assert len(logged) == 6

@@ -17,8 +17,7 @@ import filelock
 import pytest
 import tiny
 
-from diffmem.analysis.curves import cell_state
-from diffmem.store.attempts import close_attempts
+from diffmem.store.attempts import close_attempts, state_of
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -43,7 +42,7 @@ def start(store: Store, study: Study, pid: int, *, ago: timedelta = timedelta())
 
 
 def state(store: Store) -> str:
-    return cell_state(store.cells("tiny")[0])
+    return state_of(store.cells("tiny")[0])
 
 
 def recorded(store: Store) -> list[tuple[str, str | None]]:

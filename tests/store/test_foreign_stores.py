@@ -27,6 +27,7 @@ from diffmem import Monitor
 from diffmem.cli import main
 from diffmem.errors import StoreError
 from diffmem.store.schema import MIGRATIONS
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 
 SECRET = "a secret of this machine"
@@ -59,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     attempt = store.start_attempt(study.cells[0].cell.cell_id, tiny.HERE)
     ratios = [0.2, 0.5, 0.95]
     tiny.measure(store, study.cells[0].cell, ratios, attempt=attempt, pairs=[(tiny.png(1), tiny.png(2))])
-    store.end_attempt(attempt, "finished")
+    store.end_attempt(attempt, Outcome.FINISHED)
     return tmp_path
 
 

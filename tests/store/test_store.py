@@ -18,13 +18,17 @@ import numpy as np
 import pytest
 import tiny
 
+from diffmem.analysis.curves import study_cells
 from diffmem.errors import StoreError, StoreHeld, StoreUnavailable
+from diffmem.measures.nearest import NEAREST
 from diffmem.store import database
 from diffmem.store import store as store_module
 from diffmem.store.attempts import close_attempts
+from diffmem.store.given import Checkpoint, ListedCell, Listing
 from diffmem.store.merging import merge
-from diffmem.store.rows import Checkpoint
+from diffmem.store.rows import Note
 from diffmem.store.schema import MIGRATIONS
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 
 TABLES = {
@@ -33,6 +37,8 @@ TABLES = {
     "checkpoints",
     "copied",
     "evidence",
+    "measure_evidence",
+    "measurements",
     "migrations",
     "notes",
     "pairs",
@@ -40,6 +46,7 @@ TABLES = {
     "study_cells",
 }
 PATIENCE = 0.2
+ESTIMATED = {"epsilon": 0.1, "threshold": 1 / 3}
 
 
 @pytest.fixture
@@ -288,9 +295,9 @@ def test_the_evidence_gives_the_ratio_again_and_that_of_other_thresholds(store: 
     )
     assert (first["ratio"], first["counted"], first["half"]) == (0.25, 0.25, pytest.approx(0.25 + 7 / 20))
     assert (second["ratio"], second["counted"], second["half"]) == (0.5, 0.5, 0.75)
-    assert [row["ratio"] for row in store.curve_points("tiny", 1 / 3)] == [0.25, 0.5]
-    assert [row["ratio"] for row in store.curve_points("tiny", 0.5)] == [first["half"], 0.75]
-    assert [row["ratio"] for row in store.curve_points("tiny", 0.05)] == [0.0, 0.0]
+    assert [row.ratio for row in store.curve_points("tiny", NEAREST, 1 / 3)] == [0.25, 0.5]
+    assert [row.ratio for row in store.curve_points("tiny", NEAREST, 0.5)] == [first["half"], 0.75]
+    assert [row.ratio for row in store.curve_points("tiny", NEAREST, 0.05)] == [0.0, 0.0]
 
 
 def test_a_distance_at_the_threshold_is_not_memorized(store: Store, tmp_path: Path) -> None:
@@ -299,7 +306,7 @@ def test_a_distance_at_the_threshold_is_not_memorized(store: Store, tmp_path: Pa
     cell = study.cells[0].cell
     point = tiny.checkpoint(cell.cell_id, 15, 0.0, samples=2)
     store.append(dataclasses.replace(point, d1=np.array([50.0, 0.0]), d2=np.array([100.0, 0.0])))
-    assert [row["ratio"] for row in store.curve_points("tiny", 0.5)] == [0.0]
+    assert [row.ratio for row in store.curve_points("tiny", NEAREST, 0.5)] == [0.0]
 
 
 # --- studies, cells, attempts --------------------------------------------------------------------------
@@ -308,41 +315,29 @@ def test_a_distance_at_the_threshold_is_not_memorized(store: Store, tmp_path: Pa
 def test_a_study_registered_again_replaces_its_list_of_cells_and_loses_no_cell(store: Store, tmp_path: Path) -> None:
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", "[0.2, 0.4]").replace("Tiny", "New")))
-    assert [cell["axis_values"]["M.dropout"] for cell in store.cells("tiny")] == [0.2, 0.4]
-    assert [study["title"] for study in store.studies()] == ["New"]
+    assert [cell.axis_values["M.dropout"] for cell in store.cells("tiny")] == [0.2, 0.4]
+    assert [study.title for study in store.studies()] == ["New"]
     assert count(store, "cells") == 3
 
 
 def test_a_study_that_keeps_its_cells_gets_the_new_ones_after_them(store: Store, tmp_path: Path) -> None:
     for dropout in ("[0.0, 0.2]", "[0.2, 0.4]", "[0.4]"):
         study = tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", dropout))
-        cells = [(entry.cell, entry.curve, entry.name, dict(entry.axis_values)) for entry in study.cells]
-        store.register(
-            "tiny",
-            title="",
-            figure="",
-            path="",
-            axes=[],
-            estimation={"epsilon": 0.1, "threshold": 1 / 3},
-            cells=cells,
-            keep=True,
-        )
-    assert [cell["axis_values"]["M.dropout"] for cell in store.cells("tiny")] == [0.0, 0.2, 0.4]
+        store.register(Listing("tiny", "", "", ESTIMATED), study.cells, keep=True)
+    assert [cell.axis_values["M.dropout"] for cell in store.cells("tiny")] == [0.0, 0.2, 0.4]
 
 
 def test_a_cell_of_two_studies_is_one_cell(store: Store, tmp_path: Path) -> None:
     for name in ("one", "two"):
         tiny.register(store, tiny.load(tmp_path, tiny.TEXT, name))
     assert count(store, "cells") == 2
-    assert [study["study"] for study in store.studies()] == ["two", "one"]
+    assert [study.study for study in store.studies()] == ["two", "one"]
     tiny.measure(store, tiny.load(tmp_path, tiny.TEXT).cells[0].cell, [0, 0, 0])
     assert len(store.finished_cells()) == 1
 
 
 def test_a_study_of_no_cell_can_be_registered(store: Store) -> None:
-    store.register(
-        "none", title="", figure="", path="", axes=[], estimation={"epsilon": 0.1, "threshold": 1 / 3}, cells=[]
-    )
+    store.register(Listing("none", "", "", ESTIMATED), [])
     assert store.cells("none") == []
 
 
@@ -350,19 +345,21 @@ def test_cells_come_with_how_far_they_are_and_their_latest_attempt(store: Store,
     study = tiny.load(tmp_path, tiny.TEXT)
     tiny.register(store, study)
     first = study.cells[0].cell
-    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), "failed", "first reason")
-    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), "interrupted")
+    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), Outcome.FAILED, "first reason")
+    store.end_attempt(store.start_attempt(first.cell_id, tiny.HERE), Outcome.INTERRUPTED)
     tiny.measure(store, first, [0.75, 0.25])
     one, two = store.cells("tiny")
-    assert (one["measured"], one["expected"], one["best"], one["last"], one["epoch"]) == (2, 3, 0.75, 0.25, 24)
-    assert (one["outcome"], one["error"], one["host"], one["versions"]) == (
-        "interrupted",
-        None,
-        "a-host",
-        tiny.HERE.versions,
-    )
-    assert one["configuration"] == first.configuration
-    assert (two["measured"], two["expected"], two["best"], two["outcome"]) == (0, 3, None, None)
+    assert (one.measured, one.expected, one.outcome, one.error) == (2, 3, Outcome.INTERRUPTED, None)
+    assert (one.host, one.pid) == (tiny.HERE.host, tiny.HERE.pid)
+    assert one.configuration == first.configuration
+    assert (two.measured, two.expected, two.outcome, two.started_at) == (0, 3, None, None)
+    (study_row,) = store.studies()
+    (first_measured, second_measured), _ = study_cells(store, study_row)
+    assert (first_measured.best, first_measured.last, first_measured.samples) == (0.75, 0.25, 20)
+    assert (second_measured.best, second_measured.last, second_measured.samples) == (None, None, None)
+    assert [point.epoch for point in store.curve_points("tiny", NEAREST, NEAREST.threshold)] == [12, 24]
+    latest = store.attempts("tiny")[-1]
+    assert (latest.outcome, latest.versions) == (Outcome.INTERRUPTED, tiny.HERE.versions)
 
 
 def test_an_attempt_left_open_counts_as_lost_when_the_next_one_starts(store: Store) -> None:
@@ -390,21 +387,21 @@ def noted(store: Store, folder: Path, *notes: list[str] | None, name: str = "tin
 
 def test_notes_come_with_the_cells_that_have_them_the_most_common_first(store: Store, tmp_path: Path) -> None:
     one, two = noted(store, tmp_path, [CLEAR, LARGE], [LARGE])
-    assert store.notes("tiny") == [{"note": LARGE, "cells": 2}, {"note": CLEAR, "cells": 1}]
+    assert store.notes("tiny") == [Note(LARGE, 2), Note(CLEAR, 1)]
     assert store.cell_notes("tiny") == {one: [LARGE, CLEAR], two: [LARGE]}
 
 
 def test_notes_of_as_many_cells_come_in_the_order_of_their_texts(store: Store, tmp_path: Path) -> None:
     noted(store, tmp_path, ["b", "c"], ["a"])
-    assert [row["note"] for row in store.notes("tiny")] == ["a", "b", "c"]
+    assert [row.note for row in store.notes("tiny")] == ["a", "b", "c"]
 
 
 def test_a_cell_at_two_places_of_a_study_is_counted_once(store: Store, tmp_path: Path) -> None:
     study = tiny.load(tmp_path, tiny.TEXT)
     cell = study.cells[0].cell
-    places = [(cell, curve, curve, {"M.dropout": 0.0}) for curve in ("one", "two")]
-    store.register(**{**study.listing(), "cells": places, "notes": {cell.cell_id: [CLEAR]}})
-    assert store.notes("tiny") == [{"note": CLEAR, "cells": 1}]
+    places = [ListedCell(cell, curve, curve, {"M.dropout": 0.0}) for curve in ("one", "two")]
+    store.register(study, places, notes={cell.cell_id: [CLEAR]})
+    assert store.notes("tiny") == [Note(CLEAR, 1)]
 
 
 def test_notes_replace_those_of_the_cells_that_they_are_given_for_alone(store: Store, tmp_path: Path) -> None:
@@ -426,13 +423,13 @@ def test_the_same_notes_given_again_or_twice_are_there_once(store: Store, tmp_pa
 def test_notes_are_those_of_the_study_s_own_cells(store: Store, tmp_path: Path) -> None:
     noted(store, tmp_path, [CLEAR], [LARGE])
     noted(store, tmp_path, name="other", text=tiny.TEXT.replace("[0.0, 0.2]", "[0.2, 0.4]"))
-    assert store.notes("other") == [{"note": LARGE, "cells": 1}]
+    assert store.notes("other") == [Note(LARGE, 1)]
     assert store.notes("no such study") == []
 
 
 def test_a_note_of_nothing_is_none_and_one_of_any_bytes_can_be_read(store: Store, tmp_path: Path) -> None:
     noted(store, tmp_path, ["", " \n", " a\udcff\x00'b\n"], ["é"])
-    assert {row["note"] for row in store.notes("tiny")} == {"a\\udcff\x00'b", "é"}
+    assert {row.note for row in store.notes("tiny")} == {"a\\udcff\x00'b", "é"}
     assert Store(store.path).studies() != []
 
 
@@ -444,7 +441,7 @@ def test_notes_that_cannot_be_written_leave_the_study_as_it_was(store: Store, tm
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class Cell:
     """As little of a cell as a store keeps."""
 
     cell_id: str
@@ -455,13 +452,13 @@ class Listed:
 @pytest.mark.slow
 def test_notes_on_a_hundred_thousand_cells_take_seconds(store: Store, tmp_path: Path) -> None:
     study = tiny.load(tmp_path, tiny.TEXT)
-    cells = [(Listed(f"{number:016x}"), "", "", {"M.dropout": number}) for number in range(100_000)]
-    store.register(**{**study.listing(), "cells": cells})
-    notes = {cell.cell_id: [f"{i} of {j % 9} images" for i in range(3)] for j, (cell, *_) in enumerate(cells)}
+    cells = [ListedCell(Cell(f"{number:016x}"), "", "", {"M.dropout": number}) for number in range(100_000)]
+    store.register(study, cells)
+    notes = {each.cell.cell_id: [f"{i} of {j % 9} images" for i in range(3)] for j, each in enumerate(cells)}
     started = time.monotonic()
-    store.register(**{**study.listing(), "cells": cells, "notes": notes})
+    store.register(study, cells, notes=notes)
     assert time.monotonic() - started < 60  # a statement a row takes many minutes
-    assert sum(row["cells"] for row in store.notes("tiny")) == 300_000
+    assert sum(row.cells for row in store.notes("tiny")) == 300_000
 
 
 def test_merged_stores_have_the_notes_of_both_in_any_order(tmp_path: Path) -> None:
@@ -509,23 +506,23 @@ def test_levels_of_distance_count_what_every_threshold_counts(store: Store, tmp_
     exact = np.repeat(np.arange(1, 121), 5)  # ratios on the levels themselves, where division rounds either way
     d1 = np.concatenate([generator.uniform(0, 1, 2400) * d2[:2400], exact / 120 * d2[2400:]])
     name = with_distances(store, tmp_path, list(d1), list(d2))
-    rows = store.distance_counts(name)
-    assert {row["epoch"] for row in rows} == {12}
+    rows = store.distance_counts(name, NEAREST)
+    assert {row.epoch for row in rows} == {12}
     for k in range(1, 121):
-        counted = sum(row["images"] for row in rows if row["level"] <= k)
+        counted = sum(row.images for row in rows if row.level <= k)
         assert counted == int((d1 < k / 120 * d2).sum()), k
-    assert sum(row["images"] for row in rows) == 3000
+    assert sum(row.images for row in rows) == 3000
 
 
 def test_images_on_two_equal_training_images_are_beyond_every_level(store: Store, tmp_path: Path) -> None:
     name = with_distances(store, tmp_path, [0.0, 0.0, 5.0], [0.0, 1.0, 5.0])
-    assert [(row["level"], row["images"]) for row in store.distance_counts(name)] == [(1, 1), (121, 2)]
+    assert [(row.level, row.images) for row in store.distance_counts(name, NEAREST)] == [(1, 1), (121, 2)]
 
 
 def test_copies_are_counted_for_each_training_image_at_the_threshold(store: Store, tmp_path: Path) -> None:
     name = with_distances(store, tmp_path, [1, 1, 1, 4, 9], [10.0] * 5)
-    assert [(row["nearest"], row["copies"]) for row in store.copies(name, 1 / 3)] == [(0, 2), (1, 1)]
-    assert [(row["nearest"], row["copies"]) for row in store.copies(name, 0.5)] == [(0, 2), (1, 2)]
+    assert [(row.nearest, row.copies) for row in store.copies(name, NEAREST, 1 / 3)] == [(0, 2), (1, 1)]
+    assert [(row.nearest, row.copies) for row in store.copies(name, NEAREST, 0.5)] == [(0, 2), (1, 2)]
 
 
 def test_attempts_come_with_the_seconds_of_their_checkpoints(store: Store, tmp_path: Path) -> None:
@@ -534,14 +531,14 @@ def test_attempts_come_with_the_seconds_of_their_checkpoints(store: Store, tmp_p
     cell = study.cells[0].cell
     first = store.start_attempt(cell.cell_id, tiny.HERE)
     tiny.measure(store, cell, [0.5, 0.5], attempt=first)
-    store.end_attempt(first, "interrupted")
-    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), "failed", "no reason")
+    store.end_attempt(first, Outcome.INTERRUPTED)
+    store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), Outcome.FAILED, "no reason")
     rows = store.attempts(study.name)
-    assert [(row["position"], row["outcome"], row["measured"]) for row in rows] == [
-        (0, "interrupted", 2),
-        (0, "failed", 0),
+    assert [(row.position, row.outcome, row.measured) for row in rows] == [
+        (0, Outcome.INTERRUPTED, 2),
+        (0, Outcome.FAILED, 0),
     ]
-    assert [(row["train_seconds"], row["score_seconds"]) for row in rows] == [(3.0, 1.0), (0.0, 0.0)]
+    assert [(row.train_seconds, row.score_seconds) for row in rows] == [(3.0, 1.0), (0.0, 0.0)]
 
 
 # --- several processes ---------------------------------------------------------------------------------
@@ -726,12 +723,12 @@ def test_the_order_of_attempts_and_studies_survives_a_clock_that_is_set_back(
     study = tiny.load(tmp_path, tiny.TEXT)
     tiny.register(store, study)
     cell = study.cells[0].cell
-    for outcome in ("failed", "interrupted"):
+    for outcome in (Outcome.FAILED, Outcome.INTERRUPTED):
         store.end_attempt(store.start_attempt(cell.cell_id, tiny.HERE), outcome)
-    assert store.cells(study.name)[0]["outcome"] == "interrupted"
+    assert store.cells(study.name)[0].outcome is Outcome.INTERRUPTED
     assert all(row["ended_at"] >= row["started_at"] for row in store.rows("SELECT * FROM attempts"))
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT, name="second"))
-    assert [row["study"] for row in store.studies()] == ["second", study.name]
+    assert [row.study for row in store.studies()] == ["second", study.name]
 
 
 # --- what is no store, or cannot be used ---------------------------------------------------------------
@@ -929,7 +926,7 @@ def test_a_store_whose_creation_was_cut_short_is_made_anew(tmp_path: Path) -> No
     store = Store(tmp_path / "store.duckdb")
     (tmp_path / "store.duckdb.4194305.new").write_bytes(b"half a header")
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
-    assert [row["study"] for row in store.studies()] == ["tiny"]
+    assert [row.study for row in store.studies()] == ["tiny"]
     assert not (tmp_path / "store.duckdb.4194305.new").exists()
 
 
