@@ -11,7 +11,7 @@ from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estima
 from diffmem.cells import dotted
 from diffmem.errors import StoreError
 from diffmem.measures import MEASURES, Measure
-from diffmem.store import CellProgress, Note, Outcome, Point, State, Store, StoredCell, StoredStudy, state_of
+from diffmem.store import CellProgress, Kind, Note, Outcome, Point, State, Store, StoredCell, StoredStudy, state_of
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,13 @@ def check_measured(store: Store, study: StoredStudy) -> None:
     """Raise StoreError if a study has checkpoints, but none that its measure has scored."""
     found = store.measures_of(study.study)
     if found and study.measure.name not in found:
-        raise StoreError(
-            f"{study.study}: nothing is scored by the measure {study.measure.name}; `diffmem measure {study.study} "
-            f"--measure {study.measure.name}` computes it from trained models that are kept"
-        )
+        name = study.measure.name
+        advice = {
+            Kind.TRAINED: f"`diffmem measure {study.path} --measure {name}` does it, from trained models that are kept",
+            Kind.IMAGES: f"`diffmem score --measure {name}` scores its images again",
+            Kind.MONITOR: f'give its Monitor measures=["{name}"]',
+        }
+        raise StoreError(f"{study.study}: nothing is scored by the measure {name}; {advice[study.kind]}")
 
 
 def known_measure(name: str) -> Measure:
