@@ -1,0 +1,132 @@
+"""Measures computed later, from trained models that are kept: bit for bit what a run would have stored."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from click.testing import CliRunner, Result
+
+from diffmem.cli import main
+from diffmem.errors import RunError
+from diffmem.runs import cell_run
+from diffmem.runs.events import CellEnded
+from diffmem.runs.measuring import Later, NotKept, measure_study
+from diffmem.runs.runner import run_study
+from diffmem.store.store import Store
+from diffmem.study.study import Study
+
+ONE_CELL = tiny.TEXT.replace("M.dropout = [0.0, 0.2]", "M.dropout = [0.0]")
+TABLES = {
+    "evidence": "SELECT * FROM evidence WHERE cell_id = ? ORDER BY ALL",
+    "measure_evidence": "SELECT * FROM measure_evidence WHERE cell_id = ? ORDER BY ALL",
+    "measured": "SELECT * FROM measured WHERE cell_id = ? ORDER BY ALL",
+    "pairs": "SELECT * FROM pairs WHERE cell_id = ? ORDER BY ALL",
+    "copied": "SELECT * FROM copied WHERE cell_id = ? ORDER BY ALL",
+}
+
+
+def trained(path: Path, *overrides: str, text: str = ONE_CELL) -> tuple[Study, Store]:
+    path.mkdir(exist_ok=True)
+    study, store = Study.load(tiny.write(path, text), overrides=overrides), Store(path / "s.duckdb")
+    assert {event.outcome for event in run_study(study, store) if isinstance(event, CellEnded)} == {"finished"}
+    return study, store
+
+
+def rows(store: Store, cell_id: str) -> dict[str, list[dict[str, object]]]:
+    return {table: store.rows(sql, [cell_id]) for table, sql in TABLES.items()}
+
+
+def diffmem(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_measure_added_later_is_the_one_that_a_run_stores_bit_by_bit(tmp_path: Path) -> None:
+    study, store = trained(tmp_path / "later", "score.keep='all'")
+    asked, other = trained(tmp_path / "asked", "score.keep='all'", "score.measures=['calibrated']")
+    assert [entry.cell.cell_id for entry in asked.cells] == [entry.cell.cell_id for entry in study.cells]
+    (entry,) = study.cells
+    found = list(measure_study(study, store, measures=["calibrated"]))
+    assert [(each.epoch, each.new, each.note) for each in found] == [(epoch, True, "") for epoch in tiny.EPOCHS]
+    expected = rows(other, entry.cell.cell_id)
+    assert len(expected["measure_evidence"]) == 3 * 20
+    assert rows(store, entry.cell.cell_id) == expected
+
+
+def test_a_measure_that_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, store = trained(tmp_path, "score.measures=['calibrated']")
+    monkeypatch.setattr("diffmem.runs.measuring.images_of", None)
+    (found,) = measure_study(study, store, measures=["calibrated"])
+    assert (found.epoch, found.n, found.new) == (30, 20, False)
+
+
+@pytest.mark.parametrize("key", ["samples", "steps"])
+def test_more_images_or_noise_levels_are_those_of_a_run_with_that_scoring(tmp_path: Path, key: str) -> None:
+    value = {"samples": 32, "steps": 4}[key]
+    text = ONE_CELL.replace("[M]\n", '[M]\ncondition = "true"\n')
+    study, store = trained(tmp_path / "later", text=text)
+    asked, other = trained(tmp_path / "asked", f"score.{key}={value}", "score.every=30", text=text)
+    measures = ["calibrated"]
+    found = list(measure_study(study, store, measures=measures, **{key: value}))
+    (cell,) = [entry.cell for entry in asked.cells]
+    assert [(each.cell_id, each.measure) for each in found] == [(cell.cell_id, "nearest"), (cell.cell_id, "calibrated")]
+    list(measure_study(asked, other, measures=measures))
+    assert rows(store, cell.cell_id) == rows(other, cell.cell_id)
+    listed = store.cells("tiny")
+    assert [(each.curve, each.finished) for each in listed] == [("M.dropout = 0.0", True)] + [
+        (f"M.dropout = 0.0, score.{key} = {value}", True)
+    ]
+    again = list(measure_study(study, store, measures=measures, **{key: value}))
+    assert [each.new for each in again] == [False, False]
+
+
+def test_a_scoring_that_ends_by_itself_cannot_be_given_a_number_of_images(tmp_path: Path) -> None:
+    study, store = trained(tmp_path, "score.precision=0.2")
+    with pytest.raises(RunError) as refused:
+        list(measure_study(study, store, samples=40))
+    assert str(refused.value) == (
+        "score.precision ends generating by itself; --samples and --steps are for studies without it"
+    )
+
+
+def test_cells_whose_model_is_not_kept_are_counted(tmp_path: Path) -> None:
+    study, store = trained(tmp_path, text=tiny.TEXT)
+    gone, there = (entry.cell.cell_id for entry in study.cells)
+    store.weights_path(gone, 30).unlink()
+    assert [type(each) for each in measure_study(study, store, measures=["calibrated"])] == [NotKept, Later]
+    assert [type(each) for each in measure_study(study, store, samples=30)] == [NotKept, Later]
+    said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--measure", "calibrated")
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert "1 of 2 cells have no trained model that is kept (score.keep), so nothing of them is measured" in said.stdout
+    data = json.loads(
+        diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json").stdout
+    )
+    assert [each["cell_id"] for each in data["not_kept"]] == [gone]
+    assert [each["name"] for each in data["measured"]] == ["M.dropout = 0.2, score.samples = 30"]
+    assert there not in {each["cell_id"] for each in data["measured"]}
+
+
+def test_images_that_are_not_those_that_were_scored_are_counted_with_the_reason(tmp_path: Path) -> None:
+    study, store = trained(tmp_path)
+    with store.writing() as connection:
+        connection.execute("UPDATE evidence SET d2 = d2 * 1.0000001 WHERE sample < 3")
+    (found,) = measure_study(study, store, measures=["calibrated"])
+    threads = "cpu (1 thread)" if cell_run.torch.get_num_threads() == 1 else found.note.rpartition(" on ")[2]
+    assert found.note == (f"3 of 20 images differ from those scored, which were made on {threads}, these on {threads}")
+
+
+def test_a_measurement_asks_for_something_to_measure(tmp_path: Path) -> None:
+    refused = diffmem("measure", tiny.write(tmp_path, ONE_CELL), "--store", tmp_path / "s.duckdb")
+    assert refused.exit_code == 2
+    assert "say what to measure: --measure, --samples or --steps" in refused.stderr
+
+
+def test_a_run_names_the_checkpoints_that_a_measure_lacks(tmp_path: Path) -> None:
+    _, store = trained(tmp_path)
+    path = tmp_path / "tiny.toml"
+    said = diffmem("run", path, "--store", store.path, "--processes", 1, "--set", "score.measures=['calibrated']")
+    assert said.exit_code == 0, said.stderr
+    assert said.stdout.splitlines()[-1] == (
+        f"3 checkpoints measured before without calibrated; `diffmem measure {path} --measure calibrated` adds it where "
+        "the trained model is kept"
+    )
