@@ -1,6 +1,7 @@
 """Training sets: real images as uint8 arrays, in seeded, nested, class-balanced draws, with their labels."""
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -43,21 +44,36 @@ def load_source(
     """
     if labels is not None and dataset in DATASETS:
         raise DataError(f"{dataset}: has its own classes; P.labels names a column of a Parquet file")
-    if dataset == SHIPPED:
-        source = _digits(resolution)
-        if not enlarge:
-            check_enlarged(source, dataset)
-        return source
-    if dataset == "cifar10":
-        files = _downloaded("uoft-cs/cifar10", ["plain_text/train-00000-of-00001.parquet"])
-        return read_images(files, resolution=resolution, enlarge=enlarge)
-    if dataset == "imagenet-dogs":
-        files = _downloaded("ILSVRC/imagenet-1k", [f"data/train-{i:05d}-of-00294.parquet" for i in range(294)])
-        return read_images(files, resolution=resolution or 32, only=IMAGENET_DOGS)
+    if dataset in READERS:
+        return READERS[dataset](resolution, enlarge)
     try:
         return read_images(dataset, resolution=resolution, labels=labels, enlarge=enlarge)
     except NoSuchData as error:
         raise NoSuchData(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
+
+
+def _shipped(resolution: int | Size | None, enlarge: bool) -> Source:
+    source = _digits(resolution)
+    if not enlarge:
+        check_enlarged(source, SHIPPED)
+    return source
+
+
+def _cifar10(resolution: int | Size | None, enlarge: bool) -> Source:
+    files = _downloaded("uoft-cs/cifar10", ["plain_text/train-00000-of-00001.parquet"])
+    return read_images(files, resolution=resolution, enlarge=enlarge)
+
+
+def _imagenet_dogs(resolution: int | Size | None, _enlarge: bool) -> Source:
+    files = _downloaded("ILSVRC/imagenet-1k", [f"data/train-{i:05d}-of-00294.parquet" for i in range(294)])
+    return read_images(files, resolution=resolution or 32, only=IMAGENET_DOGS)
+
+
+Reader = Callable[[int | Size | None, bool], Source]
+"""From the size that images are wanted in, and whether they may be enlarged to it."""
+
+READERS: dict[str, Reader] = {SHIPPED: _shipped, "cifar10": _cifar10, "imagenet-dogs": _imagenet_dogs}
+"""How the images of each dataset with a name are read; cells/datasets.py has what settings are checked against."""
 
 
 @lru_cache(maxsize=4)
