@@ -12,7 +12,7 @@ from diffmem.analysis.emm import Estimate, bands, emm_interval, estimate_emm, ne
 from diffmem.cells.settings import Estimation
 from diffmem.runs.search import _around_crossing, enough
 
-deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 SIZES = [1000, 2000, 4000, 8000]
 
 

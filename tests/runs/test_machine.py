@@ -22,10 +22,11 @@ THREE_CELLS = tiny.TEXT.replace("[0.0, 0.2]", "[0.0, 0.1, 0.2]")
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    path = tiny.write(folder, THREE_CELLS)
-    assert tiny.here("run", path, "--store", folder / "s.duckdb").returncode == 0
-    return tiny.results(Store(folder / "s.duckdb"))
+    def make(folder: Path) -> None:
+        path = tiny.write(folder, THREE_CELLS)
+        assert tiny.here("run", path, "--store", folder / "s.duckdb").returncode == 0
+
+    return tiny.results(Store(tiny.once(tmp_path_factory, "undisturbed", make) / "s.duckdb"))
 
 
 def attempts(store: Store) -> list[tuple[str, str | None]]:

@@ -46,19 +46,22 @@ def run_here(study: Path, store: Path, *more: str) -> subprocess.CompletedProces
     return tiny.here("run", study, "--store", store, *more)
 
 
+def measured_once(study: Path, factory: pytest.TempPathFactory, name: str, *more: str) -> dict[str, list[Row]]:
+    def make(folder: Path) -> None:
+        assert run_here(study, folder / "s.duckdb", *more).returncode == 0
+
+    return tiny.results(Store(tiny.once(factory, name, make) / "s.duckdb"))
+
+
 @pytest.fixture(scope="module")
 def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
     """Return what one process measures."""
-    store = tmp_path_factory.mktemp("alone") / "s.duckdb"
-    assert run_here(study, store).returncode == 0
-    return tiny.results(Store(store))
+    return measured_once(study, tmp_path_factory, "alone")
 
 
 @pytest.fixture(scope="module")
 def alone_longer(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
-    store = tmp_path_factory.mktemp("alone") / "s.duckdb"
-    assert run_here(study, store, *LONGER).returncode == 0
-    return tiny.results(Store(store))
+    return measured_once(study, tmp_path_factory, "alone longer", *LONGER)
 
 
 # --- the same numbers ----------------------------------------------------------------------------------

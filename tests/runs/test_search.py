@@ -42,7 +42,7 @@ ENDS = st.tuples(st.integers(2, 2000), st.integers(2, 50_000)).filter(lambda end
 TOLERANCE = st.floats(0.01, 1.0)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ENDS, TOLERANCE, st.floats(0, 1))
 def test_a_search_brackets_the_crossing_within_the_tolerance_and_the_bound(ends, tolerance, where):
     low, high = ends
@@ -58,7 +58,7 @@ def test_a_search_brackets_the_crossing_within_the_tolerance_and_the_bound(ends,
         assert (below - 1) / above <= 1 + tolerance
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ENDS, TOLERANCE, st.floats(0, 1))
 def test_a_search_never_takes_more_trainings_than_promised(ends, tolerance, where):
     low, high = ends
