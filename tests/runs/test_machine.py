@@ -123,7 +123,7 @@ def test_a_cell_that_needs_more_memory_is_left_and_the_others_go_on(tmp_path: Pa
         ("interrupted", store.cells("tiny")[0]["error"]),
         ("finished", None),
     ]
-    again = tiny.here("run", tmp_path / "tiny.toml", "--store", store.path)
+    again = tiny.diffmem("run", tmp_path / "tiny.toml", "--store", store.path)
     assert again.returncode == 0, again.stderr
     assert [cell["outcome"] for cell in store.cells("tiny")] == ["finished", "finished"]
 
