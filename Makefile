@@ -20,14 +20,14 @@ demo: install
 	@echo "open this page in a browser: $(CURDIR)/store/quickstart.html"
 
 test: install
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 bench: install
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu
 	.venv/bin/python -m benchmarks --compile --compare --growth --output store/bench.json
 
 check: lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow" -x \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow" -x \
 		$$(.venv/bin/python tests/changed.py)
 
 lint: install

@@ -22,6 +22,8 @@ def _small(monkeypatch):
     monkeypatch.setattr(speed, "GENERATED", 20)
     monkeypatch.setattr(speed, "TRAINING_IMAGES", 200)
     monkeypatch.setattr(growth, "CELLS", (40, 80))
+    fewer = growth.STUDY.replace("[4, 8, 16, 32, 64]", "[4, 8]").replace("T.epochs = 20", "T.epochs = 5")
+    monkeypatch.setattr(growth, "STUDY", fewer)
 
 
 def test_every_figure_has_a_value_and_stands_beside_the_peak_of_the_same_run():

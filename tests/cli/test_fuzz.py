@@ -428,7 +428,7 @@ def check(*command: str) -> Result:
     return result
 
 
-STUDIES, COMMANDS = 1000, 500
+STUDIES, COMMANDS = 400, 250
 
 
 @pytest.mark.usefixtures("_bounded")
@@ -476,7 +476,7 @@ def test_an_odd_query_is_answered_or_refused_in_a_line(form, folder):
 
 # --- hostile images ------------------------------------------------------------------------------------
 
-FILES = 200
+FILES = 100
 FORMATS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
 COLUMNS = [
     "image",

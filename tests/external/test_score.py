@@ -242,23 +242,23 @@ from diffmem.external import score_images
 from diffmem.store import Store
 
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-limit = int(status["VmData"].split()[0]) * 1024 + 500 * 10**6
+limit = int(status["VmData"].split()[0]) * 1024 + 250 * 10**6
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print(score_images("samples.npz", "training.npz", Store(Path("s.duckdb"))).memorized)
 """
-"""A score with 500 MB of memory more than Python has with diffmem; maps of files do not count."""
+"""A score with 250 MB of memory more than Python has with diffmem; maps of files do not count."""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not limit memory like this")
 def test_a_training_set_that_is_larger_than_memory_is_scored() -> None:
-    count = 101_000  # of 64x64, which are 1.2 GB; near duplicates are not looked for among so many
+    count = 101_000  # of 40x40, which are 480 MB; near duplicates are not looked for among so many
     generator = np.random.default_rng(0)
     with zipfile.ZipFile("training.npz", "w") as archive, archive.open("images.npy", "w") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 64, 64, 3)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, 40, 40, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         for _ in range(count // 1000):
-            images = generator.integers(256, size=(1000, 64, 64, 3), dtype=np.uint8)
+            images = generator.integers(256, size=(1000, 40, 40, 3), dtype=np.uint8)
             file.write(images.data)
     np.savez("samples.npz", images=np.concatenate([images[-3:], 255 - images[-3:]]))
     for kept in (False, True):  # decoded, and from the cache

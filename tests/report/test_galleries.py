@@ -14,6 +14,7 @@ from reading import PAIRS, STUDY, Page, fill, images, rendered
 
 from diffmem.measures.comparison import png
 from diffmem.store.store import Store
+from diffmem.study.study import Study
 
 
 @pytest.fixture
@@ -91,6 +92,20 @@ def test_pictures_of_an_earlier_checkpoint_are_not_shown_as_the_last_one_s(store
     assert images(rendered(store)) == []
 
 
+def measure_the_others(store: Store, study: Study) -> None:
+    """Give each cell what was measured of the first one, in a hundredth of the time that it would take to append it."""
+    first, *others = [entry.cell.cell_id for entry in study.cells]
+    with store.writing() as connection:
+        for table in ("checkpoints", "evidence", "pairs", "copied"):
+            connection.execute(
+                f"""
+                INSERT INTO {table} BY NAME SELECT {table}.* REPLACE (other AS cell_id)
+                FROM {table}, unnest(?::VARCHAR[]) others(other) WHERE cell_id = ?
+                """,
+                [others, first],
+            )
+
+
 def measure_in_between(store: Store, epochs: int) -> None:
     """Give each cell a checkpoint at every epoch before `epochs`, with ratios of many digits."""
     with store.writing() as connection:
@@ -113,8 +128,8 @@ def test_galleries_of_many_cells_show_as_many_pairs_as_there_is_room_for(
     text = tiny.TEXT.replace("epochs = 30", "epochs = 81").replace("every = 12", "every = 27")
     study = tiny.load(store.path.parent, text + f"[[axes]]\nP.size = {list(range(8, 33))}\n")
     tiny.register(store, study)
-    for entry in study.cells:
-        tiny.measure(store, entry.cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
+    tiny.measure(store, study.cells[0].cell, [0.2, 0.5, 0.6], samples=1000, pairs=pairs)
+    measure_the_others(store, study)
     measure_in_between(store, epochs)
     page = rendered(store)
     assert len(study.cells) == 50

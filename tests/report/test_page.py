@@ -337,7 +337,7 @@ def test_a_study_of_which_nothing_is_measured_makes_a_page_that_says_so(store: S
 
 
 def test_the_command_writes_the_page_of_all_studies_beside_the_store(filled: Store) -> None:
-    result = tiny.diffmem("report", "--store", filled.path)
+    result = tiny.here("report", "--store", filled.path)
     assert (result.returncode, result.stderr) == (0, "")
     path = filled.path.parent / "report.html"
     assert result.stdout == f"report: {path}\n"

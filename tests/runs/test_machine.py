@@ -22,10 +22,11 @@ THREE_CELLS = tiny.TEXT.replace("[0.0, 0.2]", "[0.0, 0.1, 0.2]")
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    path = tiny.write(folder, THREE_CELLS)
-    assert tiny.diffmem("run", path, "--store", folder / "s.duckdb").returncode == 0
-    return tiny.results(Store(folder / "s.duckdb"))
+    def make(folder: Path) -> None:
+        path = tiny.write(folder, THREE_CELLS)
+        assert tiny.here("run", path, "--store", folder / "s.duckdb").returncode == 0
+
+    return tiny.results(Store(tiny.once(tmp_path_factory, "undisturbed", make) / "s.duckdb"))
 
 
 def attempts(store: Store) -> list[tuple[str, str | None]]:
@@ -59,7 +60,8 @@ def test_a_full_disk_for_training_states_ends_the_run_and_with_room_the_same_com
     assert ".tmp" not in full.stdout
     assert {outcome for outcome, _ in attempts(store)} == {"interrupted"}
     assert all("free some space" in error for _, error in attempts(store) if error)
-    again = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False, timeout=300)
+    way = tiny.here if split == "alone" else tiny.diffmem
+    again = way("run", path, "--store", store.path, *many)
     assert again.returncode == 0, again.stderr
     found = tiny.results(store)
     tiny.check_close(found, expected) if split == "batch" else tiny.check_equal(found, expected)
@@ -116,7 +118,7 @@ def test_a_cell_that_needs_more_memory_is_left_and_the_others_go_on(tmp_path: Pa
     check_that_the_big_cell_waits(store, result)
     assert "is not finished: out of memory" in result.stdout
     assert "Traceback" not in result.stderr
-    shown = json.loads(tiny.diffmem("status", "tiny", "--store", store.path, "--json").stdout)
+    shown = json.loads(tiny.here("status", "tiny", "--store", store.path, "--json").stdout)
     assert [(row["state"], row["error"]) for row in shown] == [
         ("interrupted", store.cells("tiny")[0].error),
         ("finished", None),

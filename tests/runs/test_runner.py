@@ -49,7 +49,7 @@ class Run(NamedTuple):
     result: subprocess.CompletedProcess[str]
 
     def again(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return tiny.diffmem("run", self.study, "--store", self.store.path, *more)
+        return tiny.here("run", self.study, "--store", self.store.path, *more)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,14 +61,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_command(folder: Path, *more: str, text: str = tiny.TEXT, **environment: str) -> Run:
+def run_command(
+    folder: Path,
+    *more: str,
+    text: str = tiny.TEXT,
+    way: Callable[..., subprocess.CompletedProcess[str]] = tiny.here,
+) -> Run:
     study, store = tiny.write(folder, text), Store(folder / "store" / "tiny.duckdb")
-    return Run(study, store, tiny.diffmem("run", study, "--store", store.path, *more, **environment))
+    return Run(study, store, way("run", study, "--store", store.path, *more))
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = run_command(tmp_path_factory.mktemp("reference"))
+    run = run_command(tmp_path_factory.mktemp("reference"), way=tiny.diffmem)
     assert run.result.returncode == 0, run.result.stderr
     return run
 
@@ -521,7 +526,7 @@ def test_a_command_killed_again_and_again_goes_on_with_the_same_numbers(
             time.sleep(delay)
             process.kill()
             process.communicate()
-    last = tiny.diffmem("run", path, "--store", store.path)
+    last = tiny.here("run", path, "--store", store.path)
     assert (last.returncode, last.stderr) == (0, "")
     tiny.check_equal(tiny.results(store), expected)
     assert files(store) == CLEAN
@@ -717,10 +722,10 @@ def test_a_cell_whose_loss_is_nan_fails_and_the_others_go_on(half_failed: Run) -
 
 @pytest.mark.slow
 def test_status_tells_why_a_cell_failed(half_failed: Run) -> None:
-    status = tiny.diffmem("status", half_failed.study, "--store", half_failed.store.path)
+    status = tiny.here("status", half_failed.study, "--store", half_failed.store.path)
     assert status.returncode == 0
     assert "failed: the training loss is" in status.stdout
-    rows = json.loads(tiny.diffmem("status", half_failed.study, "--store", half_failed.store.path, "--json").stdout)
+    rows = json.loads(tiny.here("status", half_failed.study, "--store", half_failed.store.path, "--json").stdout)
     assert [(row["state"], row["checkpoints"]) for row in rows] == [("failed", "0/3"), ("finished", "3/3")]
     assert rows[0]["error"].startswith("the training loss is")
     assert rows[1]["error"] is None
@@ -732,7 +737,7 @@ def test_a_state_that_cannot_be_written_ends_the_run_and_the_next_one_tries_the_
 ) -> None:
     path = tiny.write(tmp_path)
     # a state of 20 MB, where 10 MB is the most that a file may have
-    wide = ["--set", ONE_CELL, "--set", "M.width = 64"]
+    wide = ["--set", ONE_CELL, "--set", "M.width = 64", "--set", "T.epochs=2"]
     limited = subprocess.run(
         ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh", *tiny.command("run", path, "--store", store.path, *wide)],
         env=tiny.environment(),
@@ -749,9 +754,9 @@ def test_a_state_that_cannot_be_written_ends_the_run_and_the_next_one_tries_the_
     (cell,) = store.cells("tiny")
     assert (cell.outcome, cell.error, cell.measured) == ("interrupted", said, 0)
     assert not [name for name in files(store) if name.endswith((".tmp", ".pt"))]
-    status = tiny.diffmem("status", "tiny", "--store", store.path)
+    status = tiny.here("status", "tiny", "--store", store.path)
     assert f"{cell.cell_id} interrupted: {said}" in status.stdout
-    assert tiny.diffmem("run", path, "--store", store.path, *wide).returncode == 0
+    assert tiny.here("run", path, "--store", store.path, *wide).returncode == 0
     assert outcomes(store) == ["interrupted", "finished"]
 
 

@@ -163,7 +163,7 @@ def test_a_tracker_that_a_user_has_registered_is_known(monkeypatch):
 
 
 def test_tensorboard_has_the_ratio_and_the_loss_of_each_checkpoint(study, tmp_path):
-    result = tiny.diffmem("run", study.path, "--store", tmp_path / "s.duckdb", "--log-with", "tensorboard")
+    result = tiny.here("run", study.path, "--store", tmp_path / "s.duckdb", "--log-with", "tensorboard")
     assert result.returncode == 0, result.stderr
     read = """
 import json, sys

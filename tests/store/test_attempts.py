@@ -92,7 +92,7 @@ def test_a_process_that_has_ended_but_that_nobody_has_waited_for_is_no_running_a
 
 
 def status(store: Store, *more: str) -> str:
-    result = tiny.diffmem("status", *more, "--store", store.path)
+    result = tiny.here("status", *more, "--store", store.path)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
@@ -122,10 +122,10 @@ def test_status_shows_how_attempts_stand_while_another_process_writes_and_does_n
 def test_show_never_calls_an_attempt_running_whose_process_is_gone(store, study):
     start(store, study, ended_process())
     cell_id = study.cells[0].cell.cell_id
-    shown = json.loads(tiny.diffmem("show", cell_id, "--store", store.path, "--json").stdout)
+    shown = json.loads(tiny.here("show", cell_id, "--store", store.path, "--json").stdout)
     assert [attempt["outcome"] for attempt in shown["attempts"]] == ["lost"]
     tiny.measure(store, study.cells[0].cell, [0.5, 0.5, 0.5])
-    shown = json.loads(tiny.diffmem("show", cell_id, "--store", store.path, "--json").stdout)
+    shown = json.loads(tiny.here("show", cell_id, "--store", store.path, "--json").stdout)
     assert [attempt["outcome"] for attempt in shown["attempts"]] == ["finished"]
 
 
@@ -149,7 +149,7 @@ def test_the_next_run_records_how_attempts_ended_also_at_cells_that_it_does_not_
     tiny.measure(store, study.cells[0].cell, [0.5, 0.5, 0.5])
     second = study.cells[1].cell
     store.start_attempt(second.cell_id, dataclasses.replace(tiny.HERE, host=socket.gethostname(), pid=ended_process()))
-    result = tiny.diffmem("run", tmp_path / "tiny.toml", "--store", store.path, "--set", "M.dropout=0.0")
+    result = tiny.here("run", tmp_path / "tiny.toml", "--store", store.path, "--set", "M.dropout=0.0")
     assert result.returncode == 0, result.stderr
     assert recorded(store) == [("finished", None), *LOST]
 
