@@ -115,6 +115,20 @@ def started(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[st
             process.kill()
 
 
+@contextmanager
+def forbidden(path: Path) -> Iterator[None]:
+    """Let nobody read or write a file or a folder in the block: permissions do not bind root, who becomes nobody."""
+    mode, user = path.stat().st_mode, os.geteuid()
+    path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        path.chmod(mode)
+
+
 def results(store: Store) -> dict[str, list[Row]]:
     """Return every number that a run measures, without times and attempts."""
     return {
