@@ -393,17 +393,17 @@ def test_a_query_reads_files_where_it_is_let_and_still_writes_none(folder: Path)
 @pytest.mark.parametrize(
     ("sql", "sentence"),
     [
-        ("FROM read_text('secret.txt')", "it opens files; --files lets it read them, but never write any"),
-        ("FROM 'secret.txt'", "no table secret.txt; if it is a file, --files lets the query read it"),
+        ("FROM read_text('secret.txt')", "the query: it opens files; --files lets it read them, but never write any"),
+        ("FROM 'secret.txt'", "the query: no table secret.txt; if it is a file, --files lets the query read it"),
         (
             "COPY (PIVOT results ON epoch USING max(ratio)) TO 'out/pwned.csv'",
-            "only a SELECT is run, for a query changes nothing; this is several statements",
+            "the query: only a SELECT is run, for a query changes nothing; this is several statements",
         ),
     ],
 )
 def test_a_query_that_names_files_is_refused_in_these_words(sql: str, sentence: str) -> None:
     result = run("query", sql)
-    assert (result.exit_code, result.stderr) == (2, f"the query: {sentence}\n")
+    assert (result.exit_code, result.stderr) == (2, f"{sentence}\n")
 
 
 def test_a_query_ends_at_its_limits_with_a_sentence() -> None:
