@@ -395,7 +395,7 @@ def test_a_process_that_loses_the_other_says_so(study, tmp_path):
         "P.size = 8: another process of the run has ended (REASON); what was saved is kept, run the same "
         "command again\n",
     )
-    ((row),) = Store(store).rows("SELECT outcome, error FROM attempts")
+    (row,) = Store(store).rows("SELECT outcome, error FROM attempts")
     assert row["outcome"] == "lost"
     assert re.fullmatch(r"another process of the run has ended \(.+\)", row["error"])
 
