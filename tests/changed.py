@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALWAYS = {"tests/cells", "tests/networks", "tests/measures"}
+ALWAYS = {"tests/cells", "tests/networks", "tests/measures", "tests/test_every_message.py"}
 ALONE = {"diffmem/randomness.py": "tests/test_randomness.py", "diffmem/atomic.py": "tests/test_atomic.py"}
 """The tests of modules that are in no room."""
 

@@ -157,6 +157,20 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
     return folder
 
 
+@contextmanager
+def forbidden(path: Path) -> Iterator[None]:
+    """Let nobody read or write a file or a folder in the block: permissions do not bind root, who becomes nobody."""
+    mode, user = path.stat().st_mode, os.geteuid()
+    path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        path.chmod(mode)
+
+
 def results(store: Store) -> dict[str, list[Row]]:
     """Return every number that a run measures, without times and attempts."""
     return {

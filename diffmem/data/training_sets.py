@@ -106,8 +106,8 @@ def _downloaded(repository: str, files: list[str]) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         others = f" and the {len(files) - 1} files like it" if len(files) > 1 else ""
         raise DataError(
-            f"the dataset {repository} cannot be fetched ({reason}); download {files[0]}{others} from it by hand and "
-            'name them in the study: P.dataset = "FOLDER/*.parquet"'
+            f"the dataset {repository} cannot be fetched ({reason}); download {files[0]}{others} by hand, then set "
+            'P.dataset = "FOLDER/*.parquet" in the study'
         ) from error
     return str(paths[0]) if len(paths) == 1 else str(paths[0].parent / "train-*.parquet")
 

@@ -32,7 +32,7 @@ def is_compiled(cell: Cell, device: torch.device, choice: Compile) -> bool:
         return False
     reason = _why_not(device.type)
     if reason and choice == "on":
-        raise RunError(f"networks cannot be compiled here ({reason}); leave --compile out, or install what is missing")
+        raise RunError(f"networks cannot be compiled here ({reason}); leave out --compile, or install what is missing")
     return not reason
 
 

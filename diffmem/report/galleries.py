@@ -92,7 +92,7 @@ def _reduced(png: bytes) -> bytes:
         return reduced(png, PICTURE_SIDE) if png else png
     except UNREADABLE as error:
         raise StoreError(
-            "a picture of the store is no PNG that can be decoded; `diffmem store check` says of which cell"
+            "a picture in the store is not a PNG that can be read; `diffmem store check` names its cell"
         ) from error
 
 

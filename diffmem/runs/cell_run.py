@@ -121,7 +121,7 @@ def _attempted(run: "CellRun", attempt: "Attempt", missing: set[int]) -> Iterato
         attempt.end(Outcome.FAILED, reason)
         yield CellEnded(entry, Ended.FAILED, reason)
         if group.count > 1 and not isinstance(error, DiffmemError):
-            raise RunError(f"{name} failed in one process of {group.count}, which ends the run: {reason}") from error
+            raise RunError(f"{name}: one of {group.count} processes failed, so the run ends: {reason}") from error
         return
     if group.leads and run.outcome is Outcome.FINISHED:
         remove_state(run.state_path)
@@ -138,7 +138,8 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
             give_back_memory(error)  # before the store needs some to record how the attempt ended
             if group.count > 1 and not isinstance(error, OutOfMemory):
                 raise MachineError(
-                    f"{name}: out of memory in one process of {group.count}, which ends the run"
+                    f"{name}: one of {group.count} processes ran out of memory, so the run ends; start fewer on one "
+                    "machine, or lower T.batch_size or M.width"
                 ) from error
             raise OutOfMemory from error
         if isinstance(error, OSError):
@@ -236,8 +237,11 @@ class CellRun:
         """Return the saved training state, or a fresh one and why where the saved one is of no use."""
         with self.group.memory():
             state, note = self._saved_state(missing)
-        if self.group.first([state.step]) != [state.step]:
-            raise RunError(f"{self.state_path.parent}: the processes see different training states; share the folder")
+        if self.group.any(self.group.first([state.step]) != [state.step]):  # the leading process sees its own
+            raise MachineError(
+                f"{self.state_path.parent}: the processes see different training states; put the store into a folder "
+                "that all of them share"
+            )
         return state, note
 
     def _saved_state(self, missing: set[int]) -> tuple[TrainingState, str]:
@@ -255,7 +259,7 @@ class CellRun:
         except (RunError, KeyError, ValueError, RuntimeError) as error:
             if ran_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0]
+            reason = error if isinstance(error, RunError) else f"{self.state_path}: does not fit the network"
             return TrainingState(self._fresh_denoiser(), self.cell.T), f"{reason}: training from the start"
         return state, ""
 
@@ -307,7 +311,9 @@ class CellRun:
             except Exception as error:  # noqa: BLE001 - raised once the others know
                 failed = error
         if self.group.any(failed is not None):
-            raise failed or MachineError(f"{self.state_path.parent}: another process cannot save the training state")
+            raise failed or MachineError(
+                f"{self.state_path.parent}: another process cannot save the training state; its own message says why"
+            )
 
     def _checked(self, loss: Tensor, state: TrainingState) -> float:
         value = loss.item()

@@ -126,7 +126,9 @@ def keep_weights(
         except MachineError as error:
             failed = error
     if group.any(failed is not None):
-        raise failed or MachineError(f"{store.weights}: another process cannot keep the trained model")
+        raise failed or MachineError(
+            f"{store.weights}: another process cannot keep the trained model; its own message says why"
+        )
     return kept
 
 

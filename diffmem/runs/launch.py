@@ -76,11 +76,9 @@ def join() -> Group:
     try:
         state = PartialState(cpu=cpu, timeout=LONGEST_WAIT) if launched() else PartialState(cpu=cpu)
     except (ValueError, RuntimeError) as error:
-        raise RunError(f"the processes do not find each other: {str(error).splitlines()[0]}; {HOW}") from error
+        raise RunError(f"the processes cannot find each other: {str(error).splitlines()[0]}; {HOW}") from error
     if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise RunError(
-            f"started as one of {os.environ['WORLD_SIZE']} processes, but Accelerate takes each for the only one; {HOW}"
-        )
+        raise RunError(f"started as one of {os.environ['WORLD_SIZE']} processes, but Accelerate sees no other; {HOW}")
     return Group(state.process_index, state.num_processes, state.device)
 
 

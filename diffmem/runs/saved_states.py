@@ -73,7 +73,7 @@ def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise RunError(f"{path}: damaged")
     if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
-        raise RunError(f"{path}: written by another diffmem")
+        raise RunError(f"{path}: written by another diffmem, or of another cell")
     return dict(state)
 
 

@@ -364,8 +364,8 @@ class Database:
 
     def _gone(self) -> str:
         return (
-            f"{self.path}: the store is gone (was it moved, or its disk taken away?); once it is back, the same "
-            "command goes on from what was saved last"
+            f"{self.path}: the store is gone (was it moved, or its disk removed?); once it is back, run the same "
+            "command to resume"
         )
 
 

@@ -21,7 +21,7 @@ def is_there(path: Path) -> bool:
         if path.is_symlink():
             target = os.path.realpath(path)
             raise StoreUnavailable(
-                f"{path}: a link to {target}, which is gone (was its disk taken away?); bring it back, or "
+                f"{path}: a link to {target}, which is gone (was its disk removed?); bring it back, or "
                 "remove the link to begin a new store"
             ) from None
         return False

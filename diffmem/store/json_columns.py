@@ -17,7 +17,7 @@ def from_json(text: str | None, place: object) -> Any:
             _check_depth(value)
     except (ValueError, RecursionError) as error:
         raise StoreError(
-            f"{place}: JSON that cannot be read: {(text or '')[:40]!r}; `diffmem store check` lists what is wrong"
+            f"{place}: unreadable JSON: {(text or '')[:40]!r}; `diffmem store check` lists what is wrong"
         ) from error
     return value
 

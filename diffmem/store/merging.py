@@ -125,12 +125,12 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
         if conflicts:
             named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
             more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-            raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge one of the two only")
+            raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge only one of the two")
         before = _checkpoints(connection)
         for statement in MERGE:
             connection.execute(statement)
         if fault := any_broken(connection):
-            raise StoreError(f"{path}: does not merge with {name}: together, {fault}; merge one of the two only")
+            raise StoreError(f"{path}: cannot be merged with {name}: together, {fault}; merge only one of the two")
         return _checkpoints(connection) - before
 
 

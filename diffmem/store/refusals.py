@@ -31,10 +31,14 @@ REFUSALS: list[tuple[tuple[str, ...], type[StoreError], str]] = [
     (
         ("out of memory", "bad_alloc"),
         StoreUnavailable,
-        "needs more memory than there is, or than --memory allows a query",
+        "out of memory; close other programs, or raise --memory if this is a query",
     ),
     (("corrupt", "could not read enough bytes", "checksum"), StoreError, DAMAGED),
-    (("version number",), StoreError, "written by another DuckDB version; install the versions of constraints.txt"),
+    (
+        ("version number",),
+        StoreError,
+        "written by another version of DuckDB; install the one that constraints.txt names",
+    ),
     (
         ("file exists", "is a directory", "no such file or directory", "not a directory", "file name too long"),
         StoreError,

@@ -96,9 +96,7 @@ def select(
     except duckdb.OutOfMemoryException as error:
         raise StoreError(limits.too_large if limits.gigabytes else f"the query: {error}") from error
     except duckdb.PermissionException as error:
-        raise StoreError(
-            "the query: it opens files, which a query may not; `diffmem query --files` lets it read them"
-        ) from error
+        raise StoreError("the query: it opens files; --files lets it read them, but never write any") from error
     except (duckdb.Error, ValueError, OverflowError) as error:
         message = " ".join(str(error).partition("\n\n")[0].split())
         if limits.gigabytes and "bad_alloc" in message:

@@ -103,7 +103,7 @@ def turn(path: Path, wait: Wait, *, write: bool) -> Iterator[None]:
     key = os.path.realpath(path)
     if _mine.readers[key] or key in _mine.writes:
         if write or key in _mine.writes:
-            raise StoreError(f"{path}: open in this thread already; end that `with` block before")
+            raise StoreError(f"{path}: already open in this thread; leave that `with` block first")
         with _counted(key):
             yield
         return

@@ -1,12 +1,11 @@
-"""Every sentence that a user's mistake is answered with, word by word, and that no error is without one.
+"""Every sentence that a user's mistake is answered with, word by word.
 
-What only other hardware, another process or a broken disk causes is caused in other tests; its words are in ELSEWHERE.
+What only other hardware, another process or a broken disk causes is caused in other tests; tests/test_every_message.py
+looks for what none of them asserts.
 """
 # ruff: noqa: E501 - a sentence is easier to find on one line
 
-import ast
 import io
-import itertools
 import os
 import re
 import signal
@@ -446,6 +445,11 @@ CASES = [
         lambda: Path("images").mkdir(),
     ),
     Case(
+        "score --images images --against digits",
+        "images: no images in it, but .npz files; name them as images/*.npz",
+        bytes_of("images/a.npz", b""),
+    ),
+    Case(
         "score --images images --against digts",
         "digts: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
         pictures((8, 8)),
@@ -773,12 +777,12 @@ CASES = [
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge one of the two only",
+        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
         "store merge b.duckdb -o a.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge one of the two only",
+        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
@@ -1053,157 +1057,3 @@ def test_rows_in_the_form_of_a_package_that_is_missing_are_refused_in_these_word
         getattr(store(), method)("FROM cells")
     told = str(caught.value).replace(package, "PACKAGE").replace(what, "WHAT")
     assert told == "WHAT needs PACKAGE, which is not installed: `pip install PACKAGE`, or take `Store.columns`"
-
-
-# --- no error is without its words ---------------------------------------------------------------------
-
-ELSEWHERE = {
-    "test_compiling": [
-        "networks cannot be compiled here (no compiler); leave --compile out, or install what is missing"
-    ],
-    "test_collections": [
-        'the dataset uoft-cs/cifar10 cannot be fetched (no network); download a.parquet from it by hand and name them in the study: P.dataset = "FOLDER/*.parquet"',
-        'the dataset ILSVRC/imagenet-1k cannot be fetched (no network); download a.parquet and the 293 files like it from it by hand and name them in the study: P.dataset = "FOLDER/*.parquet"',
-    ],
-    "test_processes": [
-        "M.dropout = 0.0: another process of the run has ended (connection closed); what was saved is kept, run the same command again",
-        "M.dropout = 0.0 failed in one process of 2, which ends the run: killed",
-        "M.dropout = 0.0: out of memory in one process of 2, which ends the run",
-        "M.dropout = 0.0: file: Permission denied",
-        "states: another process cannot save the training state",
-        "the processes do not find each other: no address; start them with `diffmem run --processes N`",
-        "started as one of 2 processes, but Accelerate takes each for the only one; start them with `diffmem run --processes N`",
-        "M.dropout = 0.0: a batch of 1 images cannot be split over 2 processes; start fewer, or use --split cells",
-        "states: the processes see different training states; share the folder",
-    ],
-    "test_runner": [
-        "states/s.1.pt: damaged",
-        "states/s.1.pt: written by another diffmem",
-        "states/s.1.pt: the training state cannot be read; check its permissions",
-        "states/s.1.pt: the training state cannot be saved (no space left); free some space or check the folder's permissions, then run the same command again",
-    ],
-    "test_store": [
-        "a.duckdb: process 1 holds the store open; close it (a notebook or a DuckDB shell?) and try again",
-        "a.duckdb: another program holds the store open; close it (a notebook or a DuckDB shell?) and try again",
-        "a.duckdb: the store is gone (was it moved, or its disk taken away?); once it is back, the same command goes on from what was saved last",
-        "a.duckdb: the disk is full; free some space and run the same command again, nothing measured is lost",
-        "a.duckdb: cannot be written; check the permissions of the file and its folder, or name another store",
-        "a.duckdb: written by another DuckDB version; install the versions of constraints.txt",
-        "a.duckdb: the store cannot be used: an error that nobody foresaw",
-    ],
-    "test_foreign_stores": [
-        "a.duckdb: DuckDB cannot use a path with ? in it; name another store",
-        "a.duckdb: a link to b.duckdb, which is gone (was its disk taken away?); bring it back, or remove the link to begin a new store",
-        "a.duckdb: tiny: its axes are no lists of keys; `diffmem store check` lists what else is wrong",
-        "a.duckdb: its table pairs is missing; drop or restore it with DuckDB, or name another store",
-        "the query: it opens files, which a query may not; `diffmem query --files` lets it read them",
-        "the query: no table secret.txt; if it is a file, --files lets the query read it",
-        "the query: only a SELECT is run, for a query changes nothing; this is several statements",
-        "a picture of the store is no PNG that can be decoded; `diffmem store check` says of which cell",
-        "a.duckdb: cannot be copied to /tmp/diffmem-x: File too large; free some space, or name another folder with TMPDIR",
-        "a.duckdb: cannot be brought up to date: a.duckdb.schema-1: cannot be written",
-        "b.duckdb: does not merge with a.duckdb: together, tiny: its axes are not lists of keys; merge one of the two only",
-        "a.duckdb: JSON that cannot be read: '{'; `diffmem store check` lists what is wrong",
-        "a.duckdb: open in this thread already; end that `with` block before",
-    ],
-    "test_benchmarks": ["diffmem emm s --store a.duckdb failed: killed"],
-}
-"""Sentences that need another process, a full or broken disk, other hardware or the network, by the tests of their causes."""
-
-
-def messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield the line and the pattern of every message of a module: of errors, of faults and of refused options."""
-    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    for function in functions.values():
-        for node in ast.walk(function):
-            for expression in spoken(node):
-                yield from ((node.lineno, pattern) for pattern in patterns(expression, function, functions))
-
-
-def spoken(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield the expressions that a node tells the user."""
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        name = ast.unparse(node.exc.func)
-        if name not in ("ValueError", "RuntimeError", "StudyError"):  # a programmer's mistake; faults come one by one
-            yield from node.exc.args
-    elif isinstance(node, ast.Call):
-        name = ast.unparse(node.func)
-        place = {"faults.add": 2, "Fault": 1, "self.fail": 0}.get(name)
-        if place is not None:
-            yield node.args[place]
-
-
-def patterns(node: ast.expr, function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> list[str]:
-    """Return the patterns of the texts that an expression can be: what is put in is any text, or what it was set to."""
-
-    def inner(part: ast.expr) -> list[str]:
-        return patterns(part, function, functions)
-
-    match node:
-        case ast.Constant(value=str(text)):
-            return [re.escape(text)]
-        case ast.JoinedStr(values=parts):
-            return ["".join(choice) for choice in itertools.product(*map(inner, parts))]
-        case ast.FormattedValue(value=ast.Call(func=ast.Name())):
-            return [".*"]  # a value that is shown
-        case ast.FormattedValue(value=value):
-            return inner(value)
-        case ast.BinOp(left=left, right=right):
-            return ["".join(choice) for choice in itertools.product(inner(left), inner(right))]
-        case ast.IfExp(body=body, orelse=other):
-            return inner(body) + inner(other)
-        case ast.Name(id=name):
-            values = [
-                pattern
-                for each in ast.walk(function)
-                if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
-                for pattern in ([".*"] if isinstance(each.value, ast.Call) else inner(each.value))
-            ]
-            return values or [".*"]
-        case ast.Call(func=called) if (name := ast.unparse(called).removeprefix("self.")) in functions:
-            returned = [each.value for each in ast.walk(functions[name]) if isinstance(each, ast.Return) and each.value]
-            return [pattern for each in returned for pattern in patterns(each, functions[name], functions)]
-    return [".*"]
-
-
-TESTS = Path(__file__).parents[1]
-
-
-def texts_of_tests() -> str:
-    """Return all texts in the tests, a line each."""
-    nodes = [node for path in TESTS.rglob("test_*.py") for node in ast.walk(ast.parse(path.read_text()))]
-    found = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return "\n".join(text.replace("\n", " ") for text in found)
-
-
-def test_every_message_is_in_a_test():
-    known = texts_of_tests()
-    package = Path(diffmem.__file__).parent
-    missing = [
-        f"{path.relative_to(package.parent)}:{line}: {pattern}"
-        for path in sorted(package.rglob("*.py"))
-        for line, pattern in messages(ast.parse(path.read_text()))
-        if not re.search(pattern, known)
-    ]
-    assert not missing, "\n".join(missing)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        'raise RunError(f"{path}: words that no test has")',
-        'advice = "words that no test has" if path else "not a DuckDB file"; raise kind(f"{path}: {advice}") from error',
-        'faults.add(place, key, f"{path}: words that no test has")',
-        'faults.append(Fault(("P.size",), "words that no test has, " + more))',
-        'self.fail(f"{path}: words that no test has", param, ctx)',
-    ],
-)
-def test_words_that_no_test_has_are_found(statement):
-    found = [pattern for _, pattern in messages(ast.parse(f"def work(path):\n    {statement}\n"))]
-    assert any(re.search(pattern, "a: words that no test has, ") for pattern in found)
-    assert not all(re.search(pattern, texts_of_tests().replace("words that no test has", "")) for pattern in found)
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_is_caused_in_other_tests_is_looked_for_there(name):
-    assert len(list(TESTS.rglob(f"{name}.py"))) == 1

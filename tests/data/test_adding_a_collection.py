@@ -20,4 +20,4 @@ def test_facts_and_a_reader_are_all_that_a_collection_needs(tmp_path: Path, monk
     study = Study.load(tiny.write(tmp_path, tiny.TEXT.replace('"digits"', '"noise"')))
     found = training_set(study.cells[0].cell)
     assert found.images.shape == (8, 1, 8, 8)
-    assert all((IMAGES == image).all(axis=(1, 2, 3)).any() for image in found.images)
+    assert all((image == IMAGES).all(axis=(1, 2, 3)).any() for image in found.images)

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import socket
 import struct
 import zlib
@@ -286,14 +287,30 @@ def test_a_path_that_the_system_refuses_is_an_error_and_no_crash(tmp_path: Path)
     assert "no such file or folder" in refusal(str(tmp_path / ("x" * 300)))
 
 
-def test_a_collection_that_cannot_be_fetched_names_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        (
+            "cifar10",
+            "the dataset uoft-cs/cifar10 cannot be fetched (REASON); download plain_text/train-00000-of-00001.parquet "
+            'by hand, then set P.dataset = "FOLDER/*.parquet" in the study',
+        ),
+        (
+            "imagenet-dogs",
+            "the dataset ILSVRC/imagenet-1k cannot be fetched (REASON); download data/train-00000-of-00294.parquet and "
+            'the 293 files like it by hand, then set P.dataset = "FOLDER/*.parquet" in the study',
+        ),
+    ],
+)
+def test_a_collection_that_cannot_be_fetched_names_what_to_download(
+    monkeypatch: pytest.MonkeyPatch, dataset: str, sentence: str
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "nowhere")
     with pytest.raises(DataError) as caught:
-        load_source("cifar10", None)
-    for words in ("uoft-cs/cifar10", "plain_text/train-00000-of-00001.parquet", "P.dataset = "):
-        assert words in str(caught.value)
+        load_source(dataset, 64)
+    assert re.sub(r"\(An error .*\)", "(REASON)", str(caught.value)) == sentence
 
 
 STUDY = """[P]

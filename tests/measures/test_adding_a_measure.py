@@ -70,5 +70,9 @@ def test_a_member_is_all_that_a_measure_needs(tmp_path: Path) -> None:
     assert {row["measure"] for row in json.loads(printed("export", "emm", "--json"))} == {"nearest", "brightness"}
     assert printed("store", "check") == f"{store.path}: in order\n"
     page = render_page(store, ["tiny"])
-    for said in ("Equally bright share against the number of training images", "difference of means / 255", "this test"):
+    for said in (
+        "Equally bright share against the number of training images",
+        "difference of means / 255",
+        "this test",
+    ):
         assert said in page

@@ -154,6 +154,9 @@ def test_what_a_step_without_memory_held_is_free_before_the_store_is_written() -
 
     with pytest.raises(OutOfMemory) as short, _machine_errors("cell", ALONE):
         step()
+    assert str(short.value) == (
+        "out of memory; lower T.batch_size or M.width, or only score.batch_size if it was while generating"
+    )
     assert isinstance(short.value.__cause__, MemoryError)  # which is what would have kept them
     assert held[0]() is None
 

@@ -3,6 +3,8 @@
 import itertools
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,8 +99,11 @@ def test_fewer_cells_than_processes_are_trained_together(study, tmp_path):
 def test_a_batch_smaller_than_the_processes_is_refused_in_a_sentence(study, tmp_path):
     result = run(study, tmp_path / "s.duckdb", "--processes", "2", "--split", "batch", "--set", "T.batch_size=1")
     assert result.returncode == 1
-    assert "a batch of 1 images cannot be split over 2 processes" in result.stderr
-    assert "Traceback" not in result.stderr
+    sentence = (
+        "M.dropout = 0.0, P.draw = 0: a batch of 1 images cannot be split over 2 processes; start fewer, or use "
+        "--split cells"
+    )
+    assert set(result.stderr.splitlines()) == {sentence}
 
 
 # --- launchers -----------------------------------------------------------------------------------------
@@ -155,9 +160,12 @@ def test_accelerate_launch_starts_it_too(study, alone, tmp_path):
 
 def test_a_process_that_cannot_find_the_others_says_what_to_start(study, tmp_path):
     result = tiny.diffmem("run", study, "--store", tmp_path / "s.duckdb", WORLD_SIZE="2", RANK="0")
-    assert result.returncode == 1
-    assert "diffmem run --processes N" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert (result.returncode, result.stderr) == (
+        1,
+        "the processes cannot find each other: Tried to launch on distributed with multinode, but `MASTER_ADDR` env "
+        "was not set, please try exporting rank 0's hostname as `MASTER_ADDR`; start them with `diffmem run "
+        "--processes N`, or with `torchrun --nproc-per-node N -m diffmem run STUDY`\n",
+    )
     assert not (tmp_path / "s.duckdb").exists()
 
 
@@ -179,8 +187,10 @@ def test_a_process_that_accelerate_takes_for_the_only_one_of_several_is_refused(
     result = subprocess.run(
         [sys.executable, "-c", ALONE_OF_TWO], env=tiny.environment(), capture_output=True, text=True, check=True
     )
-    assert "started as one of 2 processes, but Accelerate takes each for the only one" in result.stdout
-    assert "diffmem run --processes N" in result.stdout
+    assert result.stdout == (
+        "started as one of 2 processes, but Accelerate sees no other; start them with `diffmem run --processes N`, or "
+        "with `torchrun --nproc-per-node N -m diffmem run STUDY`\n"
+    )
 
 
 # --- parts for machines that share nothing -------------------------------------------------------------
@@ -343,6 +353,144 @@ def test_a_process_lost_in_batch_mode_ends_the_run_with_a_reason_and_the_next_ru
     tiny.check_close(tiny.results(Store(store)), alone_longer)
     outcomes = {row["outcome"] for row in Store(store).rows("SELECT outcome FROM attempts")}
     assert outcomes & {"lost", "interrupted"}
+
+
+# --- one of two processes without a launcher, which would end the other one --------------------------------
+
+
+TOGETHER = ("--split", "batch", "--set", "M.dropout=0.2", "--set", "P.draw=0")
+
+
+@contextmanager
+def pair(
+    study: Path, stores: tuple[Path, Path], script: str = "from diffmem.cli import main; main()"
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run two processes that train a cell together, each with its store; the second one by a script."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank, store in enumerate(stores):
+        place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        start = ["-c", script] if rank else ["-m", "diffmem"]
+        command = [sys.executable, *start, "run", str(study), "--store", str(store), *LONGER, *TOGETHER]
+        environment = tiny.environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def last_words(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Return how some processes have ended: their exit codes, and what they said."""
+    said = [process.communicate(timeout=MINUTES)[1] for process in processes]
+    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+
+
+def test_a_process_that_loses_the_other_says_so(study, tmp_path):
+    store = tmp_path / "s.duckdb"
+    with pair(study, (store, store)) as (leading, other):
+        wait_for(leading, "epoch 80")
+        other.kill()
+        ((code, said),) = last_words([leading])
+    assert (code, re.sub(r"\(.*\)", "(REASON)", said)) == (
+        1,
+        "P.size = 8: another process of the run has ended (REASON); what was saved is kept, run the same "
+        "command again\n",
+    )
+    (row,) = Store(store).rows("SELECT outcome, error FROM attempts")
+    assert row["outcome"] == "lost"
+    assert re.fullmatch(r"another process of the run has ended \(.+\)", row["error"])
+
+
+def test_processes_with_a_folder_each_see_different_states_and_say_so(study, tmp_path):
+    stores = (tmp_path / "one" / "s.duckdb", tmp_path / "two" / "s.duckdb")
+    with running(study, stores[0], *TOGETHER) as process:
+        wait_for(process, "epoch 80")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=MINUTES)
+    stores[1].parent.mkdir()
+    shutil.copyfile(*stores)
+    with pair(study, stores) as processes:
+        ended = last_words(processes)
+    assert [(code, said.replace(str(tmp_path), "FOLDER")) for code, said in ended] == [
+        (
+            1,
+            f"FOLDER/{name}/states: the processes see different training states; put the store into a folder that all "
+            "of them share\n",
+        )
+        for name in ("one", "two")
+    ]
+
+
+def test_a_process_that_cannot_save_says_why_and_the_other_one_refers_to_it(study, tmp_path):
+    store = Store(tmp_path / "s.duckdb")
+    with pair(study, (store.path, store.path)) as processes:
+        wait_for(processes[0], "epoch 80")
+        store.states.rename(tmp_path / "away")
+        ended = last_words(processes)
+    (why,) = (re.sub(r"/[^/ ]*\.(pt|tmp)", "/FILE", said).replace(str(store.states), "STATES") for _, said in ended[:1])
+    assert (ended[0][0], why) == (
+        1,
+        "STATES/FILE: the training state cannot be saved ([Errno 2] No such file or directory: 'STATES/FILE'); free "
+        "some space or check the folder's permissions, then run the same command again\n",
+    )
+    assert (ended[1][0], ended[1][1].replace(str(store.states), "STATES")) == (
+        1,
+        "STATES: another process cannot save the training state; its own message says why\n",
+    )
+
+
+def test_a_process_that_cannot_keep_the_model_says_why_and_the_other_one_refers_to_it(study, tmp_path):
+    store = Store(tmp_path / "s.duckdb")
+    store.weights.write_text("a file where the folder should be")
+    with pair(study, (store.path, store.path)) as processes:
+        (one, why), (two, said) = last_words(processes)
+    assert (one, two) == (1, 1)
+    assert ": the trained model cannot be kept (" in why
+    assert said.replace(str(store.weights), "FOLDER") == (
+        "FOLDER: another process cannot keep the trained model; its own message says why\n"
+    )
+
+
+BROKEN = """
+import numpy, torch
+from diffmem.cli import main
+def broken(*_, **__):
+    raise {error}
+{function} = broken
+main()
+"""
+"""The command with a library of which one function fails."""
+
+
+def test_what_nobody_foresaw_in_one_process_ends_all_with_its_traceback(study, tmp_path):
+    store = tmp_path / "s.duckdb"
+    script = BROKEN.format(function="torch.Tensor.backward", error="RuntimeError('an illegal memory access')")
+    with pair(study, (store, store), script) as processes:
+        (_, first), (code, said) = last_words(processes)
+    start, *_, end = said.splitlines()
+    assert code == 1
+    assert start == ("P.size = 8: one of 2 processes failed, so the run ends: Traceback (most recent call last):")
+    assert end == "RuntimeError: an illegal memory access"
+    assert "another process of the run has ended" in first
+
+
+def test_memory_that_one_process_lacks_where_the_others_cannot_know_ends_all(study, tmp_path):
+    store = tmp_path / "s.duckdb"
+    script = BROKEN.format(function="numpy.load", error="MemoryError")
+    with pair(study, (store, store), script) as processes:
+        (_, first), (code, said) = last_words(processes)
+    assert (code, said) == (
+        1,
+        "P.size = 8: one of 2 processes ran out of memory, so the run ends; start fewer on one machine, or lower "
+        "T.batch_size or M.width\n",
+    )
+    assert "another process of the run has ended" in first
 
 
 def still_there(pids: list[int]) -> list[int]:
