@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from diffmem.analysis.curves import Curve, by_each_measure, study_curves
+from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
 from diffmem.store import Store, StoredStudy, write_table
 
@@ -61,4 +61,6 @@ def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:
     """Yield a row of EMM for each curve by each measure that its study has."""
     for stored in store.studies():
         for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
-            yield from (emm_row(found, curve) for curve in study_curves(store, found))
+            with store.snapshot():
+                curves = curves_of(measured_cells(store, found), found.epsilon)  # none where nothing is scored by it
+            yield from (emm_row(found, curve) for curve in curves)

@@ -535,3 +535,89 @@ def test_checkpoints_of_a_draw_in_the_order_of_the_file_are_exported(tmp_path):
     result = CliRunner().invoke(main, ["export", "checkpoints", "--json", "--store", str(store.path)])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)[0]["draw"] == "first"
+
+
+# --- measures ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(store: Store, study: Study) -> Store:
+    """Score the second cell by calibrated l2 too."""
+    for epoch, extracted in zip(tiny.EPOCHS, (0.2, 0.8, 0.6), strict=True):
+        point = tiny.checkpoint(study.cells[1].cell.cell_id, epoch, 0.1)
+        store.append(tiny.calibrated(point, extracted))
+    return store
+
+
+@pytest.mark.usefixtures("measured")
+def test_emm_is_by_the_measure_that_is_asked_for():
+    paper, calibrated = data("emm", "tiny"), data("emm", "tiny", "--measure", "calibrated")
+    assert (paper["measure"], calibrated["measure"]) == ("nearest", "calibrated")
+    assert [curve["ratios"] for curve in paper["curves"]] == [{"8": 1.0}, {"8": 0.1}]
+    assert [curve["ratios"] for curve in calibrated["curves"]] == [{}, {"8": 0.8}]
+    shown = diffmem("emm", "tiny", "--measure", "calibrated").stdout
+    assert shown.startswith("tiny: extracted share (calibrated l2)\n")
+    assert "the largest N with extracted share (calibrated l2) >= 0.9" in " ".join(shown.split())
+
+
+def test_emm_by_a_measure_that_nothing_is_scored_by_names_the_command(study):
+    assert refusal("emm", "tiny", "--measure", "calibrated") == (
+        f"tiny: nothing is scored by the measure calibrated; `diffmem measure {study.path} --measure calibrated` does "
+        "it, from trained models that are kept"
+    )
+
+
+@pytest.mark.usefixtures("measured")
+def test_show_has_what_other_measures_have_found(ids):
+    shown = data("show", ids[1])["measurements"]
+    assert [(row["epoch"], row["measure"], row["value"], row["n"]) for row in shown] == [
+        (12, "calibrated", 0.2, 20),
+        (24, "calibrated", 0.8, 20),
+        (30, "calibrated", 0.6, 20),
+    ]
+    interval = binomtest(16, 20).proportion_ci(method="wilson")
+    assert (shown[1]["low"], shown[1]["high"]) == pytest.approx((interval.low, interval.high), abs=1e-12)
+    assert data("show", ids[0])["measurements"] == []
+    assert "by other measures" in diffmem("show", ids[1]).stdout
+    assert "by other measures" not in diffmem("show", ids[0]).stdout
+
+
+@pytest.mark.usefixtures("measured")
+def test_exports_have_each_measure(ids):
+    rows = [row for row in exported("checkpoints", "csv") if row["cell_id"] == ids[1]]
+    assert [(row["epoch"], row["measure"], float(row["ratio"]), row["memorized"], row["samples"]) for row in rows] == [
+        (epoch, measure, ratio, round(20 * ratio), 20)
+        for epoch, ratios in zip(tiny.EPOCHS, ((0.1, 0.2), (0.1, 0.8), (0.1, 0.6)), strict=True)
+        for measure, ratio in zip(("nearest", "calibrated"), ratios, strict=True)
+    ]
+    emm = [(row["curve"], row["measure"], float(row["threshold"]), int(row["sizes"])) for row in exported("emm", "csv")]
+    assert emm == [
+        ("M.dropout = 0.0", "nearest", 1 / 3, 1),
+        ("M.dropout = 0.2", "nearest", 1 / 3, 1),
+        ("M.dropout = 0.0", "calibrated", 1.0, 0),
+        ("M.dropout = 0.2", "calibrated", 1.0, 1),
+    ]
+    evidence = exported("evidence", "json")
+    of_one = [row for row in evidence if row["cell_id"] == ids[0]]
+    assert {(row["calibrated_distance"], row["calibrated_reference"]) for row in of_one} == {(None, None)}
+    last = [row for row in evidence if row["cell_id"] == ids[1] and row["epoch"] == 30]
+    assert sum(row["calibrated_distance"] < row["calibrated_reference"] for row in last) == 12
+    assert [row["sample"] for row in last] == [*range(20)]
+
+
+def test_the_emm_of_a_study_by_a_measure_that_nothing_is_scored_by_is_exported_as_not_measured(store):
+    other = tiny.load(Path(), tiny.TEXT + '\n[emm]\nmeasure = "calibrated"\n')
+    tiny.register(store, other)
+    rows = [(row["curve"], row["measure"], row["sizes"]) for row in exported("emm", "csv")]
+    assert rows == [
+        ("M.dropout = 0.0", "calibrated", 0),
+        ("M.dropout = 0.2", "calibrated", 0),
+        ("M.dropout = 0.0", "nearest", 1),
+        ("M.dropout = 0.2", "nearest", 0),
+    ]
+
+
+@pytest.mark.usefixtures("measured")
+def test_status_is_by_the_measure_of_the_study(store):
+    tiny.register(store, tiny.load(Path(), tiny.TEXT + '\n[emm]\nmeasure = "calibrated"\n'))
+    assert [(row["best ratio"], row["last ratio"]) for row in data("status", "tiny")] == [(None, None), (0.8, 0.6)]

@@ -145,12 +145,12 @@ def test_the_files_of_a_folder_that_are_copied_most_are_named(samples: Path) -> 
     for number, file in enumerate(sorted(samples.iterdir())):
         shutil.copy(file, training / "ba"[number % 2] / file.name)
     score = score_images(samples, str(training), Store(Path("s.duckdb")))
-    named = {row["file"]: row["copies"] for row in score.most_copied}
+    named = {row.file: row.copies for row in score.most_copied}
     assert len(named) == len(score.most_copied) > 0
     images = load_source(str(training), 8).images
     for row in score.most_copied:
-        with Image.open(row["file"]) as image:
-            assert np.array_equal(np.asarray(image), images[row["nearest"], 0])
+        with Image.open(row.file) as image:
+            assert np.array_equal(np.asarray(image), images[row.nearest, 0])
     printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "training"]).stdout
     assert all(Path(file).name in printed for file in named)
 
@@ -187,7 +187,7 @@ def test_training_images_that_are_there_twice_are_told_for_their_copies_do_not_c
         Image.fromarray(image).save(f"train/{number:02d}.png")
     score = score_images(samples, "train", Store(Path("s.duckdb")))
     assert score.twins == 3
-    assert [row["nearest"] for row in score.most_copied] == [9]
+    assert [row.nearest for row in score.most_copied] == [9]
     result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "train"])
     assert "note: train: of 22 training images 3 are identical with another one" in result.stdout
     assert score_images(samples, "digits", Store(Path("s.duckdb"))).twins == 0

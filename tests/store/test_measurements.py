@@ -115,14 +115,15 @@ def test_curves_by_another_measure_are_asked_for_by_its_name(store: Store) -> No
         study_curves(store, "tiny", measure="calibrate")
 
 
-@pytest.mark.usefixtures("study")
-def test_a_measure_that_nothing_is_scored_by_is_refused_with_the_command_that_computes_it(store: Store) -> None:
+def test_a_measure_that_nothing_is_scored_by_is_refused_with_the_command_that_computes_it(
+    store: Store, study: Study
+) -> None:
     change(store, "DELETE FROM measurements")
     with pytest.raises(StoreError) as caught:
         study_curves(store, "tiny", measure="calibrated")
     assert str(caught.value) == (
-        "tiny: nothing is scored by the measure calibrated; `diffmem measure tiny --measure calibrated` computes it "
-        "from trained models that are kept"
+        f"tiny: nothing is scored by the measure calibrated; `diffmem measure {study.path} --measure calibrated` does "
+        "it, from trained models that are kept"
     )
     change(store, "DELETE FROM checkpoints")
     assert [curve.points for curve in study_curves(store, "tiny", measure="calibrated")] == [[], []]

@@ -934,3 +934,75 @@ def test_a_loop_of_links_is_a_fault():
 def test_a_value_of_a_search_that_is_wrong_is_not_missing_too():
     for line in ('search = "bisect"\nrange = [2]', "range = [2, 4]\nsearch = 3"):
         assert len(faults(BASE + f"[emm]\n{line}\n")) == 1
+
+
+# --- measures ------------------------------------------------------------------------------------------
+
+
+def test_measures_change_no_number_and_so_no_cell():
+    plain, scored = load(BASE), load(BASE + '[score]\nmeasures = ["calibrated"]\n')
+    assert [entry.cell.score.measures for entry in scored.cells] == [("calibrated",)]
+    assert [entry.cell.cell_id for entry in scored.cells] == [entry.cell.cell_id for entry in plain.cells]
+    assert scored.cells[0].cell.configuration == plain.cells[0].cell.configuration
+    assert (plain.measure.name, plain.threshold, plain.estimated["measure"]) == ("nearest", 1 / 3, "nearest")
+
+
+@pytest.mark.parametrize("scored", ["", '[score]\nmeasures = ["calibrated"]\n', '[score]\nmeasures = ["nearest"]\n'])
+def test_the_measure_of_the_emm_is_one_that_every_cell_is_scored_by(scored):
+    study = load(BASE + scored + '[emm]\nmeasure = "calibrated"\n[[axes]]\nP.size = [8, 16]\n')
+    for entry in study.cells:
+        assert entry.cell.score.measures.count("calibrated") == 1
+    assert [entry.cell.cell_id for entry in study.cells] == [
+        entry.cell.cell_id for entry in load(BASE + "[[axes]]\nP.size = [8, 16]\n").cells
+    ]
+    assert (study.measure.name, study.threshold) == ("calibrated", 1.0)
+    assert {"measure": "calibrated", "threshold": 1.0}.items() <= study.estimated.items()
+
+
+def test_a_search_scores_the_cells_that_it_chooses_by_its_measure():
+    text = BASE.replace("size = 8\n", "") + '[emm]\nmeasure = "calibrated"\nsearch = "bisect"\nrange = [4, 8]\n'
+    assert [entry.cell.score.measures for entry in load(text).at(5)] == [("calibrated",)]
+
+
+def test_a_measure_of_the_command_line_or_a_profile_is_one_too():
+    assert load(BASE, 'emm.measure="calibrated"').cells[0].cell.score.measures == ("calibrated",)
+    profiles = BASE + '[profiles.other]\nemm.measure = "calibrated"\n'
+    assert load(profiles, profile="other").cells[0].cell.score.measures == ("calibrated",)
+    assert load(profiles).cells[0].cell.score.measures == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (
+            '[score]\nmeasures = ["calibratd"]\n',
+            "study.toml:13: score.measures: no measure 'calibratd'; did you mean calibrated?",
+        ),
+        ('[emm]\nmeasure = "nearst"\n', "study.toml:13: emm.measure: no measure 'nearst'; did you mean nearest?"),
+        ('[emm]\nmeasure = "x"\n', "study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated"),
+        (
+            "[emm]\nthreshold = 1.5\n",
+            "study.toml:13: emm.threshold: must be at most 1 for the measure nearest, not 1.5",
+        ),
+        (
+            '[emm]\nmeasure = "calibrated"\nthreshold = 2.5\n',
+            "study.toml:14: emm.threshold: must be at most 2 for the measure calibrated, not 2.5",
+        ),
+        ('[score]\nmeasures = "calibrated"\n', "study.toml:13: score.measures: must be a list, not 'calibrated'"),
+        ("[emm]\nmeasure = 3\n", "study.toml:13: emm.measure: must be text, not 3"),
+        ("[emm]\nthreshold = 0\n", "study.toml:13: emm.threshold: must be greater than 0, not 0"),
+    ],
+)
+def test_a_fault_of_a_measure_is_told_with_its_line(more, fault):
+    assert faults(BASE + more) == [fault]
+
+
+def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
+    study = load(BASE + '[emm]\nmeasure = "calibrated"\nthreshold = 2\n')
+    assert (study.threshold, study.estimated["threshold"]) == (2.0, 2.0)
+
+
+def test_the_schema_knows_the_measures():
+    sections = json_schema()["properties"]
+    assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated"]
+    assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated"]
