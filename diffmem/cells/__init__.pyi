@@ -7,7 +7,6 @@ from .cell import fingerprints_of as fingerprints_of
 from .cost import PASSES as PASSES
 from .cost import Cost as Cost
 from .cost import cell_cost as cell_cost
-from .cost import forward_operations as forward_operations
 from .cost import kept_bytes as kept_bytes
 from .cost import stored_cell as stored_cell
 from .datasets import DATASETS as DATASETS
@@ -16,15 +15,12 @@ from .rules import Fault as Fault
 from .rules import impossible_checkpoints as impossible_checkpoints
 from .rules import impossible_data as impossible_data
 from .rules import impossible_labels as impossible_labels
-from .rules import impossible_network as impossible_network
-from .settings import MOST as MOST
 from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import THRESHOLD as THRESHOLD
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation
 from .settings import ModelConfiguration as ModelConfiguration
 from .settings import Scoring as Scoring
-from .settings import Settings as Settings
 from .settings import TrainingProcedure as TrainingProcedure
 from .settings import dotted as dotted
 from .settings import leaves as leaves

@@ -34,7 +34,7 @@ from diffmem.analysis import (
     study_results,
 )
 from diffmem.atomic import whole
-from diffmem.cells import DATASETS, THRESHOLD, cell_cost, stored_cell
+from diffmem.cells import THRESHOLD, cell_cost, stored_cell
 from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figures import Panel
@@ -272,15 +272,17 @@ def _provenance(cells: list[Row], attempts: list[Row]) -> list[Row]:
     return rows
 
 
+UNKNOWN_COST = "not known: an older diffmem did not keep the colour channels of its images"
+
+
 def _cost(cell: Row) -> str:
     """Return the size of a cell's network and its operations in words; empty for images of other tools."""
     known = stored_cell(cell["configuration"])
     if known is None:
-        return ""
+        return UNKNOWN_COST if "M" in cell["configuration"] else ""
     cost = cell_cost(known)
-    about = "" if known.P.dataset in DATASETS else "about "  # the channels of a user's own images are not known
-    size = f"{about}{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
-    return f"{size}{about}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
+    size = f"{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
+    return f"{size}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
 
 
 def _most_common(settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffmem.atomic import remove_abandoned, replacing
-from diffmem.cells import Cell, Scoring
+from diffmem.cells import RESULTS_VERSION, Cell, Scoring
 from diffmem.data import progress
 from diffmem.errors import MachineError, NotInStore, OutOfMemory, RunError
 from diffmem.models import (
@@ -148,9 +148,10 @@ def _opened(path: Path, cell_id: str, epoch: int) -> KeptModel:
         if about["channels"] not in (1, 3):
             raise ValueError("no images have so many channels")
         scoring = {**about["configuration"]["score"], "batch_size": about["batch_size"]}
-        parts = {**about["configuration"], "score": scoring, "channels": about["channels"], "fingerprints": {}}
-        kept = KeptModel(path, Cell.model_validate(parts), str(about["sha256"]))
-    if kept.cell.cell_id != cell_id or (about["cell_id"], about["epoch"]) != (cell_id, epoch):
+        P = {**about["configuration"]["P"], "channels": about["channels"]}
+        kept = KeptModel(path, Cell.of({**about["configuration"], "P": P, "score": scoring}), str(about["sha256"]))
+    names = {kept.cell.name_by(version) for version in range(1, RESULTS_VERSION + 1)}
+    if not {cell_id, about["cell_id"]} <= names or about["epoch"] != epoch:
         raise RunError(f"{path}: written by another diffmem, or of another cell; {ANEW}")
     return kept
 
