@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from diffmem.cells import dotted
+from diffmem.cells import RESULTS_VERSION, dotted
 from diffmem.errors import NotInStore, StoreError
 from diffmem.measures import NORMAL
 from diffmem.store.attempts import outcome_of
@@ -161,15 +161,18 @@ def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[An
 
 
 def describe_store(store: Store) -> Row:
-    """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, and how
-    many checkpoints, evidence rows, generated images, training states and trained models (with bytes) there are."""
+    """Return what a store holds: path, bytes, schema, studies (study, title, cells), the cells of no study, how many
+    cells have results of an older version, and how many checkpoints, evidence rows, generated images, training states
+    and trained models (with bytes) there are."""
     with store.snapshot():
         (counts,) = store.read(
             """
             SELECT (SELECT max(version) FROM migrations) AS schema, (SELECT count(*) FROM checkpoints) AS checkpoints,
                 (SELECT count(*) FROM evidence) AS evidence,
+                (SELECT count(*) FROM cells WHERE results_version < ?) AS older_cells,
                 (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
-            """
+            """,
+            [RESULTS_VERSION],
         )
         studies = store.read(
             """

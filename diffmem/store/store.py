@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from diffmem.cells import RESULTS_VERSION
 from diffmem.store.database import Row as Row
 from diffmem.store.database import utc_now
 from diffmem.store.queries import Queries
@@ -112,7 +113,8 @@ class Store(Queries):
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [name])
             connection.execute(
-                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM given_cells", [now]
+                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells",
+                [now, RESULTS_VERSION],
             )
             connection.execute(
                 """
