@@ -215,7 +215,7 @@ def test_status_emm_and_the_page_have_the_numbers_and_say_which_are_older(tmp_pa
     assert sum(NOTE in row["notes"] for row in rows) == 2
     for command in (["status", "old"], ["emm", "old"]):
         said = " ".join(printed(*command, "--store", path).split())
-        assert f"2 of 6 cells: {NOTE}" in said
+        assert f"{NOTE} (in 2 of 6 cells)" in said
     page = tmp_path / "page.html"
     printed("report", "old", "--store", path, "-o", page)
     assert NOTE in page.read_text()
