@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticKnownError
 
 from diffmem.settings import MOST, Settings
 
@@ -73,8 +73,8 @@ class ModelConfiguration(Settings):
     def _is_known(cls, network: Any) -> Any:
         if cls is ModelConfiguration:
             *names, last = map(repr, _members())
-            listed = {"names": f"{', '.join(names)} or {last}"}
-            raise PydanticCustomError("literal_error", "Input should be {names}", listed)
+            unknown = PydanticKnownError("literal_error", {"expected": f"{', '.join(names)} or {last}"})
+            raise unknown  # in the words that pydantic has for the names of a Literal
         return network
 
     @property
