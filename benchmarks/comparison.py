@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed import NETWORKS, SECONDS, cell_of, noise_images
-from diffmem.cells import PASSES, forward_operations
+from diffmem.cells import PASSES
 from diffmem.measures import two_nearest
 from diffmem.runs import seconds_in_turn, training_step
 
@@ -52,7 +52,7 @@ def _networks(device: torch.device) -> list[Row]:
     side, channels = cell.P.resolution or 0, cell.channels
     noisy = torch.randn(at_once, channels, side, side, device=device)
     sigma = torch.full((at_once,), 0.5, device=device)
-    forward = forward_operations(cell)
+    forward = cell.work.forward
 
     def own_forward() -> None:
         with torch.inference_mode():

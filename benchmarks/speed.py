@@ -15,7 +15,6 @@ from diffmem.cells import (
     ModelConfiguration,
     Scoring,
     TrainingProcedure,
-    forward_operations,
 )
 from diffmem.measures import two_nearest
 from diffmem.models import TrainingState, compile_networks, draw_noise, loss
@@ -85,7 +84,7 @@ def _network(name: str, cell: Cell, at_once: int, device: torch.device, *, compi
 
 def _speeds(name: str, cell: Cell, at_once: int, seconds: list[float], peak: float) -> list[Row]:
     """Return the speeds of training and generation, from the seconds of a step and of a measured generation."""
-    forward, batch = forward_operations(cell), cell.T.batch_size
+    forward, batch = cell.work.forward, cell.T.batch_size
     step, generated = seconds
     images = at_once * EVALUATIONS / 35 / generated  # as the sampler's 35 evaluations would take
     return [

@@ -1,7 +1,6 @@
 from .analysis.curves import study_curves as study_curves
 from .analysis.emm import estimate_emm as estimate_emm
 from .analysis.findings import check_findings as check_findings
-from .cells.settings import ModelConfiguration as ModelConfiguration
 from .errors import DiffmemError as DiffmemError
 from .external.arrays import memorization_ratio as memorization_ratio
 from .external.monitor import Monitor as Monitor
@@ -9,6 +8,7 @@ from .external.score import score_images as score_images
 from .measures.neighbours import two_nearest as two_nearest
 from .models.denoiser import build_denoiser as build_denoiser
 from .models.sampling import heun as heun
+from .networks.member import ModelConfiguration as ModelConfiguration
 from .report.page import write_page as write_page
 from .runs.kept_models import load_denoiser as load_denoiser
 from .runs.plan import plan_cells as plan_cells

@@ -15,19 +15,19 @@ import diffmem
 PACKAGE = Path(diffmem.__file__).parent
 
 ROOMS = [
-    *("errors", "text", "atomic", "sql", "randomness"),
+    *("errors", "text", "atomic", "sql", "randomness", "settings"),
     *("networks", "cells", "data", "models", "measures", "study"),
     *("store", "analysis", "runs", "external", "report", "cli"),
 ]
 """Modules that stand alone, and then the rooms in the order in which data flows: each imports from those before it."""
 
 NOT_FROM = {
-    "networks": {"errors", "text", "atomic", "sql"},
+    "networks": {"text", "atomic", "sql"},
     "models": {"data", "sql"},
-    "study": {"models", "networks", "randomness"},
+    "study": {"models", "randomness"},
     "measures": {"networks", "sql"},
-    "store": {"models", "study", "data", "networks", "randomness"},
-    "analysis": {"models", "study", "data", "networks", "randomness"},
+    "store": {"models", "study", "data", "networks", "randomness", "settings"},
+    "analysis": {"models", "study", "data", "networks", "randomness", "settings"},
     "external": {"runs", "study", "networks"},
     "report": {"runs", "external", "models", "study", "data", "networks", "randomness"},
 }
@@ -35,9 +35,9 @@ NOT_FROM = {
 
 MATHEMATICS = {
     "randomness": {"torch"},
-    "networks": {"torch", "lazy_loader"},
+    "settings": {"pydantic"},
+    "networks": {"torch", "lazy_loader", "pydantic", "pydantic_core"},
     "models/denoiser": {"torch"},
-    "models/optimum": {"torch"},
     "models/preconditioning": {"torch"},
     "models/processes": {"torch"},
     "models/sampling": {"torch"},
@@ -54,7 +54,8 @@ MATHEMATICS = {
 FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqlite3", "subprocess", "tempfile"}
 
 WITHOUT_TORCH = [
-    *("errors", "text", "atomic", "sql", "networks/layers", "cells", "data", "study", "analysis", "report", "cli"),
+    *("errors", "text", "atomic", "sql", "settings", "networks/layers", "networks/unets", "cells", "data", "study"),
+    *("analysis", "report", "cli"),
     *("runs/plan", "runs/search", "runs/time_left", "runs/events", "runs/orphan"),
     *("measures/evidence", "measures/intervals", "measures/members"),
     *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),

@@ -3,16 +3,20 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
+from pydantic import SerializeAsAny
+
 from diffmem.cells.datasets import DATASETS, Facts
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, Settings, TrainingProcedure
+from diffmem.networks import Work
 
 REPLICATES = frozenset({"P.draw", "T.seed"})
 """Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
 
 
@@ -39,7 +43,7 @@ class Cell(Settings):
     """One model to train and measure: P, M, T and the scoring, with every default written out."""
 
     P: DataDistribution
-    M: ModelConfiguration
+    M: SerializeAsAny[ModelConfiguration]  # of the network's own class
     T: TrainingProcedure
     score: Scoring
 
@@ -52,7 +56,7 @@ class Cell(Settings):
     ) -> Self:
         """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
         dataset = facts[P.dataset]
-        P, T = P.resolved(dataset), T.resolved(M.network)
+        P, T = P.resolved(dataset), T.resolved(trained=M.trained)
         return cls(
             P=P,
             M=M.resolved(P.resolution or 0),
@@ -64,6 +68,21 @@ class Cell(Settings):
 
     @property
     def configuration(self) -> dict[str, Any]:
+        """Return what a store keeps: its identity, and the colour channels that its dataset decides on."""
+        identity = self.identity
+        return {**identity, "P": {**identity["P"], "channels": self.channels}}
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any]) -> Self:
+        """Return the cell of a configuration, with a user's own files by their content.
+
+        KeyError if it does not have the channels, or is no model's; ValidationError if it has other settings.
+        """
+        P = dict(configuration["P"])
+        return cls.model_validate({**configuration, "channels": P.pop("channels"), "P": P, "fingerprints": {}})
+
+    @property
+    def identity(self) -> dict[str, Any]:
         """Return the settings that change numbers, as plain data; the hash of it is the cell's name.
 
         A user's own files stand in it by their content, so that the same images at another place are the same cell.
@@ -93,10 +112,14 @@ class Cell(Settings):
     def cell_id(self) -> str:
         """Return the cell's name: 16 hex digits, equal exactly when all numbers must be equal.
 
-        It is the `content_hash` of the configuration, from texts that cells of the same settings share.
+        It is the `content_hash` of the identity, from texts that cells of the same settings share.
         """
+        return self.name_by(RESULTS_VERSION)
+
+    def name_by(self, version: int) -> str:
+        """Return the name that a version of the results gives to the cell."""
         P, M, T, score = (each.as_json for each in (self._by_content, self.M, self.T, self.score))
-        return _hash(f'[{RESULTS_VERSION}, {{"M": {M}, "P": {P}, "T": {T}, "score": {score}}}]')
+        return _hash(f'[{version}, {{"M": {M}, "P": {P}, "T": {T}, "score": {score}}}]')
 
     @property
     def labels(self) -> int:
@@ -109,9 +132,16 @@ class Cell(Settings):
         }[self.M.condition]
 
     @property
+    def work(self) -> Work:
+        """Return what the network is made of, and what it does with one image at one noise level."""
+        return self.M.work(
+            resolution=self.P.resolution or 0, channels=self.channels, labels=self.labels, size=self.P.size
+        )
+
+    @property
     def checkpoints(self) -> list[tuple[int, int]]:
         """Return (epoch, optimizer step) of every checkpoint; the untrained model is not one of them."""
-        if self.M.network == "optimum":
+        if not self.M.trained:
             return [(0, 0)]
         every = self.score.every or self.T.epochs
         epochs = [*range(every, self.T.epochs, every), self.T.epochs]

@@ -1,19 +1,10 @@
-"""What settings get wrong together, each of which is valid on its own."""
+"""What settings get wrong together, each of which is valid on its own; what those of a network do, its file says."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from diffmem.cells.datasets import DATASETS, Facts
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
-from diffmem.networks import group_count
-
-
-class Fault(NamedTuple):
-    """One thing that two or more settings get wrong together; the first key is the one to change."""
-
-    keys: tuple[str, ...]
-    message: str
-
+from diffmem.networks import Fault as Fault
 
 MOST_CHECKPOINTS = 10_000
 
@@ -26,7 +17,7 @@ def impossible_pairs(
     return [
         *impossible_data(P, facts),
         *impossible_labels(P, M),
-        *(impossible_network(M, resolution) if resolution else []),
+        *(M.faults(resolution) if resolution else []),
         *impossible_checkpoints(T, score),
     ]
 
@@ -102,41 +93,3 @@ def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDist
             f"{sum(sizes)}"
         )
     return f"{name} has images for {'balanced ' if P.balance else ''}sets of up to {most}, not {count}"
-
-
-def impossible_network(M: ModelConfiguration, resolution: int) -> list[Fault]:
-    """Return what is wrong with the network on images of `resolution` pixels a side."""
-    if M.network == "optimum":
-        return []
-    faults = []
-    levels = len(M.channel_mult)
-    sides = [resolution >> level for level in range(levels)]
-    halved = resolution % (1 << (levels - 1)) == 0
-    if not halved:
-        message = f"{levels} levels halve the side {levels - 1} times, which {resolution} pixels do not allow"
-        faults.append(Fault(("M.channel_mult", "P.resolution"), message))
-    for side in M.attention or ():
-        if halved and side not in sides:
-            known = ", ".join(map(str, sides))
-            message = f"the net has no resolution {side}; it has {known}"
-            faults.append(Fault(("M.attention", "M.channel_mult", "P.resolution"), message))
-    expected = levels * (M.blocks + 1)
-    if M.skips is not None and len(M.skip_mask) != expected:
-        message = f"{levels} levels of {M.blocks} blocks have {expected} skips, not {len(M.skip_mask)}"
-        faults.append(Fault(("M.skips", "M.blocks", "M.channel_mult"), message))
-    odd = M.width % 2 and M.network == "ddpm++"
-    if odd:
-        faults.append(Fault(("M.width",), f"the noise embedding is half sines and half cosines; {M.width} is odd"))
-    if odd or not halved:  # there are no layers to look at
-        return faults
-    uneven = sorted(c for c in normalised_channels(M, resolution) if c < 4 or c % group_count(c))
-    if uneven:
-        message = f"group norm cannot split {uneven[0]} channels evenly; take a multiple of 4 (of 32 from 64 on)"
-        faults.append(Fault(("M.width", "M.channel_mult"), message))
-    return faults
-
-
-def normalised_channels(M: ModelConfiguration, resolution: int) -> set[int]:
-    """Return the channel counts that some group norm of the network sees."""
-    plan = M.layers(resolution, channels=3)
-    return {c for layer in plan if layer.kind in ("block", "norm") for c in (layer.inputs, layer.outputs)}

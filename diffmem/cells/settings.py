@@ -1,83 +1,25 @@
-"""The settings of a cell: the data distribution P, the model M, the training procedure T and the scoring.
+"""The settings of a cell: the data distribution P, the training procedure T and the scoring; M is its network's.
 
 The defaults are the basic set-up of Gu et al. 2023, Appendix B. Every setting is checked on its own by its type;
 `rules` checks what only two settings together can get wrong.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from diffmem.cells.datasets import Dataset
-from diffmem.networks import Layer, layers
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    NEUTRAL: ClassVar[Mapping[str, Any]] = {}
-    """Keys that came later, each with the value at which all is as it was before: then it is no part of a name."""
-    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset()
-    """Keys that change speed, looks, or what is kept, and are never part of a name."""
-
-    @cached_property
-    def numbers(self) -> dict[str, Any]:
-        """Return the settings that change numbers, as plain data made once: not to be changed."""
-        dumped = self.model_dump(mode="json", exclude=set(self.NO_NUMBERS))
-        return {key: value for key, value in dumped.items() if key not in self.NEUTRAL or value != self.NEUTRAL[key]}
-
-    @cached_property
-    def as_json(self) -> str:
-        """Return `numbers` as JSON with sorted keys, the text that goes into a `cell_id`."""
-        return json.dumps(self.numbers, sort_keys=True)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with some settings changed, without what was worked out from the old ones."""
-        copied = super().model_copy(update=update, deep=deep)
-        for key in copied.__dict__.keys() - type(self).model_fields.keys():
-            del copied.__dict__[key]
-        return copied
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_mask(value: Any) -> Any:
-    """Write a mask given as a list of 0 and 1 as the string that study files use."""
-    if isinstance(value, list | tuple) and all(bit in (0, 1) for bit in value):
-        return "".join(str(int(bit)) for bit in value)
-    return value
-
-
-MOST = 10**9
-"""The largest whole number of a setting: more is a slip of the pen, and its products are still numbers that the store
-can hold."""
+from diffmem.networks import ModelConfiguration as ModelConfiguration
+from diffmem.settings import MOST as MOST
+from diffmem.settings import ClassList, Names, Pair
+from diffmem.settings import Settings as Settings
 
 MOST_CLASSES = 100_000
 """Classes of a dataset; class numbers are below."""
 
-Integers = tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
-
-List = Annotated[Integers, BeforeValidator(_as_tuple)]
-
-NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
-
-Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
-
-ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-
 Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-
-Mask = Annotated[str, Field(pattern=r"^[01 ]+$"), BeforeValidator(_as_mask)]
 
 
 class Blend(Settings):
@@ -151,85 +93,6 @@ def _listed(classes: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
     return tuple(range(classes)) if isinstance(classes, int) else classes
 
 
-class ModelConfiguration(Settings):
-    """M: the network, its preconditioning and its conditioning (Gu et al. 2023, Section 4 and Appendix B)."""
-
-    network: Literal["ddpm++", "ncsn++", "optimum"] = Field(
-        "ddpm++", description="The U-Net; `optimum`: the closed-form optimal denoiser, which is not trained."
-    )
-    precondition: Literal["vp", "ve", "edm"] = Field(
-        "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
-    )
-    width: int = Field(128, ge=1, le=MOST, description="Channel multiplier.")
-    channel_mult: NonEmptyList = Field(
-        (2, 2, 2), description="Channels of each resolution as a multiple of width, highest resolution first."
-    )
-    blocks: int = Field(2, ge=1, le=1000, description="Residual blocks per resolution.")
-    attention: List | None = Field(None, description="Resolutions with self-attention; default: the second one.")
-    embedding: Literal["positional", "fourier"] | None = Field(
-        None, description="Noise-level embedding; default: positional for ddpm++, fourier for ncsn++."
-    )
-    skips: Mask | None = Field(
-        None,
-        description="Skip connections, 1 kept and 0 zero-filled, blocks + 1 for each resolution, highest first: "
-        "`111 100 000`; default: all kept.",
-    )
-    dropout: float = Field(0.13, ge=0, lt=1, description="Share of activations dropped in training.")
-    condition: Literal["none", "true", "random", "unique"] = Field(
-        "none", description="Labels: none, the true classes, random ones, or one per training image."
-    )
-    labels: int | None = Field(
-        None,
-        ge=1,
-        le=MOST,
-        description="C, the number of random labels; needed with condition = random, else without effect.",
-    )
-
-    def resolved(self, resolution: int) -> Self:
-        """Return the same model with every default that depends on `resolution` (pixels) written out."""
-        if self.network == "optimum":
-            return type(self)(network="optimum", condition=self.condition, labels=self._labels_if_random)
-        return self.model_copy(
-            update={
-                "attention": self._attends_at(resolution),
-                "embedding": self.embedding or ("fourier" if self.network == "ncsn++" else "positional"),
-                "skips": self._grouped_skips(),
-                "labels": self._labels_if_random,
-            }
-        )
-
-    def layers(self, resolution: int, *, channels: int) -> list[Layer]:
-        """Return the layers of the network on images of `resolution` pixels a side."""
-        return layers(
-            resolution=resolution,
-            channels=channels,
-            width=self.width,
-            channel_mult=self.channel_mult,
-            blocks=self.blocks,
-            attention=self._attends_at(resolution),
-            residual_encoder=self.network == "ncsn++",
-        )
-
-    def _attends_at(self, resolution: int) -> tuple[int, ...]:
-        if self.attention is None:
-            return (resolution // 2,) if len(self.channel_mult) > 1 else ()
-        return tuple(sorted(set(self.attention), reverse=True))
-
-    @property
-    def _labels_if_random(self) -> int | None:
-        return self.labels if self.condition == "random" else None
-
-    @property
-    def skip_mask(self) -> tuple[bool, ...]:
-        """Return which skip connections are kept, in encoder order."""
-        return tuple(bit == "1" for bit in self._grouped_skips() if bit != " ")
-
-    def _grouped_skips(self) -> str:
-        per_level = self.blocks + 1
-        bits = (self.skips or "1" * per_level * len(self.channel_mult)).replace(" ", "")
-        return " ".join(bits[i : i + per_level] for i in range(0, len(bits), per_level))
-
-
 class TrainingProcedure(Settings):
     """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
 
@@ -251,12 +114,12 @@ class TrainingProcedure(Settings):
         0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
     )
 
-    def resolved(self, network: str = "ddpm++") -> Self:
+    def resolved(self, *, trained: bool = True) -> Self:
         """Return the same procedure with the momentum written out for SGD and left out for Adam.
 
-        Of the optimum, which is not trained, the seed alone is kept.
+        Of a model that is not trained, the seed alone is kept.
         """
-        if network == "optimum":
+        if not trained:
             return type(self)(epochs=1, seed=self.seed)
         momentum = None if self.optimizer == "adam" else 0.9 if self.momentum is None else self.momentum
         return self.model_copy(update={"momentum": momentum})

@@ -88,9 +88,9 @@ def set_option(command: Any) -> Any:
 
 def complete_key(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Return the keys of a study file that begin so, up to where the value begins."""
-    from diffmem.study import KEYS
+    from diffmem.study import known_keys
 
-    return [CompletionItem(f"{key}=") for key in sorted(KEYS) if f"{key}=".startswith(begun)]
+    return [CompletionItem(f"{key}=") for key in sorted(known_keys()) if f"{key}=".startswith(begun)]
 
 
 def max_pixels_option(command: Any) -> Any:

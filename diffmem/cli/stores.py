@@ -74,6 +74,8 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
         echo(f"{name:18}{value}")
     for study in described.studies:
         echo(f"  {study.study}: {counted(study.cells, 'cell')}, {study.title}")
+    if older := described.older_cells:
+        echo(f"{'of older results':18}{counted(older, 'cell')}; a run of their studies measures them anew")
     if loose := described.in_no_study:
         echo(f"{'in no study now':18}{listed(loose)}")
 

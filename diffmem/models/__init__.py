@@ -1,4 +1,4 @@
-"""A network as a diffusion model: denoiser, optimum, sampling, training, and the processes that share it."""
+"""A network as a diffusion model: denoiser, sampling, training, and the processes that share it."""
 
 import lazy_loader
 

@@ -5,7 +5,6 @@ from .denoiser import Denoiser as Denoiser
 from .denoiser import build_denoiser as build_denoiser
 from .denoiser import draw_noise as draw_noise
 from .denoiser import loss as loss
-from .optimum import OptimalDenoiser as OptimalDenoiser
 from .processes import ALONE as ALONE
 from .processes import Group as Group
 from .processes import LostProcess as LostProcess

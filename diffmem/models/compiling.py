@@ -26,7 +26,7 @@ def is_compiled(cell: Cell, device: torch.device, choice: Compile) -> bool:
     `auto` compiles where all of the cell's work pays for it. What a killed run has done already does not count, so
     that a resumed run rounds as an uninterrupted one.
     """
-    if choice == "off" or cell.M.network == "optimum":
+    if choice == "off" or not cell.M.compiles:
         return False
     if choice == "auto" and not pays(cell, device):
         return False

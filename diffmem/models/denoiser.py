@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 from diffmem.cells import ModelConfiguration
 from diffmem.models.preconditioning import PRECONDITIONINGS, Preconditioning
-from diffmem.networks import BOX, SMOOTH, UNet
+from diffmem.networks import Network, TrainedModel
 
 
 class Denoiser(nn.Module):
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), with F in `network`."""
 
-    def __init__(self, network: UNet, preconditioning: Preconditioning) -> None:
+    def __init__(self, network: Network, preconditioning: Preconditioning) -> None:
         super().__init__()
         self.network = network
         self.preconditioning = preconditioning
@@ -37,28 +37,12 @@ def build_denoiser(
 ) -> Denoiser:
     """Build the network of M with its preconditioning, in evaluation mode, with weights drawn from `seed`.
 
-    `labels` is the number of classes, 0 for an unconditional network. ValueError where M is the optimum,
-    which needs training images: see `OptimalDenoiser`.
+    `labels` is the number of classes, 0 for an unconditional network. ValueError if M is not trained but known from
+    training images.
     """
-    if M.network == "optimum":
-        raise ValueError("the optimum is no network: use OptimalDenoiser(training_images)")
-    M = M.resolved(resolution)
-    ncsnpp = M.network == "ncsn++"
-    network = UNet(
-        resolution=resolution,
-        channels=channels,
-        width=M.width,
-        channel_mult=M.channel_mult,
-        blocks=M.blocks,
-        attention=M.attention or (),
-        embedding=M.embedding or "positional",
-        residual_encoder=ncsnpp,
-        taps=SMOOTH if ncsnpp else BOX,
-        skips=M.skip_mask,
-        dropout=M.dropout,
-        labels=labels,
-        seed=seed,
-    )
+    if not isinstance(M, TrainedModel):
+        raise ValueError(M.refusal)
+    network = M.build(resolution=resolution, channels=channels, labels=labels, seed=seed)
     return Denoiser(network, PRECONDITIONINGS[M.precondition]()).eval()
 
 

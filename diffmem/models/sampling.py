@@ -2,23 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from diffmem.networks import DenoiserFunction as DenoiserFunction
 from diffmem.randomness import stream
-
-
-class DenoiserFunction(Protocol):
-    """D(noisy, sigma, labels) and the noise levels that it knows."""
-
-    sigma_min: float
-    sigma_max: float
-
-    def __call__(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
-        """Estimate the clean images."""
-        ...
 
 
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:

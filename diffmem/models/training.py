@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffmem.cells import Cell, TrainingProcedure
 from diffmem.models.denoiser import Denoiser, draw_noise, loss
 from diffmem.models.processes import ALONE, Group, ran_out_of_memory
+from diffmem.networks import TrainedModel
 from diffmem.randomness import stream
 
 EMA_BASE = 0.5 ** (512 / 500_000)
@@ -200,16 +201,12 @@ def autocast(T: TrainingProcedure, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=T.precision == "bf16")
 
 
-SMALL_LAYER = 1 << 15
-"""Activations of a layer below which a second CPU thread gains nothing, and beside another program loses much."""
-
-
 @contextmanager
 def cpu_threads(cell: Cell) -> Iterator[None]:
     """Train on one CPU thread where the layers of a cell's network are small."""
-    before = torch.get_num_threads()
-    layer = cell.T.batch_size * (cell.P.resolution or 0) ** 2 * cell.M.width * cell.M.channel_mult[0]
-    torch.set_num_threads(1 if layer < SMALL_LAYER else before)
+    before, M = torch.get_num_threads(), cell.M
+    small = isinstance(M, TrainedModel) and M.is_small(resolution=cell.P.resolution or 0, batch=cell.T.batch_size)
+    torch.set_num_threads(1 if small else before)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The raw networks F: their layers, counted and built."""
+"""The networks that M.network can name, a file each: settings, what they get wrong together, cost, build."""
 
 import lazy_loader
 

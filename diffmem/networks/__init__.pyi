@@ -1,6 +1,9 @@
-from .layers import Layer as Layer
-from .layers import group_count as group_count
-from .layers import layers as layers
-from .unet import BOX as BOX
-from .unet import SMOOTH as SMOOTH
-from .unet import UNet as UNet
+from .member import Fault as Fault
+from .member import ModelConfiguration as ModelConfiguration
+from .member import TrainedModel as TrainedModel
+from .member import UntrainedModel as UntrainedModel
+from .member import Work as Work
+from .member import member as member
+from .members import MEMBERS as MEMBERS
+from .network import DenoiserFunction as DenoiserFunction
+from .network import Network as Network

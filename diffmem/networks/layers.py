@@ -1,7 +1,14 @@
-"""The layers of the U-Nets, in order: what unet.py builds, and what cost.py counts."""
+"""The layers of the U-Nets, in order: what unet.py builds, and what unets.py counts."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from diffmem.networks.unets import UNetModel
+
+BOX = (1.0, 1.0)
+SMOOTH = (1.0, 3.0, 3.0, 1.0)
+"""Filters that resample: a mean of two pixels, and one of four."""
 
 
 class Layer(NamedTuple):
@@ -21,21 +28,13 @@ class Layer(NamedTuple):
         return self.name.startswith("dec.") and "_block" in self.name
 
 
-def layers(
-    *,
-    resolution: int,
-    channels: int,
-    width: int,
-    channel_mult: Sequence[int],
-    blocks: int,
-    attention: Sequence[int],
-    residual_encoder: bool,
-) -> list[Layer]:
-    """Return the layers of DDPM++ (`residual_encoder=False`) or NCSN++ on images of `resolution` pixels a side."""
-    levels = [(resolution >> level, width * factor) for level, factor in enumerate(channel_mult)]
-    encoder = list(_encoder(levels, channels, width, blocks, attention, residual_encoder))
+def layers(M: "UNetModel", *, resolution: int, channels: int) -> list[Layer]:
+    """Return the layers of a U-Net on images [channels, resolution, resolution]."""
+    attention = M.attends_at(resolution)
+    levels = [(resolution >> level, M.width * factor) for level, factor in enumerate(M.channel_mult)]
+    encoder = list(_encoder(levels, channels, M.width, M.blocks, attention, M.residual_encoder))
     kept = [layer.outputs for layer in encoder if layer.kind != "auxiliary"]
-    return [*encoder, *_decoder(levels, channels, blocks, attention, kept)]
+    return [*encoder, *_decoder(levels, channels, M.blocks, attention, kept)]
 
 
 def _encoder(

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffmem.networks.layers import Layer, group_count, layers
+from diffmem.networks.layers import BOX, Layer, group_count, layers
+from diffmem.networks.network import Dropout, Network
+from diffmem.networks.unets import UNetModel
 from diffmem.randomness import stream
-
-BOX = (1.0, 1.0)
-SMOOTH = (1.0, 3.0, 3.0, 1.0)
 
 
 class Convolution(nn.Conv2d):
@@ -89,33 +88,6 @@ class LabelEmbedding(Linear):
     def forward(self, labels: Tensor) -> Tensor:
         """Map class indices [n] in 0..C-1 to [n, outputs]."""
         return functional.embedding(labels, self.weight.t()) * math.sqrt(self.in_features) + self.bias
-
-
-class Dropout(nn.Module):
-    """Drop activations [n, *shape] with a mask that the training loop has drawn anew for every step."""
-
-    def __init__(self, rate: float, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.rate, self.shape = rate, shape
-        self.mask: Tensor | None = None
-
-    def draw(self, generator: torch.Generator, *, rows: slice, total: int) -> None:
-        """Draw the masks of `total` images and keep those of `rows`: 0 for a share `rate`, else 1 / (1 - rate)."""
-        if self.rate > 0:
-            count = total * math.prod(self.shape)
-            # 32 random bits an element: on a CPU, Tensor.bernoulli_ takes several times as long to draw them
-            words = torch.empty((count + 1) // 2, dtype=torch.int64, device=generator.device)
-            bits = words.random_(-(2**63), None, generator=generator).view(torch.int32)[:count]
-            kept = bits.view(total, *self.shape)[rows] >= round((self.rate - 0.5) * 2**32)
-            self.mask = torch.where(kept, 1 / (1 - self.rate), 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero a share `rate` of x and scale the rest by 1 / (1 - rate), in training only."""
-        if not self.training or self.rate == 0:
-            return x
-        if self.mask is None:
-            raise RuntimeError("a network in training mode needs draw_dropout(generator, total=...) before each step")
-        return x * self.mask.to(x.dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -208,76 +180,33 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class UNet(nn.Module):
-    """DDPM++ (`residual_encoder=False`, BOX taps, positional) or NCSN++ (True, SMOOTH, fourier), or any mixture.
+class UNet(Network):
+    """The U-Net of some settings: DDPM++, NCSN++, or any mixture.
 
-    `skips` tells for each skip connection, in encoder order, whether it is kept; a removed one is filled with
-    zeros, so that no shape and no parameter count changes. `labels` is the number of classes, 0 for none.
+    A skip connection that is removed is filled with zeros, so that no shape and no parameter count changes. `labels` is
+    the number of classes, 0 for none. ValueError if the settings name another number of skip connections than it has.
     """
 
-    layout = torch.contiguous_format
-    """How activations lie in memory; `torch.channels_last` is what a GPU's convolutions like best."""
-
-    def __init__(
-        self,
-        *,
-        resolution: int,
-        channels: int,
-        width: int,
-        channel_mult: Sequence[int],
-        blocks: int,
-        attention: Sequence[int],
-        embedding: str,
-        residual_encoder: bool,
-        taps: Sequence[float],
-        skips: Sequence[bool],
-        dropout: float,
-        labels: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, M: UNetModel, *, resolution: int, channels: int, labels: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self.skips = tuple(skips)
-        noise_channels = 2 * width if residual_encoder else width
-        embedded = 4 * width
-        fourier = embedding == "fourier"
-        self.map_noise = (FourierEmbedding if fourier else PositionalEmbedding)(noise_channels)
+        M = M.resolved(resolution)
+        self.skips = M.skip_mask
+        noise_channels, embedded = M.noise_channels, M.embedded_channels
+        embedding = FourierEmbedding if M.embedding == "fourier" else PositionalEmbedding
+        self.map_noise = embedding(noise_channels)
         self.map_label = LabelEmbedding(labels, noise_channels) if labels else None
         self.map_layer0 = Linear(noise_channels, embedded)
         self.map_layer1 = Linear(embedded, embedded)
 
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        plan = layers(
-            resolution=resolution,
-            channels=channels,
-            width=width,
-            channel_mult=channel_mult,
-            blocks=blocks,
-            attention=attention,
-            residual_encoder=residual_encoder,
-        )
+        plan = layers(M, resolution=resolution, channels=channels)
         for layer in plan:
             part, _, name = layer.name.partition(".")
-            module = _build(layer, embedded, dropout, taps)
-            (self.enc if part == "enc" else self.dec)[name] = module
+            (self.enc if part == "enc" else self.dec)[name] = _build(layer, embedded, M.dropout, M.taps)
         kept = sum(layer.takes_skip for layer in plan)
         if len(self.skips) != kept:
             raise ValueError(f"this network has {kept} skip connections, not {len(self.skips)}")
         initialise(self, seed)
-
-    def draw_dropout(self, generator: torch.Generator, *, total: int, rows: slice = slice(None)) -> None:
-        """Draw the dropout masks of the next training pass from `generator`, in the order of the layers.
-
-        Masks are drawn for `total` images, and the images passed are `rows` of them.
-        """
-        for module in self.modules():
-            if isinstance(module, Dropout):
-                module.draw(generator, rows=rows, total=total)
-
-    def forget_dropout(self) -> None:
-        """Free the memory of the dropout masks, until they are drawn again."""
-        for module in self.modules():
-            if isinstance(module, Dropout):
-                module.mask = None
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map x [n, c, h, w], c_noise [n] and class indices [n] to [n, c, h, w]."""

@@ -27,7 +27,7 @@ from diffmem.analysis import (
     study_cells,
     study_results,
 )
-from diffmem.cells import DATASETS, cell_cost, stored_cell
+from diffmem.cells import cell_cost, stored_cell
 from diffmem.measures import NEAREST, Measure
 from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
@@ -306,15 +306,17 @@ def _tried_cell(measured: CellWithSettings, tried: Sequence[Attempt], base: Mapp
     )
 
 
+UNKNOWN_COST = "not known: an older diffmem did not keep the colour channels of its images"
+
+
 def _cost(cell: StoredCell) -> str:
     """Return the size of a cell's network and its operations in words; empty for images of other tools."""
     known = stored_cell(cell.configuration)
     if known is None:
-        return ""
+        return UNKNOWN_COST if "M" in cell.configuration else ""
     cost = cell_cost(known)
-    about = "" if known.P.dataset in DATASETS else "about "  # the channels of a user's own images are not known
-    size = f"{about}{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
-    return f"{size}{about}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
+    size = f"{with_unit(cost.parameters)} parameters, " * bool(cost.parameters)
+    return f"{size}{with_unit(cost.operations)} floating-point operations for all its checkpoints"
 
 
 def _most_common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

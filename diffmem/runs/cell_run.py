@@ -23,7 +23,6 @@ from diffmem.models import (
     DenoiserFunction,
     Group,
     LostProcess,
-    OptimalDenoiser,
     TrainingState,
     build_denoiser,
     compile_networks,
@@ -36,6 +35,7 @@ from diffmem.models import (
     set_precision,
     train,
 )
+from diffmem.networks import UntrainedModel
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
@@ -192,16 +192,10 @@ class CellRun:
         data = training_set(self.cell)
         with self.group.memory():
             images, labels = self._on_device(data)
-        if self.cell.M.network == "optimum":
-            used = 0 if labels is None else len(torch.unique(labels))
-            if used < self.cell.labels:
-                raise RunError(
-                    f"only {used} of {self.cell.labels} labels are on a training image, and the others have no "
-                    "optimum; take fewer labels or a larger size"
-                )
+        if isinstance(self.cell.M, UntrainedModel):
+            denoiser = self.cell.M.from_images(images.float() / 127.5 - 1, labels, count=self.cell.labels)
             yield CellStarted(self.entry, 0, 0)
-            optimum = OptimalDenoiser(images.float() / 127.5 - 1, labels)
-            yield from self._measure(optimum, images, 0, 0, None, 0.0, last=True)
+            yield from self._measure(denoiser, images, 0, 0, None, 0.0, last=True)
             return
         set_precision(self.cell.T)
         state, note = self._restore(missing)

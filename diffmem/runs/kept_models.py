@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffmem.atomic import remove_abandoned, replacing
-from diffmem.cells import Cell, Scoring
+from diffmem.cells import RESULTS_VERSION, Cell, Scoring
 from diffmem.data import progress
 from diffmem.errors import MachineError, NotInStore, OutOfMemory, RunError
 from diffmem.models import (
@@ -181,10 +181,12 @@ def _opened(path: Path, cell_id: str, epoch: int) -> KeptModel:
         if about["channels"] not in (1, 3):
             raise ValueError("no images have so many channels")
         scoring = {**about["configuration"]["score"], "batch_size": about["batch_size"]}
-        parts = {**about["configuration"], "score": scoring, "channels": about["channels"], "fingerprints": {}}
+        P = {**about["configuration"]["P"], "channels": about["channels"]}
         made = Made(**about["made"]) if "made" in about else None
-        kept = KeptModel(path, Cell.model_validate(parts), epoch, str(about["sha256"]), made)
-    if kept.cell.cell_id != cell_id or (about["cell_id"], about["epoch"]) != (cell_id, epoch):
+        cell = Cell.of({**about["configuration"], "P": P, "score": scoring})
+        kept = KeptModel(path, cell, epoch, str(about["sha256"]), made)
+    names = {kept.cell.name_by(version) for version in range(1, RESULTS_VERSION + 1)}
+    if not {cell_id, about["cell_id"]} <= names or about["epoch"] != epoch:
         raise RunError(f"{path}: written by another diffmem, or of another cell; {ANEW}")
     return kept
 

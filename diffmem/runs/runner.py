@@ -200,7 +200,7 @@ def _work_together(options: Options, waiting: Sequence[StudyCell], processes: in
 
 
 def _batch_is_shared(cell: Cell, processes: int) -> bool:
-    return cell.M.network == "optimum" or cell.T.batch_size >= processes
+    return not cell.M.trained or cell.T.batch_size >= processes
 
 
 def _run_together(waiting: Sequence[StudyCell], work: Work, options: Options) -> Iterator[Event]:

@@ -72,7 +72,9 @@ def load_state(path: Path, cell: Cell, device: torch.device) -> dict[str, Any]:
         raise RunError(f"{path}: damaged") from error
     if not isinstance(state, dict):
         raise RunError(f"{path}: damaged")
-    if state.get("cell_id") != cell.cell_id or state.get("results_version") != RESULTS_VERSION:
+    # under the name of today, the state of an older version is of a cell whose numbers are unchanged
+    names = {version: cell.name_by(version) for version in range(1, RESULTS_VERSION + 1)}
+    if state.get("cell_id") != names.get(state.get("results_version", 0)):
         raise RunError(f"{path}: written by another diffmem, or of another cell")
     return dict(state)
 

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from diffmem.cells import PASSES, Cell, forward_operations
+from diffmem.cells import PASSES, Cell
 from diffmem.models import (
-    OptimalDenoiser,
     TrainingState,
     build_denoiser,
     cpu_threads,
@@ -17,12 +16,15 @@ from diffmem.models import (
     train,
 )
 from diffmem.models import this_device as this_device
+from diffmem.networks import UntrainedModel
 from diffmem.runs.plan import Throughput
 
 MOST_OPERATIONS = 2e11
 """Operations of one measured step: larger batches are cut down to it, which they gain little beyond."""
 SECONDS = 1.0
 """How long each speed is measured, at least."""
+MOST_IMAGES = 10_000
+"""Training images of a measured denoiser that is not trained: with more, it is as fast per operation."""
 NOISE_LEVELS, EVALUATIONS = 3, 5
 """Noise levels of a measured generation, and how often it asks the network."""
 
@@ -30,32 +32,31 @@ NOISE_LEVELS, EVALUATIONS = 3, 5
 def measure_cells(cells: Sequence[Cell]) -> dict[str, Throughput]:
     """Return the throughput of each cell by its name on this device, measured once for cells that cost the same."""
     device = this_device()
-    by_cost: dict[tuple[int, int, int], Throughput] = {}
+    by_cost: dict[tuple[bool, int, int, int], Throughput] = {}
     found = {}
     for cell in cells:
-        if cell.M.network == "optimum":
-            found[cell.cell_id] = measure_products(cell, device)
-            continue
-        key = (forward_operations(cell), cell.T.batch_size, cell.score.batch_size)
+        key = (cell.M.trained, cell.work.forward, cell.T.batch_size, cell.score.batch_size)
         by_cost[key] = by_cost.get(key) or measure(cell, device)
         found[cell.cell_id] = by_cost[key]
     return found
 
 
-def measure_products(cell: Cell, device: torch.device) -> Throughput:
-    """Return the operations per second of the two matrix products that the optimum of a cell consists of."""
-    side = cell.P.resolution or 0
-    images = torch.randn(min(cell.P.size, 10_000), cell.channels, side, side, device=device)
-    optimum = OptimalDenoiser(images)
+def measure_untrained(cell: Cell, M: UntrainedModel, device: torch.device) -> Throughput:
+    """Return the operations per second of a denoiser that is known from images, here from random ones."""
+    side, size = cell.P.resolution or 0, min(cell.P.size, MOST_IMAGES)
+    images = torch.randn(size, cell.channels, side, side, device=device)
+    denoiser = M.from_images(images, None, count=0)
     noisy = torch.randn(cell.score.batch_size, cell.channels, side, side, device=device)
-    (seconds,) = seconds_in_turn([lambda: optimum(noisy, 1.0)], device, at_least=SECONDS)
-    speed = 4 * len(noisy) * images.numel() / seconds
-    return Throughput(speed, speed)
+    (seconds,) = seconds_in_turn([lambda: denoiser(noisy, 1.0)], device, at_least=SECONDS)
+    forward = M.work(resolution=side, channels=cell.channels, labels=0, size=size).forward
+    return Throughput(forward * len(noisy) / seconds, forward * len(noisy) / seconds)
 
 
 def measure(cell: Cell, device: torch.device) -> Throughput:
     """Train and generate a little with the network of a cell, and return the operations per second of each."""
-    forward = forward_operations(cell)
+    if isinstance(cell.M, UntrainedModel):
+        return measure_untrained(cell, cell.M, device)
+    forward = cell.work.forward
     set_precision(cell.T)
     batch = _at_once(cell.T.batch_size, PASSES * forward)
     state, step = training_step(cell, batch, device)

@@ -28,7 +28,7 @@ from diffmem.sql import CLOSED, LOCKED, lock
 from diffmem.store.file import create_empty, is_there
 from diffmem.store.objects import MIGRATIONS_TABLE, difference, is_plain, objects
 from diffmem.store.refusals import DAMAGED, refuse
-from diffmem.store.schema import MIGRATIONS
+from diffmem.store.schema import MIGRATIONS, apply
 from diffmem.store.selecting import NO_LIMITS, Limits, select
 from diffmem.store.validity import any_broken
 from diffmem.store.waiting import Wait, holder_in, logger, turn
@@ -332,18 +332,19 @@ class Database:
             self._keep(wait, done)
         with self._connected(wait, read_only=False) as connection:
             done = self._version(connection)  # again: if the lock file was deleted, another process may have done it
-            for number, sql in enumerate(MIGRATIONS[done:], start=done + 1):
+            for number, migration in enumerate(MIGRATIONS[done:], start=done + 1):
                 connection.begin()
                 try:
                     connection.execute(MIGRATIONS_TABLE)
-                    connection.execute(sql)
+                    apply(connection, migration, self.path)
                     connection.execute("INSERT INTO migrations VALUES (?, ?)", [number, utc_now()])
                     connection.commit()
                 except BaseException:
                     with suppress(duckdb.Error):
                         connection.rollback()
                     raise
-                connection.execute("CHECKPOINT")
+                if done or number == len(MIGRATIONS):  # of a new store, one is enough
+                    connection.execute("CHECKPOINT")
 
     def _keep(self, wait: Wait, done: int) -> None:
         """Copy the file before it is migrated, for whoever goes back to the diffmem that wrote it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from diffmem.cells import dotted
+from diffmem.cells import RESULTS_VERSION, dotted
 from diffmem.errors import NotInStore, StoreError
 from diffmem.measures import NEAREST
 from diffmem.store.attempts import outcome_of, state_of
@@ -163,8 +163,10 @@ def describe_store(store: Store) -> StoreDescription:
             """
             SELECT (SELECT max(version) FROM migrations) AS schema, (SELECT count(*) FROM checkpoints) AS checkpoints,
                 (SELECT count(*) FROM evidence) AS evidence,
+                (SELECT count(*) FROM cells WHERE results_version < ?) AS older_cells,
                 (SELECT coalesce(sum(samples), 0)::BIGINT FROM checkpoints) AS generated
-            """
+            """,
+            [RESULTS_VERSION],
         )
         studies = store.records(
             StudySize,
@@ -183,6 +185,7 @@ def describe_store(store: Store) -> StoreDescription:
         checkpoints=counts["checkpoints"],
         evidence=counts["evidence"],
         generated=counts["generated"],
+        older_cells=counts["older_cells"],
         training_states=len(sizes),
         training_state_bytes=sum(sizes),
         trained_models=len(weights),

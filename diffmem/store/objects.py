@@ -5,6 +5,8 @@ from functools import lru_cache
 
 import duckdb
 
+from diffmem.store.schema import Migration, apply
+
 LISTED = """
     SELECT 'table' AS kind, schema_name, table_name AS name, sql
     FROM system.main.duckdb_tables() WHERE NOT internal
@@ -39,7 +41,7 @@ def is_plain(found: set[Object]) -> bool:
     return {(kind, schema) for kind, schema, *_ in found} <= {("table", "main"), ("view", "main")}
 
 
-def difference(found: set[Object], migrations: Sequence[str]) -> str:
+def difference(found: set[Object], migrations: Sequence[Migration]) -> str:
     """Return in words the first thing in which objects differ from what migrations make; empty where in none."""
     expected = made_by(tuple(migrations))
     for kind, schema, name, _ in sorted(found - expected):
@@ -53,13 +55,13 @@ def difference(found: set[Object], migrations: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def made_by(migrations: tuple[str, ...]) -> set[Object]:
+def made_by(migrations: tuple[Migration, ...]) -> set[Object]:
     """Return what a store consists of after these migrations."""
     connection = duckdb.connect()
     try:
         connection.execute(MIGRATIONS_TABLE)
-        for sql in migrations:
-            connection.execute(sql)
+        for migration in migrations:
+            apply(connection, migration)
         return objects(connection)
     finally:
         connection.close()

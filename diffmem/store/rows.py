@@ -310,6 +310,7 @@ class StoreDescription:
     checkpoints: int
     evidence: int
     generated: int
+    older_cells: int  # with results of an older version
     training_states: int
     training_state_bytes: int
     trained_models: int

@@ -1,6 +1,16 @@
 """The tables of the store, as the list of changes that have made them."""
 
-MIGRATIONS = [
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+
+from diffmem.store.renaming import to_version_2
+
+Migration = str | Callable[[duckdb.DuckDBPyConnection, Path | None], None]
+"""SQL, or what changes a store over its connection, and its files beside a path."""
+
+MIGRATIONS: list[Migration] = [
     """
     CREATE TABLE cells (
         cell_id VARCHAR PRIMARY KEY,
@@ -97,6 +107,7 @@ MIGRATIONS = [
         PRIMARY KEY (cell_id, note)
     )
     """,
+    to_version_2,  # which adds cells.results_version, the version of diffmem's results that the numbers are of
     """
     ALTER TABLE studies ADD COLUMN kind VARCHAR DEFAULT 'trained';  -- trained, images, monitor
     UPDATE studies SET kind = CASE WHEN path = 'diffmem.Monitor' THEN 'monitor' ELSE 'images' END
@@ -142,3 +153,11 @@ MIGRATIONS = [
     """,
 ]
 """Append only. Each runs in one transaction with its record."""
+
+
+def apply(connection: duckdb.DuckDBPyConnection, migration: Migration, path: Path | None = None) -> None:
+    """Do what a migration does, to the store at `path` if it has files beside it."""
+    if callable(migration):
+        migration(connection, path)
+    else:
+        connection.execute(migration)

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from diffmem.cells import RESULTS_VERSION
 from diffmem.measures import MeasureEvidence, wilson
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, new_attempt_id
@@ -107,7 +108,8 @@ class Store(Queries):
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [study.name])
             connection.execute(
-                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ? FROM given_cells", [now]
+                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells",
+                [now, RESULTS_VERSION],
             )
             connection.execute(
                 """

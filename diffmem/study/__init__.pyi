@@ -1,8 +1,8 @@
 from .crossing import StudyCell as StudyCell
 from .keys import key_tables as key_tables
-from .layers import KEYS as KEYS
 from .layers import FirstFault as FirstFault
 from .layers import Layer as Layer
+from .layers import known_keys as known_keys
 from .schema import json_schema as json_schema
 from .study import Study as Study
 from .study import study_name as study_name

@@ -18,18 +18,18 @@ from diffmem.cells import (
     Fault,
     ModelConfiguration,
     Scoring,
-    Settings,
     TrainingProcedure,
     channels_of,
     fingerprints_of,
     impossible_checkpoints,
     impossible_data,
     impossible_labels,
-    impossible_network,
 )
 from diffmem.data import describe
 from diffmem.errors import DataError
-from diffmem.study.layers import KEYS, SECTIONS, Faults, Layer, Place, Setting, shown
+from diffmem.networks import member
+from diffmem.settings import Settings
+from diffmem.study.layers import SECTIONS, Faults, Layer, Place, Setting, known_keys, shown
 
 S = TypeVar("S", bound=Settings)
 
@@ -110,7 +110,7 @@ class _Crossing:
         if images is None:
             return None
         model, network_faults = self._network(at["M"], images.P.resolution or 0)
-        training, scoring, checkpoint_faults = self._training(at["T"], model.network)
+        training, scoring, checkpoint_faults = self._training(at["T"], model.trained)
         bad = P.bad | M.bad | T.bad | score.bad
         found = [*images.faults, *impossible_labels(P.section, M.section), *network_faults, *checkpoint_faults]
         if bad or found:
@@ -186,11 +186,11 @@ class _Crossing:
 
     def _resolve_network(self, steps: Steps, resolution: int) -> tuple[ModelConfiguration, list[Fault]]:
         M: ModelConfiguration = self._section("M", steps).section
-        return M.resolved(resolution), impossible_network(M, resolution) if resolution else []
+        return M.resolved(resolution), M.faults(resolution) if resolution else []
 
-    def _resolve_training(self, steps: Steps, network: str) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
+    def _resolve_training(self, steps: Steps, trained: bool) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
         T, score = self._section("T", steps).section, self._section("score", ()).section
-        resolved = T.resolved(network)
+        resolved = T.resolved(trained=trained)
         return resolved, self._scoring(resolved.epochs), impossible_checkpoints(T, score)
 
     def _resolve_scoring(self, epochs: int) -> Scoring:
@@ -231,13 +231,14 @@ def build_section(
     """Build a section from the settings that name it.
 
     Every value that its type refuses is noted in `faults` and its key in `bad`; the section is then built
-    without it, so that the other settings can still be checked. None if what is missing has no default.
+    without it, so that the other settings can still be checked. None if what is missing has no default. Of M, the keys
+    that its network does not have are left out.
     """
     prefix = f"{section}."
     values = _nested({key.removeprefix(prefix): s.value for key, s in settings.items() if key.startswith(prefix)})
     for _ in range(2):
         try:
-            return model(**values)
+            return model(**(values if section != "M" else _own(values)))
         except ValidationError as error:
             for key, message in _messages(error, prefix).items():
                 dotted = prefix + key
@@ -246,6 +247,12 @@ def build_section(
                 bad.add(dotted)
                 values.pop(key.partition(".")[0], None)
     return None
+
+
+def _own(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of M that its network has."""
+    fields = member(values.get("network")).model_fields
+    return {key: value for key, value in values.items() if key in fields}
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +277,7 @@ def _messages(error: ValidationError, prefix: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for item in error.errors():
         loc = [str(part) for part in item["loc"]]
-        key = ".".join(loc[:2]) if prefix + ".".join(loc[:2]) in KEYS else loc[0]
+        key = ".".join(loc[:2]) if prefix + ".".join(loc[:2]) in known_keys() else loc[0]
         text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         text = PLAIN_WORDS.get(item["type"], text)
         alternatives.setdefault(key, []).append(text)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from diffmem.cells import MOST
+from diffmem.networks import MEMBERS
+from diffmem.settings import MOST
 from diffmem.study.layers import SECTIONS
 from diffmem.study.schema import json_schema
 
@@ -20,13 +21,6 @@ PAPER = {
     "P.blend.classes": "Fig. 2c",
     "M.network": "Eq. 2, Fig. 1a; Fig. 4",
     "M.precondition": "App. B; Fig. 4",
-    "M.width": "Fig. 3a, 7a, 7c, 7e",
-    "M.channel_mult": "App. B",
-    "M.blocks": "Fig. 3b, 3c, 7b, 7d, 7f",
-    "M.attention": "App. B",
-    "M.embedding": "Fig. 3d",
-    "M.skips": "Fig. 4, 8a, 8b",
-    "M.dropout": "its code",
     "M.condition": "Fig. 5a, 5d, Table 3",
     "M.labels": "Fig. 5b, 5c",
     "T.epochs": "Fig. 1c, 1d",
@@ -56,7 +50,8 @@ PAPER = {
     "emm.tolerance": "-",
     "emm.stop": "-",
 }
-"""Where in Gu et al. 2023 each key is varied or defined; `-`: diffmem's own."""
+"""Where in Gu et al. 2023 each key is varied or defined, but for those that networks have for themselves; `-`:
+diffmem's own."""
 
 HEADER = "| key | type and range | default | meaning | in the paper |\n|---|---|---|---|---|\n"
 
@@ -85,8 +80,14 @@ def _keys(prefix: str, schema: JsonSchema) -> Iterator[tuple[str, JsonSchema]]:
 
 
 def _row(key: str, schema: JsonSchema) -> str:
-    cells = [f"`{key}`", _kind(schema), _default(schema), schema["description"], PAPER[key]]
+    cells = [f"`{key}`", _kind(schema), _default(schema), schema["description"], _in_the_paper(key)]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _in_the_paper(key: str) -> str:
+    """Return where a key is in the paper; of one that a network has for itself, that network says it."""
+    own = {f"M.{name}": place for each in MEMBERS.values() for name, place in each.PAPER.items()}
+    return {**own, **PAPER}.get(key, "-")
 
 
 def _kind(schema: JsonSchema) -> str:

@@ -1,13 +1,15 @@
 """What a study file says, as layers of settings with the line of each: merged, checked, and every fault kept."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
 
-from diffmem.cells import DataDistribution, Estimation, ModelConfiguration, Scoring, Settings, TrainingProcedure
+from diffmem.cells import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
+from diffmem.networks import MEMBERS
+from diffmem.settings import Settings
 
 SECTIONS: dict[str, type[Settings]] = {
     "P": DataDistribution,
@@ -30,9 +32,21 @@ def _keys_of(model: type[Settings], prefix: str) -> Iterator[str]:
             yield f"{prefix}.{key}"
 
 
-KEYS = {key for section, model in SECTIONS.items() for key in _keys_of(model, section)}
+def models_of(section: str) -> list[type[Settings]]:
+    """Return the models whose keys a section can have: of M, those of all networks."""
+    return [*MEMBERS.values()] if section == "M" else [SECTIONS[section]]
 
-AXIS_KEYS = {key for key in KEYS if key.startswith(("P.", "M.", "T."))}
+
+def known_keys(sections: Iterable[str] = SECTIONS) -> set[str]:
+    """Return the dotted keys of some sections, by default of all."""
+    return {key for section in sections for model in models_of(section) for key in _keys_of(model, section)}
+
+
+DEFAULT_NETWORK = frozenset({next(iter(MEMBERS))})
+"""The network of a study that names none."""
+
+ON_AXES = ("P", "M", "T")
+"""The sections whose keys can be on an axis."""
 
 TEXTS = {
     "title": "What the report calls the study; default: the file's name.",
@@ -65,6 +79,7 @@ class Layer:
 
     settings: dict[str, Setting] = field(default_factory=dict)
     axes: list[dict[str, Setting]] | None = None
+    networks: frozenset[str] = frozenset()  # that it names, and those below it
 
     def over(self, below: "Layer") -> "Layer":
         """Return this layer on top of another: settings merge key by key, axes replace as a whole.
@@ -75,7 +90,7 @@ class Layer:
         if axes is None and below.axes is not None:
             axes = [{key: axis[key] for key in axis if key not in self.settings} for axis in below.axes]
             axes = [axis for axis in axes if axis]
-        return Layer({**below.settings, **self.settings}, axes)
+        return Layer({**below.settings, **self.settings}, axes, self.networks | below.networks)
 
 
 class Faults:
@@ -150,7 +165,44 @@ def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faul
         elif name in TEXTS:
             layer.settings[name] = Setting(value, where)
     drop_unknown(layer.settings, faults)
+    layer.networks = networks_of([layer.settings, *(layer.axes or [])])
     return layer
+
+
+def networks_of(tables: Iterable[Mapping[str, Setting]]) -> frozenset[str]:
+    """Return the networks that settings and axes name."""
+    values = [table["M.network"].value for table in tables if "M.network" in table]
+    named = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return frozenset(map(str, named))
+
+
+def check_networks(layer: Layer, faults: Faults) -> None:
+    """Note and drop the keys of M that none of the networks has that a study names.
+
+    Where it names one that is not trained, it may have keys of those that are, as it has of T.
+    """
+    names = layer.networks or DEFAULT_NETWORK
+    named = {name: MEMBERS[name] for name in sorted(names) if name in MEMBERS}
+    if len(named) < len(names) or not all(each.trained for each in named.values()):
+        return
+    for table in [layer.settings, *(layer.axes or [])]:
+        for key, setting in list(table.items()):
+            if key.startswith("M.") and not _having(key, named):
+                others = f"{_all_of(_having(key, MEMBERS), 'has', 'have')} it"
+                faults.add(setting.place, key, f"{_all_of(named, 'has', 'have')} no such key; {others}")
+                del table[key]
+    if layer.axes is not None:
+        layer.axes = [axis for axis in layer.axes if axis]
+
+
+def _having(key: str, networks: Mapping[str, type[ModelConfiguration]]) -> list[str]:
+    """Return the names of the networks that have a key of M."""
+    return [name for name, each in networks.items() if key.removeprefix("M.") in each.model_fields]
+
+
+def _all_of(names: Collection[str], one: str, several: str) -> str:
+    """Return names in a row with the verb that fits."""
+    return f"{' and '.join(names)} {one if len(names) == 1 else several}"
 
 
 def leaves_of(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -172,7 +224,7 @@ def _axes(value: Any, prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -
         axis = {}
         for keys, values in leaves_of(table, ()):
             axis[".".join(keys)] = Setting(values, place(*at, *keys))
-        drop_unknown(axis, faults, AXIS_KEYS)
+        drop_unknown(axis, faults, on_axis=True)
         check_axis(axis, faults)
         if axis:
             axes.append(axis)
@@ -202,17 +254,18 @@ def _check_axes_are_distinct(axes: list[dict[str, Setting]], faults: Faults) -> 
             seen.setdefault(key, setting.place)
 
 
-def drop_unknown(settings: dict[str, Setting], faults: Faults, known: set[str] = KEYS) -> None:
+def drop_unknown(settings: dict[str, Setting], faults: Faults, *, on_axis: bool = False) -> None:
     """Note and drop the settings whose keys are not known, or cannot be where they are."""
+    known = known_keys(ON_AXES) if on_axis else known_keys()
     for key, (value, place) in list(settings.items()):
-        if key in known or (known is KEYS and key in TEXTS):
+        if key in known or (not on_axis and key in TEXTS):
             continue
         inner = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == key)
-        if key in SECTIONS and known is KEYS:
+        if key in SECTIONS and not on_axis:
             faults.add(place, key, f"must be a table, not {shown(value)}")
         elif inner:
             faults.add(place, key, f"must be a table of {', '.join(inner)}, not {shown(value)}")
-        elif key in KEYS or key in TEXTS:
+        elif on_axis and (key in known_keys() or key in TEXTS):
             faults.add(place, key, "cannot be on an axis; only keys of P, M and T can")
         elif not key:
             faults.add(place, "axes", "an axis needs a key with its values, as in P.size = [4, 8]")

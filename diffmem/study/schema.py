@@ -3,12 +3,12 @@
 from typing import Any
 
 from diffmem.measures import MEASURES
-from diffmem.study.layers import SECTIONS, TEXTS
+from diffmem.study.layers import ON_AXES, SECTIONS, TEXTS, models_of
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
-    sections = {section: _without_references(model.model_json_schema()) for section, model in SECTIONS.items()}
+    sections = {section: _section(section) for section in SECTIONS}
     sections["score"]["properties"]["measures"]["items"]["enum"] = list(MEASURES)
     sections["emm"]["properties"]["measure"]["enum"] = list(MEASURES)
     axis = {
@@ -17,7 +17,7 @@ def json_schema() -> dict[str, Any]:
             "additionalProperties": False,
             "properties": {key: _list_of(value) for key, value in sections[section]["properties"].items()},
         }
-        for section in ("P", "M", "T")
+        for section in ON_AXES
     }
     axes = {
         "type": "array",
@@ -46,6 +46,29 @@ def json_schema() -> dict[str, Any]:
             },
         },
     }
+
+
+def _section(section: str) -> dict[str, Any]:
+    """Return the schema of a section; that of M has the keys of all networks, and their names."""
+    schemas = [_without_references(model.model_json_schema()) for model in models_of(section)]
+    if len(schemas) == 1:
+        return schemas[0]
+    properties: dict[str, dict[str, Any]] = {}
+    for schema in schemas:
+        for key, value in schema["properties"].items():
+            if properties.setdefault(key, value) != value and key != "network":
+                properties[key] = {"anyOf": [properties[key], value], "description": value["description"]}
+    names = [schema["properties"]["network"] for schema in schemas]
+    meanings = [f"`{each['const']}`: {each['description']}" for each in names]
+    properties["network"] = {
+        "default": names[0]["const"],
+        "description": f"{'; '.join(meanings)}.",
+        "enum": [each["const"] for each in names],
+        "title": "Network",
+        "type": "string",
+    }
+    whole = _without_references(SECTIONS[section].model_json_schema())
+    return {**whole, "additionalProperties": False, "properties": properties}
 
 
 def _without_references(schema: dict[str, Any]) -> dict[str, Any]:

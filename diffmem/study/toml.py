@@ -11,6 +11,7 @@ import tomli
 
 from diffmem.errors import StudyError
 from diffmem.study.layers import (
+    DEFAULT_NETWORK,
     TEXTS,
     Document,
     Faults,
@@ -18,9 +19,11 @@ from diffmem.study.layers import (
     Place,
     Setting,
     check_axis,
+    check_networks,
     document_of,
     drop_unknown,
     leaves_of,
+    networks_of,
     shown,
 )
 
@@ -45,7 +48,9 @@ def read_study(
     layer = document.layer
     if profile is not None:
         layer = _profile(document, profile, path, faults).over(layer)
-    return _override(layer, overrides, faults)
+    layer = _override(layer, overrides, faults)
+    check_networks(layer, faults)
+    return layer
 
 
 def profiles_of(path: Path) -> list[str]:
@@ -67,6 +72,7 @@ def _read(path: Path, faults: Faults, above: tuple[Path, ...], most_bytes: int =
     document = document_of(values, place, faults)
     extends = values.get("extends")
     if not isinstance(extends, str):
+        document.layer.networks = document.layer.networks or DEFAULT_NETWORK
         return document
     if fault := _cannot_extend(path, extends, above):
         faults.add(place("extends"), "extends", fault)
@@ -239,7 +245,7 @@ def _with_override(layer: Layer, key: str, setting: Setting, faults: Faults) -> 
     axes = [dict(axis) for axis in layer.axes or []]
     axis = next((axis for axis in axes if key in axis), None)
     if axis is None or not isinstance(setting.value, list):
-        return Layer({key: setting}).over(layer)
+        return Layer({key: setting}, networks=networks_of([{key: setting}])).over(layer)
     axis[key] = setting
     check_axis(axis, faults)
-    return Layer(layer.settings, [axis for axis in axes if axis])
+    return Layer(layer.settings, [axis for axis in axes if axis], layer.networks | networks_of([axis]))

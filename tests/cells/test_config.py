@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ from torch import nn
 
 from diffmem.cells.cell import Cell, content_hash
 from diffmem.cells.datasets import DATASETS, Dataset
-from diffmem.cells.rules import impossible_pairs, normalised_channels
+from diffmem.cells.rules import impossible_pairs
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.data import load_source
 from diffmem.models.denoiser import build_denoiser
+from diffmem.networks import MEMBERS
+from diffmem.networks.ddpmpp import DDPMpp
+from diffmem.study.study import Study
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
 P = {"dataset": "digits", "size": 16}
 M = {"width": 8, "channel_mult": [2, 2], "blocks": 1}
@@ -103,8 +109,8 @@ def test_a_cell_of_one_thousand_images_is_scored_sixteen_times_as_in_the_paper()
 
 def test_the_meaning_of_cells_has_not_changed_by_accident():
     """Where this fails, results already in a store are no longer found: raise RESULTS_VERSION or undo the change."""
-    assert cell().cell_id == "09746ff39f924db5"
-    assert cell(M__network="optimum").cell_id == "092839bed5a16176"
+    assert cell().cell_id == "689fa789f66fd3d5"
+    assert cell(M__network="optimum").cell_id == "4c1692d061f6b100"
 
 
 VARIED = [
@@ -135,9 +141,9 @@ def test_varied_cells_keep_their_names_and_configurations():
     """The digest is that of each cell's `content_hash` and configuration before cells shared their sections."""
     cells = [cell(**P, **M, **T, **score) for P, M, T, score in itertools.product(*VARIED)]
     assert len({each.cell_id for each in cells}) > 100
-    assert [each.cell_id for each in cells] == [content_hash(each.configuration) for each in cells]
-    text = "\n".join(f"{each.cell_id} {json.dumps(each.configuration)}" for each in cells)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "22eec629526e6525"
+    assert [each.cell_id for each in cells] == [content_hash(each.identity) for each in cells]
+    text = "\n".join(f"{each.cell_id} {json.dumps(each.identity)}" for each in cells)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a93e5a48499fd91c"
 
 
 def test_a_copy_of_settings_forgets_what_was_worked_out_from_the_old_ones():
@@ -163,12 +169,54 @@ def test_a_cell_id_is_sixteen_hexadecimal_digits():
 
 
 def test_the_configuration_writes_out_every_setting_that_changes_numbers():
-    assert {section: set(values) for section, values in cell().configuration.items()} == {
+    assert {section: set(values) for section, values in cell().identity.items()} == {
         "P": set(DataDistribution.model_fields) - set(DataDistribution.NEUTRAL),
-        "M": set(ModelConfiguration.model_fields),
+        "M": set(ModelConfiguration().model_dump()),
         "T": set(TrainingProcedure.model_fields),
         "score": {"samples", "every", "steps"},
     }
+
+
+def test_a_new_key_leaves_the_names_of_all_cells_of_all_studies_alone_at_its_neutral_value(monkeypatch):
+    class WithKey(DDPMpp):
+        NEUTRAL: ClassVar = {**DDPMpp.NEUTRAL, "newest": 0}
+        newest: int = 0
+
+    def names() -> list[str]:
+        return [entry.cell.cell_id for path in STUDIES for entry in Study.load(path).distinct]
+
+    before = names()
+    monkeypatch.setitem(MEMBERS, "ddpm++", WithKey)
+    after = [entry.cell for path in STUDIES for entry in Study.load(path).distinct]
+    assert [each.cell_id for each in after] == before
+    networks = {type(each.M) for each in after}
+    assert WithKey in networks
+    assert DDPMpp not in networks
+    changed = {
+        entry.cell.cell_id
+        for path in STUDIES
+        for entry in Study.load(path, overrides=["M.newest=1"]).distinct
+        if entry.cell.M.network == "ddpm++"
+    }
+    assert len(changed) > 100
+    assert not changed & set(before)
+
+
+@pytest.mark.parametrize(
+    ("section", "model"), [("P", DataDistribution), ("T", TrainingProcedure), ("score", Scoring)], ids=str
+)
+def test_a_new_key_of_any_section_names_a_cell_only_where_it_changes_something(section, model):
+    class WithKey(model):
+        NEUTRAL: ClassVar = {**model.NEUTRAL, "newest": 0.5}
+        newest: float = 0.5
+
+    ours = cell()
+    written = getattr(ours, section).model_dump()
+    neutral, other = (ours.model_copy(update={section: WithKey(**written, **more)}) for more in ({}, {"newest": 0.25}))
+    assert neutral.cell_id == ours.cell_id
+    assert "newest" not in neutral.configuration[section]
+    assert other.cell_id != ours.cell_id
+    assert other.configuration[section]["newest"] == 0.25
 
 
 def test_a_key_that_came_later_is_part_of_a_cell_only_where_it_changes_something():
@@ -198,7 +246,7 @@ SAME = {
 @pytest.mark.parametrize("changes", SAME.values(), ids=SAME)
 def test_writing_out_every_default_names_the_same_cell_and_is_possible(changes):
     sections = {"P": DataDistribution, "M": ModelConfiguration, "T": TrainingProcedure, "score": Scoring}
-    configuration = cell(**changes).configuration
+    configuration = cell(**changes).identity
     written = [model.model_validate(configuration[section]) for section, model in sections.items()]
     assert impossible_pairs(*written) == []
     assert Cell.resolve(*written).cell_id == cell(**changes).cell_id
@@ -278,7 +326,7 @@ CHANGED: dict[str, Any] = {
 
 
 def test_the_table_of_changes_has_every_key_that_changes_numbers():
-    configuration = cell().configuration
+    configuration = cell().identity
     assert set(CHANGED) == {f"{section}__{key}" for section, values in configuration.items() for key in values}
 
 
@@ -390,7 +438,7 @@ def test_normalised_channels_are_those_of_the_network(network, channel_mult, blo
     model = ModelConfiguration(network=network, width=12, channel_mult=channel_mult, blocks=blocks)
     denoiser = build_denoiser(model, resolution=8, channels=1)
     norms = {module.num_channels for module in denoiser.modules() if isinstance(module, nn.GroupNorm)}
-    assert normalised_channels(model, 8) == norms
+    assert model.normalised_channels(8) == norms
 
 
 @pytest.mark.parametrize("network", ["ddpm++", "ncsn++"])

@@ -5,11 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmem.cells.cell import Cell
-from diffmem.cells.cost import cell_cost, forward_operations, parameters
+from diffmem.cells.cost import cell_cost
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.data import training_set
 from diffmem.models.denoiser import Denoiser, build_denoiser
-from diffmem.models.optimum import OptimalDenoiser
+from diffmem.networks.closed_form import OptimalDenoiser
 
 
 def cell(
@@ -53,7 +53,7 @@ PAPER = {"width": 128, "channel_mult": [2, 2, 2], "blocks": 2}
 
 @pytest.mark.parametrize("M", NETWORKS.values(), ids=NETWORKS)
 def test_parameters_are_those_of_the_network(M):
-    assert parameters(cell(**M)) == sum(p.numel() for p in network(cell(**M)).parameters())
+    assert cell(**M).work.parameters == sum(p.numel() for p in network(cell(**M)).parameters())
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_parameters_are_those_of_the_network(M):
     ids=str,
 )
 def test_parameters_are_the_published_ones(M, published):
-    assert parameters(cell({"dataset": "cifar10", "size": 1000}, **{**PAPER, **M})) == published
+    assert cell({"dataset": "cifar10", "size": 1000}, **{**PAPER, **M}).work.parameters == published
 
 
 @pytest.mark.parametrize("M", NETWORKS.values(), ids=NETWORKS)
 def test_a_forward_pass_is_what_torch_counts_up_to_the_resampling_filters(M):
     ours = cell(**M)
-    assert forward_operations(ours) * 5 == pytest.approx(counted(network(ours), ours, 5, backward=False), rel=0.01)
+    assert ours.work.forward * 5 == pytest.approx(counted(network(ours), ours, 5, backward=False), rel=0.01)
 
 
 @pytest.mark.parametrize("M", NETWORKS.values(), ids=NETWORKS)
@@ -89,7 +89,7 @@ def test_a_training_step_is_three_forward_passes_as_torch_counts_it(M):
 def test_a_cell_trains_and_generates_what_its_checkpoints_say():
     cost = cell_cost(cell())
     assert (cost.images_trained, cost.images_generated) == (12 * 8, 3 * 10)
-    assert cost.generation == 3 * 10 * 35 * forward_operations(cell())
+    assert cost.generation == 3 * 10 * 35 * cell().work.forward
     assert cost.scoring == 3 * 10 * 2 * 8 * 64
     assert cost.operations == cost.training + cost.generation + cost.scoring
 

@@ -17,7 +17,7 @@ from diffmem.cells.cell import RESULTS_VERSION
 from diffmem.runs.runner import run_study
 from diffmem.store.store import Store
 
-VERSION = 1
+VERSION = 2
 """The RESULTS_VERSION of these numbers."""
 
 STEPS = """

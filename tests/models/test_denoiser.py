@@ -14,9 +14,9 @@ from diffmem.data.training_sets import load_source
 from diffmem.measures.nearest import memorized_share
 from diffmem.measures.neighbours import two_nearest
 from diffmem.models.denoiser import build_denoiser, draw_noise, loss
-from diffmem.models.optimum import OptimalDenoiser
 from diffmem.models.preconditioning import EDM, PRECONDITIONINGS, VE, VP
 from diffmem.models.sampling import generate, sample_labels
+from diffmem.networks.closed_form import OptimalDenoiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_preconditioning = pytest.mark.parametrize("name", ["vp", "ve", "edm"])

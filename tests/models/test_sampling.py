@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 from reference import one_thread, random_images, tiny_denoiser  # noqa: F401
 
-from diffmem.models.optimum import OptimalDenoiser
 from diffmem.models.sampling import generate, heun, latents, noise_levels, quantise, sample_labels
+from diffmem.networks.closed_form import OptimalDenoiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

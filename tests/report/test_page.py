@@ -15,6 +15,7 @@ from reading import PAIRS, REASON, STUDY, Page, fill, rendered
 from scipy.stats import binomtest
 
 from diffmem.analysis.emm import emm_interval
+from diffmem.cells.cell import Cell
 from diffmem.cells.cost import cell_cost
 from diffmem.errors import DiffmemError
 from diffmem.measures.nearest import NEAREST
@@ -160,7 +161,7 @@ def test_the_table_has_the_ratios_the_emm_and_what_is_missing(page: Page) -> Non
 
 
 def test_what_was_done_to_the_images_is_listed_where_there_is_something(store: Store, page: Page) -> None:
-    heading = "What was done to the images"
+    heading = "Notes"
     assert heading not in page.texts["h3"]
     study = fill(store)
     one, two, three = [entry.cell.cell_id for entry in study.cells]
@@ -264,10 +265,26 @@ def test_the_cost_of_a_cell_is_that_of_its_plan(store: Store) -> None:
     assert words in rendered(store).text
 
 
-def test_the_cost_with_images_whose_channels_the_store_does_not_know_is_about_right(store: Store) -> None:
+def with_own_images(store: Store) -> Cell:
+    """Fill a store with cells of a user's own grey images; return the first one."""
     np.savez(store.path.parent / "mine.npz", images=np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8))
-    fill(store, STUDY.replace('"digits"', f'"{store.path.parent}/mine.npz"'))
-    assert re.search(r"about [\d.]+ k parameters, about [\d.]+ M floating-point operations", rendered(store).text)
+    return fill(store, STUDY.replace('"digits"', f'"{store.path.parent}/mine.npz"')).cells[0].cell
+
+
+def test_the_cost_with_a_users_own_images_is_that_of_its_plan(store: Store) -> None:
+    cell = with_own_images(store)
+    assert cell.channels == 1
+    assert f" {with_unit(cell_cost(cell).operations)} floating-point operations for all" in rendered(store).text
+
+
+def test_the_cost_is_not_guessed_where_an_older_store_does_not_have_the_channels(store: Store) -> None:
+    with_own_images(store)
+    without = """UPDATE cells SET configuration = json_merge_patch(configuration, '{"P": {"channels": null}}')"""
+    with store.writing() as connection:
+        connection.execute(without)
+    text = rendered(store).text
+    assert "not known: an older diffmem did not keep the colour channels of its images" in text
+    assert "floating-point operations" not in text
 
 
 def test_the_optimum_has_operations_and_no_parameters(store: Store) -> None:

@@ -570,7 +570,7 @@ from pathlib import Path
 import tiny
 from diffmem.store import Store
 with Store("store/diffmem.duckdb").writing() as connection:
-    connection.execute("INSERT INTO cells VALUES ('new', '{\\"P\\": {\\"size\\": 8}}', 1, now()::TIMESTAMP)")
+    connection.execute("INSERT INTO cells VALUES ('new', '{\\"P\\": {\\"size\\": 8}}', 1, now()::TIMESTAMP, 2)")
     connection.commit()
     print("ready", flush=True)
     os.kill(os.getpid(), 9)
@@ -750,7 +750,7 @@ def test_a_store_of_an_older_schema_is_read_where_nothing_can_be_written() -> No
     path.parent.mkdir()
     change("CREATE TABLE migrations (version INTEGER PRIMARY KEY, applied_at TIMESTAMP)", str(path))
     change(MIGRATIONS[0], str(path))
-    change("INSERT INTO migrations VALUES (1, now()::TIMESTAMP)", str(path))
+    change("INSERT INTO migrations VALUES (1, now()::TIMESTAMP, 2)", str(path))
     script = 'mount --bind old old && mount -o remount,bind,ro old && exec "$@"'
     ended = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", *tiny.command("store", "info", path)],

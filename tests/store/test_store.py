@@ -498,20 +498,6 @@ def test_merged_stores_have_the_notes_of_both_in_any_order(tmp_path: Path) -> No
         assert count(into, "notes") == 3
 
 
-def test_a_store_of_the_schema_before_notes_gets_the_table_and_keeps_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = Store(tmp_path / "old.duckdb", check=False)  # its rules are those of the newest schema
-    with monkeypatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:3])
-        tiny.register(old, tiny.load(tmp_path, tiny.TEXT))
-        assert "notes" not in tables(old)
-    assert Store(old.path).notes("tiny") == []
-    one, _ = noted(Store(old.path), tmp_path, [CLEAR])
-    assert Store(old.path).cell_notes("tiny") == {one: [CLEAR]}
-    assert len(Store(old.path).cells("tiny")) == 2
-
-
 # --- evidence ------------------------------------------------------------------------------------------
 
 
@@ -700,10 +686,10 @@ from diffmem.store import Store
 store = Store(Path(sys.argv[1]))
 with store.writing() as connection:
     if sys.argv[2] == "left in the WAL":
-        connection.execute("INSERT INTO cells VALUES ('kept', '{}', 1, now()::TIMESTAMP)")
+        connection.execute("INSERT INTO cells VALUES ('kept', '{}', 1, now()::TIMESTAMP, 2)")
         connection.commit()
         connection.begin()
-    connection.execute("INSERT INTO cells VALUES ('undone', '{}', 1, now()::TIMESTAMP)")
+    connection.execute("INSERT INTO cells VALUES ('undone', '{}', 1, now()::TIMESTAMP, 2)")
     connection.execute("INSERT INTO evidence SELECT 'cell', 9, i, i, i, i FROM range(200000) t(i)")
     print("ready", flush=True)
     time.sleep(300)

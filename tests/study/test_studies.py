@@ -7,8 +7,8 @@ import torch
 
 from diffmem.cells.cell import Cell
 from diffmem.models.denoiser import build_denoiser
-from diffmem.models.optimum import OptimalDenoiser
 from diffmem.models.training import TrainingState, train
+from diffmem.networks.closed_form import OptimalDenoiser
 from diffmem.study.study import Study
 
 STUDIES = Path(__file__).parents[2] / "studies"

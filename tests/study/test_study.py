@@ -15,8 +15,9 @@ import tomli
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
+from diffmem.networks.unets import UNetModel
 from diffmem.study import crossing
-from diffmem.study.layers import SECTIONS
+from diffmem.study.layers import SECTIONS, models_of
 from diffmem.study.schema import json_schema
 from diffmem.study.study import Study, study_name
 
@@ -198,9 +199,9 @@ def test_cells_share_the_sections_that_their_axes_do_not_tell_apart():
 
 def test_settings_are_checked_once_for_each_value_and_not_for_each_cell(monkeypatch):
     checked = []
-    for name in ("impossible_data", "impossible_network", "impossible_checkpoints"):
-        check = getattr(crossing, name)
-        monkeypatch.setattr(crossing, name, lambda *given, check=check: checked.append(check) or check(*given))
+    for owner, name in ((crossing, "impossible_data"), (UNetModel, "faults"), (crossing, "impossible_checkpoints")):
+        check = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, check=check: checked.append(check) or check(*given))
     load(many(10))
     assert len(checked) == 50 + 1 + 10
 
@@ -642,7 +643,9 @@ def test_the_same_mistake_gives_the_same_message_in_every_process():
     assert "did you mean " in messages.pop()
 
 
-ALL_KEYS = [f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields]
+ALL_KEYS = list(
+    dict.fromkeys(f"{name}.{key}" for name in SECTIONS for model in models_of(name) for key in model.model_fields)
+)
 
 
 @pytest.mark.parametrize("value", ["1979-05-27", "{}", "[[]]"], ids=["a date", "a table", "a list of lists"])
@@ -881,13 +884,12 @@ def test_the_committed_schema_is_the_one_of_the_code():
 def test_the_schema_knows_exactly_the_keys_of_a_study_file():
     schema = json_schema()["properties"]
     assert set(schema) == {*SECTIONS, "title", "figure", "extends", "axes", "profiles"}
-    for section, model in SECTIONS.items():
-        assert set(schema[section]["properties"]) == set(model.model_fields)
+    fields = {section: {key for model in models_of(section) for key in model.model_fields} for section in SECTIONS}
+    for section in SECTIONS:
+        assert set(schema[section]["properties"]) == fields[section]
         assert schema[section]["additionalProperties"] is False
     axis = schema["axes"]["items"]["properties"]
-    assert {name: set(axis[name]["properties"]) for name in axis} == {
-        name: set(SECTIONS[name].model_fields) for name in ("P", "M", "T")
-    }
+    assert {name: set(axis[name]["properties"]) for name in axis} == {name: fields[name] for name in ("P", "M", "T")}
     assert set(schema["profiles"]["additionalProperties"]["properties"]) == {*SECTIONS, "title", "axes"}
 
 
