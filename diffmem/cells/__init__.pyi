@@ -1,11 +1,11 @@
-from .cell import Cell as Cell
 from .cell import REPLICATES as REPLICATES
 from .cell import RESULTS_VERSION as RESULTS_VERSION
+from .cell import Cell as Cell
 from .cell import channels_of as channels_of
 from .cell import content_hash as content_hash
 from .cell import fingerprints_of as fingerprints_of
-from .cost import Cost as Cost
 from .cost import PASSES as PASSES
+from .cost import Cost as Cost
 from .cost import cell_cost as cell_cost
 from .cost import kept_bytes as kept_bytes
 from .cost import stored_cell as stored_cell
@@ -15,9 +15,9 @@ from .rules import Fault as Fault
 from .rules import impossible_checkpoints as impossible_checkpoints
 from .rules import impossible_data as impossible_data
 from .rules import impossible_labels as impossible_labels
+from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation
-from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import ModelConfiguration as ModelConfiguration
 from .settings import Scoring as Scoring
 from .settings import TrainingProcedure as TrainingProcedure
