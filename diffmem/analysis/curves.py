@@ -10,8 +10,20 @@ from typing import Any, Protocol, TypeVar
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.cells import dotted
 from diffmem.errors import StoreError
-from diffmem.measures import MEASURES, Measure
-from diffmem.store import CellProgress, Kind, Note, Outcome, Point, State, Store, StoredCell, StoredStudy, state_of
+from diffmem.measures import MEASURES, Measure, p_value
+from diffmem.store import (
+    CellProgress,
+    Kind,
+    Note,
+    Null,
+    Outcome,
+    Point,
+    State,
+    Store,
+    StoredCell,
+    StoredStudy,
+    state_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,9 @@ class SizePoint:
     cells: int  # draws and seeds behind the means
     low: float  # 95% interval of `best`, over images, draws and seeds
     high: float
+    null: float | None  # share of held-out images that are called copies, over the cells' training sets; None: no such
+    null_samples: int  # held-out images
+    p_value: float | None  # the largest of the cells'
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,11 @@ class Curve:
     noise: str = ""  # which of the rises with N that the estimate names are none to rely on
 
     @property
+    def highest_null(self) -> float | None:
+        """Return the highest share of held-out images, over the sizes, that are called copies; None without any."""
+        return max((point.null for point in self.points if point.null is not None), default=None)
+
+    @property
     def note(self) -> str:
         """Return what to know of the trainings, which may change all, and of the estimate."""
         return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else "", self.noise]))
@@ -54,6 +74,15 @@ class MeasuredCell:
     samples: int | None  # images behind it
     last: float | None  # the ratio of the last checkpoint
     rises: bool  # still, at the end of what is trained
+    null: Null | None = None  # of its training set; None where no image is held out
+
+    @property
+    def p_value(self) -> float | None:
+        """Return the chance of as many copies at the best checkpoint if images that were not trained on were as often
+        taken for copies; None without any."""
+        if self.null is None or self.best is None or self.samples is None:
+            return None
+        return p_value(round(self.best * self.samples), self.samples, self.null.copies, self.null.samples)
 
 
 @dataclass(frozen=True)
@@ -111,14 +140,16 @@ def known_measure(name: str) -> Measure:
 def study_cells(store: Store, study: StoredStudy) -> tuple[list[CellWithSettings], list[Point]]:
     """Return the cells and the checkpoints of a study, all ratios by its measure, at its threshold."""
     points = store.curve_points(study.study, study.measure, study.threshold)
-    ratios = _ratios_of(points)
-    return [CellWithSettings(cell, *ratios(cell.position)) for cell in store.cells(study.study)], points
+    ratios, nulls = _ratios_of(points), store.nulls(study.study, study.measure, study.threshold)
+    cells = store.cells(study.study)
+    return [CellWithSettings(each, *ratios(each.position), null=nulls.get(each.position)) for each in cells], points
 
 
 def measured_cells(store: Store, study: StoredStudy) -> list[MeasuredCell]:
     """Return the cells of a study without their settings, all ratios by its measure, at its threshold."""
     ratios = _ratios_of(store.curve_points(study.study, study.measure, study.threshold))
-    return [MeasuredCell(cell, *ratios(cell.position)) for cell in store.progress(study.study)]
+    nulls, cells = store.nulls(study.study, study.measure, study.threshold), store.progress(study.study)
+    return [MeasuredCell(each, *ratios(each.position), null=nulls.get(each.position)) for each in cells]
 
 
 def _ratios_of(points: Sequence[Point]) -> Callable[[int], tuple[float | None, int | None, float | None, bool]]:
@@ -155,8 +186,19 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
     for each in cells:
         if each.last is not None:
             last[each.cell.size].append(each.last)
+    at: dict[float, list[MeasuredCell]] = defaultdict(list)
+    for each in cells:
+        at[each.cell.size].append(each)
     points = [
-        SizePoint(int(mean.group), mean.ratio, fmean(last[mean.group]), mean.models, mean.low, mean.high)
+        SizePoint(
+            int(mean.group),
+            mean.ratio,
+            fmean(last[mean.group]),
+            mean.models,
+            mean.low,
+            mean.high,
+            *_null(at[mean.group]),
+        )
         for mean in mean_ratios(sizes, best, samples)
     ]
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
@@ -166,6 +208,14 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
     )
     noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
     return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise)
+
+
+def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None]:
+    """Return the share of held-out images that are called copies, how many there are, and the largest p-value."""
+    nulls = [each.null for each in cells if each.null]
+    images = sum(null.samples for null in nulls)
+    chances = [each.p_value for each in cells if each.p_value is not None]
+    return sum(null.copies for null in nulls) / images if images else None, images, max(chances, default=None)
 
 
 def _caveat(cells: Sequence[MeasuredCell]) -> str:

@@ -32,6 +32,8 @@ class EmmRow:
     last_value: float | None
     last_lower: float | None
     last_upper: float | None
+    null_ratio: float | None  # the highest share of held-out images, over the sizes, that are called copies
+    null_samples: int  # held-out images at all sizes
     note: str
 
 
@@ -39,7 +41,8 @@ def emm_row(study: StoredStudy, curve: Curve) -> EmmRow:
     """Return what is told of a curve of a study, whose measure and threshold its ratios are by."""
     about = (study.study, curve.label, study.measure.name, curve.epsilon, study.threshold, len(curve.points))
     low, high = curve.interval or (None, None)
-    return EmmRow(*about, *_told(curve.estimate), low, high, *_told(curve.last_estimate), curve.note)
+    null = curve.highest_null, sum(point.null_samples for point in curve.points)
+    return EmmRow(*about, *_told(curve.estimate), low, high, *_told(curve.last_estimate), *null, curve.note)
 
 
 def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | None, float | None]:

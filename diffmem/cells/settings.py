@@ -129,7 +129,7 @@ class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured, and what is kept of it."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None}
-    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep", "measures"})
+    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep", "measures", "held_out"})
 
     samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
@@ -145,6 +145,12 @@ class Scoring(Settings):
     batch_size: int = Field(500, ge=1, le=MOST, description="Images generated at once; changes speed only.")
     pairs: int = Field(
         32, ge=0, le=MOST, description="Generated images kept for the gallery, 0: no pictures; changes looks only."
+    )
+    held_out: int = Field(
+        10_000,
+        ge=0,
+        le=MOST,
+        description="Images that are not trained on, at most, whose share of copies is the null; changes no numbers.",
     )
     measures: Names = Field(
         (), description="Measures beside the paper's that a checkpoint is scored by: calibrated; changes no numbers."

@@ -45,8 +45,9 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     STUDY is a study file, or the name that the store knows it by or the beginning of it. The best checkpoint of
     each size counts, as in the paper; where the ratio does not cross the line between two sizes the answer is a bound.
     The ratio is the share of images that the study's measure, or --measure, calls copies. The 95% interval is over
-    images, draws and seeds; "?" is an end that the sizes do not bound. Notes say what was done to the images when they
-    were read.
+    images, draws and seeds; "?" is an end that the sizes do not bound. `null` is the
+    share of held-out images, which no model was trained on, that are called copies: the highest of all sizes. Notes say
+    what was done to the images when they were read.
 
     Example: diffmem emm quickstart --json
     """
@@ -65,6 +66,9 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
             | {
                 "emm": row.emm or "not measured",
                 "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
+                "null_ratios": {str(point.size): point.null for point in curve.points},
+                "null_samples": {str(point.size): point.null_samples for point in curve.points},
+                "p_values": {str(point.size): point.p_value for point in curve.points},
                 "note": row.note,
             }
             for curve in curves
@@ -94,8 +98,9 @@ def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:
     label = {"curve": curve.label or "all cells"}
     if alone:
         interval = [f"{point.low:.3f} to {point.high:.3f}" for point in curve.points]
-        return {**label, **ratios, "95%": "".join(interval) or None}
-    return {**label, "EMM": str(curve.estimate or "not measured"), "95%": str(curve.interval or "-"), **ratios}
+        return {**label, **ratios, "95%": "".join(interval) or None, "null": curve.highest_null}
+    told = {"EMM": str(curve.estimate or "not measured"), "95%": str(curve.interval or "-")}
+    return {**label, **told, **ratios, "null": curve.highest_null}
 
 
 @click.command()

@@ -61,7 +61,11 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     if as_json:
         print_json(
             [
-                _status_row(row) | _counts(row.cell) | _attempt_row(row) | {"notes": by_cell.get(row.cell.cell_id, [])}
+                _status_row(row)
+                | _null(row)
+                | _counts(row.cell)
+                | _attempt_row(row)
+                | {"notes": by_cell.get(row.cell.cell_id, [])}
                 for row in rows
             ]
         )
@@ -159,6 +163,17 @@ def _status_row(row: _CellRow) -> dict[str, Any]:
         "checkpoints": _of(cell.measured, cell.expected),
         "best ratio": row.measured.best,
         "last ratio": row.measured.last,
+        "null": row.measured.null and row.measured.null.ratio,
+    }
+
+
+def _null(row: _CellRow) -> dict[str, Any]:
+    """Return the share of held-out images that are called copies, of how many, and the chance of the best ratio."""
+    null = row.measured.null
+    return {
+        "null_ratio": null and null.ratio,
+        "null_samples": null.samples if null else 0,
+        "p_value": row.measured.p_value,
     }
 
 

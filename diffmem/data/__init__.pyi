@@ -19,6 +19,7 @@ from .pixels import unlike_scales as unlike_scales
 from .training_sets import TrainingSet as TrainingSet
 from .training_sets import describe as describe
 from .training_sets import groups_in as groups_in
+from .training_sets import held_out as held_out
 from .training_sets import load_source as load_source
 from .training_sets import notes_of as notes_of
 from .training_sets import training_set as training_set

@@ -153,6 +153,45 @@ def training_set(cell: Cell) -> TrainingSet:
     return TrainingSet(np.concatenate(images), _labels(cell, np.concatenate(classes)))
 
 
+def held_out(cell: Cell, most: int) -> Pixels:
+    """Return images that a cell does not train on, of the distribution that it trains on, uint8 [n, c, h, w].
+
+    They are the other end of the draw's permutation, `most` of them or as many as the training set leaves, in the
+    shares of its datasets and classes; so they are the same ones for all sizes that leave room for them. Raises
+    DataError as `training_set`.
+    """
+    P = cell.P
+    parts = [(dataset, wanted, count) for dataset, wanted, count in P.parts if count]
+    found: list[Pixels] = []
+    wanted_of = [most * count // P.size for *_, count in parts]
+    left: list[Indices] = []
+    for (dataset, wanted, count), images in zip(parts, wanted_of, strict=True):
+        source = _source(cell, dataset)
+        kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
+        known = _known_as(cell, dataset)
+        left.append(draw_held_out(kinds, count, images, dataset=known, number=P.draw, balanced=P.balance))
+    share = min((len(each) / images for each, images in zip(left, wanted_of, strict=True) if images), default=0.0)
+    for (dataset, *_), chosen, images in zip(parts, left, wanted_of, strict=True):
+        found.append(_source(cell, dataset).images[chosen[: int(share * images)]])
+    channels = max(part.shape[1] for part in found)
+    return np.concatenate([np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in found])
+
+
+def draw_held_out(
+    classes: Indices, size: int, most: int, *, dataset: str, number: int | str, balanced: bool = True
+) -> Indices:
+    """Return the indices of `most` images at the other end of the orders that `draw` takes `size` from, or as many as
+    it leaves, with equal shares per class if it is balanced."""
+    if not balanced:
+        order = _order(np.flatnonzero(classes >= 0), dataset, number, MOST_CLASSES)
+        return order[size:][::-1][:most]
+    count = int(classes.max()) + 1
+    orders = [_order(np.flatnonzero(classes == c), dataset, number, c) for c in range(count)]
+    used = [len(range(c, size, count)) for c in range(count)]  # the classes take turns
+    rounds = min(min(len(order) - taken for order, taken in zip(orders, used, strict=True)), -(-most // count))
+    return np.stack([order[::-1][:rounds] for order in orders], axis=1).reshape(-1)[:most]
+
+
 def _source(cell: Cell, dataset: str) -> Source:
     """Return a dataset of a cell; DataError if its files hold something else than when the cell was planned."""
     source = load_source(dataset, cell.P.resolution, cell.P.labels if dataset == cell.P.dataset else None)

@@ -4,6 +4,7 @@ from .comparison import png as png
 from .evidence import Evidence as Evidence
 from .evidence import MeasureEvidence as MeasureEvidence
 from .intervals import NORMAL as NORMAL
+from .intervals import p_value as p_value
 from .intervals import wilson as wilson
 from .measure import Measure as Measure
 from .measure import is_copy as is_copy

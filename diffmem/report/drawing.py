@@ -55,7 +55,7 @@ def _add(figure: go.Figure, series: Series) -> None:
     band = series.look == "line" and bool(series.intervals)
     if band and len(series.x) > 1:  # one value alone has a bar instead
         _add_band(figure, series, name)
-    mode = {"line": "lines+markers", "bare line": "lines", "markers": "markers"}[series.look]
+    mode = {"line": "lines+markers", "bare line": "lines", "dotted": "lines", "markers": "markers"}[series.look]
     figure.add_scatter(
         **common,
         error_y=_error_bars(series.y, series.intervals) if band and len(series.x) == 1 else None,
@@ -63,6 +63,7 @@ def _add(figure: go.Figure, series: Series) -> None:
         showlegend=series.in_legend,
         mode=mode,
         line_color=series.colour,
+        line_dash="dot" if series.look == "dotted" else None,
         customdata=series.extra or None,
         meta=plain(series.full_name) or None,
     )

@@ -11,7 +11,7 @@ from plotly.colors import qualitative
 COLOURS = qualitative.D3
 
 Interval = tuple[float, float]
-Look = Literal["line", "bare line", "markers", "bars", "published", "star"]
+Look = Literal["line", "bare line", "dotted", "markers", "bars", "published", "star"]
 """A line with markers and the band of its intervals, one without, markers alone, bars, and what the paper has, open;
 the star is an EMM."""
 

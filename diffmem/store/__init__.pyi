@@ -35,6 +35,7 @@ from .rows import LevelCount as LevelCount
 from .rows import MeasuredPoint as MeasuredPoint
 from .rows import Measurement as Measurement
 from .rows import Note as Note
+from .rows import Null as Null
 from .rows import Point as Point
 from .rows import Reached as Reached
 from .rows import SampleCount as SampleCount

@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 from diffmem.errors import StoreError
-from diffmem.measures import MEASURES, NEAREST, is_copy_sql
-from diffmem.sql import identifier, literal
+from diffmem.measures import NEAREST, is_copy_sql
+from diffmem.sql import identifier
 from diffmem.store.database import Database
-from diffmem.store.image_queries import evidence_of
+from diffmem.store.image_queries import evidence_of, thresholds
 from diffmem.store.json_columns import from_json
 from diffmem.store.pictures import is_png
 from diffmem.store.store import Store
@@ -21,11 +21,10 @@ COUNTED = f"""
     FROM {evidence_of(NEAREST)} GROUP BY cell_id, epoch
 """
 
-THRESHOLDS = ", ".join(f"({literal(each.name)}, {each.threshold!r})" for each in MEASURES.values())
 COUNTED_BY_MEASURE = f"""
     SELECT cell_id, epoch, measure, count(*) AS rows, count(DISTINCT sample) AS numbers,
         count(*) FILTER {is_copy_sql("threshold")} / count(*) AS counted
-    FROM measure_evidence JOIN (VALUES {THRESHOLDS}) AS known (measure, threshold) USING (measure) GROUP BY ALL
+    FROM measure_evidence JOIN {thresholds()} USING (measure) GROUP BY ALL
 """
 
 FAULTS = {

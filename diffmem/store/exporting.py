@@ -8,7 +8,9 @@ import duckdb
 
 from diffmem.atomic import unwritable, whole
 from diffmem.cells import leaves
+from diffmem.measures import is_copy_sql
 from diffmem.sql import identifier, literal
+from diffmem.store.image_queries import TRAINING_SET, thresholds
 from diffmem.store.json_columns import from_json
 from diffmem.store.queries import PROGRESS
 from diffmem.store.store import Store
@@ -23,7 +25,8 @@ FORMATS = {
 EMM = """
     study VARCHAR, curve VARCHAR, measure VARCHAR, epsilon DOUBLE, threshold DOUBLE, sizes INTEGER, emm VARCHAR,
     value DOUBLE, lower DOUBLE, upper DOUBLE, lower95 DOUBLE, upper95 DOUBLE, last_emm VARCHAR,
-    last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE, note VARCHAR
+    last_value DOUBLE, last_lower DOUBLE, last_upper DOUBLE,
+    null_ratio DOUBLE, null_samples INTEGER, note VARCHAR
 """
 """The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
 
@@ -67,11 +70,12 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
                 configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
-                measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high, loss,
+                measured.measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high,
+                null_ratio, coalesce(null_samples, 0) AS null_samples, loss,
                 train_seconds, score_seconds, attempt_id, host, device, measured_at
-            FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch)
+            FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
                 LEFT JOIN attempts USING (cell_id, attempt_id)
-            ORDER BY {order}cell_id, epoch, measure DESC
+            ORDER BY {order}cell_id, epoch, measured.measure DESC
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":
@@ -85,6 +89,17 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
                 LEFT JOIN (FROM measure_evidence WHERE measure = {literal(name)}) AS m USING (cell_id, epoch, sample)
             """
     return f"{evidence} ORDER BY cell_id, epoch, sample"
+
+
+def _nulls() -> str:
+    """Return SQL that joins to measurements of cells what their measure says of held-out images, at its threshold."""
+    return f"""
+        LEFT JOIN (
+            SELECT training_set, measure, avg({is_copy_sql("threshold")}::INTEGER) AS null_ratio,
+                count(*) AS null_samples
+            FROM held_out JOIN {thresholds()} USING (measure) GROUP BY ALL
+        ) AS nulls ON nulls.measure = measured.measure AND nulls.training_set = {TRAINING_SET}
+        """
 
 
 def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:

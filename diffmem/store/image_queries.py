@@ -9,7 +9,17 @@ import numpy.typing as npt
 from diffmem.measures import NEAREST, Measure, is_copy_sql
 from diffmem.sql import literal
 from diffmem.store.records import Records
-from diffmem.store.rows import CopyCount, ImagePair, LevelCount, Measurement, Point, Reached, Replicated, SampleCount
+from diffmem.store.rows import (
+    CopyCount,
+    ImagePair,
+    LevelCount,
+    Measurement,
+    Null,
+    Point,
+    Reached,
+    Replicated,
+    SampleCount,
+)
 
 THRESHOLD_LEVELS = 120
 """Steps of the threshold between 0 and the largest that a measure has; the paper's third is one of them."""
@@ -26,6 +36,16 @@ def evidence_of(measure: Measure, table: str = "") -> str:
     if measure is NEAREST:
         return f"(SELECT cell_id, epoch, sample, nearest, d1 AS distance, d2 AS reference FROM {table}evidence)"
     return f"(FROM {table}measure_evidence WHERE measure = {literal(measure.name)})"
+
+
+def thresholds() -> str:
+    """Return SQL for the table of each measure's own threshold: measure and threshold."""
+    rows = ", ".join(f"({literal(each.name)}, {each.threshold!r})" for each in MEASURES.values())
+    return f"(VALUES {rows}) AS known (measure, threshold)"
+
+
+TRAINING_SET = "CASE WHEN json_exists(configuration, '$.M') THEN md5(configuration->>'$.P') ELSE cell_id END"
+"""SQL for what tells the training set of a cell from others: cells of one P share it."""
 
 
 class ImageQueries(Records):
@@ -89,6 +109,36 @@ class ImageQueries(Records):
             parameters,
         )
         return {each.cell_id: each for each in found}
+
+    def nulls(self, study: str, measure: Measure, threshold: float) -> dict[int, Null]:
+        """Return how many held-out images a measure calls copies, by the place of a cell in a study; none of a cell
+        without any."""
+        found = self.records(
+            Null,
+            f"""
+            WITH sets AS (
+                SELECT position, {TRAINING_SET} AS training_set FROM study_cells JOIN cells USING (cell_id)
+                WHERE study = ?
+            ), counted AS (
+                SELECT training_set, count(*) FILTER {is_copy_sql()} AS copies, count(*) AS samples
+                FROM held_out SEMI JOIN sets USING (training_set) WHERE measure = ? GROUP BY ALL
+            )
+            SELECT position, copies, samples FROM sets JOIN counted USING (training_set)
+            """,
+            [study, threshold, measure.name],
+        )
+        return {each.position: each for each in found}
+
+    def held_out_counts(self, cell_id: str) -> dict[str, int]:
+        """Return how many held-out images each measure has compared with the training set of a cell."""
+        rows = self.read(
+            f"""
+            SELECT measure, count(*) AS images FROM held_out
+            WHERE training_set = (SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?) GROUP BY measure
+            """,
+            [cell_id],
+        )
+        return {row["measure"]: row["images"] for row in rows}
 
     def sample_counts(self, study: str, measure: Measure, threshold: float) -> list[SampleCount]:
         """Return how far each cell's last ratio depends on the number of generated images."""

@@ -84,6 +84,11 @@ MERGE = [
     )
     """,
     "INSERT OR IGNORE INTO measurements FROM other_.measurements",
+    """
+    INSERT INTO held_out FROM other_.held_out AS o WHERE NOT EXISTS (
+        FROM held_out AS h WHERE h.training_set = o.training_set AND h.measure = o.measure
+    )
+    """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",
     "INSERT OR IGNORE INTO notes FROM other_.notes",

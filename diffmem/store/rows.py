@@ -105,6 +105,20 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Null:
+    """How many images that were not trained on a measure calls copies."""
+
+    position: int
+    copies: int
+    samples: int
+
+    @property
+    def ratio(self) -> float:
+        """Return the share of them: the false-positive rate."""
+        return self.copies / self.samples
+
+
+@dataclass(frozen=True)
 class SampleCount:
     """How far a cell's last ratio depends on the number of generated images."""
 

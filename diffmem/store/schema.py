@@ -151,6 +151,16 @@ MIGRATIONS: list[Migration] = [
         UNION ALL
         FROM measurements
     """,
+    """
+    CREATE TABLE held_out (                -- evidence of images that were not trained on: the null
+        training_set VARCHAR NOT NULL,     -- md5 of a cell's P; the cell_id where only that knows its images
+        measure VARCHAR NOT NULL,
+        sample INTEGER NOT NULL,           -- number of the held-out image
+        nearest INTEGER NOT NULL,          -- position in the training set
+        distance DOUBLE NOT NULL,
+        reference DOUBLE NOT NULL
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

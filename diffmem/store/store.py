@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diffmem.cells import RESULTS_VERSION
-from diffmem.measures import MeasureEvidence, wilson
+from diffmem.measures import NEAREST, Evidence, MeasureEvidence, wilson
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, new_attempt_id
+from diffmem.store.image_queries import TRAINING_SET
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
 from diffmem.text import readable
@@ -212,6 +213,23 @@ class Store(Queries):
             for measure, evidence in c.others.items():
                 _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
         return True
+
+    def add_held_out(self, cell_id: str, evidence: Evidence) -> None:
+        """Keep the evidence of images that were not trained on, for all cells of the same training set; what a measure
+        had there before is replaced."""
+        distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
+        with self.writing() as connection:
+            sql = f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?"
+            ((name,),) = connection.execute(sql, [cell_id]).fetchall()
+            for measure, found in {NEAREST.name: distances, **evidence.others}.items():
+                connection.execute("DELETE FROM held_out WHERE training_set = ? AND measure = ?", [name, measure])
+                numbers = {
+                    "sample": np.arange(len(found.nearest), dtype=np.int32),
+                    "nearest": found.nearest.astype(np.int32),
+                }
+                rows = {**numbers, "distance": found.distance, "reference": found.reference}
+                connection.register("given_held_out", rows)
+                connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [name, measure])
 
     def add_measure(self, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence) -> bool:
         """Add what another measure has found of a checkpoint that is there; False if the store has that already."""

@@ -134,6 +134,13 @@ EVIDENCE_RULES = [
         "impossible evidence of a measure",
     ),
     Rule(
+        "held_out",
+        "training_set",
+        "isfinite(distance) AND isfinite(reference) AND 0 <= distance AND 0 <= reference "
+        f"AND {_count('sample')} AND {_count('nearest')}",
+        "impossible evidence of held-out images",
+    ),
+    Rule(
         "evidence JOIN cells USING (cell_id)",
         "cell_id",
         "nearest < coalesce(try_cast(configuration->>'$.P.size' AS BIGINT), 0)",

@@ -40,6 +40,7 @@ PAPER = {
     "score.precision": "-",
     "score.batch_size": "-",
     "score.pairs": "Fig. 9, 10",
+    "score.held_out": "-",
     "score.measures": "-",
     "score.keep": "-",
     "emm.epsilon": "Def. 3.1",
