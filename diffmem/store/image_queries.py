@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.measures import NEAREST, Measure, is_copy_sql
+from diffmem.measures import MEASURES, NEAREST, Measure, is_copy_sql
 from diffmem.sql import literal
 from diffmem.store.records import Records
 from diffmem.store.rows import (
