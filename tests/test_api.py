@@ -84,7 +84,9 @@ def test_a_study_is_known_by_its_name(store, tmp_path):
     assert store.study("tiny").title == "Tiny"
     diffmem.write_page(store, ["tiny"], str(tmp_path / "page.html"))
     for ask in (store.study, lambda name: diffmem.study_curves(store, name)):
-        with pytest.raises(StoreError, match=r"store\.duckdb: no study 'tinny'; it has tiny\. `diffmem run"):
+        with pytest.raises(
+            StoreError, match=r"store\.duckdb: no study 'tinny'; did you mean tiny\?; it has tiny\. `diffmem run"
+        ):
             ask("tinny")
     with pytest.raises(StoreError, match="no study 'tinny'"):
         diffmem.write_page(store, ["tiny", "tinny"], tmp_path / "other.html")

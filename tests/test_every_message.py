@@ -82,6 +82,7 @@ class Module:
 
     def __init__(self, tree: ast.Module) -> None:
         self.functions = functions_of(tree)
+        self.within: list[str] = []  # the functions whose texts are being put together
         self.constants = {
             ast.unparse(target): node.value
             for node in tree.body
@@ -133,8 +134,13 @@ class Module:
         return [pattern for value in values for pattern in self.patterns(value, function)] or [".*"]
 
     def _returned(self, function: ast.FunctionDef) -> list[str]:
+        if function.name in self.within:  # one that calls itself, for any text
+            return [".*"]
+        self.within.append(function.name)
         returned = [each.value for each in ast.walk(function) if isinstance(each, ast.Return) and each.value]
-        return [pattern for each in returned for pattern in self.patterns(each, function) if pattern] or [".*"]
+        found = [pattern for each in returned for pattern in self.patterns(each, function) if pattern]
+        self.within.pop()
+        return found or [".*"]
 
 
 def advice(module: Module) -> Iterator[tuple[int, str]]:

@@ -1,15 +1,16 @@
 """The EMM of a curve: interpolation, bounds, replicates, and curves against Hypothesis 1."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
 from diffmem.analysis.emm import Estimate, bands, emm_interval, estimate_emm, next_size, ratio_intervals, still_rises
-from diffmem.cells.settings import Estimation
 from diffmem.runs.search import _around_crossing, enough
 
 deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=100)
@@ -347,11 +348,11 @@ def test_one_checkpoint_tells_no_rise():
     assert not still_rises([10], [0.5], [1000])
 
 
-def test_a_ratio_on_the_line_counts_wherever_it_is_looked_at() -> None:
+def test_a_ratio_on_the_line_counts_wherever_it_is_looked_at(tmp_path: Path) -> None:
     """1 - 0.7 is a little above 0.3 in floating point: a search must stop where the estimate says that it crosses."""
     assert 1 - 0.7 > 0.3
-    estimation = Estimation(epsilon=0.7, search="bisect", range=(4, 64))
-    assert (enough(estimation) or 1) <= 0.3
+    text = tiny.TEXT.replace("size = 8\n", "", 1) + '[emm]\nepsilon = 0.7\nsearch = "bisect"\nrange = [4, 64]\n'
+    assert (enough(tiny.load(tmp_path, text)) or 1) <= 0.3
     assert estimate_emm([4, 8], [0.3, 0.1], epsilon=0.7).lower == 4
     assert next_size({4: 0.3, 64: 0.0}, 4, 64, epsilon=0.7) == 16
     assert _around_crossing({4: 0.3, 64: 0.0}, 0.7) == [4, 64]

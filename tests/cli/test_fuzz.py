@@ -273,7 +273,7 @@ OPTIONS = {
     "store info": ["--json"],
     "store check": ["--json"],
 }
-CELLS = ["88", "99", "88e14fc3a86c4536", "992f68c61efddeba", "88E14", "992f68c61efddebaa", "%", "_"]
+CELLS = ["22", "81", "226c168813fa0137", "81520624cd1fcda3", "226C1", "81520624cd1fcda3a", "%", "_"]
 QUERIES = [
     *r"""
 FROM cells

@@ -32,6 +32,7 @@ from diffmem.data.collection import read_images
 from diffmem.data.decoding import ALONE, on_all_cores, progress
 from diffmem.data.training_sets import draw, training_set
 from diffmem.errors import DataError, ImageWarning, StoreError
+from diffmem.store.schema import MIGRATIONS
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -234,7 +235,7 @@ def store(name: str = "a.duckdb", ratio: float = 1.0) -> Store:
 def crossed() -> None:
     """Make a store with two studies that begin alike, and with two cells that do."""
     for name in ("tiny", "tiny@laptop"):
-        loaded = tiny.load(Path(), tiny.TEXT + "[[axes]]\nP.size = [8, 13]\n", name)
+        loaded = tiny.load(Path(), tiny.TEXT + "[[axes]]\nP.size = [8, 107]\n", name)
         tiny.register(Store(Path("a.duckdb")), loaded)
 
 
@@ -645,7 +646,7 @@ CASES = [
     ),
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: made by a newer diffmem (schema 99, this one knows 4); upgrade diffmem, or name another store",
+        f"a.duckdb: made by a newer diffmem (schema 99, this one knows {len(MIGRATIONS)}); upgrade diffmem, or name another store",
         newer,
     ),
     Case(
@@ -705,18 +706,18 @@ CASES = [
     *(
         Case(
             f"{command} --store a.duckdb",
-            "a.duckdb: '99' begins 2 names: 9902a314feed727d (tiny@laptop: M.dropout = 0.0, P.size = 13), 992f68c61efddeba (tiny@laptop: M.dropout = 0.2, P.size = 8); write more of the cell that is meant",
+            "a.duckdb: '81' begins 2 names: 81520624cd1fcda3 (tiny@laptop: M.dropout = 0.2, P.size = 8), 81e73c56614b97a5 (tiny@laptop: M.dropout = 0.2, P.size = 107); write more of the cell that is meant",
             crossed,
         )
-        for command in ("show 99", "diff 99 88", "diff 88 99")
+        for command in ("show 81", "diff 81 22", "diff 22 81")
     ),
     *(
         Case(
             f"{command} --store a.duckdb",
-            "a.duckdb: no cell '88e14fc3a86c4537'; did you mean 88e14fc3a86c4536?; `diffmem status STUDY` lists those of a study",
+            "a.duckdb: no cell '226c168813fa0138'; did you mean 226c168813fa0137?; `diffmem status STUDY` lists those of a study",
             store,
         )
-        for command in ("show 88e14fc3a86c4537", "diff 88e14fc3a86c4537 88", "diff 88 88e14fc3a86c4537")
+        for command in ("show 226c168813fa0138", "diff 226c168813fa0138 22", "diff 22 226c168813fa0138")
     ),
     Case("show x --store a.duckdb", "a.duckdb: no cell 'x'; `diffmem status STUDY` lists those of a study", store),
     # queries and exports
@@ -777,12 +778,12 @@ CASES = [
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
         "store merge b.duckdb -o a.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 88e14fc3a86c4536 at epoch 12, 88e14fc3a86c4536 at epoch 24, 88e14fc3a86c4536 at epoch 30, 992f68c61efddeba at epoch 12, 992f68c61efddeba at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
@@ -956,6 +957,7 @@ CALLS = {
         settings={"lr": [1, 2]}
     ),
     "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
+    "Monitor: no measure 'calibrate'; there are nearest, calibrated": lambda: watch(measures=["calibrate"]),
     "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
     "mine: a step is a whole number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
     "mine: a step is a whole number from 0 to 2147483647, not 0.5": lambda: watch()(0.5, lambda count: IMAGES[:count]),
@@ -963,6 +965,7 @@ CALLS = {
         10, lambda count: IMAGES[:count]
     ),
     # the store
+    "no measure 'calibrate'; there are nearest, calibrated": lambda: diffmem.study_curves(store(), "tiny", "calibrate"),
     'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
         store().columns("SELECT nope")
     ),

@@ -263,6 +263,6 @@ def test_stores_that_measure_otherwise_do_not_merge(store: Store, tmp_path: Path
     change(other, "UPDATE measurements SET value = 0.45 WHERE epoch = 12")
     change(other, "UPDATE measure_evidence SET distance = 0 WHERE epoch = 12 AND sample = 19")
     before = content(store)
-    with pytest.raises(StoreError, match=r"measured otherwise .* at epoch 12; merge one of the two only"):
+    with pytest.raises(StoreError, match=r"measured otherwise .* at epoch 12; merge only one of the two"):
         merge(store, other.path)
     assert content(store) == before

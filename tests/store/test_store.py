@@ -31,7 +31,7 @@ from diffmem.store.given import Checkpoint, ListedCell, Listing
 from diffmem.store.merging import merge
 from diffmem.store.rows import Note
 from diffmem.store.schema import MIGRATIONS
-from diffmem.store.standing import Outcome
+from diffmem.store.standing import Kind, Outcome
 from diffmem.store.store import Store
 
 TABLES = {
@@ -496,6 +496,68 @@ def test_merged_stores_have_the_notes_of_both_in_any_order(tmp_path: Path) -> No
             merge(into, each.path)
         assert into.cell_notes("tiny") == {one: [LARGE, CLEAR], two: [LARGE]}
         assert count(into, "notes") == 3
+
+
+def before(words: str) -> int:
+    """Return how many migrations come before the one with these words."""
+    return next(number for number, each in enumerate(MIGRATIONS) if isinstance(each, str) and words in each)
+
+
+def of_schema(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Return a store of an older schema that has the tiny study."""
+    new = Store(folder / "new.duckdb")
+    tiny.register(new, tiny.load(folder, tiny.TEXT))
+    rows = {table: new.rows(f"FROM {table}") for table in ("cells", "studies", "study_cells")}
+    old = Store(folder / "old.duckdb", check=False)  # its rules are those of the newest schema
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:number])
+        with old.writing(create=True) as connection:
+            for table, given in rows.items():
+                names = [row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()]
+                for row in given:
+                    marks = ", ".join("?" * len(names))
+                    connection.execute(f"INSERT INTO {table} VALUES ({marks})", [row[name] for name in names])
+        assert version(old) == number
+    return old
+
+
+def test_the_studies_of_a_store_of_the_schema_before_kinds_get_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = before("ADD COLUMN kind")
+    old = of_schema(number, tmp_path, monkeypatch)
+    foreign = '{"P": {"dataset": "digits", "size": 8, "draw": "first"}, "T": {"seed": 0}}'
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:number])
+        with old.writing() as connection:
+            columns = "cell_id, configuration, checkpoints, created_at"
+            connection.execute(f"INSERT INTO cells ({columns}) VALUES ('foreign', ?, 1, now()::TIMESTAMP)", [foreign])
+            for name, path in (("scored", "diffmem score"), ("watched", "diffmem.Monitor")):
+                connection.execute(
+                    """
+                    INSERT INTO studies (study, title, figure, path, axes, estimation, registered_at)
+                    SELECT ?, title, figure, ?, '[]', estimation, registered_at FROM studies WHERE study = 'tiny'
+                    """,
+                    [name, path],
+                )
+                connection.execute("INSERT INTO study_cells VALUES (?, 0, 'foreign', '', '', '{}')", [name])
+    kinds = {study.study: study.kind for study in Store(old.path).studies()}
+    assert kinds == {"tiny": Kind.TRAINED, "scored": Kind.IMAGES, "watched": Kind.MONITOR}
+
+
+def test_the_checkpoints_of_a_store_of_the_schema_before_measures_are_there_by_the_paper_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = before("CREATE TABLE measurements")
+    old = of_schema(number, tmp_path, monkeypatch)
+    cell_id = tiny.load(tmp_path, tiny.TEXT).cells[0].cell.cell_id
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:number])
+        old.append(tiny.checkpoint(cell_id, 12, 0.25))
+    store = Store(old.path)
+    assert store.rows("SELECT measure, value, n FROM measured") == [{"measure": "nearest", "value": 0.25, "n": 20}]
+    assert count(store, "measurements") == 0
+    assert [point.ratio for point in store.curve_points("tiny", NEAREST, NEAREST.threshold)] == [0.25]
 
 
 # --- evidence ------------------------------------------------------------------------------------------
