@@ -41,12 +41,23 @@ if TYPE_CHECKING:
     metavar="N",
     help="Compare all images at N x N pixels, by centre crop and Lanczos resize, also where that enlarges them.",
 )
+@click.option(
+    "--held-out",
+    metavar="IMAGES",
+    help="Images of the same distribution that are not in the training set: how many are called copies is the null.",
+)
 @measures_option
 @store_option
 @max_pixels_option
 @json_option
 def score(
-    images: Path, against: str, resolution: int | None, measures: tuple[str, ...], store_path: Path, as_json: bool
+    images: Path,
+    against: str,
+    resolution: int | None,
+    held_out: str | None,
+    measures: tuple[str, ...],
+    store_path: Path,
+    as_json: bool,
 ) -> None:
     """Measure how many images of any generator are copies of training images.
 
@@ -61,7 +72,9 @@ def score(
     from diffmem.store import Store
 
     with shown_reading():
-        result = score_images(images, against, Store(store_path), resolution=resolution, measures=measures)
+        result = score_images(
+            images, against, Store(store_path), resolution=resolution, measures=measures, held_out=held_out
+        )
     if as_json:
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
         print_json({**vars(result), "most_copied": copied, "ratio": result.ratio})
@@ -71,6 +84,12 @@ def score(
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
         "is less than a third as far away as the second nearest"
     )
+    if result.null_ratio is not None:
+        called = round(result.null_ratio * result.null_samples)
+        echo(
+            f"of {counted(result.null_samples, 'held-out image')} {called} would be called that "
+            f"(p {_chance(result.p_value)})"
+        )
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:
@@ -81,6 +100,11 @@ def score(
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
     echo(f"`diffmem report {result.study}` shows them")
+
+
+def _chance(p_value: float | None) -> str:
+    """Return a p-value in words."""
+    return "< 1e-20" if p_value is not None and p_value < 1e-20 else f"= {p_value:.2g}"
 
 
 @click.command()

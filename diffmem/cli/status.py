@@ -70,7 +70,12 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
             ]
         )
         return
-    table = (_status_row(row) | {"time left": None if row.left is None else duration(row.left)} for row in rows)
+    table = (
+        _status_row(row)
+        | {"null": _null(row)["null_ratio"]}
+        | {"time left": None if row.left is None else duration(row.left)}
+        for row in rows
+    )
     print_table(found.study, table, cut="cell_id")
     for line in _running_lines(rows):
         echo(line)
@@ -163,7 +168,6 @@ def _status_row(row: _CellRow) -> dict[str, Any]:
         "checkpoints": _of(cell.measured, cell.expected),
         "best ratio": row.measured.best,
         "last ratio": row.measured.last,
-        "null": row.measured.null and row.measured.null.ratio,
     }
 
 

@@ -30,10 +30,10 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import MOST_COPIED, NEAREST, Comparison, wilson
+from diffmem.measures import MOST_COPIED, NEAREST, Comparison, Evidence, p_value, wilson
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Store, provenance
-from diffmem.text import readable
+from diffmem.text import counted, readable
 
 BATCH = 1000
 
@@ -97,6 +97,9 @@ class Score:
     most_copied: list[Copied]  # ten of them at most
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
     notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
+    null_ratio: float | None  # share of held-out images that are called copies; None without any
+    null_samples: int  # held-out images
+    p_value: float | None  # the chance of so many copies if held-out images are called that as often
 
     @property
     def ratio(self) -> float:
@@ -105,13 +108,20 @@ class Score:
 
 
 def score_images(
-    images: Path | str, against: str, store: Store, *, resolution: int | None = None, measures: Sequence[str] = ()
+    images: Path | str,
+    against: str,
+    store: Store,
+    *,
+    resolution: int | None = None,
+    measures: Sequence[str] = (),
+    held_out: Path | str | None = None,
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
     The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
-    side). They are scored by the paper's measure and by `measures`, by name. Raises DataError where they do not
-    compare.
+    side). They are scored by the paper's measure and by `measures`, by name. `held_out` are images of the distribution
+    of the training images, which are none of them: what is called a copy of those is the null. Raises DataError where
+    they do not compare.
     """
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
@@ -125,7 +135,11 @@ def score_images(
     if store.exists() and any(each.kind is Kind.TRAINED for each in store.studies() if each.study == name):
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
+    unseen = None if held_out is None else _read_held_out(held_out, source, size, resolution)
+    null = None if unseen is None else _compared(unseen.images, source.images, measures)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
+    if unseen is not None and null is not None:
+        notes += tuple(_held_out_notes(str(held_out), unseen, null, against))
     store.register(
         Listing(name, f"Images called {name}", readable(str(images)), READ_OFF),
         [ListedCell(cell, curve, f"{curve}, N = {cell.size}", {})],
@@ -134,6 +148,8 @@ def score_images(
         keep=True,  # other images of this name, or another training set, are another curve
     )
     checkpoint = _measured(cell, generated.images, source.images, store, measures)
+    if null is not None:
+        store.add_held_out(cell.cell_id, null)
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
     files = [] if against in DATASETS else image_files(against)
@@ -152,7 +168,35 @@ def score_images(
         ],
         twins=int(members[members > 1].sum()),
         notes=notes,
+        null_ratio=None if null is None else null.ratio,
+        null_samples=0 if null is None else null.samples,
+        p_value=None if null is None else _chance(checkpoint, null),
     )
+
+
+def _chance(found: Evidence, null: Evidence) -> float:
+    return p_value(found.memorized, found.samples, null.memorized, null.samples)
+
+
+def _read_held_out(images: Path | str, source: Source, size: Size, resolution: int | None) -> Source:
+    """Return held-out images at the size at which others are compared; DataError where they have other channels."""
+    found = _advised(lambda: load_source(str(images), size, enlarge=resolution is not None))
+    if found.images.shape[1] > source.images.shape[1]:
+        raise DataError(f"{images}: held-out images in colour, but the training images are grey")
+    return found
+
+
+def _held_out_notes(images: str, unseen: Source, null: Evidence, against: str) -> Iterator[str]:
+    """Yield what was done to held-out images, and in what they are no null."""
+    yield from (f"{images}: {each}" for each in unseen.notes)
+    if trained_on := int((null.d1 == 0).sum()):
+        yield f"{images}: {trained_on} of {null.samples} held-out images are also in {against}"
+    if null.samples < FEW_HELD_OUT:
+        yield f"{images}: {counted(null.samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
+
+
+FEW_HELD_OUT = 100
+"""Held-out images below which a share of 1% cannot be seen."""
 
 
 def _advised(read: Callable[[], Source]) -> Source:
@@ -188,19 +232,12 @@ def _measured(
     The first ones then stand for all in galleries and figures, where an order by file names may go by what they show.
     """
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated))
-    device = this_device()
-    attempt = store.start_attempt(cell.cell_id, provenance(device))
+    attempt = store.start_attempt(cell.cell_id, provenance(this_device()))
     started = time.monotonic()
-    channels = max(generated.shape[1], training_images.shape[1])
-    comparison = Comparison(_on(device, training_images, channels), pairs=PAIRS, others=measures)
-    tell = progress.get()
-    for start in range(0, len(order), BATCH):
-        comparison.add(_on(device, generated[order[start : start + BATCH]], channels))
-        tell("scoring", min(start + BATCH, len(order)), len(order))
-    comparison.gather(ALONE, len(generated))
+    evidence = _compared(generated, training_images, measures, order=order, pairs=PAIRS)
     seconds = time.monotonic() - started
     checkpoint = Checkpoint.of(
-        comparison.evidence(),
+        evidence,
         cell_id=cell.cell_id,
         attempt_id=attempt,
         epoch=0,
@@ -216,9 +253,29 @@ def _measured(
                 f"{store.path}: has another score of the same images, {memorized} of {samples} "
                 f"instead of {checkpoint.memorized} of {checkpoint.samples} memorized; name another store"
             )
-        for name, evidence in checkpoint.others.items():  # which an earlier score may lack
-            store.add_measure(cell.cell_id, checkpoint.epoch, name, evidence)
+        for name, other in checkpoint.others.items():  # which an earlier score may lack
+            store.add_measure(cell.cell_id, checkpoint.epoch, name, other)
     return checkpoint
+
+
+def _compared(
+    images: npt.NDArray[np.uint8],
+    training_images: npt.NDArray[np.uint8],
+    measures: Sequence[str],
+    *,
+    order: npt.NDArray[np.int64] | None = None,
+    pairs: int = 0,
+) -> Evidence:
+    """Compare images with a training set, in their own order or another one."""
+    device, channels = this_device(), max(images.shape[1], training_images.shape[1])
+    comparison = Comparison(_on(device, training_images, channels), pairs=pairs, others=measures)
+    tell = progress.get()
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH] if order is None else images[order[start : start + BATCH]]
+        comparison.add(_on(device, part, channels))
+        tell("scoring", min(start + BATCH, len(images)), len(images))
+    comparison.gather(ALONE, len(images))
+    return comparison.evidence()
 
 
 def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
