@@ -1,5 +1,6 @@
 """The commands that measure without training: `score` the images of other tools, `measure` models that are kept."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.tables import echo, print_json, print_table
+from diffmem.measures import MEASURES
 from diffmem.text import counted
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ def score(
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
         "is less than a third as far away as the second nearest"
     )
+    for each in result.measurements:
+        found = MEASURES[each.measure]
+        rule = found.rule.format(f"{found.threshold:g}")
+        interval = f"95% interval {each.low:.4f} to {each.high:.4f}"
+        echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:
@@ -107,8 +114,8 @@ def measure(
 
     Measures (those of --measure, or else the study's score.measures) are added to every checkpoint whose model is kept:
     its images are generated again, and are the scored ones. With --samples or --steps, the last checkpoints are scored
-    anew; each is then a cell of its own, the one that a run with that score.samples or score.steps, and score.every =
-    T.epochs, would have trained.
+    anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that a run with that score.samples
+    or score.steps, and score.every = T.epochs, would have trained.
 
     Example: diffmem measure studies/quickstart.toml --measure calibrated
     """
@@ -128,18 +135,15 @@ def measure(
             )
         )
     rows = [each for each in found if isinstance(each, Later)]
-    not_kept = [each for each in found if not isinstance(each, Later)]
+    left_out = [each for each in found if not isinstance(each, Later)]
     if as_json:
-        print_json({"measured": rows, "not_kept": not_kept})
+        print_json({"measured": rows, "not_measured": left_out})
         return
     print_table(loaded.name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
     for note in dict.fromkeys(each.note for each in rows if each.note):
         echo(f"note: {note}")
-    if not_kept:
-        echo(
-            f"{len(not_kept)} of {counted(len(loaded.distinct), 'cell')} have no trained model that is kept "
-            "(score.keep), so nothing of them is measured"
-        )
+    for reason, cells in Counter(each.reason for each in left_out).items():
+        echo(f"{counted(cells, 'cell')} not measured: {reason}")
 
 
 def _later_row(found: "Later") -> dict[str, object]:

@@ -30,9 +30,9 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import MOST_COPIED, NEAREST, Comparison, wilson
+from diffmem.measures import MOST_COPIED, NEAREST, Comparison, measure_named, wilson
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Store, provenance
+from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Measurement, Outcome, Store, provenance
 from diffmem.text import readable
 
 BATCH = 1000
@@ -97,6 +97,7 @@ class Score:
     most_copied: list[Copied]  # ten of them at most
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
     notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
+    measurements: list[Measurement]  # by other measures than the paper's
 
     @property
     def ratio(self) -> float:
@@ -113,6 +114,8 @@ def score_images(
     side). They are scored by the paper's measure and by `measures`, by name. Raises DataError where they do not
     compare.
     """
+    for measure in measures:
+        measure_named(measure)
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
     source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
@@ -152,6 +155,7 @@ def score_images(
         ],
         twins=int(members[members > 1].sum()),
         notes=notes,
+        measurements=[each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name],
     )
 
 

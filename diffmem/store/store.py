@@ -108,7 +108,11 @@ class Store(Queries):
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [study.name])
             connection.execute(
-                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells",
+                """
+                INSERT INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells
+                ON CONFLICT (cell_id) DO UPDATE SET configuration = excluded.configuration
+                    WHERE cells.configuration->>'$.P.channels' IS NULL -- an older diffmem did not keep them
+                """,
                 [now, RESULTS_VERSION],
             )
             connection.execute(
@@ -213,6 +217,11 @@ class Store(Queries):
                 _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
         return True
 
+    def add_note(self, cell_id: str, note: str) -> None:
+        """Add a sentence to what is to be said of a cell."""
+        with self.writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", [cell_id, note])
+
     def add_measure(self, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence) -> bool:
         """Add what another measure has found of a checkpoint that is there; False if the store has that already."""
         with self.writing() as connection:
@@ -233,11 +242,11 @@ def _add_measure(
         "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
         [cell_id, epoch, measure, ratio, *wilson(ratio, n).tolist(), n],
     )
-    arrays = {"distance": evidence.distance, "reference": evidence.reference}
+    arrays = {"distance": evidence.distance, "yardstick": evidence.yardstick}
     numbers = {"sample": np.arange(n, dtype=np.int32), "nearest": evidence.nearest.astype(np.int32)}
     connection.register("given_measure_evidence", {**numbers, **arrays})
     connection.execute(
-        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, reference FROM given_measure_evidence",
+        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, yardstick FROM given_measure_evidence",
         [cell_id, epoch, measure],
     )
 

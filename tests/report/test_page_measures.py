@@ -79,7 +79,7 @@ def test_each_measure_has_a_slider_over_its_own_thresholds(page: Page) -> None:
     ratios = {entry["size"]: entry["ratios"] for entry in curve["sizes"]}
     at = {threshold: {size: found[threshold * 60 // 100] for size, found in ratios.items()} for threshold in (49, 100)}
     assert at == {49: {8: 0.0, 16: 0.0}, 100: {8: 1.0, 16: 0.5}}
-    assert ratios[16][round(1.5 * 60)] == 0.75  # at 1.2 of its reference is half of the others
+    assert ratios[16][round(1.5 * 60)] == 0.75  # at 1.2 of its yardstick is half of the others
     assert curve["emms"][60] == "9.6"
     headings = page.texts["h3"]
     assert "What the threshold decides" in headings
