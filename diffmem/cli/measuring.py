@@ -142,6 +142,9 @@ def measure(
     print_table(loaded.name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
     for note in dict.fromkeys(each.note for each in rows if each.note):
         echo(f"note: {note}")
+    if rows and (samples or steps):
+        new = "".join(f"+{key}={value}" for key, value in (("samples", samples), ("steps", steps)) if value)
+        echo(f"these cells are the study {loaded.name}{new}: `diffmem emm {loaded.name}{new}`")
     for reason, cells in Counter(each.reason for each in left_out).items():
         echo(f"{counted(cells, 'cell')} not measured: {reason}")
 

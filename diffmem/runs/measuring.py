@@ -48,6 +48,8 @@ class NotMeasured:
 
 
 NOT_KEPT = "no trained model is kept (score.keep)"
+NOT_LAST = "the model that is kept is not that of the last checkpoint (score.keep)"
+NOT_RUN = "nothing is in the store yet; run the study first"
 
 
 class _Model:
@@ -106,8 +108,7 @@ def measure_study(
         cell, measured = entry.cell, store.measured_epochs(entry.cell.cell_id)
         epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
         if not epochs & measured:
-            reason = "its checkpoint is not in the store yet; run the study first" if epochs else NOT_KEPT
-            yield NotMeasured(cell.cell_id, entry.name, reason)
+            yield NotMeasured(cell.cell_id, entry.name, NOT_KEPT if measured else NOT_RUN)
         for epoch in sorted(epochs & measured):
             yield from _added(entry, store, epoch, measures, device)
 
@@ -187,7 +188,7 @@ def _scored_anew(
     there = [entry for entry in entries if _is_there(entry.cell, store)]
     for entry in entries:
         if entry not in there:
-            yield NotMeasured(entry.cell.cell_id, entry.name, NOT_KEPT)
+            yield NotMeasured(entry.cell.cell_id, entry.name, _why_not(entry.cell, store))
     anew = [replace(entry, cell=_anew(entry.cell, given)) for entry in there]
     if not anew:
         return
@@ -214,6 +215,12 @@ def _is_there(cell: Cell, store: Store) -> bool:
     last = cell.checkpoints[-1][0]
     kept = last in store.kept_weights().get(cell.cell_id, {})
     return kept or (isinstance(cell.M, UntrainedModel) and last in store.measured_epochs(cell.cell_id))
+
+
+def _why_not(cell: Cell, store: Store) -> str:
+    if not store.measured_epochs(cell.cell_id):
+        return NOT_RUN
+    return NOT_LAST if store.kept_weights().get(cell.cell_id) else NOT_KEPT
 
 
 def _anew(cell: Cell, given: dict[str, int]) -> Cell:

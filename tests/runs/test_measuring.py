@@ -113,7 +113,14 @@ def test_a_checkpoint_that_the_store_lacks_is_told_of(tmp_path: Path) -> None:
     with store.writing() as connection:
         connection.execute("DELETE FROM checkpoints")
     (found,) = measure_study(study, store, measures=["calibrated"])
-    assert found.reason == "its checkpoint is not in the store yet; run the study first"
+    assert found.reason == "nothing is in the store yet; run the study first"
+
+
+def test_a_kept_model_that_is_not_of_the_last_checkpoint_is_told_of(tmp_path: Path) -> None:
+    study, store = trained(tmp_path, "score.keep='all'")
+    store.weights_path(study.cells[0].cell.cell_id, 30).unlink()
+    (found,) = measure_study(study, store, samples=30)
+    assert found.reason == "the model that is kept is not that of the last checkpoint (score.keep)"
 
 
 def test_a_measurement_that_fails_ends_its_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
