@@ -1,6 +1,8 @@
 """The commands that measure without training: `score` the images of other tools, `measure` models that are kept."""
 
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from diffmem.measures import MEASURES
 from diffmem.text import counted
 
 if TYPE_CHECKING:
-    from diffmem.runs import Later
+    from diffmem.runs import Later, NotMeasured
 
 
 @click.command()
@@ -117,6 +119,8 @@ def measure(
     anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that a run with that score.samples
     or score.steps, and score.every = T.epochs, would have trained.
 
+    Exits with 1 if a cell could not be measured.
+
     Example: diffmem measure studies/quickstart.toml --measure calibrated
     """
     loaded = load_study(study, profile, overrides)
@@ -138,13 +142,21 @@ def measure(
     left_out = [each for each in found if not isinstance(each, Later)]
     if as_json:
         print_json({"measured": rows, "not_measured": left_out})
-        return
-    print_table(loaded.name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
+    else:
+        _print_measured(loaded.name, rows, left_out, samples, steps)
+    if left_out:
+        sys.exit(1)
+
+
+def _print_measured(
+    name: str, rows: "Sequence[Later]", left_out: "Sequence[NotMeasured]", samples: int | None, steps: int | None
+) -> None:
+    print_table(name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
     for note in dict.fromkeys(each.note for each in rows if each.note):
         echo(f"note: {note}")
     if rows and (samples or steps):
         new = "".join(f"+{key}={value}" for key, value in (("samples", samples), ("steps", steps)) if value)
-        echo(f"these cells are the study {loaded.name}{new}: `diffmem emm {loaded.name}{new}`")
+        echo(f"these cells are the study {name}{new}: `diffmem emm {name}{new}`")
     for reason, cells in Counter(each.reason for each in left_out).items():
         echo(f"{counted(cells, 'cell')} not measured: {reason}")
 

@@ -180,11 +180,11 @@ def test_cells_whose_model_is_not_kept_are_counted(tmp_path: Path) -> None:
     assert [type(each) for each in measure_study(study, store, measures=["calibrated"])] == [NotMeasured, Later]
     assert [type(each) for each in measure_study(study, store, samples=30)] == [NotMeasured, Later]
     said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--measure", "calibrated")
-    assert (said.exit_code, said.stderr) == (0, "")
+    assert (said.exit_code, said.stderr) == (1, "")
     assert "1 cell not measured: no trained model is kept (score.keep)" in said.stdout
-    data = json.loads(
-        diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json").stdout
-    )
+    said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json")
+    assert said.exit_code == 1
+    data = json.loads(said.stdout)
     assert [each["cell_id"] for each in data["not_measured"]] == [gone]
     assert [each["name"] for each in data["measured"]] == ["M.dropout = 0.2"]
     assert there not in {each["cell_id"] for each in data["measured"]}

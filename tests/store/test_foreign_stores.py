@@ -785,7 +785,7 @@ main(["run", "tiny.toml"])
 def test_a_run_waits_for_its_store_says_for_whom_and_goes_on_or_ends_when_it_is_told_to(released: bool) -> None:
     with tiny.started(HELD) as holder, tiny.started(RUN) as process:
         assert process.stderr is not None
-        said = process.stderr.readline()
+        said = next(line for line in process.stderr if not line.startswith("note:"))
         assert f"waiting, since process {holder.pid} holds the store open; close it" in said
         if released:
             holder.kill()
