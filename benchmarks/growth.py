@@ -65,7 +65,10 @@ def _fill(store: Store, study: Study, cells: int) -> None:
 
 
 OTHERS = [
-    "INSERT INTO cells SELECT cell_id, (SELECT any_value(configuration) FROM cells), 20, now()::TIMESTAMP FROM others",
+    """
+    INSERT INTO cells
+    SELECT others.cell_id, configuration, 20, now()::TIMESTAMP, results_version FROM others, (FROM cells LIMIT 1)
+    """,
     """
     INSERT INTO studies
     SELECT 'study' || i, title, figure, path, axes, estimation, registered_at, overrides, folder, kind

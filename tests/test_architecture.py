@@ -208,7 +208,7 @@ def test_no_module_is_imported_under_a_computed_name():
     assert not calls & {"importlib.import_module", "import_module", "__import__", "exec", "eval"}
 
 
-SQL = re.compile(r"\s*(--.*\n\s*)*(SELECT|WITH|INSERT|UPDATE|DELETE|FROM|CREATE|ALTER|DROP|COPY)\s+[^\s.]")
+SQL = re.compile(r"\s*(--.*\n\s*)*(SELECT|WITH|INSERT|UPDATE|DELETE|FROM|CREATE|ALTER|DROP|COPY)\s+($|[^\s.])")
 """How a statement begins, or what is put behind one."""
 
 WITH_SQL = ["sql.py", "data/parquet.py", *(str(path.relative_to(PACKAGE)) for path in (PACKAGE / "store").glob("*.py"))]

@@ -39,6 +39,8 @@ NOT_RUN = {
     ("-m", "benchmarks"): "measures for minutes",
     ("-m", "benchmarks.images"): "measures for minutes",
     ("generate",): "needs a trained model",
+    ("measure",): "needs trained models",
+    ("emm", "--measure"): "needs a study that the measure has scored",
     ("store", "prune"): "needs to be told which models",
     ("plan", "--measure"): "trains a little with each network, at the paper's scale",
 }

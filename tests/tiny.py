@@ -282,12 +282,12 @@ def checkpoint(
 
 def calibrated(point: Checkpoint, ratio: float) -> Checkpoint:
     """Return a checkpoint that calibrated l2 has scored too: of a share `ratio` of its images the distance is 0.5 of
-    the reference, of half of the rest 1.2, and of the others 1.8."""
+    the yardstick, of half of the rest 1.2, and of the others 1.8."""
     copies = round(ratio * point.samples)
     middle = (point.samples - copies) // 2
     share = np.repeat([0.5, 1.2, 1.8], [copies, middle, point.samples - copies - middle])
-    reference = 10.0 + np.arange(point.samples)
-    found = MeasureEvidence((point.nearest + 1) % 8, share * reference, reference, copies)
+    yardstick = 10.0 + np.arange(point.samples)
+    found = MeasureEvidence((point.nearest + 1) % 8, share * yardstick, yardstick, copies)
     return replace(point, others={"calibrated": found})
 
 

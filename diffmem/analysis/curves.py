@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.cells import dotted
 from diffmem.errors import StoreError
-from diffmem.measures import MEASURES, Measure, p_value
+from diffmem.measures import MEASURES, measure_named, p_value
 from diffmem.store import (
     CellProgress,
     Kind,
@@ -22,6 +22,7 @@ from diffmem.store import (
     Store,
     StoredCell,
     StoredStudy,
+    as_arguments,
     state_of,
 )
 
@@ -74,7 +75,8 @@ class MeasuredCell:
     samples: int | None  # images behind it
     last: float | None  # the ratio of the last checkpoint
     rises: bool  # still, at the end of what is trained
-    null: Null | None = None  # of its training set; None where no image is held out
+    scored: int  # checkpoints that the measure has scored
+    null: Null | None  # of its training set; None where no image is held out
 
     @property
     def p_value(self) -> float | None:
@@ -105,7 +107,7 @@ def study_curves(store: Store, study: StoredStudy | str, measure: str | None = N
     """
     with store.snapshot():
         found = store.study(study) if isinstance(study, str) else study
-        found = found if measure is None else found.by(known_measure(measure))
+        found = found if measure is None else found.by(measure_named(measure))
         cells = measured_cells(store, found)
         check_measured(store, found)
     return curves_of(cells, found.epsilon)
@@ -113,28 +115,21 @@ def study_curves(store: Store, study: StoredStudy | str, measure: str | None = N
 
 def by_each_measure(store: Store, study: StoredStudy) -> list[StoredStudy]:
     """Return a study by its own measure, and by each other one that it has been scored by."""
-    names = [name for name in MEASURES if name in store.measures_of(study.study)]
-    return [study, *(study.by(MEASURES[name]) for name in names if MEASURES[name] is not study.measure)]
+    scored = store.measures_of(study.study) - {study.measure.name}
+    return [study, *(study.by(measure) for name, measure in MEASURES.items() if name in scored)]
 
 
 def check_measured(store: Store, study: StoredStudy) -> None:
     """Raise StoreError if a study has checkpoints, but none that its measure has scored."""
     found = store.measures_of(study.study)
     if found and study.measure.name not in found:
-        name = study.measure.name
+        name, meant = study.measure.name, as_arguments(study.path, study.study, study.overrides)
         advice = {
-            Kind.TRAINED: f"`diffmem measure {study.path} --measure {name}` does it, from trained models that are kept",
+            Kind.TRAINED: f"`diffmem measure {meant} --measure {name}` does it, from trained models that are kept",
             Kind.IMAGES: f"`diffmem score --measure {name}` scores its images again",
             Kind.MONITOR: f'give its Monitor measures=["{name}"]',
         }
         raise StoreError(f"{study.study}: nothing is scored by the measure {name}; {advice[study.kind]}")
-
-
-def known_measure(name: str) -> Measure:
-    """Return the measure of a name; StoreError where diffmem knows none."""
-    if name not in MEASURES:
-        raise StoreError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
-    return MEASURES[name]
 
 
 def study_cells(store: Store, study: StoredStudy) -> tuple[list[CellWithSettings], list[Point]]:
@@ -152,18 +147,18 @@ def measured_cells(store: Store, study: StoredStudy) -> list[MeasuredCell]:
     return [MeasuredCell(each, *ratios(each.position), null=nulls.get(each.position)) for each in cells]
 
 
-def _ratios_of(points: Sequence[Point]) -> Callable[[int], tuple[float | None, int | None, float | None, bool]]:
-    """Return a function of a position: the best ratio there and the images behind it, the last one, and whether it
-    rises still."""
+def _ratios_of(points: Sequence[Point]) -> Callable[[int], tuple[float | None, int | None, float | None, bool, int]]:
+    """Return a function of a position: the best ratio there and the images behind it, the last one, whether it rises
+    still, and how many checkpoints are scored."""
     measured = by_position(points)  # one cell may be at several
 
-    def ratios(position: int) -> tuple[float | None, int | None, float | None, bool]:
+    def ratios(position: int) -> tuple[float | None, int | None, float | None, bool, int]:
         own = measured[position]
         if not own:
-            return None, None, None, False
+            return None, None, None, False, 0
         best = max(own, key=lambda point: (point.ratio, point.samples))
         rises = still_rises([p.epoch for p in own], [p.ratio for p in own], [p.samples for p in own])
-        return best.ratio, best.samples, own[-1].ratio, rises
+        return best.ratio, best.samples, own[-1].ratio, rises, len(own)
 
     return ratios
 
@@ -225,6 +220,9 @@ def _caveat(cells: Sequence[MeasuredCell]) -> str:
     ended = (State.FINISHED, State.ENDED)
     rising = {each.cell.size for each in cells if each.rises and state_of(each.cell) in ended}
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
+    had = sum(each.cell.measured for each in cells)
+    if lacking := had - sum(each.scored for each in cells):
+        caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure")
     if rising:
         at = ", ".join(map(str, sorted(rising)))
         caveats.append(f"the ratio still rises at the end of training at N = {at}")

@@ -20,7 +20,7 @@ from diffmem.text import counted
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
 
-class Measurement(NamedTuple):
+class CellRatio(NamedTuple):
     """The ratio of one cell, as one claim sees it."""
 
     level: Any
@@ -145,10 +145,10 @@ def _unknown(claim: Claim, study: str, reason: str) -> Result:
     return Result(claim.text, study, UNKNOWN, "", None, None, None, None, None, 0, 0, reason)
 
 
-def _measurement(claim: Claim, measured: CellWithSettings, held: Sequence[str]) -> Measurement:
+def _measurement(claim: Claim, measured: CellWithSettings, held: Sequence[str]) -> CellRatio:
     settings, best, samples = measured.settings, measured.best or 0.0, measured.samples or 0
     stratum = ", ".join(f"{key} = {measured.cell.axis_values[key]}" for key in held)
-    return Measurement(claim.level_of(settings), stratum, best, samples, str(settings["P.draw"]), settings["T.seed"])
+    return CellRatio(claim.level_of(settings), stratum, best, samples, str(settings["P.draw"]), settings["T.seed"])
 
 
 def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -172,7 +172,7 @@ class Difference(NamedTuple):
     interval: Range
 
 
-def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> Difference | None:
+def _difference(part: Sequence[CellRatio], levels: tuple[Any, Any]) -> Difference | None:
     """Return the difference between two levels, over the strata that have both, which count equally; None where none
     has."""
     groups = list(dict.fromkeys((m.level, m.stratum) for m in part))
@@ -195,7 +195,7 @@ def _difference(part: Sequence[Measurement], levels: tuple[Any, Any]) -> Differe
 def _judged(
     claim: Claim,
     study: str,
-    compared: Sequence[Measurement],
+    compared: Sequence[CellRatio],
     levels: tuple[Any, Any],
     published: float | None,
     note: str,
@@ -235,7 +235,7 @@ def _published_value(claim: Claim, published: Sequence[Published]) -> float | No
         if number.metric != "ratio" or claim.keys[0] not in number.settings:
             continue
         stratum = str([(key, value) for key, value in number.settings.items() if key not in claim.keys])
-        part.append(Measurement(claim.level_of(number.settings), stratum, number.value, 1, "", 0))
+        part.append(CellRatio(claim.level_of(number.settings), stratum, number.value, 1, "", 0))
     part = [m for m in part if m.level is not None]
     levels = _levels(claim, [m.level for m in part])
     if levels is None:

@@ -1,5 +1,8 @@
 """The commands that measure without training: `score` the images of other tools, `measure` models that are kept."""
 
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +19,11 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.tables import echo, print_json, print_table
+from diffmem.measures import MEASURES
 from diffmem.text import counted
 
 if TYPE_CHECKING:
-    from diffmem.runs import Later
+    from diffmem.runs import Later, NotMeasured
 
 
 @click.command()
@@ -90,6 +94,11 @@ def score(
             f"of {counted(result.null_samples, 'held-out image')} {called} would be called that "
             f"(p {_chance(result.p_value)})"
         )
+    for each in result.measurements:
+        found = MEASURES[each.measure]
+        rule = found.rule.format(f"{found.threshold:g}")
+        interval = f"95% interval {each.low:.4f} to {each.high:.4f}"
+        echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:
@@ -131,8 +140,10 @@ def measure(
 
     Measures (those of --measure, or else the study's score.measures) are added to every checkpoint whose model is kept:
     its images are generated again, and are the scored ones. With --samples or --steps, the last checkpoints are scored
-    anew; each is then a cell of its own, the one that a run with that score.samples or score.steps, and score.every =
-    T.epochs, would have trained.
+    anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that a run with that score.samples
+    or score.steps, and score.every = T.epochs, would have trained.
+
+    Exits with 1 if a cell could not be measured.
 
     Example: diffmem measure studies/quickstart.toml --measure calibrated
     """
@@ -152,18 +163,26 @@ def measure(
             )
         )
     rows = [each for each in found if isinstance(each, Later)]
-    not_kept = [each for each in found if not isinstance(each, Later)]
+    left_out = [each for each in found if not isinstance(each, Later)]
     if as_json:
-        print_json({"measured": rows, "not_kept": not_kept})
-        return
-    print_table(loaded.name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
+        print_json({"measured": rows, "not_measured": left_out})
+    else:
+        _print_measured(loaded.name, rows, left_out, samples, steps)
+    if left_out:
+        sys.exit(1)
+
+
+def _print_measured(
+    name: str, rows: "Sequence[Later]", left_out: "Sequence[NotMeasured]", samples: int | None, steps: int | None
+) -> None:
+    print_table(name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
     for note in dict.fromkeys(each.note for each in rows if each.note):
         echo(f"note: {note}")
-    if not_kept:
-        echo(
-            f"{len(not_kept)} of {counted(len(loaded.distinct), 'cell')} have no trained model that is kept "
-            "(score.keep), so nothing of them is measured"
-        )
+    if rows and (samples or steps):
+        new = "".join(f"+{key}={value}" for key, value in (("samples", samples), ("steps", steps)) if value)
+        echo(f"these cells are the study {name}{new}: `diffmem emm {name}{new}`")
+    for reason, cells in Counter(each.reason for each in left_out).items():
+        echo(f"{counted(cells, 'cell')} not measured: {reason}")
 
 
 def _later_row(found: "Later") -> dict[str, object]:

@@ -1,8 +1,7 @@
 """What several commands share: their options, and the study or store that an argument names."""
 
 import os
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +164,7 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
 
     StoreError where that is none, or more than one. A file of the name that is not the one that was run is told of.
     """
-    from diffmem.store import Store, find_study
+    from diffmem.store import Store, as_options, find_study
     from diffmem.study import study_name
 
     store, is_file = Store(store_path), study.endswith(".toml")
@@ -179,13 +178,8 @@ def stored(store_path: Path, study: str, profile: str | None = None) -> "tuple[S
     if is_file and is_another_file(row, study):
         echo(f"note: this is the study of {file_of(row)}, the one of this name that was run last", err=True)
     if row.overrides:
-        echo(f"note: {row.study} was run last with {as_options(row.overrides)}", err=True)
+        echo(f"note: {row.study} was run last with {' '.join(as_options(row.overrides))}", err=True)
     return store, row
-
-
-def as_options(overrides: Sequence[str]) -> str:
-    """Return settings as --set takes them on a command line."""
-    return " ".join(f"--set {shlex.quote(override)}" for override in overrides)
 
 
 def is_another_file(row: "StoredStudy", path: str) -> bool:

@@ -10,7 +10,6 @@ import click
 
 from diffmem.cli.options import (
     FileName,
-    as_options,
     file_of,
     is_another_file,
     load_study,
@@ -146,6 +145,8 @@ def _work(
 
 def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     """Say so where the store has another study of this name, whose cells are then not listed under it."""
+    from diffmem.store import as_options
+
     studies = store.studies() if store.exists() else []
     known = next((each for each in studies if each.study == study.name), None)
     if known is None:
@@ -153,7 +154,7 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     if is_another_file(known, study.path):
         was, now, advice = file_of(known), study.path, "rename one of the files to have a report of both"
     elif known.overrides != list(study.overrides):
-        was, now = (as_options(each) or "the file alone" for each in (known.overrides, study.overrides))
+        was, now = (" ".join(as_options(each)) or "the file alone" for each in (known.overrides, study.overrides))
         advice = "a copy of the file under another name, or a profile, has a report of its own"
     else:
         return
@@ -186,16 +187,17 @@ def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total
 
 def _ending(study: "Study", store: "Store") -> str:
     """Return the last line of a run in which nothing has failed."""
-    from diffmem.store import Outcome
+    from diffmem.store import Outcome, as_arguments
 
     cells = {cell.cell_id: cell for cell in store.progress(study.name)}.values()
     finished = sum(cell.finished for cell in cells)
     crossed = sum(cell.outcome is Outcome.CROSSED and not cell.finished for cell in cells)
     early = f" and {crossed} ended at the line" if crossed else ""
     lines = [f"{study.name}: {finished} of {len(cells)} cells are finished{early} in {store.path}"]
+    meant = as_arguments(study.path, study.name, study.overrides)
     lines += [
         f"{counted(lacking, 'checkpoint')} measured before without {measure}; "
-        f"`diffmem measure {study.path} --measure {measure}` adds it where the trained model is kept"
+        f"`diffmem measure {meant} --measure {measure} --store {store.path}` adds it where the trained model is kept"
         for measure in study.cells[0].cell.score.measures
         if (lacking := store.lacking(study.name, measure))
     ]

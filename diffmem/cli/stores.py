@@ -75,7 +75,7 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
     for study in described.studies:
         echo(f"  {study.study}: {counted(study.cells, 'cell')}, {study.title}")
     if older := described.older_cells:
-        echo(f"{'of older results':18}{counted(older, 'cell')}; a run of their studies measures them anew")
+        echo(f"{'outdated results':18}{counted(older, 'cell')}; a run of their studies measures them anew")
     if loose := described.in_no_study:
         echo(f"{'in no study now':18}{listed(loose)}")
 

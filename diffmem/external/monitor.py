@@ -20,7 +20,7 @@ from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.external.pending import Pending, Write
 from diffmem.external.score import BATCH, PAIRS, READ_OFF, ForeignCell
-from diffmem.measures import MEASURES, Comparison
+from diffmem.measures import Comparison, measure_named
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance
 
@@ -64,8 +64,8 @@ class Monitor:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
             if not isinstance(value, SupportsIndex) or value < 1:
                 raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
-        if unknown := [name for name in measures if name not in MEASURES]:
-            raise DataError(f"Monitor: no measure {unknown[0]!r}; there are {', '.join(MEASURES)}")
+        for measure in measures:
+            measure_named(measure)
         images = as_training_images(training_images)
         plain = _plain(settings or {})
         self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size

@@ -30,9 +30,9 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import MOST_COPIED, NEAREST, Comparison, Evidence, p_value, wilson
+from diffmem.measures import MOST_COPIED, NEAREST, Comparison, Evidence, measure_named, p_value, wilson
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Store, provenance
+from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Measurement, Outcome, Store, provenance
 from diffmem.text import counted, readable
 
 BATCH = 1000
@@ -100,6 +100,7 @@ class Score:
     null_ratio: float | None  # share of held-out images that are called copies; None without any
     null_samples: int  # held-out images
     p_value: float | None  # the chance of so many copies if held-out images are called that as often
+    measurements: list[Measurement]  # by other measures than the paper's
 
     @property
     def ratio(self) -> float:
@@ -123,6 +124,8 @@ def score_images(
     of the training images, which are none of them: what is called a copy of those is the null. Raises DataError where
     they do not compare.
     """
+    for measure in measures:
+        measure_named(measure)
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
     source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
@@ -171,6 +174,7 @@ def score_images(
         null_ratio=None if null is None else null.ratio,
         null_samples=0 if null is None else null.samples,
         p_value=None if null is None else _chance(checkpoint, null),
+        measurements=[each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name],
     )
 
 

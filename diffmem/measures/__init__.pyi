@@ -10,6 +10,7 @@ from .measure import Measure as Measure
 from .measure import is_copy as is_copy
 from .measure import is_copy_sql as is_copy_sql
 from .members import MEASURES as MEASURES
+from .members import measure_named as measure_named
 from .nearest import NEAREST as NEAREST
 from .nearest import memorized_share as memorized_share
 from .neighbours import two_nearest as two_nearest

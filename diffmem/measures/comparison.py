@@ -10,7 +10,7 @@ from torch import Tensor
 from diffmem.measures.evidence import Evidence, MeasureEvidence
 from diffmem.measures.intervals import wilson
 from diffmem.measures.measure import Compared, Measure, is_copy
-from diffmem.measures.members import MEASURES
+from diffmem.measures.members import measure_named
 from diffmem.measures.nearest import NEAREST
 from diffmem.measures.neighbours import two_nearest
 from diffmem.models import Group
@@ -24,7 +24,7 @@ class Comparison:
 
     def __init__(self, training_images: Tensor, *, pairs: int, others: Sequence[str] = ()) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
-        self.measures = [NEAREST, *(MEASURES[name] for name in others if name != NEAREST.name)]
+        self.measures = [NEAREST, *(measure_named(name) for name in others if name != NEAREST.name)]
         self.added: list[list[Compared]] = [[] for _ in self.measures]
         self.gathered: list[list[Compared]] = [[] for _ in self.measures]
         self.pairs: list[tuple[bytes, bytes]] = []
@@ -35,11 +35,14 @@ class Comparison:
             -1, generated.shape[1], -1, -1
         )  # where these are grey and those are not
         index, distance = two_nearest(generated, in_colour)
-        for measure, added in zip(self.measures, self.added, strict=True):
-            found = measure.compare(generated, in_colour, index, distance)
-            added.append(Compared(*(each.cpu() for each in found)))
-        for image, nearest in zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False):
-            self.pairs.append((png(image), png(self.training_images[nearest])))
+        found = [measure.compare(generated, in_colour, index, distance) for measure in self.measures]
+        on_cpu = [Compared(*(each.cpu() for each in compared)) for compared in found]
+        pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
+        pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]
+        # all or nothing: where memory runs out before this, the batch is added again in parts
+        self.pairs += pictures
+        for added, compared in zip(self.added, on_cpu, strict=True):
+            added.append(compared)
 
     def gather(self, group: Group, count: int) -> None:
         """Put together what the processes of a group have added since last time, `count` images in their order."""
@@ -69,7 +72,7 @@ class Comparison:
                 measure.name: MeasureEvidence(
                     found.nearest.numpy(),
                     found.distance.numpy(),
-                    found.reference.numpy(),
+                    found.yardstick.numpy(),
                     copies=int(_copies(measure, found).sum()),
                 )
                 for measure, found in zip(self.measures[1:], others, strict=True)
@@ -92,7 +95,7 @@ def _joined(parts: Sequence[Compared]) -> Compared:
 
 def _copies(measure: Measure, found: Compared) -> Tensor:
     """Return which images are copies at the measure's own threshold, bool [n]."""
-    copies: Tensor = is_copy(found.distance, found.reference, measure.threshold)
+    copies: Tensor = is_copy(found.distance, found.yardstick, measure.threshold)
     return copies
 
 

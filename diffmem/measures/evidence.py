@@ -13,7 +13,7 @@ class MeasureEvidence:
 
     nearest: npt.NDArray[np.int64]  # [samples], positions in the training set
     distance: npt.NDArray[np.float64]  # [samples]
-    reference: npt.NDArray[np.float64]  # [samples]
+    yardstick: npt.NDArray[np.float64]  # [samples]
     copies: int  # images that are copies, at the measure's own threshold
 
 

@@ -24,5 +24,6 @@ def wilson(ratio: npt.ArrayLike, images: npt.ArrayLike, *, quantile: npt.ArrayLi
     r, n, q = (np.asarray(value, dtype=float) for value in (ratio, images, quantile))
     centre = (r + q**2 / (2 * n)) / (1 + q**2 / n)
     width = q * np.sqrt(r * (1 - r) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
-    interval: np.ndarray = np.clip(np.stack([centre - width, centre + width], axis=-1), 0, 1)
+    low, high = np.where(r == 0, 0.0, centre - width), np.where(r == 1, 1.0, centre + width)  # exactly, as in SQL
+    interval: np.ndarray = np.clip(np.stack([low, high], axis=-1), 0, 1)
     return interval

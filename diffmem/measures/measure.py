@@ -13,31 +13,31 @@ class Compared(NamedTuple):
 
     nearest: "Tensor"  # [n], int64, position of the training image that each would be a copy of
     distance: "Tensor"  # [n], float64, to it
-    reference: "Tensor"  # [n], float64, what the distance is compared with
+    yardstick: "Tensor"  # [n], float64, what the distance is compared with
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A way to tell a copy: a generated image is one where its distance is below `threshold` times its reference."""
+    """A way to tell a copy: a generated image is one where its distance is below `threshold` times its yardstick."""
 
     name: str
     source: str
     ratio: str  # what the share of copies is called, as an axis has it
     copied: str  # what a copy is called: "memorized"
     rule: str  # what makes an image a copy, as a sentence goes on, for a threshold in words
-    axis: str  # distance / reference, as an axis has it
+    axis: str  # distance / yardstick, as an axis has it
     threshold: float
-    largest: float  # that distance / reference can be
+    largest: float  # that distance / yardstick can be
     compare: Callable[["Tensor", "Tensor", "Tensor", "Tensor"], Compared]
     """From generated [n, c, h, w] and training images [N, c, h, w], uint8 on one device, and the indices [n, 2] and
     distances [n, 2] of the two nearest, which are found for all measures."""
 
 
-def is_copy(distance: Any, reference: Any, threshold: float) -> Any:
-    """Tell whether an image is a copy: distance < threshold * reference, strictly; of numbers, arrays or tensors."""
-    return distance < threshold * reference
+def is_copy(distance: Any, yardstick: Any, threshold: float) -> Any:
+    """Tell whether an image is a copy: distance < threshold * yardstick, strictly; of numbers, arrays or tensors."""
+    return distance < threshold * yardstick
 
 
 def is_copy_sql(threshold: str = "?") -> str:
-    """Return `is_copy` in SQL, over the columns distance and reference, at a threshold that SQL computes."""
-    return f"(distance < {threshold} * reference)"
+    """Return `is_copy` in SQL, over the columns distance and yardstick, at a threshold that SQL computes."""
+    return f"(distance < {threshold} * yardstick)"

@@ -23,8 +23,6 @@ def this_device() -> torch.device:
 NO_MEMORY = (
     "can't allocate memory",  # torch's allocator on a CPU
     "std::bad_alloc",  # C++ beneath torch
-    "could not create a primitive",  # oneDNN
-    "could not create a memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",

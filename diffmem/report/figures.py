@@ -86,7 +86,7 @@ def _star_interval(curve: Curve) -> Interval | None:
 
 
 def distance_histogram(counts: Sequence[LevelCount], measure: Measure, threshold: float) -> Panel:
-    """Show how many images of the last checkpoints have which distance / reference, with the threshold as a line."""
+    """Show how many images of the last checkpoints have which distance / yardstick, with the threshold as a line."""
     last: dict[int, int] = {}
     for each in counts:
         last[each.position] = max(each.epoch, last.get(each.position, 0))

@@ -33,7 +33,7 @@ def galleries(
 ) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
-    `pairs` and `copies` are those of the store, at a threshold of distance / reference. All cells show equally many
+    `pairs` and `copies` are those of the store, at a threshold of distance / yardstick. All cells show equally many
     pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
@@ -61,8 +61,8 @@ def galleries(
                     "generated": generated,
                     "nearest": nearest,
                     "number": pair.number,
-                    "distance_ratio": pair.distance / pair.reference if pair.reference else 1.0,
-                    "memorized": is_copy(pair.distance, pair.reference, threshold),
+                    "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
+                    "memorized": is_copy(pair.distance, pair.yardstick, threshold),
                 }
                 for pair, (generated, nearest) in zip(own[number], drawn[number], strict=False)
             ],

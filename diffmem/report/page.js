@@ -65,6 +65,20 @@ function followThreshold(part) {
 
 document.querySelectorAll(".evidence").forEach(followThreshold);
 
+// --- the numbers of a figure, which the page has packed ---
+
+async function unpack(link) {
+  const packed = Uint8Array.from(atob(link.href.split(",")[1]), character => character.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const csv = await new Response(unpacked).blob();
+  link.href = URL.createObjectURL(new Blob([csv], {type: "text/csv"}));
+  link.download = link.download.replace(/\.gz$/, "");
+}
+
+for (const link of document.querySelectorAll("a.packed")) {
+  link.closest("details").addEventListener("toggle", () => unpack(link), {once: true});
+}
+
 // --- galleries ---
 
 const galleryOf = control => control.closest("details").querySelector(".gallery");

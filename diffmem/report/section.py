@@ -56,7 +56,7 @@ Told = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Distances:
-    """The histogram of distance / reference, and for the page's script the ratio at each level of the threshold."""
+    """The histogram of distance / yardstick, and for the page's script the ratio at each level of the threshold."""
 
     histogram: Figure
     curves: Panel | None  # on which the script draws; None of a study of one size
@@ -112,11 +112,6 @@ class Section:
     published: list[Beside]
     cells: list[TriedCell]
     galleries: Callable[[int], list[dict[str, Any]]]  # that fit into so many bytes
-
-    @property
-    def sizes(self) -> list[int]:
-        """Return the training set sizes that anything is measured of."""
-        return self.by_measure[0].sizes
 
     @property
     def ended(self) -> int:

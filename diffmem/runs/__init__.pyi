@@ -16,6 +16,7 @@ from .launch import launched as launched
 from .launch import leave as leave
 from .launch import start as start
 from .measuring import Later as Later
+from .measuring import NotMeasured as NotMeasured
 from .measuring import measure_study as measure_study
 from .orphan import OrphanWatch as OrphanWatch
 from .plan import PlannedCell as PlannedCell

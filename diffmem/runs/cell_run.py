@@ -95,11 +95,11 @@ def run_cell(entry: StudyCell, work: Work) -> Iterator[Event]:
             yield CellEnded(entry, Ended.ALREADY)
             return
         compiled = is_compiled(cell, group.device, work.compile)
-        attempt = Attempt(store, cell.cell_id, group, compiled=compiled)
+        attempt = AttemptRecord(store, cell.cell_id, group, compiled=compiled)
         yield from _attempted(CellRun(entry, work, attempt.id, path, compiled), attempt, missing)
 
 
-def _attempted(run: "CellRun", attempt: "Attempt", missing: set[int]) -> Iterator[Event]:
+def _attempted(run: "CellRun", attempt: "AttemptRecord", missing: set[int]) -> Iterator[Event]:
     """Do the work on a cell, and record how it ended; the last checkpoint comes with that in the same transaction."""
     entry, group, name = run.entry, run.group, run.entry.name
     try:
@@ -154,7 +154,7 @@ def _best(store: Store, cell: Cell) -> float:
     return max(store.ratios(cell.cell_id).values(), default=0.0)
 
 
-class Attempt:
+class AttemptRecord:
     """The record of one try to train a cell, which the leading process of its group writes."""
 
     def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:

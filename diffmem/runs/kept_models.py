@@ -217,10 +217,11 @@ def load_denoiser(
     The weights are those of the last checkpoint kept, or of `epoch`. Raises NotInStore if none are kept, RunError if
     they are damaged.
     """
-    return _denoiser(find_model(store if isinstance(store, Store) else Store(store), cell_id, epoch), device)
+    return denoiser_of(find_model(store if isinstance(store, Store) else Store(store), cell_id, epoch), device)
 
 
-def _denoiser(kept: KeptModel, device: torch.device | str) -> Denoiser:
+def denoiser_of(kept: KeptModel, device: torch.device | str) -> Denoiser:
+    """Return the denoiser of a kept model on a device; RunError if its weights are damaged."""
     cell = kept.cell
     with _readable(kept.path):
         weights = load_file(kept.path)
@@ -264,20 +265,19 @@ def generate_images(
     `labels` are one for all images or one for each, instead of those that were drawn. RunError where the model has no
     such labels.
     """
-    yield from images_of(find_model(store, cell_id, epoch), count, labels=labels, device=device)
+    kept = find_model(store, cell_id, epoch)
+    yield from images_of(denoiser_of(kept, device), kept.cell, count, labels=labels, device=device)
 
 
 def images_of(
-    kept: KeptModel,
+    denoiser: DenoiserFunction,
+    cell: Cell,
     count: int,
     *,
     labels: Sequence[int] = (),
-    scoring: Scoring | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Images]:
-    """Yield the first `count` images of a kept model as `generate_images` does, or as another scoring has them."""
-    cell = kept.cell if scoring is None else kept.cell.model_copy(update={"score": scoring})
-    denoiser = _denoiser(kept, device)
+    """Yield the first `count` images of a cell's denoiser, batch by batch, as `generate_images` does."""
     _check_labels(cell, labels, count)
     set_precision(cell.T)
     tell, done = progress.get(), 0
@@ -293,7 +293,9 @@ def images_of(
         yield Images(found[rows], None if wanted is None else wanted[rows])
 
 
-def _generated(denoiser: Denoiser, cell: Cell, batch: range, labels: Tensor | None, device: torch.device) -> Tensor:
+def _generated(
+    denoiser: DenoiserFunction, cell: Cell, batch: range, labels: Tensor | None, device: torch.device
+) -> Tensor:
     """Return images of these numbers, uint8 on the CPU; in two halves where memory runs out."""
     side = cell.P.resolution or 0
     try:

@@ -2,24 +2,29 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from diffmem.cells import Scoring
+from diffmem.cells import Cell, Scoring
 from diffmem.data import training_set
 from diffmem.errors import RunError
-from diffmem.measures import Comparison, Evidence
-from diffmem.models import ALONE
-from diffmem.runs.kept_models import KeptModel, Made, find_model, images_of
-from diffmem.store import Checkpoint, Measurement, Outcome, Store, provenance
+from diffmem.measures import Comparison, Evidence, measure_named
+from diffmem.models import ALONE, DenoiserFunction
+from diffmem.networks import UntrainedModel
+from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
+from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, provenance
 from diffmem.study import Study, StudyCell
+
+Device = torch.device | str
 
 
 @dataclass(frozen=True)
 class Later:
-    """What was measured of a kept model: the share of copies by one measure, with its 95% interval."""
+    """What was measured of a trained model: the share of copies by one measure, with its 95% interval."""
 
     cell_id: str
     name: str  # its axis values
@@ -34,11 +39,47 @@ class Later:
 
 
 @dataclass(frozen=True)
-class NotKept:
-    """A cell without a trained model to measure."""
+class NotMeasured:
+    """A cell of which nothing is measured."""
 
     cell_id: str
     name: str
+    reason: str
+
+
+NOT_KEPT = "no trained model is kept (score.keep)"
+NOT_LAST = "the model that is kept is not that of the last checkpoint (score.keep)"
+NOT_RUN = "nothing is in the store yet; run the study first"
+
+
+class _Model:
+    """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
+
+    def __init__(self, cell: Cell, store: Store, epoch: int, device: Device) -> None:
+        data = training_set(cell)
+        self.cell, self.device = cell, device
+        self.images = torch.from_numpy(np.ascontiguousarray(data.images)).to(device)
+        self.made: Made | None = None
+        self.denoiser: DenoiserFunction
+        if isinstance(cell.M, UntrainedModel):
+            labels = None if data.labels is None else torch.from_numpy(data.labels).to(device)
+            self.denoiser = cell.M.from_images(self.images.float() / 127.5 - 1, labels, count=cell.labels)
+        else:
+            kept = find_model(store, cell.cell_id, epoch)
+            self.made, self.denoiser = kept.made, denoiser_of(kept, device)
+
+    def evidence(self, count: int, scoring: Scoring, measures: Sequence[str], *, pairs: int = 0) -> Evidence:
+        """Generate the first `count` images as a scoring has them, and compare them with the training set."""
+        comparison = Comparison(self.images, pairs=pairs, others=measures)
+        cell = self.cell.model_copy(update={"score": scoring})
+        for batch in images_of(self.denoiser, cell, count, device=self.device):
+            comparison.add(_on(batch.images, self.device))
+        comparison.gather(ALONE, count)
+        return comparison.evidence()
+
+
+def _on(images: Tensor, device: Device) -> Tensor:
+    return images.to(device)
 
 
 def measure_study(
@@ -48,45 +89,62 @@ def measure_study(
     measures: Sequence[str] = (),
     samples: int | None = None,
     steps: int | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[Later | NotKept]:
-    """Compute `measures` (names) of every kept checkpoint of a study, and append them to its checkpoints.
+    device: Device = "cpu",
+) -> Iterator[Later | NotMeasured]:
+    """Compute `measures` (names) of every checkpoint of a study whose model is there, and add them to it.
 
     With `samples` or `steps`, the last checkpoint of each cell is scored anew by that many images or noise levels: as
-    the cell that a study with this scoring, and one checkpoint, would have trained, listed beside those of the study.
+    the cell that a study with this scoring, and one checkpoint, would have trained. These cells are a study of their
+    own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
     """
+    for name in measures:
+        measure_named(name)
+    entries = _entries(study, store)
     if samples or steps:
-        yield from _scored_anew(study, store, measures, samples=samples, steps=steps, device=device)
+        yield from _scored_anew(study, entries, store, measures, samples=samples, steps=steps, device=device)
         return
     kept = store.kept_weights()
-    for entry in study.distinct:
-        if entry.cell.cell_id not in kept:
-            yield NotKept(entry.cell.cell_id, entry.name)
-        for epoch in sorted(kept.get(entry.cell.cell_id, ())):
+    for entry in entries:
+        cell, measured = entry.cell, store.measured_epochs(entry.cell.cell_id)
+        epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
+        if not epochs & measured:
+            yield NotMeasured(cell.cell_id, entry.name, NOT_KEPT if measured else NOT_RUN)
+        for epoch in sorted(epochs & measured):
             yield from _added(entry, store, epoch, measures, device)
 
 
-def _added(
-    entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], device: torch.device | str
-) -> Iterator[Later]:
+def _entries(study: Study, store: Store) -> list[StudyCell]:
+    """Return the cells of a study; of a search, those of each size that anything is measured of."""
+    if study.estimation.search != "bisect":
+        return study.distinct
+    sizes = sorted({*study.search_range, *store.measured_sizes(*study.search_range)})
+    draws = [None] if study.one_more_draw is None else [None, study.one_more_draw]
+    had = store.checkpoint_counts()
+    entries = (entry for size in sizes for draw in draws for entry in study.at(size, draw=draw))
+    return [entry for entry in entries if entry.cell.cell_id in had]
+
+
+def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], device: Device) -> Iterator[Later]:
     """Add measures to a checkpoint that the store has."""
     cell = entry.cell
-    if epoch not in store.measured_epochs(cell.cell_id):
-        return
     had = {each.measure: each for each in store.measurements(cell.cell_id, epoch)}
     yield from (_later(entry, had[name], new=False) for name in measures if name in had)
     missing = [name for name in measures if name not in had]
     if not missing:
         return
-    kept = find_model(store, cell.cell_id, epoch)
     _, count = store.counted(cell.cell_id, epoch)
-    found = _evidence(entry, kept, count, missing, device=device)
-    note = _difference(store, cell.cell_id, epoch, found, kept, device)
+    model = _Model(cell, store, epoch, device)
+    found = model.evidence(count, cell.score, missing)
+    note = _difference(store, cell.cell_id, epoch, found, model)
+    if note:
+        store.add_note(cell.cell_id, f"{', '.join(missing)}: {note}")
     for name in missing:
         store.add_measure(cell.cell_id, epoch, name, found.others[name])
-    for each in store.measurements(cell.cell_id, epoch):
-        if each.measure in missing:
-            yield _later(entry, each, new=True, note=note)
+    yield from (
+        _later(entry, each, new=True, note=note)
+        for each in store.measurements(cell.cell_id, epoch)
+        if each.measure in missing
+    )
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
@@ -94,95 +152,120 @@ def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -
     return Later(entry.cell.cell_id, entry.name, found.epoch, found.measure, found.value, *interval, found.n, new, note)
 
 
-def _evidence(
-    entry: StudyCell,
-    kept: KeptModel,
-    count: int,
-    measures: Sequence[str],
-    *,
-    device: torch.device | str,
-    scoring: Scoring | None = None,
-    pairs: int = 0,
-) -> Evidence:
-    """Generate the first `count` images of a kept model again, and compare them with its training set."""
-    images = torch.from_numpy(np.ascontiguousarray(training_set(entry.cell).images)).to(device)
-    comparison = Comparison(images, pairs=pairs, others=measures)
-    for batch in images_of(kept, count, scoring=scoring, device=device):
-        comparison.add(batch.images.to(device))
-    comparison.gather(ALONE, count)
-    return comparison.evidence()
-
-
-def _difference(
-    store: Store, cell_id: str, epoch: int, found: Evidence, kept: KeptModel, device: torch.device | str
-) -> str:
-    """Say how many images are not those that were scored, and why; empty where all are."""
+def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: _Model) -> str:
+    """Say how many images are not those that were scored, and why; empty where all are. RunError where the evidence
+    of the checkpoint is damaged."""
     stored = store.distances(cell_id, epoch)
+    if len(stored["nearest"]) != found.samples:
+        raise RunError(
+            f"{store.path}: {cell_id} at epoch {epoch} has evidence of {len(stored['nearest'])} images instead of "
+            f"{found.samples}; `diffmem store check` lists what else is wrong"
+        )
     same = (stored["nearest"] == found.nearest) & (stored["d1"] == found.d1) & (stored["d2"] == found.d2)
     differing = int((~same).sum())
     if not differing:
         return ""
-    made, here = kept.made or "what an older diffmem has not said", Made.here(device)
+    made, here = model.made or "another device", Made.here(model.device)
     return f"{differing} of {len(same)} images differ from those scored, which were made on {made}, these on {here}"
+
+
+# --- scored anew ---------------------------------------------------------------------------------------
 
 
 def _scored_anew(
     study: Study,
+    entries: Sequence[StudyCell],
     store: Store,
     measures: Sequence[str],
     *,
     samples: int | None,
     steps: int | None,
-    device: torch.device | str,
-) -> Iterator[Later | NotKept]:
-    kept = store.kept_weights()
-    for entry in study.distinct:
-        cell = entry.cell
-        last = cell.checkpoints[-1][0]
-        if last not in kept.get(cell.cell_id, ()):
-            yield NotKept(cell.cell_id, entry.name)
-            continue
-        scoring = cell.score.model_copy(
-            update={"samples": samples or cell.score.samples, "steps": steps or cell.score.steps, "every": last}
-        )
-        anew = _labelled(replace(entry, cell=cell.model_copy(update={"score": scoring})), cell.score)
-        store.register(study, [anew], folder=study.folder, keep=True)
-        yield from _one_checkpoint(anew, find_model(store, cell.cell_id, last), store, measures, device)
+    device: Device,
+) -> Iterator[Later | NotMeasured]:
+    given = {key: value for key, value in (("samples", samples), ("steps", steps)) if value}
+    if any(entry.cell.score.precision for entry in entries):
+        raise RunError("score.precision ends generating by itself; --samples and --steps are for studies without it")
+    there = [entry for entry in entries if _is_there(entry.cell, store)]
+    for entry in entries:
+        if entry not in there:
+            yield NotMeasured(entry.cell.cell_id, entry.name, _why_not(entry.cell, store))
+    anew = [replace(entry, cell=_anew(entry.cell, given)) for entry in there]
+    if not anew:
+        return
+    models = [entry for entry in there if not isinstance(entry.cell.M, UntrainedModel)]
+    for entry in models:
+        find_model(store, entry.cell.cell_id, entry.cell.checkpoints[-1][0])  # before anything is written
+    texts = " ".join(f"{key}={value}" for key, value in given.items())
+    listing = Listing(
+        f"{study.name}+{texts.replace(' ', '+')}",
+        f"{study.title}, scored anew with {texts.replace(' ', ', ')}",
+        study.path,
+        study.estimated,
+        figure=study.figure,
+        axes=study.axes,
+        overrides=[*study.overrides, *(f"score.{key}={value}" for key, value in given.items())],
+    )
+    store.register(listing, anew, folder=study.folder)
+    for entry, old in zip(anew, there, strict=True):
+        yield from _one_checkpoint(entry, old.cell, store, measures, device)
 
 
-def _labelled(entry: StudyCell, before: Scoring) -> StudyCell:
-    """Return a cell that is scored anew, with what is new in its name and its curve."""
-    scoring = entry.cell.score
-    pairs = (("samples", scoring.samples, before.samples), ("steps", scoring.steps, before.steps))
-    texts = [f"score.{key} = {value}" for key, value, old in pairs if value != old]
-    curve = ", ".join(filter(None, [entry.curve, *texts]))
-    return replace(entry, name=", ".join([entry.name, *texts]), curve=curve)
+def _is_there(cell: Cell, store: Store) -> bool:
+    """Return whether the model of a cell's last checkpoint can be had."""
+    last = cell.checkpoints[-1][0]
+    kept = last in store.kept_weights().get(cell.cell_id, {})
+    return kept or (isinstance(cell.M, UntrainedModel) and last in store.measured_epochs(cell.cell_id))
+
+
+def _why_not(cell: Cell, store: Store) -> str:
+    if not store.measured_epochs(cell.cell_id):
+        return NOT_RUN
+    return NOT_LAST if store.kept_weights().get(cell.cell_id) else NOT_KEPT
+
+
+def _anew(cell: Cell, given: dict[str, int]) -> Cell:
+    """Return the cell of the same training with another scoring, and its last checkpoint alone."""
+    scoring = cell.score.model_copy(update={**given, "every": max(1, cell.checkpoints[-1][0])})
+    return cell.model_copy(update={"score": scoring})
 
 
 def _one_checkpoint(
-    entry: StudyCell, kept: KeptModel, store: Store, measures: Sequence[str], device: torch.device | str
+    entry: StudyCell, old: Cell, store: Store, measures: Sequence[str], device: Device
 ) -> Iterator[Later]:
-    """Append the one checkpoint of a cell that is scored anew."""
-    cell, scoring = entry.cell, entry.cell.score
-    if scoring.precision:
-        raise RunError("score.precision ends generating by itself; --samples and --steps are for studies without it")
-    epoch, step = cell.checkpoints[-1]
-    names = list(dict.fromkeys([*scoring.measures, *measures]))
-    new = epoch not in store.measured_epochs(cell.cell_id)
-    if new:
+    """Append the one checkpoint of a cell that is scored anew, from the model of the old one."""
+    cell, (epoch, step) = entry.cell, entry.cell.checkpoints[-1]
+    had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
+    missing = [name for name in dict.fromkeys([*cell.score.measures, *measures]) if name not in had]
+    if had and missing:
+        found = _Model(old, store, epoch, device).evidence(cell.score.samples, cell.score, missing)
+        for name in missing:
+            store.add_measure(cell.cell_id, epoch, name, found.others[name])
+    elif not had:
         started = time.monotonic()
-        attempt = store.start_attempt(cell.cell_id, provenance(torch.device(device)))
-        found = _evidence(entry, kept, scoring.samples, names, device=device, scoring=scoring, pairs=scoring.pairs)
-        checkpoint = Checkpoint.of(
-            found,
-            cell_id=cell.cell_id,
-            attempt_id=attempt,
-            epoch=epoch,
-            step=step,
-            loss=None,
-            train_seconds=0.0,
-            score_seconds=time.monotonic() - started,
-        )
-        store.append(checkpoint, outcome=Outcome.FINISHED)
+        with _attempt(store, cell.cell_id, device) as attempt:
+            model = _Model(old, store, epoch, device)
+            found = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs)
+            checkpoint = Checkpoint.of(
+                found,
+                cell_id=cell.cell_id,
+                attempt_id=attempt,
+                epoch=epoch,
+                step=step,
+                loss=None,
+                train_seconds=0.0,
+                score_seconds=time.monotonic() - started,
+            )
+            store.append(checkpoint, outcome=Outcome.FINISHED)
     for each in store.measurements(cell.cell_id, epoch):
-        yield _later(entry, each, new=new)
+        yield _later(entry, each, new=each.measure not in had)
+
+
+@contextmanager
+def _attempt(store: Store, cell_id: str, device: Device) -> Iterator[str]:
+    """Record an attempt, and how it ended where the block fails."""
+    attempt = store.start_attempt(cell_id, provenance(torch.device(device)))
+    try:
+        yield attempt
+    except BaseException as error:
+        store.end_attempt(attempt, Outcome.INTERRUPTED, str(error).partition("\n")[0] or type(error).__name__)
+        raise

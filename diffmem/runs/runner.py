@@ -118,6 +118,7 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
     work = Work(store, stop, alone, options.compile, enough=line, failed_elsewhere=failures.new)
     left_out = set() if options.retry_failed else store.last_failed()  # and what this process has no memory for
     told: set[Noted] = set()
+    already: set[str] = set()
     number = 1
     while not stop():
         state = next_round(study, store)
@@ -134,6 +135,14 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
         if ended is None:
             time.sleep(SEARCH_POLL)  # every curve is in another process' hands
             continue
+        if ended.outcome is Ended.ALREADY:  # by another process meanwhile, which the next round sees
+            name = ended.entry.cell.cell_id
+            if name in already:
+                raise RunError(
+                    f"{ended.entry.name}: finished, but not scored by {study.measure.name}; `diffmem measure` adds it "
+                    "where trained models are kept, or search in another --store"
+                )
+            already.add(name)
         number += 1
         if ended.outcome is Ended.FAILED and options.fail_fast:
             return

@@ -7,7 +7,7 @@ from diffmem.cells import Cost, TrainingProcedure, cell_cost, stored_cell
 from diffmem.store import AlikeCells, Store
 
 
-class Work(NamedTuple):
+class Operations(NamedTuple):
     """Floating-point operations of training, and of generating and scoring."""
 
     training: float
@@ -38,17 +38,17 @@ COSTS_NOTHING = {
 """Settings that cost no operations, as what takes them out of a configuration."""
 
 
-def _done_and_left(alike: AlikeCells) -> tuple[Work, Work] | None:
+def _done_and_left(alike: AlikeCells) -> tuple[Operations, Operations] | None:
     """Return the operations of one of some cells alike so far, and from then on; None where they are no model's."""
     cell = stored_cell(alike.settings)
     if cell is None:
         return None
     whole, left = (_work(cell_cost(cell, measured=had)) for had in (0, alike.measured))
-    return Work(whole.training - left.training, whole.scoring - left.scoring), left
+    return Operations(whole.training - left.training, whole.scoring - left.scoring), left
 
 
-def _work(cost: Cost) -> Work:
-    return Work(cost.training, cost.generation + cost.scoring)
+def _work(cost: Cost) -> Operations:
+    return Operations(cost.training, cost.generation + cost.scoring)
 
 
 def _rate(spent: Sequence[tuple[float, float]]) -> float | None:
@@ -57,7 +57,7 @@ def _rate(spent: Sequence[tuple[float, float]]) -> float | None:
     return sum(seconds for seconds, _ in spent) / total if total else None
 
 
-def _seconds(left: Work, training: float | None, scoring: float | None) -> float | None:
+def _seconds(left: Operations, training: float | None, scoring: float | None) -> float | None:
     if (left.training and training is None) or (left.scoring and scoring is None):
         return None
     return left.training * (training or 0) + left.scoring * (scoring or 0)

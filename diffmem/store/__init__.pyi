@@ -22,6 +22,8 @@ from .looking import find_study as find_study
 from .looking import query as query
 from .merging import merge as merge
 from .merging import merged as merged
+from .names import as_arguments as as_arguments
+from .names import as_options as as_options
 from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import reduced as reduced

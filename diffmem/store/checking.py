@@ -23,9 +23,10 @@ COUNTED = f"""
 
 COUNTED_BY_MEASURE = f"""
     SELECT cell_id, epoch, measure, count(*) AS rows, count(DISTINCT sample) AS numbers,
-        count(*) FILTER {is_copy_sql("threshold")} / count(*) AS counted
-    FROM measure_evidence JOIN {thresholds()} USING (measure) GROUP BY ALL
+        avg({is_copy_sql("threshold")}::INTEGER) AS counted
+    FROM measure_evidence LEFT JOIN {thresholds()} USING (measure) GROUP BY ALL
 """
+"""The share is null where the measure is not known here."""
 
 FAULTS = {
     f"""
@@ -55,8 +56,12 @@ FAULTS = {
     f"""
     SELECT cell_id, epoch, measure, n, coalesce(counted.rows, 0) AS rows
     FROM measurements LEFT JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)
-    WHERE n IS DISTINCT FROM counted.rows OR n IS DISTINCT FROM counted.numbers
+    WHERE n IS DISTINCT FROM counted.rows
     """: "{cell_id} at epoch {epoch}, {measure}: {n} images measured, but {rows} rows of evidence",
+    f"""
+    SELECT cell_id, epoch, measure, counted.rows - numbers AS twice
+    FROM measurements JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure) WHERE counted.rows <> numbers
+    """: "{cell_id} at epoch {epoch}, {measure}: {twice} rows of evidence for an image that has one already",
     f"""
     SELECT cell_id, epoch, measure, value, counted
     FROM measurements JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)

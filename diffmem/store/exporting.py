@@ -82,9 +82,9 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"SELECT cell_id, note FROM notes {only} ORDER BY cell_id, note"
     evidence = f"SELECT cell_id, epoch, sample, nearest, d1, d2 FROM evidence {only}"
     for (name,) in connection.execute("SELECT DISTINCT measure FROM measure_evidence ORDER BY measure").fetchall():
-        distance, reference = (identifier(f"{name}_{column}") for column in ("distance", "reference"))
+        distance, yardstick = (identifier(f"{name}_{column}") for column in ("distance", "yardstick"))
         evidence = f"""
-            SELECT e.*, m.distance AS {distance}, m.reference AS {reference}
+            SELECT e.*, m.distance AS {distance}, m.yardstick AS {yardstick}
             FROM ({evidence}) AS e
                 LEFT JOIN (FROM measure_evidence WHERE measure = {literal(name)}) AS m USING (cell_id, epoch, sample)
             """

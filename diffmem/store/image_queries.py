@@ -28,14 +28,11 @@ LAST = "(SELECT cell_id, max(epoch) AS epoch FROM checkpoints GROUP BY cell_id)"
 """SQL for the last checkpoint of each cell."""
 
 
-def evidence_of(measure: Measure, table: str = "") -> str:
-    """Return SQL for the evidence of a measure: cell_id, epoch, sample, nearest, distance and reference of each image.
-
-    `table` is that of another store, where it is not this one's.
-    """
+def evidence_of(measure: Measure) -> str:
+    """Return SQL for a measure's evidence of each image: cell_id, epoch, sample, nearest, distance and yardstick."""
     if measure is NEAREST:
-        return f"(SELECT cell_id, epoch, sample, nearest, d1 AS distance, d2 AS reference FROM {table}evidence)"
-    return f"(FROM {table}measure_evidence WHERE measure = {literal(measure.name)})"
+        return "(SELECT cell_id, epoch, sample, nearest, d1 AS distance, d2 AS yardstick FROM evidence)"
+    return f"(FROM measure_evidence WHERE measure = {literal(measure.name)})"
 
 
 def thresholds() -> str:
@@ -181,8 +178,8 @@ class ImageQueries(Records):
             LevelCount,
             f"""
             WITH rounded AS (
-                SELECT cell_id, epoch, distance, reference, CASE WHEN reference > 0
-                    THEN floor(distance / reference / {step}) ELSE {THRESHOLD_LEVELS} END AS k
+                SELECT cell_id, epoch, distance, yardstick, CASE WHEN yardstick > 0
+                    THEN floor(distance / yardstick / {step}) ELSE {THRESHOLD_LEVELS} END AS k
                 FROM {evidence_of(measure)} WHERE {_of_study()}
             ), levels AS (  -- the division may round across a level
                 SELECT cell_id, epoch, CAST(least({THRESHOLD_LEVELS} + 1, CASE
@@ -241,7 +238,7 @@ class ImageQueries(Records):
             ImagePair,
             f"""
             SELECT position, cell_id, epoch, sample, generated, pairs.nearest, found.nearest AS number,
-                distance, reference
+                distance, yardstick
             FROM study_cells JOIN {LAST} USING (cell_id)
                 JOIN pairs USING (cell_id, epoch) JOIN {evidence_of(measure)} AS found USING (cell_id, epoch, sample)
             WHERE study = ?

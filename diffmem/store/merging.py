@@ -27,6 +27,10 @@ CONFLICTS = """
     SELECT cell_id, epoch
     FROM measurements JOIN other_.measurements AS o USING (cell_id, epoch, measure)
     WHERE (measurements.value, measurements.n) IS DISTINCT FROM (o.value, o.n)
+    UNION
+    SELECT cell_id, epoch
+    FROM measure_evidence AS e JOIN other_.measure_evidence AS o USING (cell_id, epoch, measure, sample)
+    WHERE (e.nearest, e.distance, e.yardstick) IS DISTINCT FROM (o.nearest, o.distance, o.yardstick)
     ORDER BY ALL
 """
 """Checkpoints that two stores have measured differently."""

@@ -42,10 +42,17 @@ SUSPECTS = """
 """The commits that each cell was measured by, and how many attempts do not say it."""
 
 
+STORED = """
+    SELECT cell_id, configuration FROM cells LEFT JOIN checkpoints USING (cell_id)
+    GROUP BY ALL ORDER BY count(epoch) DESC, cell_id
+"""
+"""The cells with the most checkpoints first: of two that would have one new name, the first gets it."""
+
+
 def to_version_2(connection: duckdb.DuckDBPyConnection, path: Path | None) -> None:
     """Give cells whose numbers are unchanged their new names, in the store at `path` and in the names of its files."""
     connection.execute("ALTER TABLE cells ADD COLUMN results_version INTEGER DEFAULT 1")
-    stored = dict(connection.execute("SELECT cell_id, configuration FROM cells ORDER BY cell_id").fetchall())
+    stored = dict(connection.execute(STORED).fetchall())
     if not stored:
         return
     suspect = {
@@ -71,6 +78,7 @@ def _renamed(stored: Mapping[str, str], suspect: set[str]) -> Iterator[tuple[str
         try:
             configuration = json.loads(text)
             identity = _identity(configuration)
+            _with_channels(identity)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # which `store check` lists
             yield old, old, text, "1"
             continue

@@ -32,7 +32,7 @@ class StoredStudy:
 
     @property
     def threshold(self) -> float:
-        """Return below which share of its reference a distance is a copy."""
+        """Return below which share of its yardstick a distance is a copy."""
         return float(self.estimation["threshold"])
 
     @property
@@ -45,7 +45,7 @@ class StoredStudy:
 
     def by(self, measure: Measure) -> "StoredStudy":
         """Return the study with its ratios by another measure, at the measure's own threshold."""
-        if measure is self.measure:
+        if measure.name == self.estimation.get("measure", NEAREST.name):
             return self
         estimation = {**self.estimation, "measure": measure.name, "threshold": measure.threshold}
         return replace(self, estimation=estimation)
@@ -165,7 +165,7 @@ class ImagePair:
     nearest: bytes
     number: int  # position of the nearest one in the training set
     distance: float
-    reference: float
+    yardstick: float
 
 
 @dataclass(frozen=True)

@@ -128,14 +128,14 @@ MIGRATIONS: list[Migration] = [
         n INTEGER NOT NULL,                -- images behind it
         PRIMARY KEY (cell_id, epoch, measure)
     );
-    CREATE TABLE measure_evidence (        -- of each image: a copy where distance < threshold * reference
+    CREATE TABLE measure_evidence (        -- of each image: a copy where distance < threshold * yardstick
         cell_id VARCHAR NOT NULL,
         epoch INTEGER NOT NULL,
         measure VARCHAR NOT NULL,
         sample INTEGER NOT NULL,           -- number of the generated image, as in evidence
         nearest INTEGER NOT NULL,          -- position in the training set of the image that it would be a copy of
         distance DOUBLE NOT NULL,
-        reference DOUBLE NOT NULL
+        yardstick DOUBLE NOT NULL
     );
     CREATE VIEW measured AS                -- every checkpoint by every measure, the paper's too
         SELECT cell_id, epoch, 'nearest' AS measure, ratio AS value,
@@ -158,7 +158,7 @@ MIGRATIONS: list[Migration] = [
         sample INTEGER NOT NULL,           -- number of the held-out image
         nearest INTEGER NOT NULL,          -- position in the training set
         distance DOUBLE NOT NULL,
-        reference DOUBLE NOT NULL
+        yardstick DOUBLE NOT NULL
     )
     """,
 ]

@@ -109,7 +109,11 @@ class Store(Queries):
             if not keep:
                 connection.execute("DELETE FROM study_cells WHERE study = ?", [study.name])
             connection.execute(
-                "INSERT OR IGNORE INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells",
+                """
+                INSERT INTO cells SELECT cell_id, configuration, expected, ?, ? FROM given_cells
+                ON CONFLICT (cell_id) DO UPDATE SET configuration = excluded.configuration
+                    WHERE cells.configuration->>'$.P.channels' IS NULL -- an older diffmem did not keep them
+                """,
                 [now, RESULTS_VERSION],
             )
             connection.execute(
@@ -227,9 +231,13 @@ class Store(Queries):
                     "sample": np.arange(len(found.nearest), dtype=np.int32),
                     "nearest": found.nearest.astype(np.int32),
                 }
-                rows = {**numbers, "distance": found.distance, "reference": found.reference}
+                rows = {**numbers, "distance": found.distance, "yardstick": found.yardstick}
                 connection.register("given_held_out", rows)
                 connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [name, measure])
+    def add_note(self, cell_id: str, note: str) -> None:
+        """Add a sentence to what is to be said of a cell."""
+        with self.writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO notes VALUES (?, ?)", [cell_id, note])
 
     def add_measure(self, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence) -> bool:
         """Add what another measure has found of a checkpoint that is there; False if the store has that already."""
@@ -251,11 +259,11 @@ def _add_measure(
         "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
         [cell_id, epoch, measure, ratio, *wilson(ratio, n).tolist(), n],
     )
-    arrays = {"distance": evidence.distance, "reference": evidence.reference}
+    arrays = {"distance": evidence.distance, "yardstick": evidence.yardstick}
     numbers = {"sample": np.arange(n, dtype=np.int32), "nearest": evidence.nearest.astype(np.int32)}
     connection.register("given_measure_evidence", {**numbers, **arrays})
     connection.execute(
-        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, reference FROM given_measure_evidence",
+        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, yardstick FROM given_measure_evidence",
         [cell_id, epoch, measure],
     )
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from diffmem.measures import MEASURES
 from diffmem.store.standing import Kind, Outcome
 
 
@@ -53,6 +54,11 @@ def _kind(column: str, path: str, kinds: str) -> str:
     )
 
 
+_MEASURE = "coalesce(CASE WHEN json_valid(estimation) THEN estimation->>'$.measure' END, 'nearest')"
+_LARGEST_OF = " ".join(f"WHEN '{each.name}' THEN {each.largest}" for each in MEASURES.values())
+LARGEST = f"CASE {_MEASURE} {_LARGEST_OF} ELSE 'inf'::DOUBLE END"
+THRESHOLD = "coalesce(CASE WHEN json_valid(estimation) THEN try_cast(estimation->>'$.threshold' AS DOUBLE) END, 0)"
+
 SECONDS = "isfinite({0}) AND {0} >= 0"
 
 RULES = [
@@ -61,6 +67,8 @@ RULES = [
     Rule("studies", "study", _texts("overrides", '["NULL"]', '["VARCHAR"]'), "its overrides are not a list of texts"),
     Rule("studies", "study", _json("estimation", "'OBJECT'"), "its estimation is not a JSON object"),
     Rule("studies", "study", _number("estimation", "$.epsilon", "BETWEEN 0 AND 1"), "its epsilon is not in 0..1"),
+    Rule("studies", "study", _kind("estimation", "$.measure", "'VARCHAR'"), "its measure is no text"),
+    Rule("studies", "study", f"{THRESHOLD} <= {LARGEST}", "its threshold is more than its measure can be"),
     Rule(
         "studies",
         "study",
@@ -116,7 +124,7 @@ RULES = [
     Rule(
         "measurements",
         "cell_id",
-        "0 <= low AND low <= value AND value <= high AND high <= 1 AND n >= 1",
+        "0 <= low AND low <= value + 1e-9 AND value <= high + 1e-9 AND high <= 1 AND n >= 1",
         "a measurement is no share of images within its interval",
     ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
@@ -129,14 +137,14 @@ EVIDENCE_RULES = [
     Rule(
         "measure_evidence",
         "cell_id",
-        "isfinite(distance) AND isfinite(reference) AND 0 <= distance AND 0 <= reference "
+        "isfinite(distance) AND isfinite(yardstick) AND 0 <= distance AND 0 <= yardstick "
         f"AND {_count('sample')} AND {_count('nearest')}",
         "impossible evidence of a measure",
     ),
     Rule(
         "held_out",
         "training_set",
-        "isfinite(distance) AND isfinite(reference) AND 0 <= distance AND 0 <= reference "
+        "isfinite(distance) AND isfinite(yardstick) AND 0 <= distance AND 0 <= reference "
         f"AND {_count('sample')} AND {_count('nearest')}",
         "impossible evidence of held-out images",
     ),

@@ -123,7 +123,9 @@ def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str
     """Return the layer with the measure of the EMM among those that score, with the faults that measures can have."""
     settings = layer.settings
     scored = settings["score.measures"].value if "score.measures" in settings else []
-    names = [name for name in scored if isinstance(name, str)] if isinstance(scored, list) else []
+    if not isinstance(scored, list):
+        return layer  # its type is refused with the cells
+    names = [name for name in scored if isinstance(name, str)]
     own = [(estimation.measure, "emm.measure")] if "emm.measure" in settings and "emm.measure" not in bad else []
     unknown = [each for each in [*((name, "score.measures") for name in names), *own] if each[0] not in MEASURES]
     for name, key in unknown:

@@ -18,6 +18,7 @@ from diffmem.cells.datasets import DATASETS, Dataset
 from diffmem.cells.rules import impossible_pairs
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.data import load_source
+from diffmem.measures import MEASURES
 from diffmem.models.denoiser import build_denoiser
 from diffmem.networks import MEMBERS
 from diffmem.networks.ddpmpp import DDPMpp
@@ -79,7 +80,8 @@ def test_the_training_is_by_default_that_of_the_paper():
 
 def test_scoring_and_estimation_are_by_default_those_of_the_paper():
     assert (Scoring().samples, Scoring().steps) == (10_000, 18)
-    assert (Estimation().epsilon, Estimation().threshold) == (0.1, 1 / 3)
+    assert (Estimation().epsilon, Estimation().measure, Estimation().threshold) == (0.1, "nearest", None)
+    assert MEASURES[Estimation().measure].threshold == 1 / 3
 
 
 @pytest.mark.parametrize(("resolution", "attention"), [(32, (16,)), (16, (8,)), (8, (4,))])

@@ -409,6 +409,7 @@ def test_info_counts_what_the_store_holds(store, ids):
         "trained_model_bytes": 3,
         "studies": [{"study": "tiny", "title": "Tiny", "cells": 2}],
         "in_no_study": [],
+        "older_cells": 0,
         "cells": {"finished": 1, "waiting": 1},
     }
     text = diffmem("store", "info", store.path).stdout
@@ -599,9 +600,9 @@ def test_exports_have_each_measure(ids):
     ]
     evidence = exported("evidence", "json")
     of_one = [row for row in evidence if row["cell_id"] == ids[0]]
-    assert {(row["calibrated_distance"], row["calibrated_reference"]) for row in of_one} == {(None, None)}
+    assert {(row["calibrated_distance"], row["calibrated_yardstick"]) for row in of_one} == {(None, None)}
     last = [row for row in evidence if row["cell_id"] == ids[1] and row["epoch"] == 30]
-    assert sum(row["calibrated_distance"] < row["calibrated_reference"] for row in last) == 12
+    assert sum(row["calibrated_distance"] < row["calibrated_yardstick"] for row in last) == 12
     assert [row["sample"] for row in last] == [*range(20)]
 
 

@@ -957,7 +957,7 @@ CALLS = {
         settings={"lr": [1, 2]}
     ),
     "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
-    "Monitor: no measure 'calibrate'; there are nearest, calibrated": lambda: watch(measures=["calibrate"]),
+    "no measure 'l2'; there are nearest, calibrated": lambda: watch(measures=["l2"]),
     "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
     "mine: a step is a whole number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
     "mine: a step is a whole number from 0 to 2147483647, not 0.5": lambda: watch()(0.5, lambda count: IMAGES[:count]),

@@ -1154,7 +1154,7 @@ def test_a_folder_of_samples_may_have_any_name_and_is_reported_under_it(name: st
     save("x/other", noise(6, seed=1))
     scored = command("score", "--images", f"x/{name}", "--against", "training")
     assert "6 of 6 images are memorized" in scored.stdout
-    study = Store(Path("store/diffmem.duckdb")).studies()[0]["study"]
+    study = Store(Path("store/diffmem.duckdb")).studies()[0].study
     command("report", "-o", "page.html", "--", study)
     assert 'class="pair memorized"' in Path("page.html").read_text()
 
@@ -1755,7 +1755,7 @@ def test_samples_of_two_names_that_begin_alike_are_two_studies() -> None:
     for folder in ("ema-0.99", "ema-0.999", "training"):
         save(folder, noise(channels=1))
     assert [score(folder).study for folder in ("ema-0.99", "ema-0.999")] == ["ema-0.99", "ema-0.999"]
-    assert sorted(row["study"] for row in Store(Path("s.duckdb")).studies()) == ["ema-0.99", "ema-0.999"]
+    assert sorted(row.study for row in Store(Path("s.duckdb")).studies()) == ["ema-0.99", "ema-0.999"]
 
 
 # --- duplicates ----------------------------------------------------------------------------------------
@@ -1804,7 +1804,7 @@ def test_a_monitor_warns_of_duplicates_and_the_page_has_them() -> None:
         monitor = Monitor(twice(), store="s.duckdb", name="m")
     assert monitor.score(noise(channels=1), 0) == 0
     monitor.close()
-    assert said([row["note"] for row in Store(Path("s.duckdb")).notes("m")], TWICE)
+    assert said([row.note for row in Store(Path("s.duckdb")).notes("m")], TWICE)
     command("report", "m", "--store", "s.duckdb", "-o", "page.html")
     assert TWICE in Path("page.html").read_text()
 

@@ -50,7 +50,7 @@ def test_a_member_is_all_that_a_measure_needs(tmp_path: Path) -> None:
     for _ in diffmem.run_study(study, store):
         pass
     counted = store.rows(
-        "SELECT cell_id, epoch, avg((distance < 0.1 * reference)::INT) AS share FROM measure_evidence GROUP BY ALL"
+        "SELECT cell_id, epoch, avg((distance < 0.1 * yardstick)::INT) AS share FROM measure_evidence GROUP BY ALL"
     )
     shares = {(row["cell_id"], row["epoch"]): row["share"] for row in counted}
     assert len(shares) == 2 * len(tiny.EPOCHS)

@@ -1,5 +1,7 @@
 """The page in a browser: figures drawn, no error, nothing fetched, the controls work, and it fits a phone."""
 
+import csv
+import io
 import json
 import shutil
 import time
@@ -178,6 +180,23 @@ def test_the_gallery_filters_and_sorts(browser: webdriver.Chrome) -> None:
     assert shown() == sorted(everything, key=lambda pair: pair[1])
     choose("sort", "number")
     assert shown() == everything
+
+
+def test_the_numbers_of_a_figure_are_given_as_a_plain_csv_file(browser: webdriver.Chrome) -> None:
+    link = browser.find_element(By.CSS_SELECTOR, "a.packed")
+    details = link.find_element(By.XPATH, "ancestor::details")
+    browser.execute_script("arguments[0].open = true", details)
+    WebDriverWait(browser, 20).until(lambda _: str(link.get_attribute("href")).startswith("blob:"))
+    text = browser.execute_async_script(
+        "fetch(arguments[0].href).then(file => file.text()).then(arguments[1])",
+        link,
+    )
+    header, *lines = csv.reader(io.StringIO(text))
+    assert header == ["line", "training images N", "memorization ratio", "low", "high"]
+    rows = [row.find_elements(By.TAG_NAME, "td") for row in details.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    assert [(line[0], f"{float(line[2]):.4g}") for line in lines] == [(row[0].text, row[2].text) for row in rows]
+    assert str(link.get_attribute("download")).endswith(".csv")
+    browser.execute_script("arguments[0].open = false", details)
 
 
 def test_every_control_can_be_reached_with_the_keyboard(browser: webdriver.Chrome) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_each_measure_has_a_slider_over_its_own_thresholds(page: Page) -> None:
     ratios = {entry["size"]: entry["ratios"] for entry in curve["sizes"]}
     at = {threshold: {size: found[threshold * 60 // 100] for size, found in ratios.items()} for threshold in (49, 100)}
     assert at == {49: {8: 0.0, 16: 0.0}, 100: {8: 1.0, 16: 0.5}}
-    assert ratios[16][round(1.5 * 60)] == 0.75  # at 1.2 of its reference is half of the others
+    assert ratios[16][round(1.5 * 60)] == 0.75  # at 1.2 of its yardstick is half of the others
     assert curve["emms"][60] == "9.6"
     headings = page.texts["h3"]
     assert "What the threshold decides" in headings
@@ -121,13 +122,14 @@ def test_a_study_that_no_other_measure_has_scored_has_the_paper_s_alone(store: S
 
 def downloads(page: Page) -> dict[str, list[list[str]]]:
     """Return the rows of each CSV file that the page offers, by its name."""
-    prefix = "data:text/csv;base64,"
+    prefix = "data:application/gzip;base64,"
     found = {}
     for attributes in page.of("a"):
         if name := attributes.get("download"):
             assert attributes["href"].startswith(prefix)
-            text = base64.b64decode(attributes["href"].removeprefix(prefix), validate=True).decode()
-            found.setdefault(name, list(csv.reader(io.StringIO(text))))
+            packed = base64.b64decode(attributes["href"].removeprefix(prefix), validate=True)
+            text = gzip.decompress(packed).decode()
+            found.setdefault(name.removesuffix(".csv.gz"), list(csv.reader(io.StringIO(text))))
     return found
 
 
@@ -139,7 +141,7 @@ def test_the_download_of_a_figure_has_its_numbers_in_full(store: Store) -> None:
         tiny.measure(store, entry.cell, [ratio] * 3, samples=30)
     page = rendered(store)
     found = downloads(page)
-    header, *lines = found["Memorization ratio against the number of training images.csv"]
+    header, *lines = found["Memorization ratio against the number of training images"]
     assert header == ["line", "training images N", "memorization ratio", "low", "high"]
     assert [(name, int(x), float(y)) for name, x, y, *_ in lines] == [
         ("all cells", 8, 20 / 30),
@@ -159,7 +161,7 @@ def test_every_figure_offers_its_numbers(page: Page) -> None:
     tables = [text for text in page.texts["summary"] if text == "the numbers of this figure"]
     offered = [attributes["download"] for attributes in page.of("a") if "download" in attributes]
     assert len(tables) == len(offered) == 8
-    histograms = [name for name in offered if name == "Histogram of distance ratios.csv"]
+    histograms = [name for name in offered if name == "Histogram of distance ratios.csv.gz"]
     assert len(histograms) == 2
     for lines in found.values():
         assert len({len(line) for line in lines}) == 1

@@ -19,7 +19,7 @@ from diffmem.errors import MachineError, NotInStore, OutOfMemory, RunError
 from diffmem.measures.neighbours import two_nearest
 from diffmem.runs import cell_run, kept_models
 from diffmem.runs.events import CellEnded
-from diffmem.runs.kept_models import find_model, generate_images, load_denoiser, save_weights
+from diffmem.runs.kept_models import Made, find_model, generate_images, load_denoiser, save_weights
 from diffmem.runs.runner import run_study
 from diffmem.store.store import Store
 from diffmem.study.study import Study
@@ -196,10 +196,10 @@ def test_damaged_weights_are_refused_in_a_sentence(tmp_path, damage):
     path = find_model(store, cell.cell_id).path
     if damage == "another cell's":
         other = cell.model_copy(update={"T": cell.T.model_copy(update={"seed": 7})})
-        save_weights(path, other, load_denoiser(store, cell.cell_id), epoch=30)
+        save_weights(path, other, load_denoiser(store, cell.cell_id), epoch=30, made=Made.here("cpu"))
         words = OTHER
     elif damage == "another epoch's":
-        save_weights(path, cell, load_denoiser(store, cell.cell_id), epoch=29)
+        save_weights(path, cell, load_denoiser(store, cell.cell_id), epoch=29, made=Made.here("cpu"))
         words = OTHER
     else:
         content = path.read_bytes()

@@ -8,10 +8,10 @@ import tiny
 from click.testing import CliRunner, Result
 
 from diffmem.cli import main
-from diffmem.errors import RunError
+from diffmem.errors import DataError, RunError
 from diffmem.runs import cell_run
 from diffmem.runs.events import CellEnded
-from diffmem.runs.measuring import Later, NotKept, measure_study
+from diffmem.runs.measuring import Later, NotMeasured, measure_study
 from diffmem.runs.runner import run_study
 from diffmem.store.store import Store
 from diffmem.study.study import Study
@@ -67,14 +67,14 @@ def test_more_images_or_noise_levels_are_those_of_a_run_with_that_scoring(tmp_pa
     study, store = trained(tmp_path / "later", text=text)
     asked, other = trained(tmp_path / "asked", f"score.{key}={value}", "score.every=30", text=text)
     measures = ["calibrated"]
-    found = list(measure_study(study, store, measures=measures, **{key: value}))
+    assert [each.measure for each in measure_study(study, store, **{key: value})] == ["nearest"]
+    found = list(measure_study(study, store, measures=measures, **{key: value}))  # which the new cell lacks so far
     (cell,) = [entry.cell for entry in asked.cells]
     assert [(each.cell_id, each.measure) for each in found] == [(cell.cell_id, "nearest"), (cell.cell_id, "calibrated")]
     list(measure_study(asked, other, measures=measures))
     assert rows(store, cell.cell_id) == rows(other, cell.cell_id)
-    listed = store.cells("tiny")
-    assert [each.curve for each in listed] == ["M.dropout = 0.0", f"M.dropout = 0.0, score.{key} = {value}"]
-    assert all(each.finished for each in listed)
+    assert [(each.cell_id, each.finished) for each in store.cells(f"tiny+{key}={value}")] == [(cell.cell_id, True)]
+    assert [each.cell_id for each in store.cells("tiny")] == [entry.cell.cell_id for entry in study.cells]
     again = list(measure_study(study, store, measures=measures, **{key: value}))
     assert [each.new for each in again] == [False, False]
 
@@ -86,22 +86,107 @@ def test_a_scoring_that_ends_by_itself_cannot_be_given_a_number_of_images(tmp_pa
     assert str(refused.value) == (
         "score.precision ends generating by itself; --samples and --steps are for studies without it"
     )
+    assert [each.study for each in store.studies()] == ["tiny"]
+
+
+def test_damaged_weights_are_told_of_before_anything_is_listed(tmp_path: Path) -> None:
+    study, store = trained(tmp_path)
+    store.weights_path(study.cells[0].cell.cell_id, 30).write_bytes(b"no weights")
+    with pytest.raises(RunError):
+        list(measure_study(study, store, samples=40))
+    assert [each.study for each in store.studies()] == ["tiny"]
+
+
+def test_the_optimum_is_measured_without_weights(tmp_path: Path) -> None:
+    text = ONE_CELL.replace("[M]\n", '[M]\nnetwork = "optimum"\n')
+    study, store = trained(tmp_path / "later", text=text)
+    _, other = trained(tmp_path / "asked", "score.measures=['calibrated']", text=text)
+    (found,) = measure_study(study, store, measures=["calibrated"])
+    assert (found.new, found.note) == (True, "")
+    assert rows(store, study.cells[0].cell.cell_id) == rows(other, study.cells[0].cell.cell_id)
+    (more,) = measure_study(study, store, samples=30)
+    assert more.n == 30
+
+
+def test_a_checkpoint_that_the_store_lacks_is_told_of(tmp_path: Path) -> None:
+    study, store = trained(tmp_path)
+    with store.writing() as connection:
+        connection.execute("DELETE FROM checkpoints")
+    (found,) = measure_study(study, store, measures=["calibrated"])
+    assert found.reason == "nothing is in the store yet; run the study first"
+
+
+def test_a_kept_model_that_is_not_of_the_last_checkpoint_is_told_of(tmp_path: Path) -> None:
+    study, store = trained(tmp_path, "score.keep='all'")
+    store.weights_path(study.cells[0].cell.cell_id, 30).unlink()
+    (found,) = measure_study(study, store, samples=30)
+    assert found.reason == "the model that is kept is not that of the last checkpoint (score.keep)"
+
+
+def test_a_measurement_that_fails_ends_its_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, store = trained(tmp_path)
+
+    def fails(*_arguments: object, **_options: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffmem.runs.measuring.images_of", fails)
+    with pytest.raises(KeyboardInterrupt):
+        list(measure_study(study, store, samples=30))
+    (cell,) = store.cells("tiny+samples=30")
+    assert (cell.outcome, cell.error) == ("interrupted", "KeyboardInterrupt")
+
+
+def test_evidence_that_is_not_of_all_images_is_refused(tmp_path: Path) -> None:
+    study, store = trained(tmp_path)
+    with store.writing() as connection:
+        connection.execute("DELETE FROM evidence WHERE sample = 19")
+    with pytest.raises(RunError) as refused:
+        list(measure_study(study, store, measures=["calibrated"]))
+    assert str(refused.value) == (
+        f"{store.path}: {study.cells[0].cell.cell_id} at epoch 30 has evidence of 19 images instead of 20; "
+        "`diffmem store check` lists what else is wrong"
+    )
+
+
+def test_a_measure_that_nobody_knows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    study, store = trained(tmp_path)
+    with pytest.raises(DataError) as refused:
+        list(measure_study(study, store, measures=["nosuch"]))
+    assert str(refused.value) == "no measure 'nosuch'; there are nearest, calibrated"
+
+
+SEARCH = ONE_CELL.replace("size = 8\n", "", 1) + '\n[emm]\nsearch = "bisect"\nrange = [4, 8]\ntolerance = 1.0\n'
+
+
+def test_a_search_by_a_measure_that_finished_cells_lack_ends_in_a_sentence_and_measure_adds_it(tmp_path: Path) -> None:
+    text = SEARCH.replace("[M]\n", '[M]\nnetwork = "optimum"\n')
+    study, store = Study.load(tiny.write(tmp_path, text)), Store(tmp_path / "s.duckdb")
+    list(run_study(study, store))
+    by_other = Study.load(tiny.write(tmp_path, text + 'measure = "calibrated"\n'))
+    with pytest.raises(RunError) as refused:
+        list(run_study(by_other, store))
+    assert str(refused.value).endswith(
+        ": finished, but not scored by calibrated; `diffmem measure` adds it where trained models are kept, or search "
+        "in another --store"
+    )
+    assert all(each.new for each in measure_study(by_other, store, measures=["calibrated"]))
+    list(run_study(by_other, store))
 
 
 def test_cells_whose_model_is_not_kept_are_counted(tmp_path: Path) -> None:
     study, store = trained(tmp_path, text=tiny.TEXT)
     gone, there = (entry.cell.cell_id for entry in study.cells)
     store.weights_path(gone, 30).unlink()
-    assert [type(each) for each in measure_study(study, store, measures=["calibrated"])] == [NotKept, Later]
-    assert [type(each) for each in measure_study(study, store, samples=30)] == [NotKept, Later]
+    assert [type(each) for each in measure_study(study, store, measures=["calibrated"])] == [NotMeasured, Later]
+    assert [type(each) for each in measure_study(study, store, samples=30)] == [NotMeasured, Later]
     said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--measure", "calibrated")
-    assert (said.exit_code, said.stderr) == (0, "")
-    assert "1 of 2 cells have no trained model that is kept (score.keep), so nothing of them is measured" in said.stdout
-    data = json.loads(
-        diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json").stdout
-    )
-    assert [each["cell_id"] for each in data["not_kept"]] == [gone]
-    assert [each["name"] for each in data["measured"]] == ["M.dropout = 0.2, score.samples = 30"]
+    assert (said.exit_code, said.stderr) == (1, "")
+    assert "1 cell not measured: no trained model is kept (score.keep)" in said.stdout
+    said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json")
+    assert said.exit_code == 1
+    data = json.loads(said.stdout)
+    assert [each["cell_id"] for each in data["not_measured"]] == [gone]
+    assert [each["name"] for each in data["measured"]] == ["M.dropout = 0.2"]
     assert there not in {each["cell_id"] for each in data["measured"]}
 
 
@@ -126,6 +211,7 @@ def test_a_run_names_the_checkpoints_that_a_measure_lacks(tmp_path: Path) -> Non
     said = diffmem("run", path, "--store", store.path, "--processes", 1, "--set", "score.measures=['calibrated']")
     assert said.exit_code == 0, said.stderr
     assert said.stdout.splitlines()[-1] == (
-        f"3 checkpoints measured before without calibrated; `diffmem measure {path} --measure calibrated` adds it "
+        "3 checkpoints measured before without calibrated; `diffmem measure "
+        f"{path} --set 'score.measures=['\"'\"'calibrated'\"'\"']' --measure calibrated --store {store.path}` adds it "
         "where the trained model is kept"
     )

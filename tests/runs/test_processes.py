@@ -20,7 +20,6 @@ import torch
 from scipy.stats import binomtest
 
 from diffmem.errors import StoreError
-from diffmem.models.processes import ALONE, Group
 from diffmem.runs import cell_run as cellrun
 from diffmem.runs.cell_run import CellRun, Work
 from diffmem.runs.events import CellEnded
@@ -612,20 +611,20 @@ def test_a_cell_that_fails_in_another_process_while_this_one_waits_for_its_lock_
     tiny.register(store, study)
     failures, cells = Failures(store), study.distinct
 
-    def process(rank: int, failures: Failures) -> list[str]:
-        work = Work(store, lambda: False, Group(rank, count), failed_elsewhere=failures.new)
+    def process(failures: Failures) -> list[str]:
+        work = Work(store, lambda: False, failed_elsewhere=failures.new)
         apart = _run_apart(cells, work, Options(), several=count > 1)
         return [event.outcome for event in apart if isinstance(event, CellEnded)]
 
     def first_the_other(path: Path) -> AbstractContextManager[bool]:
         monkeypatch.setattr("diffmem.runs.cell_run.exclusive", exclusive)
-        of_the_other.extend(process(0, Failures(store)))
+        of_the_other.extend(process(Failures(store)))
         return exclusive(path)
 
     of_the_other: list[str] = []
     exclusive = cellrun.exclusive
     monkeypatch.setattr("diffmem.runs.cell_run.exclusive", first_the_other)
-    seen = process(count - 1, failures)
+    seen = process(failures)
     assert sorted(seen) == ([] if count > 1 else 4 * ["already finished"] + 4 * ["failed elsewhere"])
     assert sorted(of_the_other) == 4 * ["failed"] + 4 * ["finished"]
     assert len(store.rows("FROM attempts")) == 8
@@ -654,13 +653,13 @@ class Small:
 
 
 def test_out_of_memory_while_generating_halves_the_batch(study, tmp_path):
-    cell = Study.load(study).cells[0].cell
+    entry = Study.load(study).cells[0]
     images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
     store = Store(tmp_path / "s.duckdb")
     with store.writing(create=True):
         pass
     small = Small()
-    work = CellRun(cell, store, "a", ALONE, tmp_path / "state", lambda: False)
+    work = CellRun(entry, Work(store, lambda: False), "a", tmp_path / "state")
     list(work._measure(small, images, 1, 1, None, 0.0))
     assert set(small.counts) == {12, 6, 3, 2}  # 12 of 20 images, then halves; 20 = 6 * 3 + 2
     (row,) = store.rows("SELECT samples FROM checkpoints")

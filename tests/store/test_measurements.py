@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from diffmem.analysis.curves import study_curves
-from diffmem.errors import StoreError
+from diffmem.errors import DataError, StoreError
 from diffmem.measures import NEAREST, MeasureEvidence, wilson
 from diffmem.measures.calibrated import CALIBRATED
 from diffmem.store.checking import faults
@@ -93,7 +93,7 @@ def test_everything_behind_a_ratio_is_that_of_its_measure(store: Store, study: S
     pair = [(tiny.png(1), tiny.png(2))]
     store.append(tiny.calibrated(tiny.checkpoint(study.cells[1].cell.cell_id, 30, 0.1, pairs=pair), 0.6))
     (row,) = store.pairs("tiny", CALIBRATED)
-    assert (row.number, row.distance, row.reference) == (1, 5.0, 10.0)
+    assert (row.number, row.distance, row.yardstick) == (1, 5.0, 10.0)
     copied = [(row.nearest, row.copies) for row in store.copies("tiny", CALIBRATED, CALIBRATED.threshold)]
     assert sorted(copied) == [(0, 1), *((image, 2) for image in range(1, 5)), (5, 1), (6, 1), (7, 1)]
     reached = store.reached(CALIBRATED, CALIBRATED.threshold)
@@ -111,7 +111,7 @@ def test_curves_by_another_measure_are_asked_for_by_its_name(store: Store) -> No
     assert [(point.best, point.last) for point in first.points] == [(0.8, 0.8)]
     (first, _) = study_curves(store, "tiny")
     assert [(point.best, point.last) for point in first.points] == [(0.3, 0.3)]
-    with pytest.raises(StoreError, match=r"^no measure 'calibrate'; there are nearest, calibrated$"):
+    with pytest.raises(DataError, match=r"^no measure 'calibrate'; there are nearest, calibrated$"):
         study_curves(store, "tiny", measure="calibrate")
 
 
@@ -151,7 +151,7 @@ def test_evidence_comes_back_as_it_was_measured(store: Store, study: Study) -> N
     sql = "FROM measure_evidence WHERE cell_id = ? AND epoch = 12 ORDER BY sample"
     rows = store.rows(sql, [cell_id])
     assert [row["sample"] for row in rows] == [*range(20)]
-    for key in ("nearest", "distance", "reference"):
+    for key in ("nearest", "distance", "yardstick"):
         assert [row[key] for row in rows] == getattr(wanted, key).tolist()
     shown = describe_cell(store, cell_id).measurements
     assert [(row.epoch, row.measure, row.value, row.n) for row in shown] == [
@@ -194,7 +194,7 @@ DAMAGES = {
         "CELL at epoch 24, calibrated: 20 images measured, but 0 rows of evidence"
     ),
     "UPDATE measure_evidence SET sample = 0 WHERE epoch = 12 AND sample = 1": (
-        "CELL at epoch 12, calibrated: 20 images measured, but 20 rows of evidence"
+        "CELL at epoch 12, calibrated: 1 rows of evidence for an image that has one already"
     ),
     "DELETE FROM measurements WHERE epoch = 12": "CELL at epoch 12, calibrated: evidence without its measurement",
     "DELETE FROM checkpoints WHERE epoch = 24; DELETE FROM evidence WHERE epoch = 24": (
@@ -203,7 +203,7 @@ DAMAGES = {
     "UPDATE measurements SET low = 0.5 WHERE epoch = 12": (
         "CELL: a measurement is no share of images within its interval"
     ),
-    "UPDATE measure_evidence SET reference = 'nan' WHERE epoch = 12 AND sample = 19": (
+    "UPDATE measure_evidence SET yardstick = 'nan' WHERE epoch = 12 AND sample = 19": (
         "CELL: impossible evidence of a measure"
     ),
     "UPDATE measure_evidence SET nearest = -1 WHERE epoch = 12 AND sample = 19": (
@@ -266,3 +266,48 @@ def test_stores_that_measure_otherwise_do_not_merge(store: Store, tmp_path: Path
     with pytest.raises(StoreError, match=r"measured otherwise .* at epoch 12; merge only one of the two"):
         merge(store, other.path)
     assert content(store) == before
+
+
+@pytest.mark.usefixtures("study")
+def test_checkpoints_that_a_measure_has_not_scored_are_counted_beside_its_curve(store: Store) -> None:
+    (curve, *_) = study_curves(store, "tiny", measure="calibrated")
+    assert "1 of 3 checkpoints are not scored by this measure" in curve.caveat
+    (curve, *_) = study_curves(store, "tiny")
+    assert "scored" not in curve.caveat
+
+
+def test_evidence_of_a_measure_that_differs_between_stores_is_a_conflict(tmp_path: Path, study: Study) -> None:
+    stores = []
+    for name, factor in (("one", 1.0), ("two", 1.01)):
+        made = Store(tmp_path / name / "s.duckdb")
+        tiny.register(made, study)
+        point = tiny.calibrated(tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.1), 0.4)
+        found = point.others["calibrated"]
+        others = {"calibrated": dataclasses.replace(found, distance=found.distance * factor)}
+        made.append(dataclasses.replace(point, others=others))
+        stores.append(made)
+    with pytest.raises(StoreError, match="measured otherwise"):
+        merge(stores[0], stores[1].path)
+
+
+@pytest.mark.parametrize(
+    ("estimation", "fault"),
+    [
+        ('{"epsilon": 0.1, "threshold": 0.5, "measure": []}', "its measure is no text"),
+        ('{"epsilon": 0.1, "threshold": 1.5}', "its threshold is more than its measure can be"),
+    ],
+)
+def test_a_study_by_no_measure_or_an_impossible_threshold_is_refused(
+    store: Store, study: Study, estimation: str, fault: str
+) -> None:
+    change(store, f"UPDATE studies SET estimation = '{estimation}'")
+    with pytest.raises(StoreError) as refused:
+        Store(store.path).studies()
+    assert str(refused.value) == f"{store.path}: {study.name}: {fault}; `diffmem store check` lists what else is wrong"
+
+
+def test_channels_that_an_older_store_lacks_come_with_the_next_run(store: Store, study: Study) -> None:
+    change(store, 'UPDATE cells SET configuration = json_merge_patch(configuration, \'{"P": {"channels": null}}\')')
+    assert "channels" not in store.cells("tiny")[0].configuration["P"]
+    tiny.register(store, study)
+    assert store.cells("tiny")[0].configuration["P"]["channels"] == 1

@@ -219,7 +219,7 @@ def test_status_emm_and_the_page_have_the_numbers_and_say_which_are_older(tmp_pa
     page = tmp_path / "page.html"
     printed("report", "old", "--store", path, "-o", page)
     assert NOTE in page.read_text()
-    assert "of older results 2 cells; a run of their studies measures them anew" in " ".join(
+    assert "outdated results 2 cells; a run of their studies measures them anew" in " ".join(
         printed("store", "info", path).split()
     )
     assert json.loads(printed("store", "info", path, "--json"))["older_cells"] == 2
@@ -227,7 +227,7 @@ def test_status_emm_and_the_page_have_the_numbers_and_say_which_are_older(tmp_pa
 
 def test_a_store_of_today_has_no_older_cells(tmp_path):
     path = migrated(LATE, tmp_path).path
-    assert "of older results" not in printed("store", "info", path)
+    assert "outdated results" not in printed("store", "info", path)
 
 
 # --- what a run does -----------------------------------------------------------------------------------
@@ -263,3 +263,17 @@ def test_a_state_is_of_use_under_the_version_that_wrote_it_and_no_other(tmp_path
         torch.save({**content, "results_version": version}, state)
         with pytest.raises(RunError, match="written by another diffmem"):
             load_state(state, cell, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("configuration", ['{"P": {"size": 4}}', "{}", "[]", '{"P": "x"}'])
+def test_a_cell_of_an_odd_configuration_keeps_its_name_when_an_older_store_is_brought_up_to_date(
+    tmp_path: Path, configuration: str
+) -> None:
+    path = unpacked(LATE, tmp_path)
+    (before,) = plain(path, "SELECT cell_id FROM cells ORDER BY cell_id LIMIT 1")
+    change(path, f"UPDATE cells SET configuration = '{configuration}' WHERE cell_id = '{before[0]}'")
+    with Store(path, check=False).writing():
+        pass
+    assert plain(path, f"SELECT configuration, results_version FROM cells WHERE cell_id = '{before[0]}'") == [
+        (configuration, 1)
+    ]
