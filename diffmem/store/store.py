@@ -234,6 +234,7 @@ class Store(Queries):
                 rows = {**numbers, "distance": found.distance, "yardstick": found.yardstick}
                 connection.register("given_held_out", rows)
                 connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [name, measure])
+
     def add_note(self, cell_id: str, note: str) -> None:
         """Add a sentence to what is to be said of a cell."""
         with self.writing() as connection:

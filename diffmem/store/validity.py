@@ -144,7 +144,7 @@ EVIDENCE_RULES = [
     Rule(
         "held_out",
         "training_set",
-        "isfinite(distance) AND isfinite(yardstick) AND 0 <= distance AND 0 <= reference "
+        "isfinite(distance) AND isfinite(yardstick) AND 0 <= distance AND 0 <= yardstick "
         f"AND {_count('sample')} AND {_count('nearest')}",
         "impossible evidence of held-out images",
     ),
