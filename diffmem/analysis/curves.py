@@ -1,7 +1,7 @@
 """From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -25,6 +25,7 @@ from diffmem.store import (
     as_arguments,
     state_of,
 )
+from diffmem.text import counted
 
 
 @dataclass(frozen=True)
@@ -267,4 +268,23 @@ def by_position(rows: Sequence[P]) -> dict[int, list[P]]:
 def noted(notes: Sequence[Note], cells: Sequence[MeasuredCell]) -> list[str]:
     """Return the notes of a study as they are shown: with how many of its cells, if not all."""
     total = len({each.cell.cell_id for each in cells})
-    return [each.note if each.cells == total else f"{each.note} (in {each.cells} of {total} cells)" for each in notes]
+    found = [each.note if each.cells == total else f"{each.note} (in {each.cells} of {total} cells)" for each in notes]
+    return [*found, *null_notes(cells)]
+
+
+FEW_HELD_OUT = 100
+"""Held-out images below which a share of 1% cannot be seen."""
+
+
+def null_notes(cells: Sequence[MeasuredCell]) -> Iterator[str]:
+    """Yield in what the held-out images of cells are no null, or a poor one."""
+    nulls = [each.null for each in cells if each.null and each.best is not None]
+    if few := [null.samples for null in nulls if null.samples < FEW_HELD_OUT]:
+        most = counted(max(few), "held-out image")
+        yield f"{most} at most in {counted(len(few), 'cell')}: too few to tell a false-positive rate of 1%"
+    if same := [null for null in nulls if null.trained_on]:
+        worst = max(same, key=lambda null: null.trained_on / null.samples)
+        yield (
+            f"{worst.trained_on} of {counted(worst.samples, 'held-out image')} are also in the training set (most of "
+            f"{counted(len(same), 'cell')}): the null is not of new images alone"
+        )

@@ -138,10 +138,11 @@ def measure(
 ) -> None:
     """Measure trained models that are kept (score.keep), without training.
 
-    Measures (those of --measure, or else the study's score.measures) are added to every checkpoint whose model is kept:
-    its images are generated again, and are the scored ones. With --samples or --steps, the last checkpoints are scored
-    anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that a run with that score.samples
-    or score.steps, and score.every = T.epochs, would have trained.
+    Held-out images are compared with each training set that they have not been compared with yet: how many of them are
+    called copies is the null of a ratio. Measures (those of --measure, or else the study's score.measures) are added to
+    every checkpoint whose model is kept: its images are generated again, and are the scored ones. With --samples or
+    --steps, the last checkpoints are scored anew: as a study of its own, quickstart+samples=1000 for instance, of the
+    cells that a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
 
     Exits with 1 if a cell could not be measured.
 
@@ -149,11 +150,9 @@ def measure(
     """
     loaded = load_study(study, profile, overrides)
     wanted = measures or loaded.cells[0].cell.score.measures
-    if not (wanted or samples or steps):
-        raise click.UsageError("say what to measure: --measure, --samples or --steps")
     from diffmem.cli.reading import shown_reading
     from diffmem.models import this_device
-    from diffmem.runs import Later, measure_study
+    from diffmem.runs import Later, NotMeasured, NullMeasured, measure_study
     from diffmem.store import Store
 
     with shown_reading():
@@ -163,10 +162,14 @@ def measure(
             )
         )
     rows = [each for each in found if isinstance(each, Later)]
-    left_out = [each for each in found if not isinstance(each, Later)]
+    left_out = [each for each in found if isinstance(each, NotMeasured)]
+    nulls = [each for each in found if isinstance(each, NullMeasured)]
     if as_json:
-        print_json({"measured": rows, "not_measured": left_out})
+        print_json({"measured": rows, "not_measured": left_out, "held_out": nulls})
     else:
+        images = max((each.images for each in nulls), default=0)
+        if nulls or not (rows or left_out):
+            echo(f"held-out images compared with {counted(len(nulls), 'training set')}, at most {images} with each")
         _print_measured(loaded.name, rows, left_out, samples, steps)
     if left_out:
         sys.exit(1)
@@ -175,7 +178,8 @@ def measure(
 def _print_measured(
     name: str, rows: "Sequence[Later]", left_out: "Sequence[NotMeasured]", samples: int | None, steps: int | None
 ) -> None:
-    print_table(name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
+    if rows:
+        print_table(name, [_later_row(each) for each in rows], columns=["cell_id", "measure"], cut="cell_id")
     for note in dict.fromkeys(each.note for each in rows if each.note):
         echo(f"note: {note}")
     if rows and (samples or steps):

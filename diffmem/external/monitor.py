@@ -20,7 +20,7 @@ from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.external.pending import Pending, Write
 from diffmem.external.score import BATCH, PAIRS, READ_OFF, ForeignCell
-from diffmem.measures import Comparison, measure_named
+from diffmem.measures import Comparison, Evidence, measure_named
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance
 
@@ -42,7 +42,8 @@ class Monitor:
     `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what
     tells this training from others of the same name: each combination, and each training set, is a cell of its own,
     and one that the store has already is gone on with. Beside the paper's measure, samples are scored by `measures`, by
-    name. Nothing is trained or generated here. Raises DiffmemError,
+    name. `held_out` are images of the same distribution that the model does not train on: `null_ratio`, the share of
+    them that is called memorized, stands beside each ratio. Nothing is trained or generated here. Raises DiffmemError,
     before the training begins, where the images are no training set or the store cannot be written. Once it has begun,
     nothing that befalls the store ends the training or makes it wait: what cannot be written stays pending until the
     next call or `close`.
@@ -59,6 +60,7 @@ class Monitor:
         batch_size: int = 100,
         settings: Mapping[str, Setting] | None = None,
         measures: Sequence[str] = (),
+        held_out: Images | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
@@ -83,6 +85,8 @@ class Monitor:
         if duplicates:
             warnings.warn(f"{name}: {duplicates}", ImageWarning, stacklevel=2)
         self._images = images.to(self.device)
+        null = None if held_out is None else self._null(held_out)
+        self.null_ratio = None if null is None else null.ratio
         self._signed = has_negative(training_images)
         self._attempt = new_attempt_id()
         self._ratios: dict[int, float] = {}  # of each step that is measured
@@ -92,6 +96,8 @@ class Monitor:
             partial(_start, cell_id=self.cell.cell_id, where=where, attempt_id=self._attempt),
             partial(_recall, cell_id=self.cell.cell_id, ratios=self._ratios),
         ]
+        if null is not None:
+            opening.append(partial(_add_held_out, cell_id=self.cell.cell_id, evidence=null))
         self._pending = Pending(store.path, name, opening)
         self._pending.open()
         self._measured_at = time.monotonic()
@@ -145,6 +151,15 @@ class Monitor:
         )
         return ratio
 
+    def _null(self, held_out: Images) -> Evidence:
+        """Compare held-out images with the training set; DataError where they are of another shape."""
+        images = as_training_images(held_out)
+        if images.shape[1:] != self._images.shape[1:]:
+            raise DataError(
+                f"{self.name}: held_out has images of {_shape(images)}, the training images are {_shape(self._images)}"
+            )
+        return self._compared([images], pairs=0)
+
     def _generated(self, generate: Callable[[int], Images]) -> Iterator[Tensor]:
         """Yield the samples of a step, batch by batch."""
         for first in range(0, self.samples, self.batch_size):
@@ -168,15 +183,10 @@ class Monitor:
     def _measure(self, batches: Iterable[Tensor], step: int, loss: float | None) -> float:
         """Append the score of the images of a step to the store."""
         started = time.monotonic()
-        comparison, count = Comparison(self._images, pairs=PAIRS, others=self.measures), 0
-        for batch in batches:
-            for part in torch.split(batch.to(self.device), BATCH):
-                comparison.add(part)
-                count += len(part)
-        comparison.gather(ALONE, count)
+        evidence = self._compared(batches, pairs=PAIRS)
         ended = time.monotonic()
         checkpoint = Checkpoint.of(
-            comparison.evidence(),
+            evidence,
             cell_id=self.cell.cell_id,
             attempt_id=self._attempt,
             epoch=step,
@@ -191,6 +201,21 @@ class Monitor:
         self._pending.add(partial(_append, checkpoint=checkpoint))
         self._measured_at = ended
         return checkpoint.ratio
+
+    def _compared(self, batches: Iterable[Tensor], *, pairs: int) -> Evidence:
+        """Compare images, batch by batch, with the training set."""
+        comparison, count = Comparison(self._images, pairs=pairs, others=self.measures), 0
+        for batch in batches:
+            for part in torch.split(batch, BATCH):
+                comparison.add(part.to(self.device))
+                count += len(part)
+        comparison.gather(ALONE, count)
+        return comparison.evidence()
+
+
+def _shape(images: Tensor) -> str:
+    _, channels, height, width = images.shape
+    return f"{channels} x {height} x {width}"
 
 
 def _plain(settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -249,6 +274,10 @@ def _recall(store: Store, *, cell_id: str, ratios: dict[int, float]) -> None:
     """Take note of the steps that the store has already, unless they were measured again meanwhile."""
     for step, ratio in store.ratios(cell_id).items():
         ratios.setdefault(step, ratio)
+
+
+def _add_held_out(store: Store, *, cell_id: str, evidence: Evidence) -> None:
+    store.add_held_out(cell_id, evidence)
 
 
 def _append(store: Store, *, checkpoint: Checkpoint) -> None:

@@ -18,6 +18,7 @@ from .launch import start as start
 from .measuring import Later as Later
 from .measuring import NotMeasured as NotMeasured
 from .measuring import measure_study as measure_study
+from .nulls import NullMeasured as NullMeasured
 from .orphan import OrphanWatch as OrphanWatch
 from .plan import PlannedCell as PlannedCell
 from .plan import Throughput as Throughput

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from diffmem.cells import Cell
-from diffmem.data import TrainingSet, held_out, training_set
+from diffmem.data import TrainingSet, training_set
 from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
-from diffmem.measures import NEAREST, Comparison
+from diffmem.measures import Comparison
 from diffmem.models import (
     ALONE,
     Compile,
@@ -38,6 +38,7 @@ from diffmem.models import (
 from diffmem.networks import UntrainedModel
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
+from diffmem.runs.nulls import measure_null
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.store import Checkpoint, Outcome, Store, close_attempts, provenance
@@ -49,9 +50,6 @@ LOSS_CHECK = 100
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
 
-
-HELD_OUT_AT_ONCE = 1000
-"""Held-out images that are compared with the training set at once."""
 
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
@@ -195,7 +193,7 @@ class CellRun:
         data = training_set(self.cell)
         with self.group.memory():
             images, labels = self._on_device(data)
-        self._measure_held_out(images)
+        measure_null(self.cell, self.store, lambda: images, self.group)
         if isinstance(self.cell.M, UntrainedModel):
             denoiser = self.cell.M.from_images(images.float() / 127.5 - 1, labels, count=self.cell.labels)
             yield CellStarted(self.entry, 0, 0)
@@ -225,24 +223,6 @@ class CellRun:
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
             if self.outcome is Outcome.CROSSED:
                 return
-
-    def _measure_held_out(self, images: Tensor) -> None:
-        """Score images that are not trained on, whose share of copies is the null, unless the store has them all."""
-        score, names = self.cell.score, [NEAREST.name, *self.cell.score.measures]
-        known = self.store.held_out_counts(self.cell.cell_id) if self.group.leads and score.held_out else {}
-        (lacking,) = self.group.first([int(any(not known.get(name) for name in names))])
-        if not (score.held_out and lacking):
-            return
-        unseen = held_out(self.cell, score.held_out)
-        comparison = Comparison(images, pairs=0, others=score.measures)
-        share = range(len(unseen))[self.group.share(len(unseen))]
-        with self.group.memory():
-            for start in range(share.start, share.stop, HELD_OUT_AT_ONCE):
-                part = unseen[start : min(start + HELD_OUT_AT_ONCE, share.stop)]
-                comparison.add(torch.from_numpy(np.ascontiguousarray(part)).to(self.group.device))
-        comparison.gather(self.group, len(unseen))
-        if self.group.leads and len(unseen):
-            self.store.add_held_out(self.cell.cell_id, comparison.evidence())
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)

@@ -13,9 +13,10 @@ from diffmem.cells import Cell, Scoring
 from diffmem.data import training_set
 from diffmem.errors import RunError
 from diffmem.measures import Comparison, Evidence, measure_named
-from diffmem.models import ALONE, DenoiserFunction
+from diffmem.models import ALONE, DenoiserFunction, Group
 from diffmem.networks import UntrainedModel
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
+from diffmem.runs.nulls import NullMeasured, measure_null
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, provenance
 from diffmem.study import Study, StudyCell
 
@@ -90,21 +91,23 @@ def measure_study(
     samples: int | None = None,
     steps: int | None = None,
     device: Device = "cpu",
-) -> Iterator[Later | NotMeasured]:
+) -> Iterator[Later | NotMeasured | NullMeasured]:
     """Compute `measures` (names) of every checkpoint of a study whose model is there, and add them to it.
 
-    With `samples` or `steps`, the last checkpoint of each cell is scored anew by that many images or noise levels: as
-    the cell that a study with this scoring, and one checkpoint, would have trained. These cells are a study of their
-    own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
+    Before that, held-out images are compared with each training set that they have not been compared with yet, which
+    takes no model. With `samples` or `steps`, the last checkpoint of each cell is scored anew by that many images or
+    noise levels: as the cell that a study with this scoring, and one checkpoint, would have trained. These cells are a
+    study of their own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
     """
     for name in measures:
         measure_named(name)
     entries = _entries(study, store)
+    yield from _nulls(entries, store, measures, device)
     if samples or steps:
         yield from _scored_anew(study, entries, store, measures, samples=samples, steps=steps, device=device)
         return
     kept = store.kept_weights()
-    for entry in entries:
+    for entry in entries if measures else []:
         cell, measured = entry.cell, store.measured_epochs(entry.cell.cell_id)
         epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
         if not epochs & measured:
@@ -122,6 +125,25 @@ def _entries(study: Study, store: Store) -> list[StudyCell]:
     had = store.checkpoint_counts()
     entries = (entry for size in sizes for draw in draws for entry in study.at(size, draw=draw))
     return [entry for entry in entries if entry.cell.cell_id in had]
+
+
+def _nulls(
+    entries: Sequence[StudyCell], store: Store, measures: Sequence[str], device: Device
+) -> Iterator[NullMeasured]:
+    """Compare held-out images with the training sets of the cells that are measured."""
+    measured = store.checkpoint_counts()
+    for entry in entries:
+        if not measured.get(entry.cell.cell_id):
+            continue
+        names = tuple(dict.fromkeys([*entry.cell.score.measures, *measures]))
+        scoring = entry.cell.score.model_copy(update={"measures": names})
+        cell = entry.cell.model_copy(update={"score": scoring})
+
+        def images(cell: Cell = cell) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(training_set(cell).images)).to(device)
+
+        if count := measure_null(cell, store, images, Group(device=torch.device(device))):
+            yield NullMeasured(cell.cell_id, entry.name, count)
 
 
 def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], device: Device) -> Iterator[Later]:

@@ -117,10 +117,11 @@ class ImageQueries(Records):
                 SELECT position, {TRAINING_SET} AS training_set FROM study_cells JOIN cells USING (cell_id)
                 WHERE study = ?
             ), counted AS (
-                SELECT training_set, count(*) FILTER {is_copy_sql()} AS copies, count(*) AS samples
+                SELECT training_set, count(*) FILTER {is_copy_sql()} AS copies, count(*) AS samples,
+                    count(*) FILTER (distance = 0) AS trained_on
                 FROM held_out SEMI JOIN sets USING (training_set) WHERE measure = ? GROUP BY ALL
             )
-            SELECT position, copies, samples FROM sets JOIN counted USING (training_set)
+            SELECT position, copies, samples, trained_on FROM sets JOIN counted USING (training_set)
             """,
             [study, threshold, measure.name],
         )

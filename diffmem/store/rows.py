@@ -111,6 +111,7 @@ class Null:
     position: int
     copies: int
     samples: int
+    trained_on: int  # of them, those that are also in the training set
 
     @property
     def ratio(self) -> float:

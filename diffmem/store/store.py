@@ -219,21 +219,13 @@ class Store(Queries):
         return True
 
     def add_held_out(self, cell_id: str, evidence: Evidence) -> None:
-        """Keep the evidence of images that were not trained on, for all cells of the same training set; what a measure
-        had there before is replaced."""
+        """Keep the evidence of images that were not trained on, for all cells of the same training set, in the place of
+        what a measure had of fewer."""
         distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
         with self.writing() as connection:
-            sql = f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?"
-            ((name,),) = connection.execute(sql, [cell_id]).fetchall()
+            ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
-                connection.execute("DELETE FROM held_out WHERE training_set = ? AND measure = ?", [name, measure])
-                numbers = {
-                    "sample": np.arange(len(found.nearest), dtype=np.int32),
-                    "nearest": found.nearest.astype(np.int32),
-                }
-                rows = {**numbers, "distance": found.distance, "yardstick": found.yardstick}
-                connection.register("given_held_out", rows)
-                connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [name, measure])
+                _add_held_out(connection, name, measure, found)
 
     def add_note(self, cell_id: str, note: str) -> None:
         """Add a sentence to what is to be said of a cell."""
@@ -249,6 +241,24 @@ class Store(Queries):
             if not known:
                 _add_measure(connection, cell_id, epoch, measure, evidence)
         return not known
+
+
+def _add_held_out(
+    connection: duckdb.DuckDBPyConnection, training_set: str, measure: str, evidence: MeasureEvidence
+) -> None:
+    same, images = "training_set = ? AND measure = ?", len(evidence.nearest)
+    ((had,),) = connection.execute(f"SELECT count(*) FROM held_out WHERE {same}", [training_set, measure]).fetchall()
+    if had >= images:
+        return
+    rows = {
+        "sample": np.arange(images, dtype=np.int32),
+        "nearest": evidence.nearest.astype(np.int32),
+        "distance": evidence.distance,
+        "yardstick": evidence.yardstick,
+    }
+    connection.register("given_held_out", rows)
+    connection.execute(f"DELETE FROM held_out WHERE {same}", [training_set, measure])
+    connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [training_set, measure])
 
 
 def _add_measure(
