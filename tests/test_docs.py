@@ -69,13 +69,14 @@ def project(tmp_path_factory) -> Path:
     """Return a folder with the studies, a filled store, parts of it for merging, and images to score."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "studies", folder / "studies")
-    for name in ("results", "samples", "data/train", "store"):
+    for name in ("results", "samples", "data/train", "data/heldout", "store"):
         (folder / name).mkdir(parents=True)
     numbers = Path("diffmem/analysis/published.csv")
     (folder / numbers).parent.mkdir(parents=True)
     shutil.copy(ROOT / numbers, folder / numbers)
     for i in range(6):
         (folder / "data" / "train" / f"{i}.png").write_bytes(tiny.png(i))
+        (folder / "data" / "heldout" / f"{i}.png").write_bytes(tiny.png(100 + i))
         (folder / "samples" / f"{i}.png").write_bytes(tiny.png(i % 3))
     store = Store(folder / "store" / "diffmem.duckdb")
     fill(store, folder / "studies")

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -161,18 +162,19 @@ def held_out(cell: Cell, most: int) -> Pixels:
     DataError as `training_set`.
     """
     P = cell.P
-    parts = [(dataset, wanted, count) for dataset, wanted, count in P.parts if count]
-    found: list[Pixels] = []
-    wanted_of = [most * count // P.size for *_, count in parts]
+    parts = [(dataset, wanted, count, most * count // P.size) for dataset, wanted, count in P.parts if count]
     left: list[Indices] = []
-    for (dataset, wanted, count), images in zip(parts, wanted_of, strict=True):
+    for dataset, wanted, count, images in parts:
         source = _source(cell, dataset)
         kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
         known = _known_as(cell, dataset)
         left.append(draw_held_out(kinds, count, images, dataset=known, number=P.draw, balanced=P.balance))
-    share = min((len(each) / images for each, images in zip(left, wanted_of, strict=True) if images), default=0.0)
-    for (dataset, *_), chosen, images in zip(parts, left, wanted_of, strict=True):
-        found.append(_source(cell, dataset).images[chosen[: int(share * images)]])
+    asked = [images for *_, images in parts]
+    share = min((Fraction(len(each), images) for each, images in zip(left, asked, strict=True) if images), default=0)
+    found = [
+        _source(cell, dataset).images[chosen[: int(share * images)]]
+        for (dataset, *_, images), chosen in zip(parts, left, strict=True)
+    ]
     channels = max(part.shape[1] for part in found)
     return np.concatenate([np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in found])
 

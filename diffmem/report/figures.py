@@ -48,13 +48,15 @@ def _size_series(curve: Curve, colour: str, published: Sequence[Beside]) -> list
     if nulls := [p for p in curve.points if p.null is not None]:
         found.append(
             Series(
-                f"held-out images: {label}",
+                label,
                 [p.size for p in nulls],
                 [p.null or 0.0 for p in nulls],
                 "dotted",
                 colour,
                 hover="N = %{x}: %{y:.4f} of %{customdata} held-out images<extra></extra>",
                 extra=[p.null_samples for p in nulls],
+                full_name=f"held-out images: {label}",
+                in_legend=False,
             )
         )
     if theirs := [each for each in published if each.curve == curve.label and each.size]:

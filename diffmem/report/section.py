@@ -181,7 +181,7 @@ def share(threshold: float) -> str:
 AGAINST_SIZE = (
     "Bands, or a bar at one point: 95% intervals over generated images, and over draws and seeds where there "
     "are several, which are taken to differ alike at all sizes of a curve. Stars: EMMs, linear in N between "
-    "two sizes, where the lines are straight on this logarithmic axis."
+    "two sizes, where the lines are straight on this logarithmic axis. Dotted: held-out images."
 )
 AGAINST_EPOCHS = (
     "One line for each number of training images, averaged over draws and seeds at the {}s that all of "

@@ -29,6 +29,10 @@ COUNTED_BY_MEASURE = f"""
 """The share is null where the measure is not known here."""
 
 FAULTS = {
+    """
+    SELECT training_set, measure, count(*) - count(DISTINCT sample) AS doubled
+    FROM held_out GROUP BY ALL HAVING doubled > 0
+    """: "training set {training_set}, {measure}: {doubled} held-out images that are there already",
     f"""
     SELECT cell_id, epoch, samples, coalesce(counted.rows, 0) AS rows
     FROM checkpoints LEFT JOIN ({COUNTED}) counted USING (cell_id, epoch) WHERE samples <> coalesce(counted.rows, 0)

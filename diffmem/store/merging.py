@@ -89,6 +89,11 @@ MERGE = [
     """,
     "INSERT OR IGNORE INTO measurements FROM other_.measurements",
     """
+    DELETE FROM held_out AS h WHERE
+        (SELECT count(*) FROM other_.held_out AS o WHERE o.training_set = h.training_set AND o.measure = h.measure)
+        > (SELECT count(*) FROM held_out AS own WHERE own.training_set = h.training_set AND own.measure = h.measure)
+    """,
+    """
     INSERT INTO held_out FROM other_.held_out AS o WHERE NOT EXISTS (
         FROM held_out AS h WHERE h.training_set = o.training_set AND h.measure = o.measure
     )

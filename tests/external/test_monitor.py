@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
+from scipy.spatial.distance import cdist
 
 import diffmem
 from diffmem.analysis.curves import study_curves
@@ -24,6 +25,7 @@ from diffmem.cli import main
 from diffmem.data import load_source
 from diffmem.errors import DataError, StoreError
 from diffmem.external import pending
+from diffmem.measures.calibrated import CALIBRATED
 from diffmem.measures.nearest import NEAREST
 from diffmem.store.given import Listing
 from diffmem.store.merging import merge
@@ -187,6 +189,30 @@ def test_the_training_goes_on_as_without_a_monitor_and_samples_come_from_a_strea
     assert [len(batch) for batch in drawn] == [8, 8, 4, 8, 8, 4]
     assert torch.equal(torch.cat(drawn[:3]), torch.cat(drawn[3:]))
     assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_held_out_images_are_the_null_of_every_ratio(training, store):
+    unseen = load_source("digits", None).images[50:250]
+    mine = monitor(training, store, held_out=unseen, measures=["calibrated"])
+    distances = np.sort(cdist(unseen.reshape(200, -1), training.reshape(50, -1)), axis=1)
+    expected = np.mean(distances[:, 0] < distances[:, 1] / 3)
+    assert mine.null_ratio == expected
+    mine(10, half_copied(training))
+    mine.close()
+    monitor(training, store, held_out=unseen).close()  # again: nothing twice
+    (row,) = status(store)
+    assert (row["null_ratio"], row["null_samples"]) == (expected, 200)
+    assert row["p_value"] < 1e-6
+    (other,) = store.nulls("mine", CALIBRATED, 1.0).values()
+    assert other.samples == 200
+    assert monitor(training, store).null_ratio is None
+
+
+def test_held_out_images_of_another_shape_are_refused(training, store):
+    with pytest.raises(DataError) as refused:
+        monitor(training, store, held_out=np.zeros((20, 3, 8, 8), np.uint8))
+    assert str(refused.value) == "mine: held_out has images of 3 x 8 x 8, the training images are 1 x 8 x 8"
+    assert not store.exists()
 
 
 def test_what_cannot_be_monitored_is_refused_before_anything_is_written(training, store):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tiny
 from click.testing import CliRunner
 from PIL import Image
@@ -100,6 +101,44 @@ def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_sh
         CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits", "--json"]).stdout
     )
     assert data["ratio"] == 0.7
+
+
+def test_a_score_is_said_as_a_test_against_held_out_images(samples: Path) -> None:
+    digits = load_source("digits", None).images[:, 0]
+    Path("unseen").mkdir()
+    for number in range(40):  # 38 of noise, and 2 copies
+        image = digits[number] if number < 2 else np.random.default_rng(number).integers(256, size=(8, 8))
+        Image.fromarray(image.astype(np.uint8)).save(f"unseen/{number:02d}.png")
+    arguments = ["score", "--images", str(samples), "--against", "digits", "--held-out", "unseen"]
+    said = CliRunner().invoke(main, arguments)
+    assert said.exit_code == 0, said.output
+    chance = scipy.stats.fisher_exact([[7, 3], [2, 38]], alternative="greater").pvalue
+    assert f"of 40 held-out images 2 would be called that (p = {chance:.2g})" in said.stdout
+    assert "note: unseen: 2 of 40 held-out images are also in digits" in said.stdout
+    assert "note: unseen: 40 held-out images, too few to tell a false-positive rate of 1%" in said.stdout
+    data = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert (data["null_ratio"], data["null_samples"]) == (0.05, 40)
+    assert data["p_value"] == pytest.approx(chance)
+    status = json.loads(CliRunner().invoke(main, ["status", "samples", "--json"]).stdout)
+    assert [(row["null_ratio"], row["null_samples"]) for row in status] == [(0.05, 40)]
+
+
+def test_a_chance_that_is_next_to_none_is_said_so() -> None:
+    digits = load_source("digits", None).images
+    np.savez("copies.npz", images=digits[:100].transpose(0, 2, 3, 1))
+    np.savez("noise.npz", images=np.random.default_rng(0).integers(256, size=(100, 8, 8, 1), dtype=np.uint8))
+    said = CliRunner().invoke(
+        main, ["score", "--images", "copies.npz", "--against", "digits", "--held-out", "noise.npz"]
+    )
+    assert "of 100 held-out images 0 would be called that (p < 1e-20)" in said.stdout, said.output
+
+
+def test_held_out_images_in_colour_are_no_null_of_grey_ones(samples: Path) -> None:
+    np.savez("colour.npz", images=np.random.default_rng(0).integers(256, size=(9, 8, 8, 3), dtype=np.uint8))
+    with pytest.raises(DataError) as refused:
+        score_images(samples, "digits", Store(Path("s.duckdb")), held_out="colour.npz")
+    assert str(refused.value) == "colour.npz: held-out images in colour, but the training images are grey"
+    assert not Path("s.duckdb").exists()
 
 
 def test_what_cannot_be_compared_is_refused_and_nothing_written(samples: Path) -> None:
