@@ -1,3 +1,6 @@
+from .auditing import Audit as Audit
+from .auditing import ImageGroup as ImageGroup
+from .auditing import audit as audit
 from .augmenting import transforms_of as transforms_of
 from .collection import Source as Source
 from .collection import image_files as image_files

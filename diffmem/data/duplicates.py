@@ -35,6 +35,21 @@ class Groups(NamedTuple):
     exact: Indices
     near: Indices | None
 
+    @property
+    def identical(self) -> int:
+        """Return how many images are identical with another one."""
+        return _in_company(self.exact)
+
+    @property
+    def alike(self) -> int:
+        """Return how many images are identical or nearly identical with another one, as far as it was looked for."""
+        return _in_company(self.widest)
+
+    @property
+    def widest(self) -> Indices:
+        """Return the group of each image, of near ones if these were looked for, else of identical ones."""
+        return self.exact if self.near is None else self.near
+
     def of(self, chosen: Indices) -> "Groups":
         """Return the groups of some of the images."""
         return Groups(self.exact[chosen], None if self.near is None else self.near[chosen])
@@ -70,8 +85,7 @@ def identical_groups(images: Pixels, *, augment: Iterable[str] = ()) -> Indices:
 def note(groups: Groups) -> str:
     """Return in a sentence how many images are not the only ones of their group, and what follows; empty if none."""
     count = len(groups.exact)
-    identical = _in_company(groups.exact)
-    alike = identical if groups.near is None else _in_company(groups.near)
+    identical, alike = groups.identical, groups.alike
     unsought = "; nearly identical ones were not looked for among so many images" if groups.near is None else ""
     if not alike:
         return f"no training images are identical{unsought}" if unsought else ""
@@ -80,7 +94,7 @@ def note(groups: Groups) -> str:
     return (
         f"of {count:,} training images {found} with another one: a copy of such an image has two nearest ones about "
         "equally far away and does not count as memorized, so the ratio may be too low; the measure grouped takes them "
-        f"for {counted(_several(groups.exact if groups.near is None else groups.near), 'image')}{unsought}"
+        f"for {counted(_several(groups.widest), 'image')}{unsought}"
     )
 
 

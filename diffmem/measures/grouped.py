@@ -5,7 +5,8 @@ from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from diffmem.cells import AUGMENTATIONS, NEAR
+from diffmem.cells import AUGMENTATIONS as AUGMENTATIONS
+from diffmem.cells import NEAR
 from diffmem.measures.measure import Compare, Compared, Measure
 
 if TYPE_CHECKING:

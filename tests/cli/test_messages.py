@@ -957,7 +957,9 @@ CALLS = {
         settings={"lr": [1, 2]}
     ),
     "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
-    "no measure 'l2'; there are nearest, calibrated": lambda: watch(measures=["l2"]),
+    "no measure 'l2'; there are nearest, calibrated, grouped, grouped-hflip, grouped-shift, grouped-hflip-shift, grouped-exact, grouped-exact-hflip, grouped-exact-shift, grouped-exact-hflip-shift": lambda: (
+        watch(measures=["l2"])
+    ),
     "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
     "mine: a step is a whole number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
     "mine: a step is a whole number from 0 to 2147483647, not 0.5": lambda: watch()(0.5, lambda count: IMAGES[:count]),
@@ -965,7 +967,9 @@ CALLS = {
         10, lambda count: IMAGES[:count]
     ),
     # the store
-    "no measure 'calibrate'; there are nearest, calibrated": lambda: diffmem.study_curves(store(), "tiny", "calibrate"),
+    "no measure 'calibrate'; there are nearest, calibrated, grouped, grouped-hflip, grouped-shift, grouped-hflip-shift, grouped-exact, grouped-exact-hflip, grouped-exact-shift, grouped-exact-hflip-shift": lambda: (
+        diffmem.study_curves(store(), "tiny", "calibrate")
+    ),
     'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
         store().columns("SELECT nope")
     ),
