@@ -9,7 +9,7 @@ The images are 32x32 RGB. `textured` ones are coarse noise with fine noise on it
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -55,22 +55,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the seconds of both and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=12_000)
     parser.add_argument("--kind", choices=list(KINDS), default="textured")
     parser.add_argument("--augment", choices=["hflip", "shift"], action="append", default=[])
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     images = KINDS[given.kind](given.count, np.random.default_rng(0))
     tensor = torch.from_numpy(images)
     for number in range(given.rounds):
         search = seconds(lambda: two_nearest(tensor, tensor))
         grouping = seconds(lambda: find_groups(images, augment=given.augment, thorough=True))
-        print(
-            f"round {number + 1}: neighbour search {search:.1f} s, groups {grouping:.1f} s, {grouping / search:.2f} of it"
-        )
+        took = f"neighbour search {search:.1f} s, groups {grouping:.1f} s"
+        print(f"round {number + 1}: {took}, {grouping / search:.2f} of it")
     found = find_groups(images, augment=given.augment, thorough=True)
     print(f"{given.count:,} images ({given.kind}), {found.alike:,} of them in groups")
 

@@ -937,6 +937,15 @@ CALLS = {
     "generated images: each must be an image, not a tuple of image and label; give the images alone, as [image for image, label in dataset] does, and join the batches of a loader with torch.cat": ratio(
         [(IMAGES[0], 3)]
     ),
+    "groups must be none, exact or near, not 'twins'": lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, groups="twins"
+    ),
+    'augment is of groups of training images; add groups="near", or "exact"': lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, augment=["hflip"]
+    ),
+    "no augmentation 'rotate'; there are hflip, shift": lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, groups="near", augment=["rotate"]
+    ),
     "generated images: a dict is no image": ratio([{}]),
     "generated images: must be [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 or 3 channels c, not [8, 8]": ratio(
         IMAGES[0, 0]
