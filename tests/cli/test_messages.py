@@ -30,6 +30,7 @@ import diffmem
 from diffmem.cli import main
 from diffmem.data.collection import read_images
 from diffmem.data.decoding import ALONE, on_all_cores, progress
+from diffmem.data.duplicates import find_groups
 from diffmem.data.training_sets import draw, training_set
 from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.store.schema import MIGRATIONS
@@ -937,6 +938,7 @@ CALLS = {
     "generated images: each must be an image, not a tuple of image and label; give the images alone, as [image for image, label in dataset] does, and join the batches of a loader with torch.cat": ratio(
         [(IMAGES[0], 3)]
     ),
+    "delta must be above 0 and below 1, a share of the scale of pixels, not 2": lambda: find_groups(IMAGES, delta=2),
     "groups must be none, exact or near, not 'twins'": lambda: diffmem.memorization_ratio(
         IMAGES, IMAGES, groups="twins"
     ),
