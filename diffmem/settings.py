@@ -37,7 +37,8 @@ class Settings(BaseModel):
         return copied
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """Return a list, as TOML has it, as a tuple, and anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -47,12 +48,12 @@ can hold."""
 
 Integers = tuple[Annotated[int, Field(ge=1, le=MOST)], ...]
 
-List = Annotated[Integers, BeforeValidator(_as_tuple)]
+List = Annotated[Integers, BeforeValidator(as_tuple)]
 
-NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(_as_tuple)]
+NonEmptyList = Annotated[Integers, Field(min_length=1), BeforeValidator(as_tuple)]
 
-Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(_as_tuple)]
+Pair = Annotated[Integers, Field(min_length=2, max_length=2), BeforeValidator(as_tuple)]
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
-ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+ClassList = Annotated[tuple[Annotated[int, Field(ge=0, le=MOST)], ...], Field(min_length=1), BeforeValidator(as_tuple)]

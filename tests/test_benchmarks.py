@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import comparison, growth, speed
+from benchmarks import comparison, groups, growth, speed
 from benchmarks.__main__ import main
 
 CPU = torch.device("cpu")
@@ -73,3 +73,12 @@ def test_the_command_prints_a_table_and_writes_its_data_and_the_plot_of_growth(t
     assert all(row[name] > 0 for row in data["growth"] for name in ("append", "status", "emm", "report"))
     assert [list(line.x) for line in growth.growth_figure(data["growth"]).data] == [[40, 80]] * 4
     assert "plotly" in file.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize("kind", groups.KINDS)
+def test_grouping_stands_beside_a_neighbour_search(kind, capsys):
+    groups.main(["--count", "60", "--rounds", "1", "--kind", kind])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("round 1: neighbour search ")
+    in_groups = {"textured": 0, "alike": 0, "twins": 60}[kind]
+    assert last == f"60 images ({kind}), {in_groups} of them in groups"

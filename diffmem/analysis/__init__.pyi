@@ -2,6 +2,7 @@ from .claims import Finding as Finding
 from .curves import CellWithSettings as CellWithSettings
 from .curves import Curve as Curve
 from .curves import MeasuredCell as MeasuredCell
+from .curves import between_groups as between_groups
 from .curves import by_each_measure as by_each_measure
 from .curves import by_position as by_position
 from .curves import check_measured as check_measured

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.cells import dotted
 from diffmem.errors import StoreError
-from diffmem.measures import MEASURES, measure_named, p_value
+from diffmem.measures import GROUPED, MEASURES, measure_named, p_value
 from diffmem.store import (
     CellProgress,
     Kind,
@@ -118,6 +118,14 @@ def by_each_measure(store: Store, study: StoredStudy) -> list[StoredStudy]:
     """Return a study by its own measure, and by each other one that it has been scored by."""
     scored = store.measures_of(study.study) - {study.measure.name}
     return [study, *(study.by(measure) for name, measure in MEASURES.items() if name in scored)]
+
+
+def between_groups(store: Store, study: StoredStudy) -> StoredStudy | None:
+    """Return a study by the first measure between groups that it has been scored by, to stand beside its own; None
+    if there is none, or its own is one."""
+    scored = store.measures_of(study.study)
+    found = [measure for name, measure in GROUPED.items() if name in scored]
+    return study.by(found[0]) if found and study.measure.name not in GROUPED else None
 
 
 def check_measured(store: Store, study: StoredStudy) -> None:

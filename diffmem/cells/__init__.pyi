@@ -11,9 +11,12 @@ from .cost import kept_bytes as kept_bytes
 from .cost import stored_cell as stored_cell
 from .datasets import DATASETS as DATASETS
 from .datasets import Dataset as Dataset
+from .grouping import AUGMENTATIONS as AUGMENTATIONS
+from .grouping import NEAR as NEAR
 from .rules import Fault as Fault
 from .rules import impossible_checkpoints as impossible_checkpoints
 from .rules import impossible_data as impossible_data
+from .rules import impossible_groups as impossible_groups
 from .rules import impossible_labels as impossible_labels
 from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import DataDistribution as DataDistribution

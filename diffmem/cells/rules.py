@@ -19,6 +19,7 @@ def impossible_pairs(
         *impossible_labels(P, M),
         *(M.faults(resolution) if resolution else []),
         *impossible_checkpoints(T, score),
+        *impossible_groups(score),
     ]
 
 
@@ -38,6 +39,14 @@ def impossible_checkpoints(T: TrainingProcedure, score: Scoring) -> list[Fault]:
         return []
     epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
     return [Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints")]
+
+
+def impossible_groups(score: Scoring) -> list[Fault]:
+    """Return what is wrong with how training images are grouped."""
+    if score.augment and score.groups == "none":
+        advice = 'is of groups of training images; add groups = "near", or "exact"'
+        return [Fault(("score.augment", "score.groups"), advice)]
+    return []
 
 
 def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:

@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from diffmem.cells.datasets import Dataset
+from diffmem.cells.grouping import Augmentation
 from diffmem.networks import ModelConfiguration as ModelConfiguration
 from diffmem.settings import MOST as MOST
-from diffmem.settings import ClassList, Names, Pair
+from diffmem.settings import ClassList, Names, Pair, as_tuple
 from diffmem.settings import Settings as Settings
 
 MOST_CLASSES = 100_000
@@ -125,11 +126,16 @@ class TrainingProcedure(Settings):
         return self.model_copy(update={"momentum": momentum})
 
 
+Augmentations = Annotated[tuple[Augmentation, ...], BeforeValidator(as_tuple)]
+
+
 class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured, and what is kept of it."""
 
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None}
-    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset({"batch_size", "pairs", "keep", "measures", "held_out"})
+    NO_NUMBERS: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "pairs", "keep", "measures", "held_out", "groups", "augment"}
+    )
 
     samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
@@ -153,7 +159,17 @@ class Scoring(Settings):
         description="Images that are not trained on, at most, whose share of copies is the null; changes no numbers.",
     )
     measures: Names = Field(
-        (), description="Measures beside the paper's that a checkpoint is scored by: calibrated; changes no numbers."
+        (),
+        description="Measures beside the paper's that a checkpoint is scored by (docs/measures.md lists them); changes "
+        "no numbers.",
+    )
+    groups: Literal["none", "exact", "near"] = Field(
+        "none",
+        description="Adds the ratio between groups of training images, of identical or of nearly identical ones; "
+        "changes no numbers.",
+    )
+    augment: Augmentations = Field(
+        (), description="What the training did to its images: their groups then have those too; changes no numbers."
     )
     keep: Literal["last", "best", "all", "none"] = Field(
         "last",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import looking, measuring, models, planning, results, running, status, stores
+from diffmem.cli import auditing, looking, measuring, models, planning, results, running, status, stores
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -75,6 +75,7 @@ for command in (
     measuring.score,
     measuring.measure,
     models.generate,
+    auditing.audit,
     planning.schema,
 ):
     main.add_command(command)

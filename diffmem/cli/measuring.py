@@ -10,6 +10,7 @@ import click
 
 from diffmem.cli.options import (
     FileName,
+    augment_option,
     json_option,
     load_study,
     max_pixels_option,
@@ -19,10 +20,11 @@ from diffmem.cli.options import (
     store_option,
 )
 from diffmem.cli.tables import echo, print_json, print_table
-from diffmem.measures import MEASURES
+from diffmem.measures import MEASURES, grouped_name
 from diffmem.text import counted
 
 if TYPE_CHECKING:
+    from diffmem.external import Score
     from diffmem.runs import Later, NotMeasured
 
 
@@ -51,6 +53,12 @@ if TYPE_CHECKING:
     help="Images of the same distribution that are not in the training set: how many are called copies is the null.",
 )
 @measures_option
+@click.option(
+    "--groups",
+    type=click.Choice(["exact", "near"]),
+    help="Also score between groups of identical or of nearly identical training images.",
+)
+@augment_option
 @store_option
 @max_pixels_option
 @json_option
@@ -60,6 +68,8 @@ def score(
     resolution: int | None,
     held_out: str | None,
     measures: tuple[str, ...],
+    groups: str | None,
+    augment: tuple[str, ...],
     store_path: Path,
     as_json: bool,
 ) -> None:
@@ -71,18 +81,26 @@ def score(
 
     Example: diffmem score --images samples/ --against data/train/
     """
+    if augment and groups is None:
+        raise click.UsageError("--augment is of groups of training images; add --groups near, or exact")
     from diffmem.cli.reading import shown_reading
     from diffmem.external import score_images
     from diffmem.store import Store
 
+    by_groups = [] if groups is None else [grouped_name(groups, augment)]
+    wanted = list(dict.fromkeys([*by_groups, *measures]))
     with shown_reading():
         result = score_images(
-            images, against, Store(store_path), resolution=resolution, measures=measures, held_out=held_out
+            images, against, Store(store_path), resolution=resolution, measures=wanted, held_out=held_out
         )
     if as_json:
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
         print_json({**vars(result), "most_copied": copied, "ratio": result.ratio})
         return
+    _print_score(result, against)
+
+
+def _print_score(result: "Score", against: str) -> None:
     echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
-from diffmem.measures import MEASURES
+from diffmem.measures import AUGMENTATIONS, MEASURES
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
@@ -141,6 +141,16 @@ def measures_option(command: Any) -> Any:
         multiple=True,
         type=click.Choice(list(MEASURES)),
         help="Also score by this measure; the paper's is always there.",
+    )(command)
+
+
+def augment_option(command: Any) -> Any:
+    """Add --augment, which can be given several times."""
+    return click.option(
+        "--augment",
+        multiple=True,
+        type=click.Choice(AUGMENTATIONS),
+        help="What the training did to its images: an image's group then has those too.",
     )(command)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffmem.analysis import Curve, Finding, Result
+    from diffmem.store import Note, StoredStudy
 from diffmem.cli.status import print_notes
 
 
@@ -51,7 +52,7 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.analysis import check_measured, curves_of, emm_row, measured_cells, only_size
+    from diffmem.analysis import between_groups, check_measured, curves_of, measured_cells, only_size
     from diffmem.measures import MEASURES
 
     store, found = stored(store_path, study, profile)
@@ -59,23 +60,11 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     with store.snapshot():
         cells, notes = measured_cells(store, found), store.notes(found.study)
         check_measured(store, found)
+        grouped = between_groups(store, found)
+        by_groups = [] if grouped is None else curves_of(measured_cells(store, grouped), found.epsilon)
     curves = curves_of(cells, found.epsilon)
     if as_json:
-        rows = [
-            {key: getattr(row, key) for key in EMM_KEYS}
-            | {
-                "emm": row.emm or "not measured",
-                "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
-                "null_ratios": {str(point.size): point.null for point in curve.points},
-                "null_samples": {str(point.size): point.null_samples for point in curve.points},
-                "p_values": {str(point.size): point.p_value for point in curve.points},
-                "note": row.note,
-            }
-            for curve in curves
-            for row in [emm_row(found, curve)]
-        ]
-        about = {"study": found.study, "measure": found.measure.name, "epsilon": curves[0].epsilon if curves else None}
-        print_json({**about, "curves": rows, "notes": notes})
+        _print_emm_json(found, grouped, curves, by_groups, notes)
         return
     alone = only_size(cells) is not None
     line = f"{found.measure.ratio} >= {1 - curves[0].epsilon:g}"
@@ -86,7 +75,38 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
             print_wrapped(f"{curve.label or 'all cells'}: {note}", indent=4)
     if alone:
         print_wrapped(f"a single size gives no EMM, the largest N with {line}", indent=4)
+    for curve in (each for each in by_groups if each.points):
+        ratios = ", ".join(f"N={point.size}: {point.best:.3f}" for point in curve.points)
+        print_wrapped(f"{curve.label or 'all cells'}: {grouped and grouped.measure.ratio} {ratios}", indent=4)
     print_notes(notes, cells)
+
+
+def _print_emm_json(
+    study: "StoredStudy",
+    grouped: "StoredStudy | None",
+    curves: "Sequence[Curve]",
+    by_groups: "Sequence[Curve]",
+    notes: "Sequence[Note]",
+) -> None:
+    from diffmem.analysis import emm_row
+
+    ratios = {curve.label: {str(point.size): round(point.best, 6) for point in curve.points} for curve in by_groups}
+    rows = [
+        {key: getattr(row, key) for key in EMM_KEYS}
+        | {
+            "emm": row.emm or "not measured",
+            "ratios": {str(point.size): round(point.best, 6) for point in curve.points},
+            "grouped_ratios": ratios.get(curve.label, {}),
+            "null_ratios": {str(point.size): point.null for point in curve.points},
+            "null_samples": {str(point.size): point.null_samples for point in curve.points},
+            "p_values": {str(point.size): point.p_value for point in curve.points},
+            "note": row.note,
+        }
+        for curve in curves
+        for row in [emm_row(study, curve)]
+    ]
+    about = {"study": study.study, "measure": study.measure.name, "epsilon": curves[0].epsilon if curves else None}
+    print_json({**about, "grouped_measure": grouped and grouped.measure.name, "curves": rows, "notes": notes})
 
 
 EMM_KEYS = ("curve", "emm", "value", "lower", "upper", "lower95", "upper95")

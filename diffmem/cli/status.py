@@ -43,7 +43,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     Example: diffmem status quickstart
     """
-    from diffmem.analysis import measured_cells
+    from diffmem.analysis import between_groups, measured_cells
     from diffmem.runs import seconds_left
 
     if study is None:
@@ -54,15 +54,18 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     store, found = stored(store_path, study, profile)
     _close_attempts(store)
     with store.snapshot():
-        cells = measured_cells(store, found)
+        cells, grouped = measured_cells(store, found), between_groups(store, found)
+        by_groups = measured_cells(store, grouped) if grouped else []
         left = seconds_left(store, found.study)
         notes, by_cell = store.notes(found.study), store.cell_notes(found.study)
-    rows = [_CellRow(each, left[each.cell.cell_id]) for each in cells]
+    best = {each.cell.position: each.best for each in by_groups}
+    rows = [_CellRow(each, left[each.cell.cell_id], best.get(each.cell.position)) for each in cells]
     if as_json:
         print_json(
             [
                 _status_row(row)
                 | _null(row)
+                | {"grouped_ratio": row.grouped, "grouped_measure": grouped and grouped.measure.name}
                 | _counts(row.cell)
                 | _attempt_row(row)
                 | {"notes": by_cell.get(row.cell.cell_id, [])}
@@ -72,6 +75,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         return
     table = (
         _status_row(row)
+        | ({grouped.measure.ratio: row.grouped} if grouped else {})
         | {"null": _null(row)["null_ratio"]}
         | {"time left": None if row.left is None else duration(row.left)}
         for row in rows
@@ -88,10 +92,10 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 class _CellRow:
     """A cell of a study as `status` looks at it: how it stands is asked once."""
 
-    def __init__(self, measured: "MeasuredCell", seconds: float | None) -> None:
+    def __init__(self, measured: "MeasuredCell", seconds: float | None, grouped: float | None) -> None:
         from diffmem.store import State, reason, state_of
 
-        self.measured, self.cell = measured, measured.cell
+        self.measured, self.cell, self.grouped = measured, measured.cell, grouped
         self.state, self.reason = state_of(measured.cell), reason(measured.cell)
         self.running = self.state is State.RUNNING
         self.done = self.state in (State.FINISHED, State.CROSSED)

@@ -1,8 +1,13 @@
+from .auditing import Audit as Audit
+from .auditing import ImageGroup as ImageGroup
+from .auditing import audit as audit
+from .augmenting import transforms_of as transforms_of
 from .collection import Source as Source
 from .collection import image_files as image_files
 from .collection import read_images as read_images
 from .decoding import progress as progress
 from .duplicates import find_groups as find_groups
+from .duplicates import identical_groups as identical_groups
 from .duplicates import note as note
 from .listing import CONTAINERS as CONTAINERS
 from .pixels import SUFFIXES as SUFFIXES

@@ -6,32 +6,27 @@ d1 and d2 are then both small, so that a copy of such an image has no ratio belo
 import base64
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from diffmem.cells import NEAR
+from diffmem.data.augmenting import Transform, transforms_of
 from diffmem.data.cache import entry_path, keep_facts, kept_facts
+from diffmem.data.near import TooManyAlike, join_near, joined
 from diffmem.data.pixels import is_binary
 from diffmem.errors import DataError
+from diffmem.text import counted
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 
-NEAR = 0.05
-"""Root mean square of the differences, as a share of 255, below which two images are nearly identical."""
 MOST = 100_000
-"""Distinct images among which near ones are looked for; there are N^2 pairs of them."""
-MOST_PAIRS, MOST_COMPARED = 5 * 10**6, 3 * 10**9
-"""Pairs, and pixels of them, that are compared: some seconds of work."""
-GRID = 8
-"""Blocks a side whose means are compared first."""
-ROWS = 2048
+"""Distinct images among which near ones are looked for to warn of them; there are N^2 pairs of them."""
 
 
 class Groups(NamedTuple):
@@ -40,33 +35,57 @@ class Groups(NamedTuple):
     exact: Indices
     near: Indices | None
 
+    @property
+    def identical(self) -> int:
+        """Return how many images are identical with another one."""
+        return _in_company(self.exact)
+
+    @property
+    def alike(self) -> int:
+        """Return how many images are identical or nearly identical with another one, as far as it was looked for."""
+        return _in_company(self.widest)
+
+    @property
+    def widest(self) -> Indices:
+        """Return the group of each image, of near ones if these were looked for, else of identical ones."""
+        return self.exact if self.near is None else self.near
+
     def of(self, chosen: Indices) -> "Groups":
         """Return the groups of some of the images."""
         return Groups(self.exact[chosen], None if self.near is None else self.near[chosen])
 
 
-class _TooManyAlike(Exception):
-    """Too many pairs of images may be alike for all of them to be compared."""
+def find_groups(images: Pixels, *, delta: float = NEAR, augment: Iterable[str] = (), thorough: bool = False) -> Groups:
+    """Return the groups of images [n, c, h, w]: connected by pairs that differ by less than `delta`, the root mean
+    square of pixels as a share of the scale.
+
+    With `augment`, an image may also be like what these augmentations make of another one. Near ones are not looked for
+    if that takes minutes, unless it is to be `thorough`. DataError for an augmentation or a delta that cannot be.
+    """
+    if not 0 < delta < 1:
+        raise DataError(f"delta must be above 0 and below 1, a share of the scale of pixels, not {delta:g}")
+    transforms = transforms_of(augment)
+    kinds, first = _distinct(images)
+    alike = _joined_by(transforms, images, first)
+    near = None
+    if thorough or len(first) <= MOST:
+        scaled = delta * (1 if is_binary(images) else 255)
+        with suppress(TooManyAlike):
+            near = join_near(images, first, alike, scaled, transforms=transforms, thorough=thorough)[kinds]
+    return Groups(alike[kinds], near)
 
 
-def find_groups(images: Pixels) -> Groups:
-    """Return the groups of images [n, c, h, w]: connected by pairs that differ by less than NEAR."""
-    exact, first = _identical(images)
-    if len(first) > MOST:
-        return Groups(exact, None)
-    try:
-        pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *_near_pairs(images, first)])
-    except _TooManyAlike:
-        return Groups(exact, None)
-    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(first), len(first)))
-    return Groups(exact, connected_components(graph, directed=False)[1].astype(np.int64)[exact])
+def identical_groups(images: Pixels, *, augment: Iterable[str] = ()) -> Indices:
+    """Return the group of each of images [n, c, h, w]: of those that are identical, or that these augmentations make
+    of each other; DataError for an augmentation that diffmem does not know."""
+    kinds, first = _distinct(images)
+    return _joined_by(transforms_of(augment), images, first)[kinds]
 
 
 def note(groups: Groups) -> str:
     """Return in a sentence how many images are not the only ones of their group, and what follows; empty if none."""
     count = len(groups.exact)
-    identical = _in_company(groups.exact)
-    alike = identical if groups.near is None else _in_company(groups.near)
+    identical, alike = groups.identical, groups.alike
     unsought = "; nearly identical ones were not looked for among so many images" if groups.near is None else ""
     if not alike:
         return f"no training images are identical{unsought}" if unsought else ""
@@ -74,7 +93,8 @@ def note(groups: Groups) -> str:
     found = " and ".join(f"{many:,} are {kind}" for kind, many in kinds.items() if many)
     return (
         f"of {count:,} training images {found} with another one: a copy of such an image has two nearest ones about "
-        f"equally far away and does not count as memorized, so the ratio may be too low{unsought}"
+        "equally far away and does not count as memorized, so the ratio may be too low; the measure grouped takes them "
+        f"for {counted(_several(groups.widest), 'image')}{unsought}"
     )
 
 
@@ -83,77 +103,40 @@ def _in_company(groups: Indices) -> int:
     return int(sizes[sizes > 1].sum())
 
 
-def _identical(images: Pixels) -> tuple[Indices, Indices]:
-    """Return the group of each image among identical ones, and the first image of each group."""
+def _several(groups: Indices) -> int:
+    """Return how many groups have more than one image."""
+    _, sizes = np.unique(groups, return_counts=True)
+    return int((sizes > 1).sum())
+
+
+def _distinct(images: Pixels) -> tuple[Indices, Indices]:
+    """Return the number of each image among distinct ones, and the first image of each number."""
     known: dict[bytes, int] = {}
-    exact = np.empty(len(images), dtype=np.int64)
+    kinds = np.empty(len(images), dtype=np.int64)
     first: list[int] = []
     for number, image in enumerate(images):
-        content = image.tobytes()
-        key = content if len(content) <= 64 else hashlib.blake2b(content, digest_size=16).digest()
-        exact[number] = known.setdefault(key, len(known))
+        kinds[number] = known.setdefault(_key(image), len(known))
         if len(known) > len(first):
             first.append(number)
-    return exact, np.array(first, dtype=np.int64)
+    return kinds, np.array(first, dtype=np.int64)
 
 
-def _near_pairs(images: Pixels, first: Indices) -> Iterator[Indices]:
-    """Yield the pairs [k, 2] of distinct images that differ by less than NEAR, as positions in `first`.
-
-    Means of blocks differ by no more than the images do, so that pairs are looked at only where these are near.
-    """
-    near = NEAR * (1 if is_binary(images) else 255)
-    limit = near**2 * images[0].size
-    means, weights = _block_means(images, first)
-    brightness = means @ weights / images[0].size  # the mean of all pixels, which differs by less than NEAR too
-    order = np.argsort(brightness, kind="stable")
-    means, brightness = means[order], brightness[order]
-    norms, compared = np.square(means).sum(axis=1), 0
-    for start in range(0, len(order), ROWS):
-        stop = min(start + ROWS, len(order))
-        end = int(np.searchsorted(brightness, brightness[stop - 1] + near + SLACK))
-        for other in range(start, end, ROWS):
-            until = min(other + ROWS, end)
-            squared = norms[start:stop, None] + norms[None, other:until] - 2 * means[start:stop] @ means[other:until].T
-            left, right = np.nonzero(squared < limit * (1 + SLACK) + 1)
-            left, right = left + start, right + other
-            ahead = left < right
-            compared += int(ahead.sum())
-            if compared > MOST_PAIRS or compared * images[0].size > MOST_COMPARED:
-                raise _TooManyAlike
-            yield from _checked(images, first, np.stack([order[left[ahead]], order[right[ahead]]], axis=1), limit)
+def _joined_by(transforms: Sequence[Transform], images: Pixels, first: Indices) -> Indices:
+    """Return the group of each distinct image among those of which transforms make another one."""
+    labels = np.arange(len(first))
+    known = {_key(images[number]): kind for kind, number in enumerate(first)} if transforms else {}
+    for transform in transforms:
+        made = [known.get(_key(transform.of(images[number : number + 1]))) for number in first]
+        pairs = [(kind, other) for kind, other in enumerate(made) if other is not None]
+        left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        labels = joined(labels, left, right)
+    return labels
 
 
-SLACK = 1e-3
-"""What rounding may take from a comparison of means."""
-
-
-def _block_means(images: Pixels, first: Indices) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the means of blocks of each distinct image times the root of their pixels, float32 [n, blocks], and those
-    roots [blocks]; l2 distances of the former are at most those of the images."""
-    channels, height, width = images.shape[1:]
-    rows, columns = (np.linspace(0, side, min(GRID, side) + 1).astype(int) for side in (height, width))
-    pixels = np.outer(np.diff(rows), np.diff(columns))
-    roots = np.broadcast_to(np.sqrt(pixels), (channels, *pixels.shape)).reshape(-1).astype(np.float32)
-    means = np.empty((len(first), len(roots)), dtype=np.float32)
-    for start in range(0, len(first), ROWS):
-        some = images[first[start : start + ROWS]].astype(np.float32) - 128
-        sums = np.add.reduceat(np.add.reduceat(some, rows[:-1], axis=2), columns[:-1], axis=3)
-        means[start : start + len(some)] = sums.reshape(len(some), -1) / roots
-    return means, roots
-
-
-def _checked(images: Pixels, first: Indices, pairs: Indices, limit: float) -> Iterator[Indices]:
-    """Yield those of some pairs whose images differ by less than the limit, squared and summed."""
-    at_once = max(1, AT_ONCE // images[0].size)
-    for start in range(0, len(pairs), at_once):
-        some = pairs[start : start + at_once]
-        left, right = (images[first[some[:, side]]].reshape(len(some), -1).astype(np.int32) for side in (0, 1))
-        yield some[np.square(left - right).sum(axis=1) < limit]
-
-
-AT_ONCE = 2**24
-"""Pixels that are compared at once."""
+def _key(image: Pixels) -> bytes:
+    """Return what tells the content of an image from any other."""
+    content = image.tobytes()
+    return content if len(content) <= 64 else hashlib.blake2b(content, digest_size=16).digest()
 
 
 # --- kept with the images ------------------------------------------------------------------------------

@@ -1,1 +1,2 @@
+from .score import Score as Score
 from .score import score_images as score_images

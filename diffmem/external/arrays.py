@@ -19,32 +19,54 @@ from diffmem.data import (
     note,
     plain,
     range_fault,
+    transforms_of,
     treatments,
     unlike_scales,
 )
 from diffmem.errors import DataError, ImageWarning
-from diffmem.measures import NEAREST, memorized_share, two_nearest
+from diffmem.measures import GROUPED, NEAREST, Measure, grouped_name, memorized_share, two_nearest
 
 Images = Tensor | npt.NDArray[Any] | Sequence[Any]
 """[n, c, h, w], [n, h, w, c] or [n, h, w] with c of 1 or 3, or a list of such images, also PIL ones: uint8; or
 floating-point values in 0..1 or -1..1, or whole ones of 16 bits, as a warning then says."""
 
 
-def memorization_ratio(images: Images, training_images: Images, *, threshold: float = NEAREST.threshold) -> float:
+def memorization_ratio(
+    images: Images,
+    training_images: Images,
+    *,
+    threshold: float = NEAREST.threshold,
+    groups: str = "none",
+    augment: Sequence[str] = (),
+) -> float:
     """Return the share of generated images that are memorized: d1 < threshold * d2, in 0..1 (Gu et al. 2023, Sec. 2).
 
     d1 and d2 are the l2 distances to the nearest and the second nearest training image. Both are taken on the 0..255
-    scale, as `Images` says, and are compared on the device of `images`. Raises DataError where they do not compare;
-    warns (ImageWarning) of what they are taken to mean, and of training images that are alike.
+    scale, as `Images` says, and are compared on the device of `images`. With `groups` "exact" or "near", d2 is to the
+    nearest one of another group of identical or nearly identical training images, which also have what `augment`
+    ("hflip", "shift") makes of them. Raises DataError where they do not compare; warns (ImageWarning) of what they are
+    taken to mean, and of training images that are alike if they are not grouped.
     """
     if not (isinstance(threshold, SupportsFloat) and 0 < float(threshold) <= 1):
         raise DataError(f"the threshold must be a number above 0 and at most 1 (the paper's is 1/3), not {threshold!r}")
+    measure = _grouping(groups, augment)
     training = as_training_images(training_images)
-    if duplicates := duplicates_in(training):
+    if measure is NEAREST and (duplicates := duplicates_in(training)):
         warnings.warn(f"training images: {duplicates}", ImageWarning, stacklevel=2)
     generated = as_generated_images(images, training, signed=has_negative(training_images))
-    _, distance = two_nearest(generated, in_colour(training, generated).to(generated.device))
-    return memorized_share(distance, threshold)
+    against = in_colour(training, generated).to(generated.device)
+    found = measure.compare(generated, against, *two_nearest(generated, against))
+    return memorized_share(torch.stack([found.distance, found.yardstick], dim=1), threshold)
+
+
+def _grouping(groups: str, augment: Sequence[str]) -> Measure:
+    """Return the measure that groups training images so; DataError where that cannot be."""
+    transforms_of(augment)
+    if groups not in ("none", "exact", "near"):
+        raise DataError(f"groups must be none, exact or near, not {groups!r}")
+    if groups == "none" and augment:
+        raise DataError('augment is of groups of training images; add groups="near", or "exact"')
+    return NEAREST if groups == "none" else GROUPED[grouped_name(groups, augment)]
 
 
 def duplicates_in(training_images: Tensor) -> str:

@@ -30,7 +30,7 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import MOST_COPIED, NEAREST, Comparison, Evidence, measure_named, p_value, wilson
+from diffmem.measures import GROUPED, MOST_COPIED, NEAREST, Comparison, Evidence, measure_named, p_value, wilson
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Measurement, Outcome, Store, provenance
 from diffmem.text import counted, readable
@@ -101,6 +101,7 @@ class Score:
     null_samples: int  # held-out images
     p_value: float | None  # the chance of so many copies if held-out images are called that as often
     measurements: list[Measurement]  # by other measures than the paper's
+    grouped_ratio: float | None  # the ratio between groups of training images, if one of `measures` is
 
     @property
     def ratio(self) -> float:
@@ -153,10 +154,29 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
+    files = [] if against in DATASETS else image_files(against)
+    return _result(
+        name, cell, checkpoint, store, files=files, twins=groups.identical, notes=notes, null=null, asked=measures
+    )
+
+
+def _result(
+    name: str,
+    cell: ForeignCell,
+    checkpoint: Checkpoint,
+    store: Store,
+    *,
+    files: Sequence[str],
+    twins: int,
+    notes: tuple[str, ...],
+    null: Evidence | None,
+    asked: Sequence[str],
+) -> Score:
+    """Return what was found of a study's images, by the measures `asked` and those that the store has; `files` are
+    those of the training images, if each has one."""
+    found = {each.measure: each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name}
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
-    files = [] if against in DATASETS else image_files(against)
-    _, members = np.unique(groups.exact, return_counts=True)
     return Score(
         name,
         checkpoint.samples,
@@ -169,12 +189,13 @@ def score_images(
             Copied(each.nearest, each.copies, files[each.nearest] if files else None)
             for each in replicated[:MOST_COPIED]
         ],
-        twins=int(members[members > 1].sum()),
+        twins=twins,
         notes=notes,
         null_ratio=None if null is None else null.ratio,
         null_samples=0 if null is None else null.samples,
         p_value=None if null is None else _chance(checkpoint, null),
-        measurements=[each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name],
+        measurements=list(found.values()),
+        grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
     )
 
 

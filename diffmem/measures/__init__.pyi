@@ -3,6 +3,9 @@ from .comparison import Comparison as Comparison
 from .comparison import png as png
 from .evidence import Evidence as Evidence
 from .evidence import MeasureEvidence as MeasureEvidence
+from .grouped import AUGMENTATIONS as AUGMENTATIONS
+from .grouped import GROUPED as GROUPED
+from .grouped import grouped_name as grouped_name
 from .intervals import NORMAL as NORMAL
 from .intervals import p_value as p_value
 from .intervals import wilson as wilson

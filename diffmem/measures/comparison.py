@@ -25,6 +25,7 @@ class Comparison:
     def __init__(self, training_images: Tensor, *, pairs: int, others: Sequence[str] = ()) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
         self.measures = [NEAREST, *(measure_named(name) for name in others if name != NEAREST.name)]
+        self.prepared = {each.name: each.prepare(training_images) for each in self.measures if each.prepare}
         self.added: list[list[Compared]] = [[] for _ in self.measures]
         self.gathered: list[list[Compared]] = [[] for _ in self.measures]
         self.pairs: list[tuple[bytes, bytes]] = []
@@ -35,7 +36,8 @@ class Comparison:
             -1, generated.shape[1], -1, -1
         )  # where these are grey and those are not
         index, distance = two_nearest(generated, in_colour)
-        found = [measure.compare(generated, in_colour, index, distance) for measure in self.measures]
+        compares = [self.prepared.get(measure.name, measure.compare) for measure in self.measures]
+        found = [compare(generated, in_colour, index, distance) for compare in compares]
         on_cpu = [Compared(*(each.cpu() for each in compared)) for compared in found]
         pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
         pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]

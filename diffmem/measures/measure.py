@@ -16,6 +16,11 @@ class Compared(NamedTuple):
     yardstick: "Tensor"  # [n], float64, what the distance is compared with
 
 
+Compare = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], Compared]
+"""From generated [n, c, h, w] and training images [N, c, h, w], uint8 on one device, and the indices [n, 2] and
+distances [n, 2] of the two nearest, which are found for all measures."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """A way to tell a copy: a generated image is one where its distance is below `threshold` times its yardstick."""
@@ -28,9 +33,9 @@ class Measure:
     axis: str  # distance / yardstick, as an axis has it
     threshold: float
     largest: float  # that distance / yardstick can be
-    compare: Callable[["Tensor", "Tensor", "Tensor", "Tensor"], Compared]
-    """From generated [n, c, h, w] and training images [N, c, h, w], uint8 on one device, and the indices [n, 2] and
-    distances [n, 2] of the two nearest, which are found for all measures."""
+    compare: Compare
+    prepare: "Callable[[Tensor], Compare] | None" = None
+    """Of a measure that has to look through the training images [N, c, h, w] first: what compares with them."""
 
 
 def is_copy(distance: Any, yardstick: Any, threshold: float) -> Any:

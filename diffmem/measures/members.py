@@ -2,10 +2,11 @@
 
 from diffmem.errors import DataError
 from diffmem.measures.calibrated import CALIBRATED
+from diffmem.measures.grouped import GROUPED
 from diffmem.measures.measure import Measure
 from diffmem.measures.nearest import NEAREST
 
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in (NEAREST, CALIBRATED)}
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in (NEAREST, CALIBRATED, *GROUPED.values())}
 """By name, the paper's first, which every checkpoint has."""
 
 

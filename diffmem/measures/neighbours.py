@@ -1,5 +1,7 @@
 """The nearest training images of each generated one, exactly."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -45,16 +47,21 @@ def nearest_distances(images: Tensor, training_images: Tensor, count: int) -> Te
     """
     parts = []
     for rows in torch.split(images, IMAGE_ROWS):
-        x = _centred(rows)
-        x_norms = _squared_norms(x)
-        nearest = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
-        for start in range(0, len(training_images), TRAINING_ROWS):
-            squared = _squared_distances(x, _centred(training_images[start : start + TRAINING_ROWS]), x_norms)
+        nearest = torch.empty((len(rows), 0), dtype=torch.float64, device=rows.device)
+        for _, squared in distances_between(rows, training_images):
             nearest = torch.cat([nearest, squared], dim=1)
             nearest = nearest.topk(min(count, nearest.shape[1]), dim=1, largest=False).values
         parts.append(nearest)
     squared = torch.cat(parts) if parts else images.new_empty((0, count), dtype=torch.float64)
     return squared.sort(dim=1).values.sqrt()
+
+
+def distances_between(images: Tensor, training_images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the squared l2 distances [n, m] of images to the training images from a position on, exact, and that."""
+    x = _centred(images)
+    x_norms = _squared_norms(x)
+    for start in range(0, len(training_images), TRAINING_ROWS):
+        yield start, _squared_distances(x, _centred(training_images[start : start + TRAINING_ROWS]), x_norms)
 
 
 def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from diffmem.cells import (
     fingerprints_of,
     impossible_checkpoints,
     impossible_data,
+    impossible_groups,
     impossible_labels,
 )
 from diffmem.data import describe
@@ -191,7 +192,8 @@ class _Crossing:
     def _resolve_training(self, steps: Steps, trained: bool) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
         T, score = self._section("T", steps).section, self._section("score", ()).section
         resolved = T.resolved(trained=trained)
-        return resolved, self._scoring(resolved.epochs), impossible_checkpoints(T, score)
+        faults = [*impossible_checkpoints(T, score), *impossible_groups(score)]
+        return resolved, self._scoring(resolved.epochs), faults
 
     def _resolve_scoring(self, epochs: int) -> Scoring:
         score: Scoring = self._section("score", ()).section

@@ -42,6 +42,8 @@ PAPER = {
     "score.pairs": "Fig. 9, 10",
     "score.held_out": "-",
     "score.measures": "-",
+    "score.groups": "-",
+    "score.augment": "-",
     "score.keep": "-",
     "emm.epsilon": "Def. 3.1",
     "emm.measure": "-",

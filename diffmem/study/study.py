@@ -1,13 +1,13 @@
 """Studies: a study file resolved to its cells, every fault found, and the schema that editors use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from diffmem.cells import Estimation
-from diffmem.measures import MEASURES, NEAREST, Measure
+from diffmem.cells import AUGMENTATIONS, Estimation
+from diffmem.measures import MEASURES, NEAREST, Measure, grouped_name
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
 from diffmem.study.toml import read_study
@@ -134,14 +134,26 @@ def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str
         faults.add(settings[key].place, key, f"no measure {name!r}; {meant}")
     if unknown:
         return layer
-    measure = MEASURES[estimation.measure]
+    measure, grouped = MEASURES[estimation.measure], _grouped(settings)
     if estimation.threshold is not None and estimation.threshold > measure.largest:
         fault = f"must be at most {measure.largest:g} for the measure {measure.name}, not {estimation.threshold:g}"
         faults.add(settings["emm.threshold"].place, "emm.threshold", fault)
-    if not own or measure is NEAREST or measure.name in names:
+    wanted = {measure.name: settings["emm.measure"].place} if own and measure is not NEAREST else {}
+    wanted |= {grouped: settings["score.groups"].place} if grouped else {}
+    added = [name for name in wanted if name not in names]
+    if not added:
         return layer
-    place = settings["emm.measure"].place
-    return Layer({**settings, "score.measures": Setting([*names, measure.name], place)}, layer.axes)
+    return Layer({**settings, "score.measures": Setting([*names, *added], wanted[added[0]])}, layer.axes)
+
+
+def _grouped(settings: Mapping[str, Setting]) -> str:
+    """Return the name of the measure that score.groups and score.augment ask for; empty if none, or not rightly."""
+    groups, augment = (
+        settings[key].value if key in settings else default
+        for key, default in (("score.groups", "none"), ("score.augment", []))
+    )
+    right = groups in ("exact", "near") and isinstance(augment, list) and all(each in AUGMENTATIONS for each in augment)
+    return grouped_name(groups, augment) if right else ""
 
 
 def _searched(layer: Layer, estimation: Estimation, path: Path, faults: Faults) -> Layer:

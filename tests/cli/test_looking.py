@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 import tiny
 from click.shell_completion import ShellComplete
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from scipy.stats import binomtest
 
 from diffmem.cli import main
+from diffmem.measures import MeasureEvidence
 from diffmem.store.given import Listing, Provenance
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
@@ -559,6 +561,45 @@ def test_emm_is_by_the_measure_that_is_asked_for():
     shown = diffmem("emm", "tiny", "--measure", "calibrated").stdout
     assert shown.startswith("tiny: extracted share (calibrated l2)\n")
     assert "the largest N with extracted share (calibrated l2) >= 0.9" in " ".join(shown.split())
+
+
+@pytest.fixture
+def grouped(store: Store, study: Study) -> Store:
+    """Score the second cell between groups too, of mirrored images: none, most and some are copies."""
+    for epoch, copies in zip(tiny.EPOCHS, (0, 18, 5), strict=True):
+        point = tiny.checkpoint(study.cells[1].cell.cell_id, epoch, 0.1)
+        yardstick = np.full(point.samples, 50.0)
+        distance = np.where(np.arange(point.samples) < copies, 5.0, 40.0)
+        found = MeasureEvidence(point.nearest, distance, yardstick, copies)
+        store.append(dataclasses.replace(point, others={"grouped-hflip": found}))
+    return store
+
+
+@pytest.mark.usefixtures("grouped")
+def test_emm_and_status_have_the_ratio_between_groups_beside_the_papers():
+    rows = data("status", "tiny")
+    assert [(row["best ratio"], row["grouped_ratio"]) for row in rows] == [(1.0, None), (0.1, 0.9)]
+    assert {row["grouped_measure"] for row in rows} == {"grouped-hflip"}
+    assert "grouped ratio" in diffmem("status", "tiny").stdout
+    found = data("emm", "tiny")
+    assert (found["measure"], found["grouped_measure"]) == ("nearest", "grouped-hflip")
+    assert [curve["grouped_ratios"] for curve in found["curves"]] == [{}, {"8": 0.9}]
+    assert "M.dropout = 0.2: grouped ratio (hflip) N=8: 0.900\n" in diffmem("emm", "tiny").stdout
+
+
+def test_a_study_that_is_not_scored_between_groups_has_no_such_ratio():
+    assert {(row["grouped_ratio"], row["grouped_measure"]) for row in data("status", "tiny")} == {(None, None)}
+    assert "grouped" not in diffmem("status", "tiny").stdout + diffmem("emm", "tiny").stdout
+    assert data("emm", "tiny")["grouped_measure"] is None
+
+
+@pytest.mark.usefixtures("grouped")
+def test_one_grouping_is_never_shown_as_another():
+    assert "nothing is scored by the measure grouped;" in refusal("emm", "tiny", "--measure", "grouped")
+    by_itself = data("emm", "tiny", "--measure", "grouped-hflip")
+    assert (by_itself["measure"], by_itself["grouped_measure"]) == ("grouped-hflip", None)
+    assert [curve["ratios"] for curve in by_itself["curves"]] == [{}, {"8": 0.9}]
+    assert diffmem("store", "check").exit_code == 0
 
 
 def test_emm_by_a_measure_that_nothing_is_scored_by_names_the_command(study):

@@ -30,6 +30,7 @@ import diffmem
 from diffmem.cli import main
 from diffmem.data.collection import read_images
 from diffmem.data.decoding import ALONE, on_all_cores, progress
+from diffmem.data.duplicates import find_groups
 from diffmem.data.training_sets import draw, training_set
 from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.store.schema import MIGRATIONS
@@ -937,6 +938,16 @@ CALLS = {
     "generated images: each must be an image, not a tuple of image and label; give the images alone, as [image for image, label in dataset] does, and join the batches of a loader with torch.cat": ratio(
         [(IMAGES[0], 3)]
     ),
+    "delta must be above 0 and below 1, a share of the scale of pixels, not 2": lambda: find_groups(IMAGES, delta=2),
+    "groups must be none, exact or near, not 'twins'": lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, groups="twins"
+    ),
+    'augment is of groups of training images; add groups="near", or "exact"': lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, augment=["hflip"]
+    ),
+    "no augmentation 'rotate'; there are hflip, shift": lambda: diffmem.memorization_ratio(
+        IMAGES, IMAGES, groups="near", augment=["rotate"]
+    ),
     "generated images: a dict is no image": ratio([{}]),
     "generated images: must be [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 or 3 channels c, not [8, 8]": ratio(
         IMAGES[0, 0]
@@ -957,7 +968,9 @@ CALLS = {
         settings={"lr": [1, 2]}
     ),
     "Monitor: the setting 'lr' must be a finite number, not nan": lambda: watch(settings={"lr": float("nan")}),
-    "no measure 'l2'; there are nearest, calibrated": lambda: watch(measures=["l2"]),
+    "no measure 'l2'; there are nearest, calibrated, grouped, grouped-hflip, grouped-shift, grouped-hflip-shift, grouped-exact, grouped-exact-hflip, grouped-exact-shift, grouped-exact-hflip-shift": lambda: (
+        watch(measures=["l2"])
+    ),
     "a.duckdb: 'tiny' is a study of tiny.toml; give the monitor another name": lambda: (store(), watch(name="tiny")),
     "mine: a step is a whole number from 0 to 2147483647, not -10": lambda: watch()(-10, lambda count: IMAGES[:count]),
     "mine: a step is a whole number from 0 to 2147483647, not 0.5": lambda: watch()(0.5, lambda count: IMAGES[:count]),
@@ -965,7 +978,9 @@ CALLS = {
         10, lambda count: IMAGES[:count]
     ),
     # the store
-    "no measure 'calibrate'; there are nearest, calibrated": lambda: diffmem.study_curves(store(), "tiny", "calibrate"),
+    "no measure 'calibrate'; there are nearest, calibrated, grouped, grouped-hflip, grouped-shift, grouped-hflip-shift, grouped-exact, grouped-exact-hflip, grouped-exact-shift, grouped-exact-hflip-shift": lambda: (
+        diffmem.study_curves(store(), "tiny", "calibrate")
+    ),
     'the query: Binder Error: Referenced column "nope" was not found because the FROM clause is missing (the query SHOW TABLES lists the tables)': lambda: (
         store().columns("SELECT nope")
     ),

@@ -2000,7 +2000,7 @@ def test_a_pattern_of_small_arrays_is_not_enlarged_without_being_asked() -> None
 
 
 def test_images_that_are_all_nearly_alike_are_not_compared_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffmem.data.duplicates.MOST_PAIRS", 10)
+    monkeypatch.setattr("diffmem.data.near.MOST_PAIRS", 10)
     training = np.full((12, 1, 8, 8), 20, dtype=np.uint8) + np.arange(12, dtype=np.uint8)[:, None, None, None]
     with pytest.warns(ImageWarning, match="nearly identical ones were not looked for among so many images"):
         diffmem.memorization_ratio(training, training)

@@ -310,3 +310,54 @@ def test_a_training_set_that_is_larger_than_memory_is_scored() -> None:
             timeout=400,
         )
         assert (result.returncode, result.stdout) == (0, "3\n"), (kept, result.stderr)
+
+
+# --- groups of training images -------------------------------------------------------------------------
+
+
+def test_the_ratio_between_groups_stands_beside_the_papers(samples: Path) -> None:
+    digits = load_source("digits", None).images[:20, 0]
+    np.savez("train.npz", images=np.concatenate([digits, digits]))
+    asked = ["score", "--images", str(samples), "--against", "train.npz", "--store", "s.duckdb", "--groups", "near"]
+    printed = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+    assert (printed["ratio"], printed["grouped_ratio"]) == (0.0, 0.6)
+    (measured,) = printed["measurements"]
+    assert (measured["measure"], measured["value"], measured["n"]) == ("grouped", 0.6, 10)
+    shown = CliRunner().invoke(main, asked).stdout
+    assert "grouped ratio 0.6000 (95% interval 0.3127 to 0.8318): an image is memorized between groups if" in shown
+    assert "the measure grouped takes them for 20 images" in shown
+
+
+def test_evidence_by_one_grouping_is_not_that_by_another(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    plain = score_images(samples, "digits", store, measures=["grouped"])
+    assert plain.grouped_ratio == 0.7
+    again = score_images(samples, "digits", store)
+    assert (again.grouped_ratio, [row.measure for row in again.measurements]) == (None, ["grouped"])
+    for file in samples.iterdir():
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    assert score_images(samples, "digits", store, measures=["grouped"]).grouped_ratio == 0.0
+    asked = ["--groups", "near", "--augment", "hflip", "--json"]
+    result = CliRunner().invoke(
+        main, ["score", "--images", str(samples), "--against", "digits", "--store", "s.duckdb", *asked]
+    )
+    printed = json.loads(result.stdout)
+    assert printed["grouped_ratio"] == 0.7
+    assert {row["measure"]: row["value"] for row in printed["measurements"]} == {"grouped": 0.0, "grouped-hflip": 0.7}
+
+
+def test_an_augmentation_without_groups_is_answered_with_what_is_missing(samples: Path) -> None:
+    result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "digits", "--augment", "hflip"])
+    assert result.exit_code == 2
+    said = result.stderr.splitlines()[-1]
+    assert said == "Error: --augment is of groups of training images; add --groups near, or exact"
+
+
+def test_held_out_images_are_the_null_of_the_ratio_between_groups_too(samples: Path) -> None:
+    digits, store = load_source("digits", None).images[:, 0], Store(Path("s.duckdb"))
+    np.savez("train.npz", images=digits[:900])
+    np.savez("held.npz", images=digits[900:])
+    score_images(samples, "train.npz", store, measures=["grouped"], held_out="held.npz")
+    counts = store.rows("SELECT measure, count(*) AS images FROM held_out GROUP BY ALL ORDER BY measure")
+    assert counts == [{"measure": "grouped", "images": 897}, {"measure": "nearest", "images": 897}]

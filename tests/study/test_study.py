@@ -15,6 +15,7 @@ import tomli
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
+from diffmem.measures import GROUPED
 from diffmem.networks.unets import UNetModel
 from diffmem.study import crossing
 from diffmem.study.layers import SECTIONS, models_of
@@ -974,6 +975,28 @@ def test_a_measure_of_the_command_line_or_a_profile_is_one_too():
 
 
 @pytest.mark.parametrize(
+    ("more", "measures"),
+    [
+        ('groups = "none"', ()),
+        ('groups = "near"', ("grouped",)),
+        ('groups = "exact"', ("grouped-exact",)),
+        ('groups = "near"\naugment = ["shift", "hflip"]', ("grouped-hflip-shift",)),
+        ('groups = "near"\nmeasures = ["grouped", "calibrated"]', ("grouped", "calibrated")),
+        ('groups = "near"\nmeasures = ["calibrated"]\n[emm]\nmeasure = "grouped"', ("calibrated", "grouped")),
+        (
+            'groups = "exact"\naugment = ["hflip"]\n[emm]\nmeasure = "grouped-shift"',
+            ("grouped-shift", "grouped-exact-hflip"),
+        ),
+    ],
+)
+def test_groups_ask_for_the_measure_that_groups_so_and_change_no_cell(more, measures):
+    grouped = load(BASE + f"[score]\n{more}\n").cells[0].cell
+    assert grouped.score.measures == measures
+    assert grouped.cell_id == load(BASE).cells[0].cell.cell_id
+    assert "groups" not in grouped.configuration["score"]
+
+
+@pytest.mark.parametrize(
     ("more", "fault"),
     [
         (
@@ -981,7 +1004,19 @@ def test_a_measure_of_the_command_line_or_a_profile_is_one_too():
             "study.toml:13: score.measures: no measure 'calibratd'; did you mean calibrated?",
         ),
         ('[emm]\nmeasure = "nearst"\n', "study.toml:13: emm.measure: no measure 'nearst'; did you mean nearest?"),
-        ('[emm]\nmeasure = "x"\n', "study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated"),
+        (
+            '[emm]\nmeasure = "x"\n',
+            f"study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated, {', '.join(GROUPED)}",
+        ),
+        (
+            '[score]\naugment = ["hflip"]\n',
+            'study.toml:13: score.augment: is of groups of training images; add groups = "near", or "exact"',
+        ),
+        (
+            '[score]\ngroups = "near"\naugment = ["hflip", "rotate"]\n',
+            "study.toml:14: score.augment: must be 'hflip' or 'shift', not 'rotate'",
+        ),
+        ('[score]\ngroups = "twins"\n', "study.toml:13: score.groups: must be 'none', 'exact' or 'near', not 'twins'"),
         (
             "[emm]\nthreshold = 1.5\n",
             "study.toml:13: emm.threshold: must be at most 1 for the measure nearest, not 1.5",
@@ -1006,5 +1041,5 @@ def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
 
 def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
-    assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated"]
-    assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated"]
+    assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated", *GROUPED]
+    assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated", *GROUPED]
