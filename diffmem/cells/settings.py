@@ -153,7 +153,9 @@ class Scoring(Settings):
         description="Images that are not trained on, at most, whose share of copies is the null; changes no numbers.",
     )
     measures: Names = Field(
-        (), description="Measures beside the paper's that a checkpoint is scored by: calibrated; changes no numbers."
+        (),
+        description="Measures beside the paper's that a checkpoint is scored by: calibrated; of its "
+        "denoiser: gaps, membership; changes no numbers.",
     )
     keep: Literal["last", "best", "all", "none"] = Field(
         "last",

@@ -27,9 +27,9 @@ def measure_named(name: str) -> Measure:
 
 
 def check_measure(name: str) -> None:
-    """Raise DataError where diffmem knows no measure of a name, of whatever kind."""
-    if name not in DENOISER_MEASURES:
-        measure_named(name)
+    """Raise DataError where diffmem knows no measure of a name, of either kind."""
+    if name not in {**MEASURES, **DENOISER_MEASURES}:
+        raise DataError(f"no measure {name!r}; there are {', '.join([*MEASURES, *DENOISER_MEASURES])}")
 
 
 def no_copies(name: str) -> str:

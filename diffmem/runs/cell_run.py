@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from diffmem.cells import Cell
-from diffmem.data import TrainingSet, held_out, training_set
+from diffmem.data import TrainingSet, training_set
 from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
-from diffmem.measures import NEAREST, Comparison
+from diffmem.measures import Comparison, LevelValue, of_copies, of_denoisers
 from diffmem.models import (
     ALONE,
     Compile,
@@ -36,11 +36,14 @@ from diffmem.models import (
     train,
 )
 from diffmem.networks import UntrainedModel
+from diffmem.runs.attempt_record import AttemptRecord
+from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
+from diffmem.runs.null import measure_held_out
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
-from diffmem.store import Checkpoint, Outcome, Store, close_attempts, provenance
+from diffmem.store import Checkpoint, Outcome, Store, close_attempts
 from diffmem.study import StudyCell
 
 LOSS_CHECK = 100
@@ -48,10 +51,6 @@ LOSS_CHECK = 100
 
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
-
-
-HELD_OUT_AT_ONCE = 1000
-"""Held-out images that are compared with the training set at once."""
 
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
@@ -154,21 +153,6 @@ def _best(store: Store, cell: Cell) -> float:
     return max(store.ratios(cell.cell_id).values(), default=0.0)
 
 
-class AttemptRecord:
-    """The record of one try to train a cell, which the leading process of its group writes."""
-
-    def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:
-        self.store = store
-        self.id = ""
-        if group.leads:
-            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
-
-    def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """Record how it ended."""
-        if self.id:
-            self.store.end_attempt(self.id, outcome, error)
-
-
 def _reason(error: Exception) -> str:
     """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
     if isinstance(error, DiffmemError):
@@ -192,10 +176,10 @@ class CellRun:
 
     def events(self, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
-        data = training_set(self.cell)
+        self.data = data = training_set(self.cell)
         with self.group.memory():
             images, labels = self._on_device(data)
-        self._measure_held_out(images)
+        measure_held_out(self.cell, images, self.store, self.group)
         if isinstance(self.cell.M, UntrainedModel):
             denoiser = self.cell.M.from_images(images.float() / 127.5 - 1, labels, count=self.cell.labels)
             yield CellStarted(self.entry, 0, 0)
@@ -225,24 +209,6 @@ class CellRun:
             yield from self._measure(state.averaged, images, epoch, step, loss, seconds, last=last)
             if self.outcome is Outcome.CROSSED:
                 return
-
-    def _measure_held_out(self, images: Tensor) -> None:
-        """Score images that are not trained on, whose share of copies is the null, unless the store has them all."""
-        score, names = self.cell.score, [NEAREST.name, *self.cell.score.measures]
-        known = self.store.held_out_counts(self.cell.cell_id) if self.group.leads and score.held_out else {}
-        (lacking,) = self.group.first([int(any(not known.get(name) for name in names))])
-        if not (score.held_out and lacking):
-            return
-        unseen = held_out(self.cell, score.held_out)
-        comparison = Comparison(images, pairs=0, others=score.measures)
-        share = range(len(unseen))[self.group.share(len(unseen))]
-        with self.group.memory():
-            for start in range(share.start, share.stop, HELD_OUT_AT_ONCE):
-                part = unseen[start : min(start + HELD_OUT_AT_ONCE, share.stop)]
-                comparison.add(torch.from_numpy(np.ascontiguousarray(part)).to(self.group.device))
-        comparison.gather(self.group, len(unseen))
-        if self.group.leads and len(unseen):
-            self.store.add_held_out(self.cell.cell_id, comparison.evidence())
 
     def _on_device(self, data: TrainingSet) -> tuple[Tensor, Tensor | None]:
         images = torch.from_numpy(np.ascontiguousarray(data.images)).to(self.group.device)
@@ -354,7 +320,8 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=score.measures)
+        others = of_copies(score.measures)
+        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=others)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
@@ -362,6 +329,7 @@ class CellRun:
             comparison.gather(self.group, len(part))
             if score.precision and comparison.half_width() <= score.precision:
                 break
+        levels = self._levels(denoiser)
         checkpoint = Checkpoint.of(
             comparison.evidence(),
             cell_id=self.cell.cell_id,
@@ -371,6 +339,7 @@ class CellRun:
             loss=loss,
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
+            levels=levels,
         )
         crossed = self.work.enough is not None and checkpoint.ratio >= self.work.enough
         self.outcome = Outcome.FINISHED if last else Outcome.CROSSED if crossed else None
@@ -383,6 +352,14 @@ class CellRun:
             if kept or last:
                 remove_others(self.store, self.cell)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _levels(self, denoiser: DenoiserFunction) -> Mapping[str, Sequence[LevelValue]]:
+        """Measure the denoiser itself by the measures that are asked for, and note why one cannot be had."""
+        names = of_denoisers(self.cell.score.measures)
+        found = measure_denoiser(self.cell, Interruptible(denoiser, self.stop), self.data, names, group=self.group)
+        for note in [*found.notes, *found.reasons.values()] if self.group.leads else []:
+            self.store.add_note(self.cell.cell_id, note)
+        return found.values
 
     def _score(
         self, denoiser: DenoiserFunction, images: Tensor, epoch: int, part: range, comparison: Comparison
