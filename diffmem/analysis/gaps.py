@@ -28,8 +28,8 @@ def cell_gaps(store: Store, study: StoredStudy) -> list[CellGaps]:
     if not cells:
         meant = as_arguments(study.path, study.study, study.overrides)
         raise NotInStore(
-            f"{study.study}: no gaps are measured; `diffmem measure {meant} --measure gaps --measure membership` measures "
-            "them on trained models that are kept (score.keep)"
+            f"{study.study}: no gaps are measured; `diffmem measure {meant} --measure gaps` measures them "
+            "on trained models that are kept (score.keep)"
         )
     return [_of_cell(values) for values in cells.values()]
 
