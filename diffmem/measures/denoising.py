@@ -11,8 +11,8 @@ from diffmem.randomness import stream
 
 LEVELS = 18
 """Noise levels: those of the paper's sampler, however many the images of a study are generated with."""
-DENOISING_IMAGES = 200
-"""Images of either set, at most: with two draws these are 14,400 evaluations, 4% of those behind 10,000 images."""
+DENOISING_IMAGES = 150
+"""Images of either set, at most: with two draws these are 10,800 evaluations, 3% of those behind 10,000 images."""
 DRAWS = 2
 """Noise draws an image."""
 BANK = 8

@@ -44,7 +44,7 @@ def level_figures(values: Sequence[StudyLevel], clock: str) -> list[Figure]:
         panels = [*_against_sigma(losses, "loss per pixel"), *_against_sigma(gaps, "loss gap / held-out loss")]
         found.append(Figure("Loss gap against sigma", LOSS_GAP, panels))
     if distances:
-        panels = _against_sigma(distances, "squared distance to the optimum per pixel")
+        panels = _against_sigma(distances, "gap to the optimum per pixel")
         found.append(Figure("Gap to the optimum against sigma", TO_OPTIMUM, panels))
     if maps:
         more = f" The first {len(maps)} cells that have several." if len(maps) == MOST_MAPS else ""
