@@ -153,10 +153,26 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
+    _, members = np.unique(groups.exact, return_counts=True)
+    twins = int(members[members > 1].sum())
+    return _score(name, cell, checkpoint, null, store, dataset=against, twins=twins, notes=notes)
+
+
+def _score(
+    name: str,
+    cell: ForeignCell,
+    checkpoint: Checkpoint,
+    null: Evidence | None,
+    store: Store,
+    *,
+    dataset: str,
+    twins: int,
+    notes: tuple[str, ...],
+) -> Score:
+    """Return what is said of images that the store has scored, against a dataset of which so many images are there twice."""
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
-    files = [] if against in DATASETS else image_files(against)
-    _, members = np.unique(groups.exact, return_counts=True)
+    files = [] if dataset in DATASETS else image_files(dataset)
     return Score(
         name,
         checkpoint.samples,
@@ -169,7 +185,7 @@ def score_images(
             Copied(each.nearest, each.copies, files[each.nearest] if files else None)
             for each in replicated[:MOST_COPIED]
         ],
-        twins=int(members[members > 1].sum()),
+        twins=twins,
         notes=notes,
         null_ratio=None if null is None else null.ratio,
         null_samples=0 if null is None else null.samples,
