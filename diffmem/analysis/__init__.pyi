@@ -25,6 +25,8 @@ from .findings import MeasuredStudy as MeasuredStudy
 from .findings import Result as Result
 from .findings import check_findings as check_findings
 from .findings import study_results as study_results
+from .gaps import CellGaps as CellGaps
+from .gaps import cell_gaps as cell_gaps
 from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale
 from .published import beside as beside

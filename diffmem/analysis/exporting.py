@@ -51,10 +51,10 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence, notes or emm of a store, or of one study, to a file, whole or not at all.
+    """Write the cells, checkpoints, evidence, gaps, notes or emm of a store, or of one study, to a file.
 
-    With a study, cells and checkpoints come once for each place that they have in it. `form` is csv, parquet or json.
-    DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
+    they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
     """
     rows = list(map(astuple, _emm_rows(store, study))) if what == "emm" else []
     write_table(store, what, path, form=form, study=study, emm=rows)

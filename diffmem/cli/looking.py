@@ -11,7 +11,9 @@ from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_w
 from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
-    from diffmem.store import MeasuredPoint, Try
+    from collections.abc import Sequence
+
+    from diffmem.store import MeasuredPoint, StoredLevel, Try
 
 
 @click.command()
@@ -45,6 +47,10 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     print_table("checkpoints", [_checkpoint(row) for row in described.checkpoints])
     if described.measurements:
         print_table("by other measures", [vars(each) for each in described.measurements])
+    if described.levels:
+        epoch = max(each.epoch for each in described.levels)
+        levels = [each for each in described.levels if each.epoch == epoch]
+        print_table(f"at each noise level, epoch {epoch}", _by_sigma(levels))
     print_table("attempts", [_attempt(row) for row in described.attempts])
     for versions in dict.fromkeys(_versions(row) for row in described.attempts):
         since = next(row.started_at for row in described.attempts if _versions(row) == versions)
@@ -74,6 +80,26 @@ def _checkpoint(row: "MeasuredPoint") -> dict[str, Any]:
         "score": duration(row.score_seconds),
         "measured": moment(row.measured_at),
     }
+
+
+LEVEL_COLUMNS = {
+    ("loss", "training"): "loss",
+    ("loss", "held_out"): "held-out loss",
+    ("relative_loss_gap", "both"): "gap / held-out loss",
+    ("to_optimum", "training"): "to the optimum",
+    ("to_optimum", "held_out"): "held-out to it",
+    ("auc_loss", "both"): "AUC",
+}
+"""What `show` prints of measures of a denoiser, by quantity and images."""
+
+
+def _by_sigma(levels: "Sequence[StoredLevel]") -> list[dict[str, Any]]:
+    """Return a row for each noise level."""
+    rows: dict[float, dict[str, Any]] = {}
+    for each in levels:
+        if name := LEVEL_COLUMNS.get((each.quantity, each.images)):
+            rows.setdefault(each.sigma, {"sigma": f"{each.sigma:.3g}"})[name] = f"{each.value:.3g}"
+    return [rows[sigma] for sigma in sorted(rows, reverse=True)]
 
 
 def _versions(row: "Try") -> str:
@@ -169,7 +195,7 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "notes", "emm"]))
+@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "gaps", "notes", "emm"]))
 @click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
 @store_option
 @click.option(
@@ -186,9 +212,9 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image), notes (what was done to the images of a cell) or emm (a row for each curve: lower and upper are
-    the sizes around the crossing, lower95 and upper95 the 95% interval). Of a study, cells and checkpoints come with
-    their place in it.
+    generated image), gaps (what measures of a denoiser found, a row for each noise level), notes (what was done to the
+    images of a cell) or emm (a row for each curve: lower and upper are the sizes around the crossing, lower95 and
+    upper95 the 95% interval). Of a study, cells, checkpoints and gaps come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -10,6 +10,7 @@ import click
 
 from diffmem.cli.options import (
     FileName,
+    all_measures_option,
     augment_option,
     json_option,
     load_study,
@@ -138,7 +139,7 @@ def _chance(p_value: float | None) -> str:
 @click.argument("study", type=FileName())
 @profile_option
 @set_option
-@measures_option
+@all_measures_option
 @click.option("--samples", type=click.IntRange(1, 10**9), metavar="N", help="Score the last checkpoints by N images.")
 @click.option("--steps", type=click.IntRange(2, 10**9), metavar="N", help="Score them by images of N noise levels.")
 @store_option
@@ -161,6 +162,9 @@ def measure(
     every checkpoint whose model is kept: its images are generated again, and are the scored ones. With --samples or
     --steps, the last checkpoints are scored anew: as a study of its own, quickstart+samples=1000 for instance, of the
     cells that a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
+
+    The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
+    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all.
 
     Exits with 1 if a cell could not be measured.
 
@@ -207,6 +211,11 @@ def _print_measured(
         echo(f"{counted(cells, 'cell')} not measured: {reason}")
 
 
+def _at(found: "Later") -> str:
+    """Say of which quantity and at which noise level a value is, if it is of a denoiser."""
+    return "" if found.sigma is None else f"{found.quantity} at sigma = {found.sigma:.3g}"
+
+
 def _later_row(found: "Later") -> dict[str, object]:
     return {
         "cell_id": found.cell_id,
@@ -216,5 +225,5 @@ def _later_row(found: "Later") -> dict[str, object]:
         "value": found.value,
         "95%": f"{found.low:.3f} to {found.high:.3f}",
         "images": found.n,
-        "": "" if found.new else "had already",
+        "": "; ".join(filter(None, [_at(found), "" if found.new else "had already"])),
     }

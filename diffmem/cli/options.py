@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
-from diffmem.measures import AUGMENTATIONS, MEASURES
+from diffmem.measures import AUGMENTATIONS, DENOISER_MEASURES, MEASURES, no_copies
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
@@ -124,11 +124,24 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+class CopyMeasure(click.Choice[str]):
+    """The name of a measure that tells copies; it says why a measure of a denoiser is none."""
+
+    def __init__(self) -> None:
+        super().__init__(list(MEASURES))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse it."""
+        if value in DENOISER_MEASURES:
+            self.fail(no_copies(str(value)), param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def measure_option(command: Any) -> Any:
     """Add --measure, which can be given once."""
     return click.option(
         "--measure",
-        type=click.Choice(list(MEASURES)),
+        type=CopyMeasure(),
         help="Ratios by this measure.  [default: emm.measure of the study]",
     )(command)
 
@@ -139,7 +152,18 @@ def measures_option(command: Any) -> Any:
         "--measure",
         "measures",
         multiple=True,
-        type=click.Choice(list(MEASURES)),
+        type=CopyMeasure(),
+        help="Also score by this measure; the paper's is always there.",
+    )(command)
+
+
+def all_measures_option(command: Any) -> Any:
+    """Add --measure, which can be given several times, for measures of images and of denoisers."""
+    return click.option(
+        "--measure",
+        "measures",
+        multiple=True,
+        type=click.Choice([*MEASURES, *DENOISER_MEASURES]),
         help="Also score by this measure; the paper's is always there.",
     )(command)
 

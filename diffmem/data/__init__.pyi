@@ -2,6 +2,7 @@ from .auditing import Audit as Audit
 from .auditing import ImageGroup as ImageGroup
 from .auditing import audit as audit
 from .augmenting import transforms_of as transforms_of
+from .collection import Indices as Indices
 from .collection import Source as Source
 from .collection import image_files as image_files
 from .collection import read_images as read_images
@@ -25,6 +26,7 @@ from .training_sets import TrainingSet as TrainingSet
 from .training_sets import describe as describe
 from .training_sets import groups_in as groups_in
 from .training_sets import held_out as held_out
+from .training_sets import held_out_set as held_out_set
 from .training_sets import load_source as load_source
 from .training_sets import notes_of as notes_of
 from .training_sets import training_set as training_set

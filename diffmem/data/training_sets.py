@@ -161,6 +161,15 @@ def held_out(cell: Cell, most: int) -> Pixels:
     shares of its datasets and classes; so they are the same ones for all sizes that leave room for them. Raises
     DataError as `training_set`.
     """
+    return held_out_set(cell, most).images
+
+
+def held_out_set(cell: Cell, most: int) -> TrainingSet:
+    """Return the images of `held_out` with their classes as labels, or None of a model that is not conditional.
+
+    Random and unique labels follow no image, so each image has that of a training image drawn at random. Raises
+    DataError as `training_set`.
+    """
     P = cell.P
     parts = [(dataset, wanted, count, most * count // P.size) for dataset, wanted, count in P.parts if count]
     left: list[Indices] = []
@@ -171,12 +180,16 @@ def held_out(cell: Cell, most: int) -> Pixels:
         left.append(draw_held_out(kinds, count, images, dataset=known, number=P.draw, balanced=P.balance))
     asked = [images for *_, images in parts]
     share = min((Fraction(len(each), images) for each, images in zip(left, asked, strict=True) if images), default=0)
-    found = [
-        _source(cell, dataset).images[chosen[: int(share * images)]]
-        for (dataset, *_, images), chosen in zip(parts, left, strict=True)
-    ]
+    found: list[Pixels] = []
+    classes: list[Indices] = []
+    for (dataset, wanted, _, images), chosen in zip(parts, left, strict=True):
+        source = _source(cell, dataset)
+        kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
+        found.append(source.images[chosen[: int(share * images)]])
+        classes.append(kinds[chosen[: int(share * images)]])
     channels = max(part.shape[1] for part in found)
-    return np.concatenate([np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in found])
+    pixels = np.concatenate([np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in found])
+    return TrainingSet(pixels, _held_out_labels(cell, np.concatenate(classes)))
 
 
 def draw_held_out(
@@ -302,3 +315,12 @@ def _labels(cell: Cell, classes: Indices) -> Indices | None:
         rng = np.random.default_rng([zlib.crc32(b"random labels"), cell.T.seed])
         return rng.integers(cell.labels, size=len(classes))
     return np.arange(len(classes)) if cell.M.condition == "unique" else None
+
+
+def _held_out_labels(cell: Cell, classes: Indices) -> Indices | None:
+    """Return the label of each held-out image: its class, or the label of a training image drawn at random."""
+    if cell.M.condition in ("none", "true"):
+        return classes if cell.M.condition == "true" else None
+    labels = _labels(cell, np.zeros(cell.P.size, dtype=np.int64))
+    rng = np.random.default_rng([zlib.crc32(b"held-out labels"), cell.T.seed])
+    return None if labels is None else labels[rng.integers(len(labels), size=len(classes))]

@@ -1,6 +1,9 @@
 from .comparison import MOST_COPIED as MOST_COPIED
 from .comparison import Comparison as Comparison
 from .comparison import png as png
+from .denoising import DENOISING_IMAGES as DENOISING_IMAGES
+from .denoising import LEVELS as LEVELS
+from .denoising import denoising_errors as denoising_errors
 from .evidence import Evidence as Evidence
 from .evidence import MeasureEvidence as MeasureEvidence
 from .grouped import AUGMENTATIONS as AUGMENTATIONS
@@ -12,8 +15,16 @@ from .intervals import wilson as wilson
 from .measure import Measure as Measure
 from .measure import is_copy as is_copy
 from .measure import is_copy_sql as is_copy_sql
+from .members import DENOISER_MEASURES as DENOISER_MEASURES
 from .members import MEASURES as MEASURES
+from .members import check_measure as check_measure
 from .members import measure_named as measure_named
+from .members import no_copies as no_copies
+from .members import of_copies as of_copies
+from .members import of_denoisers as of_denoisers
 from .nearest import NEAREST as NEAREST
 from .nearest import memorized_share as memorized_share
 from .neighbours import two_nearest as two_nearest
+from .of_denoiser import LevelErrors as LevelErrors
+from .of_denoiser import LevelValue as LevelValue
+from .of_denoiser import SetErrors as SetErrors

@@ -1,17 +1,51 @@
-"""The measures that tell copies: one that is added here is computed, stored, estimated and shown as the others are."""
+"""The measures: one that is added here is computed, stored and shown as the others are."""
+
+from collections.abc import Iterable
 
 from diffmem.errors import DataError
 from diffmem.measures.calibrated import CALIBRATED
+from diffmem.measures.gaps import GAPS
 from diffmem.measures.grouped import GROUPED
 from diffmem.measures.measure import Measure
+from diffmem.measures.membership import MEMBERSHIP
 from diffmem.measures.nearest import NEAREST
+from diffmem.measures.of_denoiser import DenoiserMeasure
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in (NEAREST, CALIBRATED, *GROUPED.values())}
-"""By name, the paper's first, which every checkpoint has."""
+"""Those that tell copies by name, the paper's first, which every checkpoint has."""
+
+DENOISER_MEASURES: dict[str, DenoiserMeasure] = {measure.name: measure for measure in (GAPS, MEMBERSHIP)}
+"""Those of a denoiser by name, which tell no copies."""
 
 
 def measure_named(name: str) -> Measure:
-    """Return the measure of a name; DataError where diffmem knows none."""
+    """Return the measure of a name; DataError where diffmem knows none, or it tells no copies."""
+    if name in DENOISER_MEASURES:
+        raise DataError(no_copies(name))
     if name not in MEASURES:
         raise DataError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
     return MEASURES[name]
+
+
+def check_measure(name: str) -> None:
+    """Raise DataError where diffmem knows no measure of a name, of either kind."""
+    if name not in {**MEASURES, **DENOISER_MEASURES}:
+        raise DataError(f"no measure {name!r}; there are {', '.join([*MEASURES, *DENOISER_MEASURES])}")
+
+
+def no_copies(name: str) -> str:
+    """Say why a measure of a denoiser is of no use where copies are asked for."""
+    return (
+        f"{name} measures a denoiser at each noise level and calls no image a copy, so there is no ratio by it; "
+        "`diffmem gaps STUDY` shows what it found"
+    )
+
+
+def of_copies(names: Iterable[str]) -> list[str]:
+    """Return which of some measures tell copies, by name."""
+    return [name for name in names if name in MEASURES]
+
+
+def of_denoisers(names: Iterable[str]) -> list[str]:
+    """Return which of some measures are of a denoiser, by name."""
+    return [name for name in names if name in DENOISER_MEASURES]

@@ -17,6 +17,7 @@ from .sampling import heun as heun
 from .sampling import latents as latents
 from .sampling import quantise as quantise
 from .sampling import sample_labels as sample_labels
+from .sampling import sampler_levels as sampler_levels
 from .training import TrainingState as TrainingState
 from .training import cpu_threads as cpu_threads
 from .training import on_device as on_device

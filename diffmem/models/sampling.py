@@ -18,14 +18,20 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.
     return torch.cat([levels, levels.new_zeros(1)])
 
 
+def sampler_levels(denoiser: DenoiserFunction, steps: int) -> list[float]:
+    """Return the noise levels that the sampler goes through with a denoiser, from the highest down, without 0."""
+    low, high = max(0.002, denoiser.sigma_min), min(80.0, denoiser.sigma_max)
+    levels: list[float] = noise_levels(steps, low, high)[:-1].tolist()
+    return levels
+
+
 @torch.inference_mode()
 def heun(denoiser: DenoiserFunction, latents: Tensor, labels: Tensor | None = None, *, steps: int = 18) -> Tensor:
     """Solve the probability-flow ODE from standard normal `latents` [n, c, h, w]; return images, float64.
 
     The state is float64, the denoiser sees float32; 2 * steps - 1 evaluations (NFE). `labels` is int64 [n].
     """
-    low, high = max(0.002, denoiser.sigma_min), min(80.0, denoiser.sigma_max)
-    levels: list[float] = noise_levels(steps, low, high).tolist()
+    levels = [*sampler_levels(denoiser, steps), 0.0]
     x = latents.double() * levels[0]
     for sigma, next_sigma in pairwise(levels):
         slope = _slope(denoiser, x, sigma, labels)

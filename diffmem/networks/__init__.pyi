@@ -1,3 +1,4 @@
+from .closed_form import OptimalDenoiser as OptimalDenoiser
 from .member import Fault as Fault
 from .member import ModelConfiguration as ModelConfiguration
 from .member import TrainedModel as TrainedModel

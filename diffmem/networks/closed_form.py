@@ -37,7 +37,7 @@ class OptimalDenoiser:
 
     def _mean(self, z: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         # ||z||^2 is the same for all n, so the softmax does not need it
-        logits = (z @ self.images.T - self.norms / 2) / sigma[:, None] ** 2
+        logits = (z @ self.images.T).sub_(self.norms / 2).div_(sigma[:, None] ** 2)
         if labels is not None and self.labels is not None:
-            logits = logits.masked_fill(labels[:, None] != self.labels, -torch.inf)
+            logits.masked_fill_(labels[:, None] != self.labels, -torch.inf)
         return logits.softmax(dim=1) @ self.images

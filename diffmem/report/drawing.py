@@ -22,6 +22,8 @@ MARKERS: dict[str, dict[str, object]] = {
 
 def draw(panel: Panel) -> go.Figure:
     """Return a panel drawn."""
+    if panel.rows:
+        return _heat_map(panel)
     figure = go.Figure()
     for series in panel.series:
         _add(figure, series)
@@ -32,6 +34,28 @@ def draw(panel: Panel) -> go.Figure:
         figure.add_vline(panel.mark, line_color="#b3261e")
     figure.update_xaxes(**_axis(panel.x))
     figure.update_yaxes(**_axis(panel.y))
+    return _styled(figure, panel.height)
+
+
+def _heat_map(panel: Panel) -> go.Figure:
+    """Return a panel whose series are rows of colours, the first at the bottom; none where a value is missing."""
+    columns = list(dict.fromkeys(x for series in panel.series for x in series.x))
+    rows = [dict(zip(series.x, series.y, strict=True)) for series in panel.series]
+    low, high = panel.y.range or (None, None)
+    figure = go.Figure(
+        go.Heatmap(
+            x=[str(column) for column in columns],
+            y=[plain(series.name) for series in panel.series],
+            z=[[row.get(column) for column in columns] for row in rows],
+            zmin=low,
+            zmax=high,
+            colorscale="Viridis",
+            colorbar={"title": {"text": panel.y.title, "side": "right"}},
+            hovertemplate=f"{panel.x.title} %{{x}}, {panel.rows} %{{y}}: %{{z:.3f}}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title=panel.x.title, type="category")
+    figure.update_yaxes(title=panel.rows, type="category")
     return _styled(figure, panel.height)
 
 

@@ -11,9 +11,9 @@ from plotly.colors import qualitative
 COLOURS = qualitative.D3
 
 Interval = tuple[float, float]
-Look = Literal["line", "bare line", "dotted", "markers", "bars", "published", "star"]
+Look = Literal["line", "bare line", "dotted", "markers", "bars", "published", "star", "heat"]
 """A line with markers and the band of its intervals, one without, markers alone, bars, and what the paper has, open;
-the star is an EMM."""
+the star is an EMM; heat is a row of a heat map, whose colours are its values."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Panel:
     line: float | None = None  # across, at this y
     line_text: str = ""
     mark: float | None = None  # upright, at this x
+    rows: str = ""  # of a heat map: what its rows are, which are series, named by their place on this axis
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
+from diffmem.report.noise_levels import level_figures, shown_levels
 from diffmem.store import (
     GOING_ON,
     THRESHOLD_LEVELS,
@@ -111,6 +112,7 @@ class Section:
     results: list[Result]
     published: list[Beside]
     cells: list[TriedCell]
+    of_denoisers: list[Figure]  # what measures of a denoiser have found
     galleries: Callable[[int], list[dict[str, Any]]]  # that fit into so many bytes
 
     @property
@@ -132,6 +134,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         pairs = store.pairs(study.study, study.measure)
         copies = store.copies(study.study, study.measure, study.threshold)
         attempts, notes = told(store.attempts(study.study)), told(store.notes(study.study))
+        levels = told(shown_levels(store.study_levels(study.study)))
         published = published_values(store, study.study)
         by_paper = study.by(NEAREST)
         evidence = MeasuredStudy(told(by_paper), told(study_cells(store, by_paper))[0], published)
@@ -147,6 +150,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         results=results,
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
+        of_denoisers=level_figures(levels, study.kind.clock),
         galleries=partial(galleries, pairs, cells, copies, study.threshold),
     )
 

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from diffmem.cells import Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
-from diffmem.measures import Comparison
+from diffmem.measures import Comparison, LevelValue, of_copies, of_denoisers
 from diffmem.models import (
     ALONE,
     Compile,
@@ -36,12 +36,14 @@ from diffmem.models import (
     train,
 )
 from diffmem.networks import UntrainedModel
+from diffmem.runs.attempt_record import AttemptRecord
+from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.nulls import measure_null
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
-from diffmem.store import Checkpoint, Outcome, Store, close_attempts, provenance
+from diffmem.store import Checkpoint, Outcome, Store, close_attempts
 from diffmem.study import StudyCell
 
 LOSS_CHECK = 100
@@ -49,7 +51,6 @@ LOSS_CHECK = 100
 
 STATE_SECONDS = 300.0
 """Longest time of training that a crash can cost."""
-
 
 STOP_CHECK = 10
 """Optimizer steps between two questions to a group on GPUs whether to stop."""
@@ -152,21 +153,6 @@ def _best(store: Store, cell: Cell) -> float:
     return max(store.ratios(cell.cell_id).values(), default=0.0)
 
 
-class AttemptRecord:
-    """The record of one try to train a cell, which the leading process of its group writes."""
-
-    def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:
-        self.store = store
-        self.id = ""
-        if group.leads:
-            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
-
-    def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """Record how it ended."""
-        if self.id:
-            self.store.end_attempt(self.id, outcome, error)
-
-
 def _reason(error: Exception) -> str:
     """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
     if isinstance(error, DiffmemError):
@@ -190,7 +176,7 @@ class CellRun:
 
     def events(self, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
-        data = training_set(self.cell)
+        self.data = data = training_set(self.cell)
         with self.group.memory():
             images, labels = self._on_device(data)
         measure_null(self.cell, self.store, lambda: images, self.group)
@@ -334,7 +320,8 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=score.measures)
+        others = of_copies(score.measures)
+        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=others)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
@@ -342,6 +329,7 @@ class CellRun:
             comparison.gather(self.group, len(part))
             if score.precision and comparison.half_width() <= score.precision:
                 break
+        levels = self._levels(denoiser)
         checkpoint = Checkpoint.of(
             comparison.evidence(),
             cell_id=self.cell.cell_id,
@@ -351,6 +339,7 @@ class CellRun:
             loss=loss,
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
+            levels=levels,
         )
         crossed = self.work.enough is not None and checkpoint.ratio >= self.work.enough
         self.outcome = Outcome.FINISHED if last else Outcome.CROSSED if crossed else None
@@ -363,6 +352,14 @@ class CellRun:
             if kept or last:
                 remove_others(self.store, self.cell)
         yield Measured(self.cell, epoch, checkpoint.ratio, loss)
+
+    def _levels(self, denoiser: DenoiserFunction) -> Mapping[str, Sequence[LevelValue]]:
+        """Measure the denoiser itself by the measures that are asked for, and note why one cannot be had."""
+        names = of_denoisers(self.cell.score.measures)
+        found = measure_denoiser(self.cell, Interruptible(denoiser, self.stop), self.data, names, group=self.group)
+        for note in [*found.notes, *found.reasons.values()] if self.group.leads else []:
+            self.store.add_note(self.cell.cell_id, note)
+        return found.values
 
     def _score(
         self, denoiser: DenoiserFunction, images: Tensor, epoch: int, part: range, comparison: Comparison

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 from diffmem.cells import Cell, Scoring
 from diffmem.data import training_set
 from diffmem.errors import RunError
-from diffmem.measures import Comparison, Evidence, measure_named
-from diffmem.models import ALONE, DenoiserFunction, Group
+from diffmem.measures import DENOISER_MEASURES, Comparison, Evidence, check_measure, of_copies, of_denoisers
+from diffmem.models import ALONE, DenoiserFunction, Group, set_precision
 from diffmem.networks import UntrainedModel
+from diffmem.runs.denoising import Denoised, measure_denoiser
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
 from diffmem.runs.nulls import NullMeasured, measure_null
-from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, provenance
+from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
 from diffmem.study import Study, StudyCell
 
 Device = torch.device | str
@@ -25,7 +27,8 @@ Device = torch.device | str
 
 @dataclass(frozen=True)
 class Later:
-    """What was measured of a trained model: the share of copies by one measure, with its 95% interval."""
+    """What was measured of a trained model, with its 95% interval: the share of copies by one measure, or the largest
+    value of a measure of its denoiser at any noise level."""
 
     cell_id: str
     name: str  # its axis values
@@ -34,9 +37,11 @@ class Later:
     value: float
     low: float
     high: float
-    n: int  # generated images
+    n: int  # images behind it
     new: bool  # whether the store did not have it yet
     note: str  # in what the images are not those that were scored
+    quantity: str = ""  # of a measure of the denoiser, and the noise level at which it is largest
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class _Model:
     """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
 
     def __init__(self, cell: Cell, store: Store, epoch: int, device: Device) -> None:
-        data = training_set(cell)
+        self.data = data = training_set(cell)
         self.cell, self.device = cell, device
         self.images = torch.from_numpy(np.ascontiguousarray(data.images)).to(device)
         self.made: Made | None = None
@@ -100,7 +105,7 @@ def measure_study(
     study of their own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
     """
     for name in measures:
-        measure_named(name)
+        check_measure(name)
     entries = _entries(study, store)
     yield from _nulls(entries, store, measures, device)
     if samples or steps:
@@ -112,8 +117,23 @@ def measure_study(
         epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
         if not epochs & measured:
             yield NotMeasured(cell.cell_id, entry.name, NOT_KEPT if measured else NOT_RUN)
-        for epoch in sorted(epochs & measured):
-            yield from _added(entry, store, epoch, measures, device)
+        yield from _once(
+            found
+            for epoch in sorted(epochs & measured)
+            for found in chain(
+                _added(entry, store, epoch, of_copies(measures), device),
+                _denoised(entry, cell, store, epoch, of_denoisers(measures), device),
+            )
+        )
+
+
+def _once(found: Iterator[Later | NotMeasured]) -> Iterator[Later | NotMeasured]:
+    """Yield a reason that holds at every checkpoint of a cell once."""
+    said = set()
+    for each in found:
+        if each not in said:
+            yield each
+        said.add(each)
 
 
 def _entries(study: Study, store: Store) -> list[StudyCell]:
@@ -191,6 +211,39 @@ def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: 
     return f"{differing} of {len(same)} images differ from those scored, which were made on {made}, these on {here}"
 
 
+def _denoised(
+    entry: StudyCell, trained: Cell, store: Store, epoch: int, names: Sequence[str], device: Device
+) -> Iterator[Later | NotMeasured]:
+    """Add measures of a denoiser to a checkpoint that the store has, from the model of the cell that was trained."""
+    if not names:
+        return
+    cell_id = entry.cell.cell_id
+    had = {each.measure for each in store.levels(cell_id, epoch)}
+    found = Denoised()
+    if missing := [name for name in names if name not in had]:
+        model = _Model(trained, store, epoch, device)
+        set_precision(trained.T)
+        found = measure_denoiser(trained, model.denoiser, model.data, missing, group=Group(device=torch.device(device)))
+    for note in found.notes:
+        store.add_note(cell_id, note)
+    for name, values in found.values.items():
+        store.add_levels(cell_id, epoch, name, values)
+    yield from (NotMeasured(cell_id, entry.name, reason) for reason in found.reasons.values())
+    for name in names:
+        headline = DENOISER_MEASURES[name].headline
+        stored = [each for each in store.levels(cell_id, epoch) if (each.measure, each.quantity) == (name, headline)]
+        if stored:
+            yield _largest(entry, stored, new=name not in had)
+
+
+def _largest(entry: StudyCell, values: Sequence[StoredLevel], *, new: bool) -> Later:
+    """Return the value of the noise level at which it is largest."""
+    found = max(values, key=lambda each: each.value)
+    interval = found.low, found.high
+    about = entry.cell.cell_id, entry.name, found.epoch, found.measure
+    return Later(*about, found.value, *interval, found.n, new, "", found.quantity, found.sigma)
+
+
 # --- scored anew ---------------------------------------------------------------------------------------
 
 
@@ -229,7 +282,10 @@ def _scored_anew(
     )
     store.register(listing, anew, folder=study.folder)
     for entry, old in zip(anew, there, strict=True):
-        yield from _one_checkpoint(entry, old.cell, store, measures, device)
+        asked = [*dict.fromkeys([*entry.cell.score.measures, *measures])]
+        yield from _one_checkpoint(entry, old.cell, store, of_copies(asked), device)
+        epoch, _ = entry.cell.checkpoints[-1]
+        yield from _denoised(entry, old.cell, store, epoch, of_denoisers(asked), device)
 
 
 def _is_there(cell: Cell, store: Store) -> bool:
@@ -257,7 +313,7 @@ def _one_checkpoint(
     """Append the one checkpoint of a cell that is scored anew, from the model of the old one."""
     cell, (epoch, step) = entry.cell, entry.cell.checkpoints[-1]
     had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
-    missing = [name for name in dict.fromkeys([*cell.score.measures, *measures]) if name not in had]
+    missing = [name for name in measures if name not in had]
     if had and missing:
         found = _Model(old, store, epoch, device).evidence(cell.score.samples, cell.score, missing)
         for name in missing:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffmem.cells import Cell
 from diffmem.data import held_out
-from diffmem.measures import NEAREST, Comparison
+from diffmem.measures import NEAREST, Comparison, of_copies
 from diffmem.models import Group
 from diffmem.store import Store
 
@@ -32,7 +32,8 @@ def measure_null(cell: Cell, store: Store, training_images: Callable[[], Tensor]
     The processes of the group do a share each. Raises DataError as `training_set`, OutOfMemory.
     """
     wanted = cell.score.held_out
-    names = [NEAREST.name, *cell.score.measures]
+    others = of_copies(cell.score.measures)
+    names = [NEAREST.name, *others]
     counts = store.held_out_counts(cell.cell_id) if group.leads else {}
     (had,) = group.first([min(counts.get(name, 0) for name in names)])
     if had >= wanted:
@@ -40,7 +41,7 @@ def measure_null(cell: Cell, store: Store, training_images: Callable[[], Tensor]
     images = held_out(cell, wanted)
     if len(images) <= had:
         return 0
-    comparison = Comparison(training_images(), pairs=0, others=cell.score.measures)
+    comparison = Comparison(training_images(), pairs=0, others=others)
     share = group.share(len(images))
     with group.memory():
         for start in range(share.start, share.stop, AT_ONCE):

@@ -42,7 +42,9 @@ from .rows import Point as Point
 from .rows import Reached as Reached
 from .rows import SampleCount as SampleCount
 from .rows import StoredCell as StoredCell
+from .rows import StoredLevel as StoredLevel
 from .rows import StoredStudy as StoredStudy
+from .rows import StudyLevel as StudyLevel
 from .rows import Try as Try
 from .selecting import Limits as Limits
 from .selecting import bounded_memory as bounded_memory

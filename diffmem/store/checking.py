@@ -76,6 +76,13 @@ FAULTS = {
     ),
     "SELECT DISTINCT cell_id, epoch, measure FROM measure_evidence ANTI JOIN measurements "
     "USING (cell_id, epoch, measure)": "{cell_id} at epoch {epoch}, {measure}: evidence without its measurement",
+    "SELECT DISTINCT cell_id, epoch FROM noise_levels ANTI JOIN checkpoints USING (cell_id, epoch)": (
+        "{cell_id} at epoch {epoch}: values at noise levels without their checkpoint"
+    ),
+    """
+    SELECT cell_id, epoch, measure, count(*) - count(DISTINCT (quantity, images, sigma)) AS twice
+    FROM noise_levels GROUP BY ALL HAVING twice > 0
+    """: "{cell_id} at epoch {epoch}, {measure}: {twice} values at a noise level that has one already",
     "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
         "{cell_id}: pictures of copied training images without a checkpoint"
     ),

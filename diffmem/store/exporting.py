@@ -34,10 +34,10 @@ EMM = """
 def write_table(
     store: Store, what: str, path: Path, *, form: str, study: str | None = None, emm: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, notes or emm of a store, or of one study, to a file, whole or not at all.
+    """Write the cells, checkpoints, evidence, gaps, notes or emm of a store, or of one study, to a file.
 
-    With a study, cells and checkpoints come once for each place that they have in it; the rows of `emm` are given.
-    DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
+    they have in it; the rows of `emm` are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
         if what == "emm":
@@ -55,7 +55,7 @@ def write_table(
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
-    """Return the query of cells, checkpoints, evidence or notes."""
+    """Return the query of cells, checkpoints, evidence, gaps or notes."""
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
@@ -76,6 +76,14 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
                 LEFT JOIN attempts USING (cell_id, attempt_id)
             ORDER BY {order}cell_id, epoch, measured.measure DESC
+            """
+    if what == "gaps":
+        return f"""
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
+                epoch, measure, quantity, images, sigma, value, low, high, n
+            FROM {source} JOIN noise_levels USING (cell_id)
+            ORDER BY {order}cell_id, epoch, measure, quantity, images DESC, sigma DESC
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":

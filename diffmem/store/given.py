@@ -2,10 +2,11 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
-from diffmem.measures import Evidence
+from diffmem.measures import Evidence, LevelValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class Checkpoint(Evidence):
     train_seconds: float
     score_seconds: float
     attempt_id: str
+    levels: Mapping[str, Sequence[LevelValue]] = field(default_factory=dict)  # by measures of a denoiser, by name
 
     @classmethod
     def of(
@@ -32,6 +34,7 @@ class Checkpoint(Evidence):
         loss: float | None,
         train_seconds: float,
         score_seconds: float,
+        levels: Mapping[str, Sequence[LevelValue]] = MappingProxyType({}),
     ) -> "Checkpoint":
         """Return the checkpoint at which some evidence was taken."""
         return cls(
@@ -49,6 +52,7 @@ class Checkpoint(Evidence):
             loss=loss,
             train_seconds=train_seconds,
             score_seconds=score_seconds,
+            levels=levels,
         )
 
 

@@ -56,8 +56,9 @@ class ImageQueries(Records):
     def lacking(self, study: str, measure: str) -> int:
         """Return how many checkpoints of a study a measure has not scored."""
         (row,) = self.read(
-            f"SELECT count(*) AS lacking FROM checkpoints WHERE {_of_study()} AND (cell_id, epoch) NOT IN "
-            "(SELECT (cell_id, epoch) FROM measured WHERE measure = ?)",
+            f"SELECT count(*) AS lacking FROM checkpoints WHERE {_of_study('$1')} AND (cell_id, epoch) NOT IN "
+            "(SELECT (cell_id, epoch) FROM measured WHERE measure = $2 "
+            "UNION SELECT (cell_id, epoch) FROM noise_levels WHERE measure = $2)",
             [study, measure],
         )
         return int(row["lacking"])
@@ -249,8 +250,8 @@ class ImageQueries(Records):
         )
 
 
-def _of_study() -> str:
-    return "cell_id IN (SELECT cell_id FROM study_cells WHERE study = ?)"
+def _of_study(study: str = "?") -> str:
+    return f"cell_id IN (SELECT cell_id FROM study_cells WHERE study = {study})"
 
 
 def _ratios(measure: Measure, threshold: float) -> tuple[str, Sequence[Any]]:

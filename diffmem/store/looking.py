@@ -128,6 +128,7 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
         )
         sql = "SELECT epoch, measure, value, low, high, n FROM measurements WHERE cell_id = ? ORDER BY measure, epoch"
         others = store.records(Measurement, sql, [cell_id])
+        levels = store.levels(cell_id)
         notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
     finished = 0 < cell["expected"] <= len(checkpoints)
     return CellDescription(
@@ -138,6 +139,7 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
         studies=studies,
         checkpoints=checkpoints,
         measurements=others,
+        levels=levels,
         attempts=[replace(each, outcome=outcome_of(each, finished=finished) or each.outcome) for each in attempts],
         notes=[row["note"] for row in notes],
     )

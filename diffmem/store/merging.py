@@ -31,6 +31,10 @@ CONFLICTS = """
     SELECT cell_id, epoch
     FROM measure_evidence AS e JOIN other_.measure_evidence AS o USING (cell_id, epoch, measure, sample)
     WHERE (e.nearest, e.distance, e.yardstick) IS DISTINCT FROM (o.nearest, o.distance, o.yardstick)
+    UNION
+    SELECT cell_id, epoch
+    FROM noise_levels AS l JOIN other_.noise_levels AS o USING (cell_id, epoch, measure, quantity, images, sigma)
+    WHERE l.n <> o.n
     ORDER BY ALL
 """
 """Checkpoints that two stores have measured differently."""
@@ -41,6 +45,11 @@ GROWING = """
         AND (studies.estimation->>'$.search' = 'bisect' OR studies.kind <> 'trained')
 """
 """Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
+
+LEVELS = """
+    SELECT cell_id, epoch, measure, list(value ORDER BY quantity, images, sigma) AS found FROM {} GROUP BY ALL
+"""
+"""SQL for all that a measure of a denoiser has found of a checkpoint."""
 
 MERGE = [
     """
@@ -96,6 +105,18 @@ MERGE = [
     """
     INSERT INTO held_out FROM other_.held_out AS o WHERE NOT EXISTS (
         FROM held_out AS h WHERE h.training_set = o.training_set AND h.measure = o.measure
+    )
+    """,
+    f"""
+    DELETE FROM noise_levels WHERE (cell_id, epoch, measure) IN (
+        SELECT (cell_id, epoch, measure) FROM ({LEVELS.format("noise_levels")}) AS l
+            JOIN ({LEVELS.format("other_.noise_levels")}) AS o USING (cell_id, epoch, measure)
+        WHERE o.found < l.found -- devices round differently; in whatever order stores are merged, the same one stays
+    )
+    """,
+    """
+    INSERT INTO noise_levels FROM other_.noise_levels AS o WHERE NOT EXISTS (
+        FROM noise_levels AS l WHERE l.cell_id = o.cell_id AND l.epoch = o.epoch AND l.measure = o.measure
     )
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",

@@ -275,6 +275,32 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class StoredLevel:
+    """What a measure of a denoiser has found of a checkpoint at one noise level, with its 95% interval."""
+
+    epoch: int
+    measure: str
+    quantity: str
+    images: str  # training, held_out, both
+    sigma: float
+    value: float
+    low: float
+    high: float
+    n: int  # images behind it
+
+
+@dataclass(frozen=True)
+class StudyLevel(StoredLevel):
+    """The same, at its place in a study."""
+
+    position: int
+    curve: str
+    name: str
+    size: int  # N, training images
+    cell_id: str
+
+
+@dataclass(frozen=True)
 class Try:
     """An attempt at a cell, as it is shown."""
 
@@ -302,6 +328,7 @@ class CellDescription:
     studies: list[Place]
     checkpoints: list[MeasuredPoint]
     measurements: list[Measurement]  # by other measures than the paper's
+    levels: list[StoredLevel]  # by measures of its denoiser
     attempts: list[Try]
     notes: list[str]
 

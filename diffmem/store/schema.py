@@ -161,6 +161,20 @@ MIGRATIONS: list[Migration] = [
         yardstick DOUBLE NOT NULL
     )
     """,
+    """
+    CREATE TABLE noise_levels (            -- what measures of a denoiser have found, one row a noise level
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        measure VARCHAR NOT NULL,          -- gaps, membership, ...
+        quantity VARCHAR NOT NULL,         -- loss, loss_gap, ...
+        images VARCHAR NOT NULL,           -- training, held_out, both: those that it is of
+        sigma DOUBLE NOT NULL,             -- the noise level
+        value DOUBLE NOT NULL,
+        low DOUBLE NOT NULL,               -- its 95% interval over images
+        high DOUBLE NOT NULL,
+        n INTEGER NOT NULL                 -- images behind it
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

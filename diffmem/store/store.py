@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffmem.cells import RESULTS_VERSION
-from diffmem.measures import NEAREST, Evidence, MeasureEvidence, wilson
+from diffmem.measures import NEAREST, Evidence, LevelValue, MeasureEvidence, wilson
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
@@ -216,6 +216,8 @@ class Store(Queries):
                 )
             for measure, evidence in c.others.items():
                 _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
+            for measure, values in c.levels.items():
+                _add_levels(connection, c.cell_id, c.epoch, measure, values)
         return True
 
     def add_held_out(self, cell_id: str, evidence: Evidence) -> None:
@@ -241,6 +243,29 @@ class Store(Queries):
             if not known:
                 _add_measure(connection, cell_id, epoch, measure, evidence)
         return not known
+
+    def add_levels(self, cell_id: str, epoch: int, measure: str, values: Sequence[LevelValue]) -> bool:
+        """Add what a measure of a denoiser has found of a checkpoint that is there; False if the store has that
+        already."""
+        with self.writing() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM noise_levels WHERE cell_id = ? AND epoch = ? AND measure = ?", [cell_id, epoch, measure]
+            ).fetchone()
+            if not known:
+                _add_levels(connection, cell_id, epoch, measure, values)
+        return not known
+
+
+def _add_levels(
+    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, values: Sequence[LevelValue]
+) -> None:
+    texts = {key: _texts(getattr(each, key) for each in values) for key in ("quantity", "images")}
+    numbers = {key: np.array([getattr(each, key) for each in values]) for key in ("sigma", "value", "low", "high", "n")}
+    connection.register("given_levels", {**texts, **numbers})
+    connection.execute(
+        "INSERT INTO noise_levels SELECT ?, ?, ?, quantity, images, sigma, value, low, high, n FROM given_levels",
+        [cell_id, epoch, measure],
+    )
 
 
 def _add_held_out(

@@ -127,6 +127,13 @@ RULES = [
         "0 <= low AND low <= value + 1e-9 AND value <= high + 1e-9 AND high <= 1 AND n >= 1",
         "a measurement is no share of images within its interval",
     ),
+    Rule(
+        "noise_levels",
+        "cell_id",
+        "isfinite(sigma) AND sigma > 0 AND isfinite(low) AND isfinite(high) AND low <= value + 1e-9 "
+        "AND value <= high + 1e-9 AND n >= 1 AND images IN ('training', 'held_out', 'both')",
+        "a value at a noise level is no number within its interval",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""

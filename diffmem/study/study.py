@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffmem.cells import AUGMENTATIONS, Estimation
-from diffmem.measures import MEASURES, NEAREST, Measure, grouped_name
+from diffmem.measures import DENOISER_MEASURES, MEASURES, NEAREST, Measure, grouped_name, no_copies
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
 from diffmem.study.toml import read_study
@@ -127,12 +127,11 @@ def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str
         return layer  # its type is refused with the cells
     names = [name for name in scored if isinstance(name, str)]
     own = [(estimation.measure, "emm.measure")] if "emm.measure" in settings and "emm.measure" not in bad else []
-    unknown = [each for each in [*((name, "score.measures") for name in names), *own] if each[0] not in MEASURES]
-    for name, key in unknown:
-        near = get_close_matches(name, MEASURES, n=1)
-        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(MEASURES)}"
-        faults.add(settings[key].place, key, f"no measure {name!r}; {meant}")
-    if unknown:
+    asked = [*((name, "score.measures") for name in names), *own]
+    wrong = [(key, fault) for name, key in asked if (fault := _measure_fault(name, copies=key == "emm.measure"))]
+    for key, fault in wrong:
+        faults.add(settings[key].place, key, fault)
+    if wrong:
         return layer
     measure, grouped = MEASURES[estimation.measure], _grouped(settings)
     if estimation.threshold is not None and estimation.threshold > measure.largest:
@@ -154,6 +153,17 @@ def _grouped(settings: Mapping[str, Setting]) -> str:
     )
     right = groups in ("exact", "near") and isinstance(augment, list) and all(each in AUGMENTATIONS for each in augment)
     return grouped_name(groups, augment) if right else ""
+
+
+def _measure_fault(name: str, *, copies: bool) -> str:
+    """Return what is wrong with the name of a measure, which has to tell copies or not; empty if nothing is."""
+    known = [*MEASURES] if copies else [*MEASURES, *DENOISER_MEASURES]
+    if name in known:
+        return ""
+    if name in DENOISER_MEASURES:
+        return no_copies(name)
+    near = get_close_matches(name, known, n=1)
+    return f"no measure {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
 
 
 def _searched(layer: Layer, estimation: Estimation, path: Path, faults: Faults) -> Layer:
