@@ -225,7 +225,9 @@ def _why_not(cell: Cell, store: Store) -> str:
 
 def _anew(cell: Cell, given: dict[str, int]) -> Cell:
     """Return the cell of the same training with another scoring, and its last checkpoint alone."""
-    scoring = cell.score.model_copy(update={**given, "every": max(1, cell.checkpoints[-1][0])})
+    # log-spaced checkpoints are known by their step, and so is one of them alone
+    one = {"every": max(1, cell.epochs)} if cell.score.points is None else {"points": 1}
+    scoring = cell.score.model_copy(update={**given, **one})
     return cell.model_copy(update={"score": scoring})
 
 

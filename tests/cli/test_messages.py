@@ -123,6 +123,9 @@ FAULTS = {
     "axes = [{M.width = [2]}]": "study.toml:1: M.width: group norm cannot split 2 channels evenly; take a multiple of 4 (of 32 from 64 on)",
     "axes = [{M.channel_mult = [[1, 1, 1, 1, 1]]}]": "study.toml:1: M.channel_mult: 5 levels halve the side 4 times, which 8 pixels do not allow",
     "score.every = 1\naxes = [{T.epochs = [10001]}]": "study.toml:1: score.every: 10001 epochs with a checkpoint every 1 are more than 10000 checkpoints",
+    "T.steps = 5": "study.toml:6: T.epochs: T.steps is in its place already, at study.toml:1; a study has one of T.epochs, T.steps or T.images",
+    "score.points = 2": "study.toml:1: score.points: 2 checkpoints, but the training has 1 optimizer step",
+    "T.batch_size = 1\nscore.points = 5\naxes = [{T.epochs = [1000000000]}]": "study.toml:3: T.epochs: 8000000000 optimizer steps; a checkpoint inside an epoch is at step 1000000000 at most",
     # searches
     'emm.search = "bisect"': "study.toml:1: emm.range: missing; a search needs its smallest and largest size, as in range = [16, 4096]",
     "emm.range = [4, 8]": 'study.toml:1: emm.range: is for a search; add search = "bisect", or put P.size on an axis',
