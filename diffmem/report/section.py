@@ -27,7 +27,7 @@ from diffmem.analysis import (
     study_cells,
     study_results,
 )
-from diffmem.cells import cell_cost, stored_cell
+from diffmem.cells import cell_cost, clock_of, stored_cell
 from diffmem.measures import NEAREST, Measure
 from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
@@ -147,7 +147,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         results=results,
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
-        galleries=partial(galleries, pairs, cells, copies, study.threshold),
+        galleries=partial(galleries, pairs, cells, copies, study),
     )
 
 
@@ -211,7 +211,9 @@ def _figures(
     if not points:
         return []
     found: list[Figure] = []
-    axes, ratio, clock = factors(study.axes), study.measure.ratio, study.kind.clock
+    axes, ratio = factors(study.axes), study.measure.ratio
+    by_step = any(clock_of(each.cell.configuration) == "step" for each in cells)
+    clock = "step" if by_step else study.kind.clock
     named = ratio[0].upper() + ratio[1:]
     if len({point.size for point in points}) > 1 or not axes:
         panel = figures.ratio_against_size(curves, ratio, published)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffmem.cells import Cell, Scoring
+from diffmem.cells import Cell, Scoring, epoch_of
 from diffmem.data import training_set
 from diffmem.errors import RunError
 from diffmem.measures import Comparison, Evidence, measure_named
@@ -28,7 +28,7 @@ class Later:
 
     cell_id: str
     name: str  # its axis values
-    epoch: int
+    epoch: float  # a part of one where the checkpoint is inside an epoch
     measure: str
     value: float
     low: float
@@ -148,8 +148,8 @@ def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], 
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
-    interval = found.low, found.high
-    return Later(entry.cell.cell_id, entry.name, found.epoch, found.measure, found.value, *interval, found.n, new, note)
+    interval, epoch = (found.low, found.high), epoch_of(entry.cell.configuration, int(found.epoch))
+    return Later(entry.cell.cell_id, entry.name, epoch, found.measure, found.value, *interval, found.n, new, note)
 
 
 def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: _Model) -> str:
@@ -158,7 +158,7 @@ def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: 
     stored = store.distances(cell_id, epoch)
     if len(stored["nearest"]) != found.samples:
         raise RunError(
-            f"{store.path}: {cell_id} at epoch {epoch} has evidence of {len(stored['nearest'])} images instead of "
+            f"{store.path}: {cell_id} at checkpoint {epoch} has evidence of {len(stored['nearest'])} images instead of "
             f"{found.samples}; `diffmem store check` lists what else is wrong"
         )
     same = (stored["nearest"] == found.nearest) & (stored["d1"] == found.d1) & (stored["d2"] == found.d2)

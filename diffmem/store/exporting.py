@@ -68,14 +68,14 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             """
     if what == "checkpoints":
         return f"""
-            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
-                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size, configuration->>'$.P.draw' AS draw,
+                (configuration->>'$.T.seed')::BIGINT AS seed, {_epochs(connection)} AS epoch, step,
                 measured.measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high,
                 null_ratio, coalesce(null_samples, 0) AS null_samples, loss,
                 train_seconds, score_seconds, attempt_id, host, device, measured_at
             FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
                 LEFT JOIN attempts USING (cell_id, attempt_id)
-            ORDER BY {order}cell_id, epoch, measured.measure DESC
+            ORDER BY {order}cell_id, checkpoints.epoch, measured.measure DESC
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":
@@ -88,7 +88,22 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM ({evidence}) AS e
                 LEFT JOIN (FROM measure_evidence WHERE measure = {literal(name)}) AS m USING (cell_id, epoch, sample)
             """
-    return f"{evidence} ORDER BY cell_id, epoch, sample"
+    return f"""
+        SELECT e.* REPLACE ({_epochs(connection, "e")} AS epoch) FROM ({evidence}) AS e LEFT JOIN cells USING (cell_id)
+        ORDER BY cell_id, e.epoch, sample
+        """
+
+
+BY_STEP = "(configuration->>'$.score.points' IS NOT NULL OR configuration->>'$.T.steps' IS NOT NULL)"
+"""SQL for whether the checkpoints of a cell are known by their step, as `clock_of` has it."""
+
+
+def _epochs(connection: duckdb.DuckDBPyConnection, table: str = "checkpoints") -> str:
+    """Return SQL for the epochs at a checkpoint: whole numbers where all cells' checkpoints end epochs."""
+    if connection.execute(f"FROM cells WHERE {BY_STEP} LIMIT 1").fetchone() is None:
+        return f"{table}.epoch"
+    batch, size = (f"(configuration->>'$.{key}')::DOUBLE" for key in ("T.batch_size", "P.size"))
+    return f"CASE WHEN {BY_STEP} THEN {table}.epoch * {batch} / {size} ELSE {table}.epoch END"
 
 
 def _nulls() -> str:

@@ -781,12 +781,12 @@ CASES = [
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at checkpoint 12, 226c168813fa0137 at checkpoint 24, 226c168813fa0137 at checkpoint 30, 81520624cd1fcda3 at checkpoint 12, 81520624cd1fcda3 at checkpoint 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
         "store merge b.duckdb -o a.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at checkpoint 12, 226c168813fa0137 at checkpoint 24, 226c168813fa0137 at checkpoint 30, 81520624cd1fcda3 at checkpoint 12, 81520624cd1fcda3 at checkpoint 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
