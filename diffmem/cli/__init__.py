@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import looking, measuring, models, planning, results, running, status, stores
+from diffmem.cli import looking, measuring, models, onsets, planning, results, running, status, stores
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -65,6 +65,7 @@ for command in (
     planning.plan,
     status.status,
     results.emm,
+    onsets.onset,
     results.report,
     results.findings,
     looking.show,

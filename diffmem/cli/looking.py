@@ -169,7 +169,7 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "notes", "emm"]))
+@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "notes", "emm", "onsets"]))
 @click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
 @store_option
 @click.option(
@@ -186,9 +186,9 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image), notes (what was done to the images of a cell) or emm (a row for each curve: lower and upper are
-    the sizes around the crossing, lower95 and upper95 the 95% interval). Of a study, cells and checkpoints come with
-    their place in it.
+    generated image), notes (what was done to the images of a cell), emm (a row for each curve: lower and upper are the
+    sizes around the crossing, lower95 and upper95 the 95% interval) or onsets (a row for each size of a curve). Of a
+    study, cells and checkpoints come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

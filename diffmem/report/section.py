@@ -33,6 +33,7 @@ from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
+from diffmem.report.onsets import onset_figure
 from diffmem.store import (
     GOING_ON,
     THRESHOLD_LEVELS,
@@ -221,6 +222,8 @@ def _figures(
     if len({point.position for point in points}) < len(points):  # a cell has more than one checkpoint
         panels = figures.ratio_against_epochs(points, ratio, clock)
         found.append(Figure(f"{named} against {clock}s", AGAINST_EPOCHS.format(clock), panels))
+    if found_onsets := onset_figure(points):
+        found.append(found_onsets)
     for keys in axes:
         panel = ratio_against_factor(keys, cells, ratio, published)
         found.append(Figure(f"{named} against {', '.join(keys)}", AGAINST_FACTOR, [panel]))

@@ -30,21 +30,35 @@ EMM = """
 """
 """The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
 
+ONSETS = """
+    study VARCHAR, curve VARCHAR, measure VARCHAR, threshold DOUBLE, level DOUBLE, size INTEGER, cells INTEGER,
+    tau_mem VARCHAR, tau_mem_value DOUBLE, tau_mem_lower DOUBLE, tau_mem_upper DOUBLE,
+    tau_mem_low95 DOUBLE, tau_mem_high95 DOUBLE,
+    tau_half VARCHAR, tau_half_value DOUBLE, tau_half_lower DOUBLE, tau_half_upper DOUBLE,
+    tau_half_low95 DOUBLE, tau_half_high95 DOUBLE,
+    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE
+"""
+"""The columns of the onsets at each size of a curve; the slope is the curve's."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS}
+"""The columns of what is not in the store, but read off it."""
+
 
 def write_table(
-    store: Store, what: str, path: Path, *, form: str, study: str | None = None, emm: Sequence[Sequence[Any]] = ()
+    store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, notes or emm of a store, or of one study, to a file, whole or not at all.
+    """Write what a store has, or one study, to a file, whole or not at all: cells, checkpoints, evidence, notes, emm
+    or onsets.
 
-    With a study, cells and checkpoints come once for each place that they have in it; the rows of `emm` are given.
+    With a study, cells and checkpoints come once for each place that they have in it; the rows of GIVEN are given.
     DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
-        if what == "emm":
-            connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
-            if emm:
-                connection.executemany(f"INSERT INTO emm VALUES ({', '.join('?' * len(emm[0]))})", emm)
-            sql = "FROM emm"
+        if what in GIVEN:
+            connection.execute(f"CREATE TEMP TABLE given ({GIVEN[what]})")
+            if rows:
+                connection.executemany(f"INSERT INTO given VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            sql = "FROM given"
         else:
             sql = _sql(connection, what, study)
         try:
