@@ -26,7 +26,6 @@ from .findings import check_findings as check_findings
 from .findings import study_results as study_results
 from .onsets import CurveOnsets as CurveOnsets
 from .onsets import Onset as Onset
-from .onsets import SizeOnsets as SizeOnsets
 from .onsets import onsets_of as onsets_of
 from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale

@@ -1,7 +1,6 @@
 from .cell import REPLICATES as REPLICATES
 from .cell import RESULTS_VERSION as RESULTS_VERSION
 from .cell import Cell as Cell
-from .cell import Clock as Clock
 from .cell import channels_of as channels_of
 from .cell import clock_of as clock_of
 from .cell import content_hash as content_hash
