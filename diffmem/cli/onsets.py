@@ -43,11 +43,12 @@ def onset(study: str, profile: str | None, measure: str | None, level: float, st
     found = found if measure is None else found.by(MEASURES[measure])
     with store.snapshot():
         check_measured(store, found)
-        points = store.curve_points(found.study, found.measure, found.threshold)
+        points, cells = store.curve_points(found.study, found.measure, found.threshold), store.progress(found.study)
+    unfinished = sum(bool(cell.expected) and not cell.finished for cell in cells)  # a monitor's may go on for ever
     curves = onsets_of(points, level=level)
     if as_json:
         about = {"study": found.study, "measure": found.measure.name, "level": level}
-        print_json({**about, "curves": curves})
+        print_json({**about, "curves": curves, "unfinished": unfinished})
         return
     rows = [row for curve in curves for row in _rows(curve)]
     print_table(
@@ -55,6 +56,8 @@ def onset(study: str, profile: str | None, measure: str | None, level: float, st
     )
     for curve in curves:
         _print_slope(curve)
+    if unfinished:
+        print_wrapped(f"{unfinished} of {len(cells)} cells are not finished", indent=4)
     if not curves:
         print_wrapped("no checkpoint after an optimizer step is measured", indent=4)
 
@@ -82,7 +85,7 @@ def _print_slope(curve: "CurveOnsets") -> None:
         print_wrapped(f"{label}: without an onset between checkpoints: N = {_listed(curve.left_out)}", indent=4)
     if rising := [each.size for each in curve.sizes if each.rises]:
         print_wrapped(
-            f"{label}: the ratio still rises at the end of training at N = {_listed(rising)}, so that tau_half is "
+            f"{label}: the ratio still rises at the last checkpoint at N = {_listed(rising)}, so that tau_half is "
             "later with more steps",
             indent=4,
         )

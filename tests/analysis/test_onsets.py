@@ -228,6 +228,17 @@ def test_a_study_with_nothing_measured_has_no_onset(tmp_path):
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
     result = tiny.here("onset", "tiny", "--store", store.path)
     assert (result.returncode, "no checkpoint after an optimizer step is measured" in result.stdout) == (0, True)
+    assert "2 of 2 cells are not finished" in result.stdout
+
+
+def test_the_command_says_where_the_ratio_still_rises_at_the_last_checkpoint(store):
+    assert "still rises" not in tiny.here("onset", "tiny", "--store", store.path).stdout
+    with store.writing() as connection:
+        connection.execute("DELETE FROM checkpoints WHERE step > 2000")
+        connection.execute("DELETE FROM evidence WHERE epoch > 2000")
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert "all cells: the ratio still rises at the last checkpoint at N = 32, so that tau_half is" in result.stdout
+    assert "3 of 3 cells are not finished" in result.stdout
 
 
 def test_onsets_are_exported(store):

@@ -10,7 +10,10 @@ import pytest
 import tiny
 
 from diffmem.runs.kept_models import find_model
+from diffmem.runs.runner import run_study
+from diffmem.runs.stopping import Interrupted
 from diffmem.store.store import Store
+from diffmem.study.study import Study
 
 TEXT = """
 P = {dataset = "digits", size = 8}
@@ -86,6 +89,18 @@ def test_a_budget_in_steps_that_ends_an_epoch_trains_nothing_again(epochs):
     assert result.returncode == 0
     assert "1 finished before" in result.stdout + result.stderr or "already" in result.stdout + result.stderr
     assert len(epochs.rows("FROM attempts")) == 1
+
+
+@pytest.mark.parametrize("moment", [("CellStarted", 1, 3), ("Measured", 2, 1), ("Measured", 3, 2)])
+def test_a_run_that_is_stopped_between_steps_goes_on_to_the_same_numbers(steps, tmp_path, moment):
+    study = Study.load(tiny.write(tmp_path, TEXT), overrides=BY_STEP[1::2])
+    store, stop = Store(tmp_path / "store.duckdb"), tiny.Moment(*moment)
+    with pytest.raises(Interrupted):
+        for event in run_study(study, store, stop=stop):
+            stop.see(event)
+    assert list(run_study(study, store))
+    assert len(store.rows("FROM attempts")) == 2
+    tiny.check_equal(tiny.results(store), tiny.results(steps))
 
 
 def test_a_run_says_the_step_of_a_checkpoint_inside_an_epoch(said):
