@@ -27,6 +27,9 @@ from .findings import check_findings as check_findings
 from .findings import study_results as study_results
 from .gaps import CellGaps as CellGaps
 from .gaps import cell_gaps as cell_gaps
+from .onsets import CurveOnsets as CurveOnsets
+from .onsets import Onset as Onset
+from .onsets import onsets_of as onsets_of
 from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale
 from .published import beside as beside

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
+from diffmem.analysis.onsets import LEVEL, onsets_of
 from diffmem.store import Store, StoredStudy, write_table
 
 
@@ -51,13 +53,29 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes or emm of a store, or of one study, to a file.
+    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
 
     The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
     they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
     """
-    rows = list(map(astuple, _emm_rows(store, study))) if what == "emm" else []
-    write_table(store, what, path, form=form, study=study, emm=rows)
+    rows: list[tuple[Any, ...]] = []
+    if what == "emm":
+        rows = list(map(astuple, _emm_rows(store, study)))
+    elif what == "onsets":
+        rows = list(_onset_rows(store, study))
+    write_table(store, what, path, form=form, study=study, rows=rows)
+
+
+def _onset_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yield a row of onsets for each size of each curve, by each measure that its study has."""
+    for stored in store.studies():
+        for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
+            for curve in onsets_of(store.curve_points(found.study, found.measure, found.threshold)):
+                about = (found.study, curve.label, found.measure.name, found.threshold, LEVEL)
+                slope = astuple(curve.slope)[:3] if curve.slope else (None,) * 3
+                for each in curve.sizes:
+                    mem, half = ((str(onset), *astuple(onset)) for onset in (each.mem, each.half))
+                    yield (*about, each.size, each.cells, *mem, *half, *slope)
 
 
 def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:

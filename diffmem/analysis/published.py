@@ -88,7 +88,7 @@ def _number(text: str) -> Any:
 def at_paper_scale(measured: CellWithSettings) -> bool:
     """Return whether a cell is one that the paper's numbers can be put beside."""
     settings = measured.settings
-    return settings.get("P.dataset") == "cifar10" and settings.get("T.epochs", 0) >= PAPER_EPOCHS
+    return settings.get("P.dataset") == "cifar10" and (settings.get("T.epochs") or 0) >= PAPER_EPOCHS
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@ from .cell import REPLICATES as REPLICATES
 from .cell import RESULTS_VERSION as RESULTS_VERSION
 from .cell import Cell as Cell
 from .cell import channels_of as channels_of
+from .cell import clock_of as clock_of
 from .cell import content_hash as content_hash
+from .cell import epoch_of as epoch_of
 from .cell import fingerprints_of as fingerprints_of
 from .cost import PASSES as PASSES
 from .cost import Cost as Cost
@@ -18,6 +20,7 @@ from .rules import impossible_checkpoints as impossible_checkpoints
 from .rules import impossible_data as impossible_data
 from .rules import impossible_groups as impossible_groups
 from .rules import impossible_labels as impossible_labels
+from .settings import BUDGETS as BUDGETS
 from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation

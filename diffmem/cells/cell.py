@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import SerializeAsAny
 
@@ -18,6 +18,42 @@ REPLICATES = frozenset({"P.draw", "T.seed"})
 
 RESULTS_VERSION = 2
 """Part of every `cell_id`; raise it when the same settings come to mean other numbers."""
+
+
+Clock = Literal["epoch", "step"]
+"""What the checkpoints of a cell are known by."""
+
+DECADES = 3
+"""Powers of ten of the training over which log-spaced checkpoints lie: what comes before is close to the noise that an
+untrained network makes."""
+
+
+def log_spaced(count: int, last: int) -> list[int]:
+    """Return so many different steps up to `last`, each about the same factor above the one before.
+
+    The first is at a thousandth of the last. Where rounding makes two equal, the later one is the next step.
+    """
+    first = max(1.0, last / 10**DECADES)
+    steps: list[int] = []
+    for i in range(count):
+        wanted = last if i == count - 1 else round(first * (last / first) ** (i / (count - 1)))
+        later = max(wanted, steps[-1] + 1 if steps else 1)
+        steps.append(min(later, last - (count - 1 - i)))  # which leaves a step for each that follows
+    return steps
+
+
+def clock_of(configuration: Mapping[str, Any]) -> Clock:
+    """Return what the checkpoints of a stored configuration are known by, as `Cell.clock` does."""
+    by_step = configuration.get("T", {}).get("steps") or configuration.get("score", {}).get("points")
+    return "step" if by_step else "epoch"
+
+
+def epoch_of(configuration: Mapping[str, Any], known_by: int) -> float:
+    """Return the epochs of a stored configuration at a checkpoint, in parts of one where it does not end one."""
+    if clock_of(configuration) == "epoch":
+        return known_by
+    images, size = known_by * int(configuration["T"]["batch_size"]), int(configuration["P"]["size"])
+    return images / size if images % size else images // size
 
 
 def content_hash(configuration: dict[str, Any]) -> str:
@@ -56,12 +92,12 @@ class Cell(Settings):
     ) -> Self:
         """Write out all defaults, and drop what has no effect, so that equal cells compare equal."""
         dataset = facts[P.dataset]
-        P, T = P.resolved(dataset), T.resolved(trained=M.trained)
+        P, T = P.resolved(dataset), T.resolved(P.size, trained=M.trained)
         return cls(
             P=P,
             M=M.resolved(P.resolution or 0),
             T=T,
-            score=score.resolved(T.epochs),
+            score=score.resolved(T.epochs_begun(P.size), trained=M.trained),
             channels=channels_of(P, facts),
             fingerprints=fingerprints_of(P, facts),
         )
@@ -139,19 +175,54 @@ class Cell(Settings):
         )
 
     @property
+    def clock(self) -> Clock:
+        """Return what its checkpoints are known by: steps where they do not all end an epoch."""
+        return "epoch" if self.T.epochs is not None and self.score.points is None else "step"
+
+    @property
     def checkpoints(self) -> list[tuple[int, int]]:
-        """Return (epoch, optimizer step) of every checkpoint; the untrained model is not one of them."""
+        """Return every checkpoint as what it is known by, an epoch or a step, and its optimizer step.
+
+        The untrained model is not one of them.
+        """
         if not self.M.trained:
             return [(0, 0)]
-        every = self.score.every or self.T.epochs
-        epochs = [*range(every, self.T.epochs, every), self.T.epochs]
-        return [(epoch, self.steps(epoch)) for epoch in epochs]
+        if self.clock == "step":
+            return [(step, step) for step in self._steps]
+        return [(epoch, self.steps(epoch)) for epoch in self._epochs]
+
+    @property
+    def _epochs(self) -> list[int]:
+        """Return the multiples of the epochs between checkpoints, and the last epoch."""
+        last = self.epochs
+        every = self.score.every or last
+        return [*range(every, last, every), last]
+
+    @property
+    def _steps(self) -> list[int]:
+        """Return the optimizer steps of the checkpoints that are known by them."""
+        last = self.last_step
+        if self.score.points is not None:
+            return log_spaced(self.score.points, last)
+        return [*dict.fromkeys(step for step in map(self.steps, self._epochs) if step < last), last]
 
     @property
     def checkpoint_count(self) -> int:
         """Return how many checkpoints a finished one has."""
-        return math.ceil(self.T.epochs / (self.score.every or self.T.epochs))
+        if self.clock == "step":
+            return len(self._steps)
+        return math.ceil(self.epochs / (self.score.every or self.epochs))
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs that the training begins, the last of which may not be a whole one."""
+        return self.T.epochs_begun(self.P.size)
+
+    @property
+    def last_step(self) -> int:
+        """Return the optimizer steps of the whole training."""
+        return self.T.last_step(self.P.size)
 
     def steps(self, epochs: int) -> int:
         """Return the optimizer steps of the first epochs."""
-        return math.ceil(epochs * self.P.size / self.T.batch_size)
+        return self.T.steps_of(epochs, self.P.size)

@@ -29,8 +29,7 @@ class Cost(NamedTuple):
 
 def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
     """Return the cost of a cell whose first `measured` checkpoints are there already."""
-    epochs_before = min(measured * (cell.score.every or 0), cell.T.epochs)
-    steps = cell.steps(cell.T.epochs) - cell.steps(epochs_before) if cell.M.trained else 0
+    steps = cell.last_step - _steps_before(cell, measured) if cell.M.trained else 0
     images_trained = steps * cell.T.batch_size
     images_generated = (cell.checkpoint_count - measured) * cell.score.samples
     pixels = cell.channels * (cell.P.resolution or 0) ** 2
@@ -43,6 +42,13 @@ def cell_cost(cell: Cell, *, measured: int = 0) -> Cost:
         images_generated * evaluations * work.forward,
         2 * images_generated * cell.P.size * pixels,
     )
+
+
+def _steps_before(cell: Cell, measured: int) -> int:
+    """Return the optimizer steps up to the last of the first `measured` checkpoints."""
+    if cell.clock == "step":
+        return cell.checkpoints[min(measured, cell.checkpoint_count) - 1][1] if measured else 0
+    return cell.steps(min(measured * (cell.score.every or 0), cell.epochs))
 
 
 def stored_cell(configuration: Mapping[str, Any]) -> Cell | None:

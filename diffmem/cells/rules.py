@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 
 from diffmem.cells.datasets import DATASETS, Facts
-from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.cells.settings import (
+    MOST,
+    MOST_CHECKPOINTS,
+    DataDistribution,
+    ModelConfiguration,
+    Scoring,
+    TrainingProcedure,
+)
 from diffmem.networks import Fault as Fault
-
-MOST_CHECKPOINTS = 10_000
+from diffmem.text import counted
 
 
 def impossible_pairs(
@@ -18,7 +24,7 @@ def impossible_pairs(
         *impossible_data(P, facts),
         *impossible_labels(P, M),
         *(M.faults(resolution) if resolution else []),
-        *impossible_checkpoints(T, score),
+        *impossible_checkpoints(T, score, P.size),
         *impossible_groups(score),
     ]
 
@@ -33,12 +39,20 @@ def impossible_labels(P: DataDistribution, M: ModelConfiguration) -> list[Fault]
     return faults
 
 
-def impossible_checkpoints(T: TrainingProcedure, score: Scoring) -> list[Fault]:
-    """Return what is wrong with the number of checkpoints."""
-    if not score.every or T.epochs <= MOST_CHECKPOINTS * score.every:
+def impossible_checkpoints(T: TrainingProcedure, score: Scoring, size: int) -> list[Fault]:
+    """Return what is wrong with the checkpoints of a training on `size` images."""
+    steps, epochs, budget = T.last_step(size), T.epochs_begun(size), f"T.{T.budget}"
+    by_step = score.points is not None or T.resolved(size).steps is not None
+    if by_step and steps > MOST:
+        most = f"{steps} optimizer steps; a checkpoint inside an epoch is at step {MOST} at most"
+        return [Fault((budget, "P.size"), most)]
+    if score.points is not None and score.points > steps:
+        few = f"{score.points} checkpoints, but the training has {counted(steps, 'optimizer step')}"
+        return [Fault(("score.points", budget), few)]
+    if not score.every or epochs <= MOST_CHECKPOINTS * score.every:
         return []
-    epochs = f"{T.epochs} epochs with a checkpoint every {score.every}"
-    return [Fault(("score.every", "T.epochs"), f"{epochs} are more than {MOST_CHECKPOINTS} checkpoints")]
+    between = f"{epochs} epochs with a checkpoint every {score.every}"
+    return [Fault(("score.every", budget), f"{between} are more than {MOST_CHECKPOINTS} checkpoints")]
 
 
 def impossible_groups(score: Scoring) -> list[Fault]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from diffmem.cells.datasets import Dataset
 from diffmem.cells.grouping import Augmentation
@@ -19,6 +19,12 @@ from diffmem.settings import Settings as Settings
 
 MOST_CLASSES = 100_000
 """Classes of a dataset; class numbers are below."""
+MOST_IMAGES = 10**12
+"""Training images of a budget, each counted as often as it is seen."""
+MOST_CHECKPOINTS = 10_000
+"""Checkpoints of a cell."""
+BUDGETS = ("epochs", "steps", "images")
+"""The keys of T that say how long a model is trained: one of them does."""
 
 Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
 
@@ -97,7 +103,16 @@ def _listed(classes: int | tuple[int, ...] | None) -> tuple[int, ...] | None:
 class TrainingProcedure(Settings):
     """T: how the model is trained (Gu et al. 2023, Section 5 and Appendix B)."""
 
-    epochs: int = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"steps": None, "images": None}
+
+    epochs: int | None = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
+    steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps, in the place of T.epochs.")
+    images: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_IMAGES,
+        description="Training images seen, in the place of T.epochs; the last batch is a whole one.",
+    )
     batch_size: int = Field(512, ge=1, le=MOST, description="Images per optimizer step, over all processes.")
     lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
     warmup_epochs: int = Field(200, ge=0, le=MOST, description="Epochs over which learning rate and EMA warm up.")
@@ -115,15 +130,59 @@ class TrainingProcedure(Settings):
         0, ge=0, lt=2**63, description="Seed of initial weights, batch order, noise and generated images."
     )
 
-    def resolved(self, *, trained: bool = True) -> Self:
-        """Return the same procedure with the momentum written out for SGD and left out for Adam.
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_beside_another_budget(cls, values: Any) -> Any:
+        given = isinstance(values, dict) and any(values.get(key) is not None for key in BUDGETS)
+        return {"epochs": None, **values} if given else values
 
-        Of a model that is not trained, the seed alone is kept.
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"one of {', '.join(BUDGETS)} says how long a model is trained, not {len(given)} of them")
+        return self
+
+    @property
+    def budget(self) -> str:
+        """Return the key that says how long the model is trained."""
+        return next(key for key in BUDGETS if getattr(self, key) is not None)
+
+    def resolved(self, size: int, *, trained: bool = True) -> Self:
+        """Return the same procedure on `size` images, without what has no effect.
+
+        The momentum is written out for SGD and left out for Adam. A training whose last step ends an epoch is one of
+        epochs, any other one of steps, so that the same training has one name. Of a model that is not trained, the
+        seed alone is kept.
         """
         if not trained:
             return type(self)(epochs=1, seed=self.seed)
         momentum = None if self.optimizer == "adam" else 0.9 if self.momentum is None else self.momentum
-        return self.model_copy(update={"momentum": momentum})
+        return self.model_copy(update={"momentum": momentum, **self._budget_on(size)})
+
+    def _budget_on(self, size: int) -> dict[str, int | None]:
+        if self.epochs is not None:
+            return {}
+        steps = self.last_step(size)
+        seen = steps * self.batch_size if self.images is None or self.images % size else self.images
+        epochs = seen // size  # of several that end at this step, the most, or those that T.images counts
+        if 1 <= epochs <= MOST and self.steps_of(epochs, size) == steps:
+            return {"epochs": epochs, "steps": None, "images": None}
+        return {"epochs": None, "steps": steps, "images": None}
+
+    def steps_of(self, epochs: int, size: int) -> int:
+        """Return the optimizer steps of so many epochs on `size` images."""
+        return -(-epochs * size // self.batch_size)
+
+    def last_step(self, size: int) -> int:
+        """Return the optimizer steps of the whole training on `size` images."""
+        if self.epochs is not None:
+            return self.steps_of(self.epochs, size)
+        return self.steps or -(-(self.images or 0) // self.batch_size)
+
+    def epochs_begun(self, size: int) -> int:
+        """Return the epochs on `size` images that the training begins."""
+        return self.epochs or -(-self.last_step(size) * self.batch_size // size)
 
 
 Augmentations = Annotated[tuple[Augmentation, ...], BeforeValidator(as_tuple)]
@@ -132,7 +191,7 @@ Augmentations = Annotated[tuple[Augmentation, ...], BeforeValidator(as_tuple)]
 class Scoring(Settings):
     """How a checkpoint's memorization ratio is measured, and what is kept of it."""
 
-    NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None}
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"precision": None, "points": None}
     NO_NUMBERS: ClassVar[frozenset[str]] = frozenset(
         {"batch_size", "pairs", "keep", "measures", "held_out", "groups", "augment"}
     )
@@ -140,6 +199,13 @@ class Scoring(Settings):
     samples: int = Field(10_000, ge=1, le=MOST, description="Images generated per checkpoint.")
     every: int | None = Field(
         None, ge=1, le=MOST, description="Epochs between checkpoints; default: a sixteenth of the training."
+    )
+    points: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_CHECKPOINTS,
+        description="In the place of score.every: so many checkpoints, log-spaced in steps over the last three decades "
+        "of the training.",
     )
     steps: int = Field(18, ge=2, le=MOST, description="Noise levels of the Heun sampler.")
     precision: float | None = Field(
@@ -183,9 +249,20 @@ class Scoring(Settings):
         is not asked. More looks would bias it."""
         return PRECISION_CHECK if self.precision else self.samples
 
-    def resolved(self, epochs: int) -> Self:
-        """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`."""
-        return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs)})
+    @model_validator(mode="after")
+    def _one_spacing(self) -> Self:
+        if self.every is not None and self.points is not None:
+            raise ValueError("one of every, points says where the checkpoints are, not both")
+        return self
+
+    def resolved(self, epochs: int, *, trained: bool = True) -> Self:
+        """Return the same scoring with the epochs between checkpoints written out, for a training of `epochs`.
+
+        A model that is not trained has one checkpoint.
+        """
+        if self.points is not None and trained:
+            return self
+        return self.model_copy(update={"every": min(self.every or math.ceil(epochs / 16), epochs), "points": None})
 
 
 PRECISION_CHECK = 500

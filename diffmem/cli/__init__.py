@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffmem.cli import auditing, gaps, looking, measuring, models, planning, results, running, status, stores
+from diffmem.cli import auditing, gaps, looking, measuring, models, onsets, planning, results, running, status, stores
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -66,6 +66,7 @@ for command in (
     status.status,
     results.emm,
     gaps.gaps,
+    onsets.onset,
     results.report,
     results.findings,
     looking.show,

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.argument("cell", shell_complete=complete_cell)
 @click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
 @click.option("--labels", metavar="L[,L...]", help="One label for all images, or one for each, instead of drawn ones.")
-@click.option("--epoch", type=click.IntRange(min=1), help="Of which checkpoint.  [default: the last that is kept]")
+@click.option(
+    "--epoch",
+    type=click.IntRange(min=1),
+    help="Of which checkpoint; its step where the cell has score.points, or T.steps that end inside an epoch.  "
+    "[default: the last that is kept]",
+)
 @click.option("-o", "--output", type=FileName(), required=True, help="A folder for PNG files, or a .npz file.")
 @store_option
 def generate(cell: str, count: int, labels: str | None, epoch: int | None, output: Path, store_path: Path) -> None:

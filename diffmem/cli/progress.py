@@ -52,9 +52,9 @@ def _line(event: Event, total: int) -> str:
         case CellStarted(entry=entry, step=step, steps=steps, note=note):
             going_on = f", going on at step {step} of {steps}" if step else ""
             return f"cell {entry.number}/{total} {entry.name}{going_on}" + (f"\n  {note}" if note else "")
-        case Measured(epoch=epoch, ratio=ratio, loss=loss):
+        case Measured(cell=cell, epoch=epoch, ratio=ratio, loss=loss):
             trained = "" if loss is None else f"  loss {loss:.4g}"
-            return f"  epoch {epoch}: memorization ratio {ratio:.3f}{trained}"
+            return f"  {cell.clock} {epoch}: memorization ratio {ratio:.3f}{trained}"
         case CellEnded(entry=entry, outcome=outcome, error=error) if outcome is not Ended.FINISHED:
             return f"cell {entry.number}/{total} {entry.name}{SAID.get(outcome, f': {outcome}')}{error}"
     return ""
@@ -74,7 +74,7 @@ def _detail(event: Event) -> str:
         case Saved(step=step):
             return f"  step {step}: training state saved"
         case Generated(cell=cell, epoch=epoch, count=count):
-            return f"  epoch {epoch}: {count} of {cell.score.samples} images generated"
+            return f"  {cell.clock} {epoch}: {count} of {cell.score.samples} images generated"
     return ""
 
 

@@ -122,7 +122,7 @@ def ratio_against_epochs(points: Sequence[Point], ratio: str, clock: str = "epoc
                     intervals=[(mean.low, mean.high) for mean in line.values()],
                     extra=[mean.models for mean in line.values()],
                 )
-                for size, line in _by_size(members).items()
+                for size, line in _by_size(members, clock).items()
             ],
             Axis(f"{clock}s"),
             ratio_axis(ratio),
@@ -132,8 +132,8 @@ def ratio_against_epochs(points: Sequence[Point], ratio: str, clock: str = "epoc
     ]
 
 
-def _by_size(points: Sequence[Point]) -> dict[int, dict[int, Mean]]:
-    """Return the mean ratios of a curve by size and by epoch, at the epochs that all models of a size have.
+def _by_size(points: Sequence[Point], clock: str) -> dict[int, dict[int, Mean]]:
+    """Return the mean ratios of a curve by size and by epoch, or step, at those that all models of a size have.
 
     A mean over other models at each epoch would rise and fall by their number. At each epoch, draws and seeds are taken
     to differ alike at all sizes, as for the curve against N.
@@ -141,7 +141,7 @@ def _by_size(points: Sequence[Point]) -> dict[int, dict[int, Mean]]:
     epochs: dict[int, list[Point]] = defaultdict(list)
     models: dict[int, set[int]] = defaultdict(set)
     for point in points:
-        epochs[point.epoch].append(point)
+        epochs[point.step if clock == "step" else point.epoch].append(point)
         models[point.size].add(point.position)
     lines: dict[int, dict[int, Mean]] = {size: {} for size in sorted({point.size for point in points})}
     for epoch, found in sorted(epochs.items()):

@@ -4,10 +4,11 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from diffmem.analysis import MeasuredCell, by_position
+from diffmem.analysis import CellWithSettings, by_position
+from diffmem.cells import clock_of
 from diffmem.errors import StoreError
 from diffmem.measures import is_copy
-from diffmem.store import UNREADABLE, CopyCount, ImagePair, reduced
+from diffmem.store import UNREADABLE, CopyCount, ImagePair, StoredCell, StoredStudy, reduced
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
@@ -26,15 +27,15 @@ def room_beside(page: str) -> int:
 
 def galleries(
     pairs: Sequence[ImagePair],
-    cells: Sequence[MeasuredCell],
+    cells: Sequence[CellWithSettings],
     copies: Sequence[CopyCount],
-    threshold: float,
+    study: StoredStudy,
     room: int,
 ) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
-    `pairs` and `copies` are those of the store, at a threshold of distance / yardstick. All cells show equally many
-    pictures, as fit into `room` bytes of the page, half of them of what is copied.
+    `pairs` and `copies` are those of the store, at the study's threshold of distance / yardstick. All cells show
+    equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
     shown = [each for each in cells if each.cell.position in pairs_of]
@@ -47,7 +48,7 @@ def galleries(
         {
             "name": each.cell.name,
             "position": each.cell.position,
-            "epoch": own[number][0].epoch,
+            "at": _named(each.cell, study, own[number][0].epoch),
             "ratio": each.last,
             "size": each.cell.size,
             "replicated": len(copies_of[each.cell.position]),
@@ -62,13 +63,19 @@ def galleries(
                     "nearest": nearest,
                     "number": pair.number,
                     "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
-                    "memorized": is_copy(pair.distance, pair.yardstick, threshold),
+                    "memorized": is_copy(pair.distance, pair.yardstick, study.threshold),
                 }
                 for pair, (generated, nearest) in zip(own[number], drawn[number], strict=False)
             ],
         }
         for number, each in enumerate(shown)
     ]
+
+
+def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
+    """Return what a checkpoint is known by: `epoch 30`, or `step 64`."""
+    clock = "step" if clock_of(cell.configuration) == "step" else study.kind.clock
+    return f"{clock} {known_by}"
 
 
 def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:

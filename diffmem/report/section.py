@@ -27,13 +27,14 @@ from diffmem.analysis import (
     study_cells,
     study_results,
 )
-from diffmem.cells import cell_cost, stored_cell
+from diffmem.cells import cell_cost, clock_of, stored_cell
 from diffmem.measures import NEAREST, Measure
 from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
 from diffmem.report.noise_levels import level_figures, shown_levels
+from diffmem.report.onsets import onset_figure
 from diffmem.store import (
     GOING_ON,
     THRESHOLD_LEVELS,
@@ -151,7 +152,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
         of_denoisers=level_figures(levels, study.kind.clock),
-        galleries=partial(galleries, pairs, cells, copies, study.threshold),
+        galleries=partial(galleries, pairs, cells, copies, study),
     )
 
 
@@ -215,7 +216,9 @@ def _figures(
     if not points:
         return []
     found: list[Figure] = []
-    axes, ratio, clock = factors(study.axes), study.measure.ratio, study.kind.clock
+    axes, ratio = factors(study.axes), study.measure.ratio
+    by_step = any(clock_of(each.cell.configuration) == "step" for each in cells)
+    clock = "step" if by_step else study.kind.clock
     named = ratio[0].upper() + ratio[1:]
     if len({point.size for point in points}) > 1 or not axes:
         panel = figures.ratio_against_size(curves, ratio, published)
@@ -223,6 +226,8 @@ def _figures(
     if len({point.position for point in points}) < len(points):  # a cell has more than one checkpoint
         panels = figures.ratio_against_epochs(points, ratio, clock)
         found.append(Figure(f"{named} against {clock}s", AGAINST_EPOCHS.format(clock), panels))
+    if found_onsets := onset_figure(points):
+        found.append(found_onsets)
     for keys in axes:
         panel = ratio_against_factor(keys, cells, ratio, published)
         found.append(Figure(f"{named} against {', '.join(keys)}", AGAINST_FACTOR, [panel]))

@@ -169,7 +169,9 @@ def find_model(store: Store, cell_id: str, epoch: int | None = None) -> KeptMode
         )
     if epoch is not None and epoch not in kept:
         there = ", ".join(map(str, sorted(kept)))
-        raise NotInStore(f"{store.weights}: no weights of cell {cell_id} at epoch {epoch}; there are those of {there}")
+        raise NotInStore(
+            f"{store.weights}: no weights of cell {cell_id} at checkpoint {epoch}; there are those of {there}"
+        )
     wanted = max(kept) if epoch is None else epoch
     return _opened(kept[wanted], cell_id, wanted)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffmem.cells import Cell, Scoring
+from diffmem.cells import Cell, Scoring, epoch_of
 from diffmem.data import training_set
 from diffmem.errors import RunError
 from diffmem.measures import DENOISER_MEASURES, Comparison, Evidence, check_measure, of_copies, of_denoisers
@@ -32,7 +32,7 @@ class Later:
 
     cell_id: str
     name: str  # its axis values
-    epoch: int
+    epoch: float  # a part of one where the checkpoint is inside an epoch
     measure: str
     value: float
     low: float
@@ -190,8 +190,8 @@ def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], 
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
-    interval = found.low, found.high
-    return Later(entry.cell.cell_id, entry.name, found.epoch, found.measure, found.value, *interval, found.n, new, note)
+    interval, epoch = (found.low, found.high), epoch_of(entry.cell.configuration, int(found.epoch))
+    return Later(entry.cell.cell_id, entry.name, epoch, found.measure, found.value, *interval, found.n, new, note)
 
 
 def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: _Model) -> str:
@@ -200,7 +200,7 @@ def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: 
     stored = store.distances(cell_id, epoch)
     if len(stored["nearest"]) != found.samples:
         raise RunError(
-            f"{store.path}: {cell_id} at epoch {epoch} has evidence of {len(stored['nearest'])} images instead of "
+            f"{store.path}: {cell_id} at checkpoint {epoch} has evidence of {len(stored['nearest'])} images instead of "
             f"{found.samples}; `diffmem store check` lists what else is wrong"
         )
     same = (stored["nearest"] == found.nearest) & (stored["d1"] == found.d1) & (stored["d2"] == found.d2)
@@ -303,7 +303,9 @@ def _why_not(cell: Cell, store: Store) -> str:
 
 def _anew(cell: Cell, given: dict[str, int]) -> Cell:
     """Return the cell of the same training with another scoring, and its last checkpoint alone."""
-    scoring = cell.score.model_copy(update={**given, "every": max(1, cell.checkpoints[-1][0])})
+    # log-spaced checkpoints are known by their step, and so is one of them alone
+    one = {"every": max(1, cell.epochs)} if cell.score.points is None else {"points": 1}
+    scoring = cell.score.model_copy(update={**given, **one})
     return cell.model_copy(update={"score": scoring})
 
 

@@ -115,7 +115,7 @@ def without_steps_between(cells: Sequence[Cell]) -> int:
 
 def _pace(cell: Cell) -> tuple[int | None, ...]:
     """Return what the optimizer steps at a cell's checkpoints follow from."""
-    return cell.P.size, cell.T.epochs, cell.T.batch_size, cell.score.every
+    return cell.P.size, cell.T.epochs, cell.T.steps, cell.T.batch_size, cell.score.every, cell.score.points
 
 
 @dataclass(frozen=True)

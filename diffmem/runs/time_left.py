@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diffmem.cells import Cost, TrainingProcedure, cell_cost, stored_cell
+from diffmem.cells import BUDGETS, Cost, TrainingProcedure, cell_cost, stored_cell
 from diffmem.store import AlikeCells, Store
 
 
@@ -33,7 +33,7 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
 
 COSTS_NOTHING = {
     "P": dict.fromkeys(("draw", "classes", "blend")),
-    "T": dict.fromkeys(sorted(TrainingProcedure.model_fields.keys() - {"epochs", "batch_size"})),
+    "T": dict.fromkeys(sorted(TrainingProcedure.model_fields.keys() - {*BUDGETS, "batch_size"})),
 }
 """Settings that cost no operations, as what takes them out of a configuration."""
 

@@ -60,7 +60,7 @@ def _tracker(name: str, study: str, run: str, folder: Path) -> GeneralTracker:
 
 
 def log_events(events: Iterator[Event], opened: Open) -> Iterator[Event]:
-    """Yield the events of a run, and log the loss and the ratio of each checkpoint at its epoch.
+    """Yield the events of a run, and log the loss and the ratio of each checkpoint at its epoch, or step.
 
     Each cell has trackers of its own. The process that an event comes to logs it, and waits for no other. RunError
     where a tracker fails: what is measured is in the store all the same.

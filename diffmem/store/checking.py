@@ -36,58 +36,58 @@ FAULTS = {
     f"""
     SELECT cell_id, epoch, samples, coalesce(counted.rows, 0) AS rows
     FROM checkpoints LEFT JOIN ({COUNTED}) counted USING (cell_id, epoch) WHERE samples <> coalesce(counted.rows, 0)
-    """: "{cell_id} at epoch {epoch}: {samples} images generated, but {rows} rows of evidence",
+    """: "{cell_id} at checkpoint {epoch}: {samples} images generated, but {rows} rows of evidence",
     f"""
     SELECT cell_id, epoch, counted.rows - numbers AS twice
     FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch) WHERE counted.rows <> numbers
-    """: "{cell_id} at epoch {epoch}: {twice} rows of evidence for an image that has one already",
+    """: "{cell_id} at checkpoint {epoch}: {twice} rows of evidence for an image that has one already",
     f"""
     SELECT cell_id, epoch, checkpoints.memorized AS stored, counted.memorized AS counted
     FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch)
     WHERE checkpoints.memorized <> counted.memorized
-    """: "{cell_id} at epoch {epoch}: {stored} images memorized, but {counted} by the evidence",
+    """: "{cell_id} at checkpoint {epoch}: {stored} images memorized, but {counted} by the evidence",
     f"""
     SELECT cell_id, epoch, ratio, counted.memorized / counted.rows AS counted
     FROM checkpoints JOIN ({COUNTED}) counted USING (cell_id, epoch)
     WHERE NOT abs(ratio - counted.memorized / counted.rows) < 1e-12
-    """: "{cell_id} at epoch {epoch}: ratio {ratio}, but {counted} by the evidence",
+    """: "{cell_id} at checkpoint {epoch}: ratio {ratio}, but {counted} by the evidence",
     "SELECT DISTINCT cell_id, epoch FROM evidence ANTI JOIN checkpoints USING (cell_id, epoch)": (
-        "{cell_id} at epoch {epoch}: evidence without its checkpoint"
+        "{cell_id} at checkpoint {epoch}: evidence without its checkpoint"
     ),
     "SELECT DISTINCT cell_id, epoch FROM pairs ANTI JOIN checkpoints USING (cell_id, epoch)": (
-        "{cell_id} at epoch {epoch}: image pairs without their checkpoint"
+        "{cell_id} at checkpoint {epoch}: image pairs without their checkpoint"
     ),
     f"""
     SELECT cell_id, epoch, measure, n, coalesce(counted.rows, 0) AS rows
     FROM measurements LEFT JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)
     WHERE n IS DISTINCT FROM counted.rows
-    """: "{cell_id} at epoch {epoch}, {measure}: {n} images measured, but {rows} rows of evidence",
+    """: "{cell_id} at checkpoint {epoch}, {measure}: {n} images measured, but {rows} rows of evidence",
     f"""
     SELECT cell_id, epoch, measure, counted.rows - numbers AS twice
     FROM measurements JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure) WHERE counted.rows <> numbers
-    """: "{cell_id} at epoch {epoch}, {measure}: {twice} rows of evidence for an image that has one already",
+    """: "{cell_id} at checkpoint {epoch}, {measure}: {twice} rows of evidence for an image that has one already",
     f"""
     SELECT cell_id, epoch, measure, value, counted
     FROM measurements JOIN ({COUNTED_BY_MEASURE}) counted USING (cell_id, epoch, measure)
     WHERE NOT abs(value - counted) < 1e-12
-    """: "{cell_id} at epoch {epoch}, {measure}: {value}, but {counted} by the evidence",
+    """: "{cell_id} at checkpoint {epoch}, {measure}: {value}, but {counted} by the evidence",
     "SELECT DISTINCT cell_id, epoch FROM measurements ANTI JOIN checkpoints USING (cell_id, epoch)": (
-        "{cell_id} at epoch {epoch}: measurements without their checkpoint"
+        "{cell_id} at checkpoint {epoch}: measurements without their checkpoint"
     ),
     "SELECT DISTINCT cell_id, epoch, measure FROM measure_evidence ANTI JOIN measurements "
-    "USING (cell_id, epoch, measure)": "{cell_id} at epoch {epoch}, {measure}: evidence without its measurement",
+    "USING (cell_id, epoch, measure)": "{cell_id} at checkpoint {epoch}, {measure}: evidence without its measurement",
     "SELECT DISTINCT cell_id, epoch FROM noise_levels ANTI JOIN checkpoints USING (cell_id, epoch)": (
-        "{cell_id} at epoch {epoch}: values at noise levels without their checkpoint"
+        "{cell_id} at checkpoint {epoch}: values at noise levels without their checkpoint"
     ),
     """
     SELECT cell_id, epoch, measure, count(*) - count(DISTINCT (quantity, images, sigma)) AS twice
     FROM noise_levels GROUP BY ALL HAVING twice > 0
-    """: "{cell_id} at epoch {epoch}, {measure}: {twice} values at a noise level that has one already",
+    """: "{cell_id} at checkpoint {epoch}, {measure}: {twice} values at a noise level that has one already",
     "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
         "{cell_id}: pictures of copied training images without a checkpoint"
     ),
     "SELECT cell_id, epoch FROM checkpoints ANTI JOIN cells USING (cell_id)": (
-        "{cell_id} at epoch {epoch}: a checkpoint of a cell that is not there"
+        "{cell_id} at checkpoint {epoch}: a checkpoint of a cell that is not there"
     ),
     "SELECT DISTINCT cell_id FROM attempts ANTI JOIN cells USING (cell_id)": (
         "{cell_id}: an attempt at a cell that is not there"

@@ -30,21 +30,34 @@ EMM = """
 """
 """The columns of the EMM of each curve: by the best checkpoints as in the paper, and by the last ones."""
 
+ONSETS = """
+    study VARCHAR, curve VARCHAR, measure VARCHAR, threshold DOUBLE, level DOUBLE, size INTEGER, cells INTEGER,
+    tau_mem VARCHAR, tau_mem_value DOUBLE, tau_mem_lower DOUBLE, tau_mem_upper DOUBLE,
+    tau_mem_low95 DOUBLE, tau_mem_high95 DOUBLE,
+    tau_half VARCHAR, tau_half_value DOUBLE, tau_half_lower DOUBLE, tau_half_upper DOUBLE,
+    tau_half_low95 DOUBLE, tau_half_high95 DOUBLE,
+    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE
+"""
+"""The columns of the onsets at each size of a curve; the slope is the curve's."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS}
+"""The columns of what is not in the store, but read off it."""
+
 
 def write_table(
-    store: Store, what: str, path: Path, *, form: str, study: str | None = None, emm: Sequence[Sequence[Any]] = ()
+    store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes or emm of a store, or of one study, to a file.
+    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
 
     The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
-    they have in it; the rows of `emm` are given. DiffmemError where the file cannot be written.
+    they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
-        if what == "emm":
-            connection.execute(f"CREATE TEMP TABLE emm ({EMM})")
-            if emm:
-                connection.executemany(f"INSERT INTO emm VALUES ({', '.join('?' * len(emm[0]))})", emm)
-            sql = "FROM emm"
+        if what in GIVEN:
+            connection.execute(f"CREATE TEMP TABLE given ({GIVEN[what]})")
+            if rows:
+                connection.executemany(f"INSERT INTO given VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            sql = "FROM given"
         else:
             sql = _sql(connection, what, study)
         try:
@@ -68,14 +81,14 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             """
     if what == "checkpoints":
         return f"""
-            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
-                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed, epoch, step,
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size, configuration->>'$.P.draw' AS draw,
+                (configuration->>'$.T.seed')::BIGINT AS seed, {_epochs(connection)} AS epoch, step,
                 measured.measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high,
                 null_ratio, coalesce(null_samples, 0) AS null_samples, loss,
                 train_seconds, score_seconds, attempt_id, host, device, measured_at
             FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
                 LEFT JOIN attempts USING (cell_id, attempt_id)
-            ORDER BY {order}cell_id, epoch, measured.measure DESC
+            ORDER BY {order}cell_id, checkpoints.epoch, measured.measure DESC
             """
     if what == "gaps":
         return f"""
@@ -96,7 +109,22 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM ({evidence}) AS e
                 LEFT JOIN (FROM measure_evidence WHERE measure = {literal(name)}) AS m USING (cell_id, epoch, sample)
             """
-    return f"{evidence} ORDER BY cell_id, epoch, sample"
+    return f"""
+        SELECT e.* REPLACE ({_epochs(connection, "e")} AS epoch) FROM ({evidence}) AS e LEFT JOIN cells USING (cell_id)
+        ORDER BY cell_id, e.epoch, sample
+        """
+
+
+BY_STEP = "(configuration->>'$.score.points' IS NOT NULL OR configuration->>'$.T.steps' IS NOT NULL)"
+"""SQL for whether the checkpoints of a cell are known by their step, as `clock_of` has it."""
+
+
+def _epochs(connection: duckdb.DuckDBPyConnection, table: str = "checkpoints") -> str:
+    """Return SQL for the epochs at a checkpoint: whole numbers where all cells' checkpoints end epochs."""
+    if connection.execute(f"FROM cells WHERE {BY_STEP} LIMIT 1").fetchone() is None:
+        return f"{table}.epoch"
+    batch, size = (f"(configuration->>'$.{key}')::DOUBLE" for key in ("T.batch_size", "P.size"))
+    return f"CASE WHEN {BY_STEP} THEN {table}.epoch * {batch} / {size} ELSE {table}.epoch END"
 
 
 def _nulls() -> str:

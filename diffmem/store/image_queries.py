@@ -87,8 +87,8 @@ class ImageQueries(Records):
         return self.records(
             Point,
             f"""
-            SELECT position, curve, size, draw, seed, cell_id, epoch, counted.samples, counted.ratio, loss
-            FROM results JOIN ({ratios}) AS counted USING (cell_id, epoch)
+            SELECT position, curve, size, draw, seed, cell_id, epoch, step, counted.samples, counted.ratio, results.loss
+            FROM results JOIN ({ratios}) AS counted USING (cell_id, epoch) JOIN checkpoints USING (cell_id, epoch)
             WHERE study = ? ORDER BY position, epoch
             """,
             [*parameters, study],

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from diffmem.cells import RESULTS_VERSION, dotted
+from diffmem.cells import RESULTS_VERSION, dotted, epoch_of
 from diffmem.errors import NotInStore, StoreError
 from diffmem.measures import NEAREST
 from diffmem.store.attempts import outcome_of, state_of
@@ -130,15 +130,16 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
         others = store.records(Measurement, sql, [cell_id])
         levels = store.levels(cell_id)
         notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
+    configuration = from_json(cell["configuration"], store.path)
     finished = 0 < cell["expected"] <= len(checkpoints)
     return CellDescription(
         cell_id=cell["cell_id"],
         created_at=cell["created_at"],
-        configuration=from_json(cell["configuration"], store.path),
+        configuration=configuration,
         expected=cell["expected"],
         studies=studies,
-        checkpoints=checkpoints,
-        measurements=others,
+        checkpoints=[replace(each, epoch=epoch_of(configuration, int(each.epoch))) for each in checkpoints],
+        measurements=[replace(each, epoch=epoch_of(configuration, int(each.epoch))) for each in others],
         levels=levels,
         attempts=[replace(each, outcome=outcome_of(each, finished=finished) or each.outcome) for each in attempts],
         notes=[row["note"] for row in notes],

@@ -158,7 +158,7 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
         _attach(connection, place)
         conflicts = connection.execute(CONFLICTS).fetchall()
         if conflicts:
-            named = ", ".join(f"{cell_id} at epoch {epoch}" for cell_id, epoch in conflicts[:5])
+            named = ", ".join(f"{cell_id} at checkpoint {epoch}" for cell_id, epoch in conflicts[:5])
             more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
             raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge only one of the two")
         before = _checkpoints(connection)

@@ -98,7 +98,8 @@ class Point:
     draw: str
     seed: int
     cell_id: str
-    epoch: int
+    epoch: int  # what the checkpoint is known by: its epoch, or its step where it does not end one
+    step: int
     samples: int
     ratio: float
     loss: float | None
@@ -249,7 +250,7 @@ class Place:
 class MeasuredPoint:
     """A checkpoint as it was stored, with the 95% Wilson interval of its ratio."""
 
-    epoch: int
+    epoch: float  # a part of one where the checkpoint is inside an epoch
     step: int
     samples: int
     memorized: int
@@ -266,7 +267,7 @@ class MeasuredPoint:
 class Measurement:
     """What a measure beside the paper's has found at a checkpoint: the share of copies, with its 95% interval."""
 
-    epoch: int
+    epoch: float  # as in MeasuredPoint, or what the checkpoint is known by
     measure: str
     value: float
     low: float

@@ -111,7 +111,9 @@ class _Crossing:
         if images is None:
             return None
         model, network_faults = self._network(at["M"], images.P.resolution or 0)
-        training, scoring, checkpoint_faults = self._training(at["T"], model.trained)
+        # the size matters to few trainings; the others are resolved once for all sizes
+        by_size = T.section.epochs is None or score.section.points is not None
+        training, scoring, checkpoint_faults = self._training(at["T"], model.trained, P.section.size if by_size else 2)
         bad = P.bad | M.bad | T.bad | score.bad
         found = [*images.faults, *impossible_labels(P.section, M.section), *network_faults, *checkpoint_faults]
         if bad or found:
@@ -189,15 +191,17 @@ class _Crossing:
         M: ModelConfiguration = self._section("M", steps).section
         return M.resolved(resolution), M.faults(resolution) if resolution else []
 
-    def _resolve_training(self, steps: Steps, trained: bool) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
+    def _resolve_training(
+        self, steps: Steps, trained: bool, size: int
+    ) -> tuple[TrainingProcedure, Scoring, list[Fault]]:
         T, score = self._section("T", steps).section, self._section("score", ()).section
-        resolved = T.resolved(trained=trained)
-        faults = [*impossible_checkpoints(T, score), *impossible_groups(score)]
-        return resolved, self._scoring(resolved.epochs), faults
+        resolved = T.resolved(size, trained=trained)
+        scoring = self._scoring(resolved.epochs_begun(size), trained)
+        return resolved, scoring, [*impossible_checkpoints(T, score, size), *impossible_groups(score)]
 
-    def _resolve_scoring(self, epochs: int) -> Scoring:
+    def _resolve_scoring(self, epochs: int, trained: bool) -> Scoring:
         score: Scoring = self._section("score", ()).section
-        return score.resolved(epochs)
+        return score.resolved(epochs, trained=trained)
 
     def _note(self, found: list[Fault], steps: Steps) -> None:
         """Note what two settings get wrong together, each where the first key of it that is written is."""

@@ -1,12 +1,12 @@
 """What a study file says, as layers of settings with the line of each: merged, checked, and every fault kept."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
 
-from diffmem.cells import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.cells import BUDGETS, DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
 from diffmem.networks import MEMBERS
 from diffmem.settings import Settings
@@ -84,13 +84,27 @@ class Layer:
     def over(self, below: "Layer") -> "Layer":
         """Return this layer on top of another: settings merge key by key, axes replace as a whole.
 
-        A key that this layer sets leaves the axes of the one below: the upper layer wins.
+        A key that this layer sets leaves the axes of the one below, and the keys in whose place it is go: the upper
+        layer wins.
         """
         axes = self.axes
+        replaced = _alternatives([self.settings, *(axes or [])])
         if axes is None and below.axes is not None:
-            axes = [{key: axis[key] for key in axis if key not in self.settings} for axis in below.axes]
+            gone = self.settings.keys() | replaced
+            axes = [{key: axis[key] for key in axis if key not in gone} for axis in below.axes]
             axes = [axis for axis in axes if axis]
-        return Layer({**below.settings, **self.settings}, axes, self.networks | below.networks)
+        kept = {key: setting for key, setting in below.settings.items() if key not in replaced}
+        return Layer({**kept, **self.settings}, axes, self.networks | below.networks)
+
+
+ONE_OF = (tuple(f"T.{key}" for key in BUDGETS), ("score.every", "score.points"))
+"""Keys of which a study has one, each in the place of the others."""
+
+
+def _alternatives(tables: Iterable[Mapping[str, Setting]]) -> set[str]:
+    """Return the keys in whose place those of some tables are."""
+    named = {key for table in tables for key in table}
+    return {key for keys in ONE_OF if named & {*keys} for key in keys} - named
 
 
 class Faults:
@@ -118,6 +132,25 @@ class FirstFault(Faults):
         """Raise a StudyError with this fault."""
         super().add(place, key, message)
         self.raise_if_any()
+
+
+def check_alternatives(layer: Layer, faults: Faults) -> None:
+    """Note and drop the keys of a layer in whose place another one of its keys is already."""
+    tables = [layer.settings, *(layer.axes or [])]
+    for keys in ONE_OF:
+        named = [(table[key].place, key, table) for table in tables for key in keys if key in table]
+        named.sort(key=lambda each: each[0].line or 0)
+        for place, key, table in named[1:]:
+            first, taken, _ = named[0]
+            if key != taken:
+                faults.add(place, key, f"{taken} is in its place already, at {first}; a study has one of {_or(keys)}")
+                del table[key]
+    if layer.axes is not None:
+        layer.axes = [axis for axis in layer.axes if axis]
+
+
+def _or(keys: Sequence[str]) -> str:
+    return f"{', '.join(keys[:-1])} or {keys[-1]}"
 
 
 @dataclass
@@ -165,6 +198,7 @@ def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faul
         elif name in TEXTS:
             layer.settings[name] = Setting(value, where)
     drop_unknown(layer.settings, faults)
+    check_alternatives(layer, faults)
     layer.networks = networks_of([layer.settings, *(layer.axes or [])])
     return layer
 

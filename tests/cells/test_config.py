@@ -63,8 +63,10 @@ def test_the_model_is_by_default_that_of_the_paper():
 
 
 def test_the_training_is_by_default_that_of_the_paper():
-    assert TrainingProcedure().resolved().model_dump() == {
+    assert TrainingProcedure().resolved(1000).model_dump() == {
         "epochs": 40_000,
+        "steps": None,
+        "images": None,
         "batch_size": 512,
         "lr": 2e-4,
         "warmup_epochs": 200,
@@ -95,7 +97,7 @@ def test_the_embedding_is_by_default_that_of_the_network(network, embedding):
 
 
 def test_sgd_has_by_default_the_momentum_of_the_released_code():
-    assert TrainingProcedure(optimizer="sgd").resolved().momentum == 0.9
+    assert TrainingProcedure(optimizer="sgd").resolved(2).momentum == 0.9
 
 
 def test_a_cell_of_one_thousand_images_is_scored_sixteen_times_as_in_the_paper():
@@ -174,7 +176,7 @@ def test_the_configuration_writes_out_every_setting_that_changes_numbers():
     assert {section: set(values) for section, values in cell().identity.items()} == {
         "P": set(DataDistribution.model_fields) - set(DataDistribution.NEUTRAL),
         "M": set(ModelConfiguration().model_dump()),
-        "T": set(TrainingProcedure.model_fields),
+        "T": set(TrainingProcedure.model_fields) - set(TrainingProcedure.NEUTRAL),
         "score": {"samples", "every", "steps"},
     }
 
@@ -399,6 +401,99 @@ def test_a_training_shorter_than_the_distance_of_checkpoints_has_one_at_its_end(
 
 def test_the_optimum_has_one_checkpoint_before_any_step():
     assert cell(M__network="optimum", T__epochs=100).checkpoints == [(0, 0)]
+
+
+# --- budgets -------------------------------------------------------------------------------------------
+
+
+def budget(**said: int) -> dict[str, Any]:
+    """Return changes of a cell whose training is as long as said, in the place of its epochs."""
+    return {f"T__{key}": said.get(key) for key in ("epochs", "steps", "images")}
+
+
+@given(epochs=st.integers(1, 10**6), size=st.integers(2, 1700), batch=st.integers(1, 1000))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_the_same_training_said_in_epochs_and_in_images_is_one_cell(epochs, size, batch):
+    same = {"P__size": size, "T__batch_size": batch, "score__every": 10**6}
+    one, other = (cell(**same, **budget(**said)) for said in ({"epochs": epochs}, {"images": epochs * size}))
+    assert (one.cell_id, one.checkpoints) == (other.cell_id, other.checkpoints)
+
+
+@given(epochs=st.integers(1, 10**6), size=st.integers(2, 1700), data=st.data())
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_the_same_training_said_in_epochs_and_in_steps_is_one_cell(epochs, size, data):
+    batch = data.draw(st.integers(1, size))  # of larger batches, several epochs can end at one step
+    steps = -(-epochs * size // batch)
+    same = {"P__size": size, "T__batch_size": batch, "score__every": 10**6}
+    one, other = (cell(**same, **budget(**said)) for said in ({"epochs": epochs}, {"steps": steps}))
+    assert one.checkpoints[-1] == other.checkpoints[-1]
+    assert one.cell_id == other.cell_id
+
+
+def test_of_several_epochs_that_end_at_one_step_steps_mean_the_most():
+    several = [cell(P__size=10, T__batch_size=64, **budget(epochs=epochs)) for epochs in range(6, 14)]
+    ends = [each.checkpoints[-1][1] for each in several]
+    assert ends == [1, 2, 2, 2, 2, 2, 2, 3]  # 7 to 12 epochs of 10 images are two batches of 64
+    said = cell(P__size=10, T__batch_size=64, **budget(steps=2))
+    assert said.cell_id == several[6].cell_id
+    assert said.T.epochs == 12
+
+
+def test_a_training_whose_last_step_ends_no_epoch_has_the_steps_in_its_name():
+    short, longer = (cell(P__size=10, T__batch_size=4, score__every=1, **budget(steps=steps)) for steps in (7, 8))
+    assert longer.cell_id == cell(P__size=10, T__batch_size=4, score__every=1, **budget(epochs=3)).cell_id
+    assert short.identity["T"]["steps"] == 7
+    assert short.identity["T"]["epochs"] is None
+    assert "images" not in short.identity["T"]
+    assert (short.clock, longer.clock) == ("step", "epoch")
+    assert short.checkpoints == [(3, 3), (5, 5), (7, 7)]  # after the first epoch, after the second, and at the end
+
+
+def test_images_that_fill_no_batch_are_trained_in_a_whole_one():
+    said, steps = (cell(P__size=10, T__batch_size=4, **budget(**said)) for said in ({"images": 25}, {"steps": 7}))
+    assert said.cell_id == steps.cell_id
+
+
+def test_a_training_shorter_than_an_epoch_has_a_cell():
+    found = cell(P__size=1000, T__batch_size=10, score__points=3, **budget(steps=9))
+    assert found.checkpoints == [(1, 1), (3, 3), (9, 9)]
+    assert Cell.of(found.configuration).cell_id == found.cell_id
+
+
+def test_the_optimum_has_no_budget():
+    ids = {cell(M__network="optimum", **budget(**said)).cell_id for said in ({"epochs": 9}, {"steps": 7})}
+    ids.add(cell(M__network="optimum", score__points=3).cell_id)
+    assert ids == {cell(M__network="optimum").cell_id}
+
+
+def test_a_training_has_one_budget():
+    words = "one of epochs, steps, images says how long a model is trained, not 2 of them"
+    with pytest.raises(ValueError, match=words):
+        TrainingProcedure(epochs=3, steps=4)
+    with pytest.raises(ValueError, match="one of every, points says where the checkpoints are, not both"):
+        Scoring(every=3, points=4)
+
+
+@given(last=st.integers(1, 10**6), data=st.data())
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_log_spaced_checkpoints_are_as_many_as_asked_for_and_end_at_the_last_step(last, data):
+    points = data.draw(st.integers(1, min(last, 300)))
+    found = cell(P__size=16, T__batch_size=16, score__points=points, **budget(steps=last))
+    steps = [step for _, step in found.checkpoints]
+    assert steps == sorted(set(steps))
+    assert (len(steps), found.checkpoint_count, steps[-1]) == (points, points, last)
+    assert steps[0] >= 1
+
+
+def test_log_spaced_checkpoints_grow_by_one_factor_over_three_decades():
+    found = cell(P__size=16, T__batch_size=16, score__points=7, **budget(steps=64_000))
+    expected = np.geomspace(64, 64_000, 7)
+    assert [step for _, step in found.checkpoints] == np.round(expected).astype(int).tolist()
+
+
+def test_log_spaced_checkpoints_of_a_short_training_are_its_steps():
+    found = cell(P__size=16, T__batch_size=16, score__points=5, **budget(steps=6))
+    assert [step for _, step in found.checkpoints] == [1, 2, 3, 4, 6]
 
 
 @given(epochs=st.integers(1, 5000))

@@ -443,20 +443,22 @@ def test_a_store_in_order_has_no_fault(store):
 
 
 HARM = {
-    "UPDATE checkpoints SET ratio = 0.5 WHERE epoch = 24": ["{0} at epoch 24: ratio 0.5, but 0.55 by the evidence"],
+    "UPDATE checkpoints SET ratio = 0.5 WHERE epoch = 24": [
+        "{0} at checkpoint 24: ratio 0.5, but 0.55 by the evidence"
+    ],
     "UPDATE checkpoints SET memorized = 12 WHERE epoch = 24": [
-        "{0} at epoch 24: 12 images memorized, but 11 by the evidence"
+        "{0} at checkpoint 24: 12 images memorized, but 11 by the evidence"
     ],
     "UPDATE checkpoints SET samples = 21 WHERE epoch = 12": [
-        "{0} at epoch 12: 21 images generated, but 20 rows of evidence"
+        "{0} at checkpoint 12: 21 images generated, but 20 rows of evidence"
     ],
-    "DELETE FROM evidence WHERE epoch = 12": ["{0} at epoch 12: 20 images generated, but 0 rows of evidence"],
+    "DELETE FROM evidence WHERE epoch = 12": ["{0} at checkpoint 12: 20 images generated, but 0 rows of evidence"],
     "UPDATE evidence SET sample = 0 WHERE epoch = 12 AND sample = 1": [
-        "{0} at epoch 12: 1 rows of evidence for an image that has one already"
+        "{0} at checkpoint 12: 1 rows of evidence for an image that has one already"
     ],
     "DELETE FROM checkpoints WHERE epoch = 30": [
-        "{0} at epoch 30: evidence without its checkpoint",
-        "{0} at epoch 30: image pairs without their checkpoint",
+        "{0} at checkpoint 30: evidence without its checkpoint",
+        "{0} at checkpoint 30: image pairs without their checkpoint",
     ],
     "INSERT INTO notes VALUES ('nobody', 'resized')": ["nobody: a note on a cell that is not there"],
     "INSERT INTO copied VALUES ('nobody', 0, '')": ["nobody: pictures of copied training images without a checkpoint"],
@@ -464,7 +466,7 @@ HARM = {
         "tiny: it lists the cell {1}, which is not there"
     ],
     "DELETE FROM cells WHERE cell_id IN (SELECT cell_id FROM checkpoints)": [
-        *(f"{{0}} at epoch {epoch}: a checkpoint of a cell that is not there" for epoch in tiny.EPOCHS),
+        *(f"{{0}} at checkpoint {epoch}: a checkpoint of a cell that is not there" for epoch in tiny.EPOCHS),
         "{0}: an attempt at a cell that is not there",
         "tiny: it lists the cell {0}, which is not there",
     ],

@@ -124,6 +124,9 @@ FAULTS = {
     "axes = [{M.width = [2]}]": "study.toml:1: M.width: group norm cannot split 2 channels evenly; take a multiple of 4 (of 32 from 64 on)",
     "axes = [{M.channel_mult = [[1, 1, 1, 1, 1]]}]": "study.toml:1: M.channel_mult: 5 levels halve the side 4 times, which 8 pixels do not allow",
     "score.every = 1\naxes = [{T.epochs = [10001]}]": "study.toml:1: score.every: 10001 epochs with a checkpoint every 1 are more than 10000 checkpoints",
+    "T.steps = 5": "study.toml:6: T.epochs: T.steps is in its place already, at study.toml:1; a study has one of T.epochs, T.steps or T.images",
+    "score.points = 2": "study.toml:1: score.points: 2 checkpoints, but the training has 1 optimizer step",
+    "T.batch_size = 1\nscore.points = 5\naxes = [{T.epochs = [1000000000]}]": "study.toml:3: T.epochs: 8000000000 optimizer steps; a checkpoint inside an epoch is at step 1000000000 at most",
     # searches
     'emm.search = "bisect"': "study.toml:1: emm.range: missing; a search needs its smallest and largest size, as in range = [16, 4096]",
     "emm.range = [4, 8]": 'study.toml:1: emm.range: is for a search; add search = "bisect", or put P.size on an axis',
@@ -779,12 +782,12 @@ CASES = [
     Case("report --store a.duckdb -o .", "Error: Invalid value for '-o' / '--output': File '.' is a directory.", store),
     Case(
         "report --store a.duckdb --store b.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at checkpoint 12, 226c168813fa0137 at checkpoint 24, 226c168813fa0137 at checkpoint 30, 81520624cd1fcda3 at checkpoint 12, 81520624cd1fcda3 at checkpoint 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(
         "store merge b.duckdb -o a.duckdb",
-        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at epoch 12, 226c168813fa0137 at epoch 24, 226c168813fa0137 at epoch 30, 81520624cd1fcda3 at epoch 12, 81520624cd1fcda3 at epoch 24 and 1 more; merge only one of the two",
+        "b.duckdb: measured otherwise than in a.duckdb: 226c168813fa0137 at checkpoint 12, 226c168813fa0137 at checkpoint 24, 226c168813fa0137 at checkpoint 30, 81520624cd1fcda3 at checkpoint 12, 81520624cd1fcda3 at checkpoint 24 and 1 more; merge only one of the two",
         two_stores,
     ),
     Case(

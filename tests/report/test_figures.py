@@ -29,7 +29,7 @@ def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
 
 
 def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Point:
-    return Point(position, label, size, "0", 0, f"cell {position}", epoch, 200, ratio, None)
+    return Point(position, label, size, "0", 0, f"cell {position}", epoch, 10 * epoch, 200, ratio, None)
 
 
 def against_size(curves: list[Curve]) -> go.Figure:

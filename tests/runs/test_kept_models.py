@@ -229,7 +229,7 @@ def test_weights_that_are_not_there_are_missed_in_a_sentence(tmp_path, trained):
     with pytest.raises(NotInStore) as caught:
         load_denoiser(store, cell_id, epoch=1)
     assert str(caught.value).replace(str(store.weights), "FOLDER").replace(cell_id, "CELL") == (
-        "FOLDER: no weights of cell CELL at epoch 1; there are those of 12, 24, 30"
+        "FOLDER: no weights of cell CELL at checkpoint 1; there are those of 12, 24, 30"
     )
 
 

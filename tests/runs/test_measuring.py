@@ -152,7 +152,7 @@ def test_evidence_that_is_not_of_all_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError) as refused:
         list(measured(study, store, measures=["calibrated"]))
     assert str(refused.value) == (
-        f"{store.path}: {study.cells[0].cell.cell_id} at epoch 30 has evidence of 19 images instead of 20; "
+        f"{store.path}: {study.cells[0].cell.cell_id} at checkpoint 30 has evidence of 19 images instead of 20; "
         "`diffmem store check` lists what else is wrong"
     )
 

@@ -248,7 +248,7 @@ def test_stores_that_measured_otherwise_are_not_merged(shards, tmp_path):
     with into.writing() as connection:
         connection.execute("UPDATE evidence SET d1 = d1 + 1 WHERE sample = 3 AND cell_id = ?", [row["cell_id"]])
     before = tables(into.path)
-    with pytest.raises(StoreError, match=f"measured otherwise.*{row['cell_id']} at epoch {row['epoch']}"):
+    with pytest.raises(StoreError, match=f"measured otherwise.*{row['cell_id']} at checkpoint {row['epoch']}"):
         merge(into, shards[0])
     assert tables(into.path) == before
 

@@ -182,23 +182,23 @@ def test_a_checkpoint_with_evidence_that_cannot_be_written_is_not_there_at_all(s
 
 DAMAGES = {
     "UPDATE measurements SET value = 0.45, high = 0.9 WHERE epoch = 12": (
-        "CELL at epoch 12, calibrated: 0.45, but 0.4 by the evidence"
+        "CELL at checkpoint 12, calibrated: 0.45, but 0.4 by the evidence"
     ),
     "UPDATE measure_evidence SET distance = 0 WHERE epoch = 12 AND sample = 19": (
-        "CELL at epoch 12, calibrated: 0.4, but 0.45 by the evidence"
+        "CELL at checkpoint 12, calibrated: 0.4, but 0.45 by the evidence"
     ),
     "DELETE FROM measure_evidence WHERE epoch = 12 AND sample = 19": (
-        "CELL at epoch 12, calibrated: 20 images measured, but 19 rows of evidence"
+        "CELL at checkpoint 12, calibrated: 20 images measured, but 19 rows of evidence"
     ),
     "DELETE FROM measure_evidence WHERE epoch = 24": (
-        "CELL at epoch 24, calibrated: 20 images measured, but 0 rows of evidence"
+        "CELL at checkpoint 24, calibrated: 20 images measured, but 0 rows of evidence"
     ),
     "UPDATE measure_evidence SET sample = 0 WHERE epoch = 12 AND sample = 1": (
-        "CELL at epoch 12, calibrated: 1 rows of evidence for an image that has one already"
+        "CELL at checkpoint 12, calibrated: 1 rows of evidence for an image that has one already"
     ),
-    "DELETE FROM measurements WHERE epoch = 12": "CELL at epoch 12, calibrated: evidence without its measurement",
+    "DELETE FROM measurements WHERE epoch = 12": "CELL at checkpoint 12, calibrated: evidence without its measurement",
     "DELETE FROM checkpoints WHERE epoch = 24; DELETE FROM evidence WHERE epoch = 24": (
-        "CELL at epoch 24: measurements without their checkpoint"
+        "CELL at checkpoint 24: measurements without their checkpoint"
     ),
     "UPDATE measurements SET low = 0.5 WHERE epoch = 12": (
         "CELL: a measurement is no share of images within its interval"
@@ -263,7 +263,7 @@ def test_stores_that_measure_otherwise_do_not_merge(store: Store, tmp_path: Path
     change(other, "UPDATE measurements SET value = 0.45 WHERE epoch = 12")
     change(other, "UPDATE measure_evidence SET distance = 0 WHERE epoch = 12 AND sample = 19")
     before = content(store)
-    with pytest.raises(StoreError, match=r"measured otherwise .* at epoch 12; merge only one of the two"):
+    with pytest.raises(StoreError, match=r"measured otherwise .* at checkpoint 12; merge only one of the two"):
         merge(store, other.path)
     assert content(store) == before
 

@@ -33,6 +33,7 @@ PAPER = {
     "unique_50k": 2,
     "sample_size": 2,
     "paper": 1,
+    "onset": 12,
 }
 """Cells of each study at the paper's scale: its levels times its sizes."""
 PROFILES = [("quickstart", None), *((name, profile) for name in PAPER for profile in (None, "laptop"))]
@@ -47,7 +48,7 @@ def test_a_study_has_the_papers_levels_and_sizes(name: str, cells: int) -> None:
     assert len(Study.load(STUDIES / f"{name}.toml").distinct) == cells
 
 
-@pytest.mark.parametrize("name", sorted(set(PAPER) - {"paper", "optimum", "dataset_size", "unique_50k"}))
+@pytest.mark.parametrize("name", sorted(set(PAPER) - {"paper", "optimum", "dataset_size", "unique_50k", "onset"}))
 def test_a_study_keeps_the_papers_constants(name: str) -> None:
     basic = Study.load(STUDIES / "paper.toml").cells[0].cell.model_dump()
     axes = {key for axis in Study.load(STUDIES / f"{name}.toml").axes for key in axis}

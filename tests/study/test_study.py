@@ -18,7 +18,7 @@ from diffmem.errors import StudyError
 from diffmem.measures import GROUPED
 from diffmem.networks.unets import UNetModel
 from diffmem.study import crossing
-from diffmem.study.layers import SECTIONS, models_of
+from diffmem.study.layers import ONE_OF, SECTIONS, models_of
 from diffmem.study.schema import json_schema
 from diffmem.study.study import Study, study_name
 
@@ -63,7 +63,8 @@ def faults(text: str | bytes, *overrides: str, profile: str | None = None) -> li
 
 def dotted(changes: dict[str, str]) -> str:
     """Return the dotted base text with some keys set to other values, in TOML syntax."""
-    kept = [line for line in tiny.DOTTED.splitlines() if line.partition(" ")[0] not in changes]
+    replaced = {key for keys in ONE_OF if set(keys) & changes.keys() for key in keys} | changes.keys()
+    kept = [line for line in tiny.DOTTED.splitlines() if line.partition(" ")[0] not in replaced]
     return "\n".join([*(f"{key} = {value}" for key, value in changes.items()), *kept, ""])
 
 
@@ -1043,3 +1044,52 @@ def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
     assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated", *GROUPED]
     assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated", *GROUPED]
+
+
+# --- keys in the place of others -----------------------------------------------------------------------
+
+
+def test_a_profile_with_another_budget_replaces_that_of_the_study():
+    text = BASE + "[profiles.steps]\nT.steps = 3\n[profiles.images]\nT.images = 40\n"
+    trained = {profile: load(text, profile=profile).cells[0].cell for profile in (None, "steps", "images")}
+    assert {profile: cell.last_step for profile, cell in trained.items()} == {None: 1, "steps": 3, "images": 1}
+    assert trained["images"].T.epochs == 5
+
+
+def test_a_study_with_another_budget_replaces_that_of_its_base():
+    write(BASE + "[[axes]]\nT.epochs = [1, 2]\n[score]\nevery = 5\n", "base.toml")
+    study = load('extends = "base.toml"\nT.steps = 3\nscore.points = 2\nT.batch_size = 3\n')
+    assert [entry.cell.checkpoints for entry in study.cells] == [[(1, 1), (3, 3)]]
+    assert study.axes == ()
+
+
+def test_an_axis_with_another_budget_replaces_that_of_the_base():
+    write(BASE, "base.toml")
+    study = load('extends = "base.toml"\n[[axes]]\nT.steps = [3, 4]\n')
+    assert [entry.cell.last_step for entry in study.cells] == [3, 4]
+
+
+def test_an_override_with_another_budget_replaces_that_of_the_study():
+    (entry,) = load(BASE, "T.steps=7", "score.points=3").cells
+    assert (entry.cell.last_step, entry.cell.score.every) == (7, None)
+    assert load(BASE, "T.images=80").cells[0].cell.cell_id == load(BASE).cells[0].cell.cell_id
+
+
+@pytest.mark.parametrize(
+    ("axes", "line", "key", "first"),
+    [
+        ("[[axes]]\nT.steps = [1, 2]\nT.images = [3, 4]\n", 6, "T.images", "T.steps, at study.toml:5"),
+        ("[[axes]]\nT.steps = [1, 2]\n[[axes]]\nT.epochs = [3, 4]\n", 7, "T.epochs", "T.steps, at study.toml:5"),
+        ("T.epochs = 3\n[[axes]]\nT.steps = [1, 2]\n", 6, "T.steps", "T.epochs, at study.toml:4"),
+        ("score.every = 9999\nscore.points = 3\n", 5, "score.points", "score.every, at study.toml:4"),
+    ],
+)
+def test_two_keys_in_the_place_of_one_another_are_a_fault_at_the_line_of_the_second(axes, line, key, first):
+    (fault,) = faults('P = {dataset = "digits", size = 8}\nM.width = 8\nM.channel_mult = [2, 2]\n' + axes)
+    taken, _, place = first.partition(", ")
+    assert fault.startswith(f"study.toml:{line}: {key}: {taken} is in its place already, {place}; a study has one of ")
+
+
+def test_a_fault_of_a_budget_is_at_the_key_that_says_it():
+    (fault,) = faults(BASE.replace("epochs = 10", "steps = 0"))
+    assert fault == "study.toml:11: T.steps: must be greater than or equal to 1, not 0"

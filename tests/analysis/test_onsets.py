@@ -1,0 +1,255 @@
+"""Onsets: planted logistic trainings are recovered, bounds are said, and slopes are those of least squares."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from scipy import stats
+
+from diffmem.analysis.onsets import Onset, model_onsets, onsets_of, slope_of
+from diffmem.measures import wilson
+from diffmem.store.rows import Point
+from diffmem.store.store import Store
+
+STEPS = np.round(np.geomspace(20, 20_000, 16)).astype(int)
+
+
+def logistic(middle: float, steepness: float, steps: np.ndarray = STEPS) -> np.ndarray:
+    """Return the ratio of a training that is half of 1 at `middle`; its log-odds are linear in log step."""
+    ratio: np.ndarray = 1 / (1 + (np.asarray(steps) / middle) ** -steepness)
+    return ratio
+
+
+def at_ratio(ratio: float, middle: float, steepness: float) -> float:
+    """Return the step at which a planted training has a ratio."""
+    return float(middle * (ratio / (1 - ratio)) ** (1 / steepness))
+
+
+def points(size: int, ratios: np.ndarray, *, position: int, samples: int = 500, curve: str = "") -> list[Point]:
+    return [
+        Point(position, curve, size, "0", 0, f"cell {position}", int(step), int(step), samples, float(ratio), None)
+        for step, ratio in zip(STEPS, ratios, strict=True)
+    ]
+
+
+# --- one model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steepness", [2.0, 4.0])
+def test_onsets_of_a_planted_training_of_many_images_are_where_it_has_the_ratio(steepness):
+    ratios = logistic(2000, steepness)
+    found = model_onsets(STEPS.tolist(), ratios.tolist(), [10**7] * 16)
+    assert found.mem.value == pytest.approx(at_ratio(0.01, 2000, steepness), rel=1e-3)
+    assert found.half.value == pytest.approx(at_ratio(ratios[-1] / 2, 2000, steepness), rel=1e-3)
+
+
+def test_the_interval_has_the_planted_onset_in_95_of_100_trainings():
+    generator, steepness, n, trials = np.random.default_rng(7), 3.0, 500, 300
+    truth = at_ratio(0.01, 2000, steepness), at_ratio(logistic(2000, steepness)[-1] / 2, 2000, steepness)
+    inside = np.zeros(2)
+    for _ in range(trials):
+        ratios = generator.binomial(n, logistic(2000, steepness)) / n
+        found = model_onsets(STEPS.tolist(), ratios.tolist(), [n] * 16)
+        for which, (onset, true) in enumerate(zip((found.mem, found.half), truth, strict=True)):
+            assert onset.value is not None
+            inside[which] += (onset.low or 0) <= true <= (onset.high or math.inf)
+    # of 300 trainings, 95% have a standard deviation of 1.3%
+    assert inside / trials == pytest.approx(0.95, abs=0.035)
+
+
+def test_a_rise_that_the_next_checkpoint_does_not_confirm_is_no_onset():
+    steps, n = [10, 20, 40, 80, 160], [500] * 5
+    once, twice = [0.0, 0.05, 0.0, 0.0, 0.0], [0.0, 0.05, 0.05, 0.0, 0.0]
+    assert model_onsets(steps, once, n).mem == Onset(None, lower=160.0)
+    mem = model_onsets(steps, twice, n).mem
+    assert mem.value is not None
+    assert 10 < mem.value < 20
+
+
+def test_the_checkpoint_counts_whose_wilson_interval_is_above_the_level():
+    steps = [10, 20, 40, 80]
+    few, enough = 10 / 500, 11 / 500
+    assert wilson(few, 500)[0] < 0.011 < wilson(enough, 500)[0]
+    assert model_onsets(steps, [0.0, few, few, few], [500] * 4, level=0.011).mem.value is None
+    assert model_onsets(steps, [0.0, enough, enough, enough], [500] * 4, level=0.011).mem.value is not None
+
+
+def test_a_training_that_never_memorizes_has_its_onsets_after_its_last_checkpoint():
+    found = model_onsets([10, 20, 40], [0.0, 0.0, 0.0], [500] * 3)
+    assert (str(found.mem), str(found.half), found.mem.interval) == ("> 40", "> 40", "-")
+
+
+def test_an_onset_that_only_the_last_checkpoint_has_is_after_the_one_before():
+    assert str(model_onsets([10, 20, 40], [0.0, 0.0, 0.9], [500] * 3).mem) == "> 20"
+
+
+def test_a_training_that_memorizes_from_its_first_checkpoint_on_has_its_onset_before():
+    found = model_onsets([10, 20, 40], [0.9, 1.0, 1.0], [500] * 3)
+    assert (str(found.mem), str(found.half)) == ("< 10", "< 10")
+
+
+def test_a_single_checkpoint_tells_no_onset():
+    assert str(model_onsets([10], [0.9], [500]).mem) == "unknown"
+    assert str(model_onsets([10], [0.0], [500]).mem) == "> 10"
+
+
+def test_an_end_of_an_interval_that_the_checkpoints_do_not_bound_is_open():
+    mem = model_onsets([10, 20, 40], [0.008, 0.6, 1.0], [500] * 3).mem
+    assert mem.value is not None
+    assert (mem.low, mem.interval.partition(" to ")[0]) == (None, "?")
+
+
+# --- models of several sizes ---------------------------------------------------------------------------
+
+
+def test_the_slope_and_its_interval_are_those_of_least_squares():
+    known = [(8, 100.0), (8, 140.0), (16, 260.0), (32, 420.0), (64, 1100.0)]
+    x, y = np.log([each[0] for each in known]), np.log([each[1] for each in known])
+    reference = stats.linregress(x, y)
+    width = stats.t.ppf(0.975, 3) * reference.stderr
+    found = slope_of(known)
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (reference.slope, reference.slope - width, reference.slope + width)
+    )
+    assert found.models == 5
+
+
+def test_two_models_have_a_slope_without_an_interval_and_one_size_has_none():
+    found = slope_of([(8, 100.0), (16, 200.0)])
+    assert found is not None
+    assert (found.value, found.low, str(found)) == (pytest.approx(1.0), None, "1.00")
+    assert slope_of([(8, 100.0), (8, 200.0)]) is None
+    assert slope_of([]) is None
+
+
+def test_an_onset_in_proportion_to_the_size_has_the_slope_1():
+    generator, n = np.random.default_rng(0), 2000
+    found = [
+        points(size, generator.binomial(n, logistic(60 * size, 4.0)) / n, position=place, samples=n)
+        for place, size in enumerate([8, 16, 32, 64])
+    ]
+    (curve,) = onsets_of([point for own in found for point in own])
+    assert curve.slope is not None
+    assert (curve.slope.low or 0) < 1 < (curve.slope.high or 0)
+    assert curve.slope.value == pytest.approx(1, abs=0.15)
+    assert [each.size for each in curve.sizes] == [8, 16, 32, 64]
+
+
+def test_onsets_of_draws_are_averaged_on_a_log_scale_with_students_t_over_all_sizes():
+    planted = {8: [400.0, 500.0], 32: [1500.0, 2200.0, 1800.0]}
+    found, place = [], 0
+    for size, middles in planted.items():
+        for middle in middles:
+            found += points(size, logistic(middle, 4.0), position=place, samples=10**7)
+            place += 1
+    (curve,) = onsets_of(found)
+    logs = {size: np.log([at_ratio(0.01, middle, 4.0) for middle in middles]) for size, middles in planted.items()}
+    pooled = sum(((each - each.mean()) ** 2).sum() for each in logs.values()) / 3
+    for each in curve.sizes:
+        mean, count = logs[each.size].mean(), len(logs[each.size])
+        width = stats.t.ppf(0.975, 3) * math.sqrt(pooled / count)
+        expected = np.exp([mean, mean - width, mean + width])
+        assert (each.mem.value, each.mem.low, each.mem.high) == pytest.approx(expected, rel=1e-3)
+        assert each.cells == count
+
+
+def test_a_size_of_which_a_draw_has_no_onset_has_a_bound_and_is_left_out_of_the_slope():
+    never = np.zeros(16)
+    found = points(8, logistic(400, 4.0), position=0) + points(16, logistic(2000, 4.0), position=1)
+    found += points(16, never, position=2) + points(32, never, position=3)
+    (curve,) = onsets_of(found)
+    mems = {each.size: each.mem for each in curve.sizes}
+    assert mems[16].value is None
+    assert mems[16].lower == pytest.approx(math.sqrt(at_ratio(0.01, 2000, 4.0) * 20_000), rel=0.1)
+    assert str(mems[32]) == "> 20000"
+    assert curve.left_out == [16, 32]
+    assert curve.slope is not None
+    assert curve.slope.models == 2
+
+
+def test_curves_have_onsets_of_their_own_and_models_without_steps_have_none():
+    found = points(8, logistic(400, 4.0), position=0, curve="a") + points(8, logistic(800, 4.0), position=1, curve="b")
+    optimum = Point(2, "c", 8, "0", 0, "cell", 0, 0, 500, 1.0, None)
+    assert [curve.label for curve in onsets_of([*found, optimum])] == ["a", "b"]
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+SIZES = "\n[[axes]]\nP.size = [8, 16, 32]\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return a store of a study whose onset is in proportion to N."""
+    text = tiny.TEXT.partition("[[axes]]")[0].replace("epochs = 30 ", "steps = 20000 ")
+    text += "[score]\nsamples = 1000\npoints = 16\nsteps = 3\n" + SIZES
+    store, study = Store(tmp_path / "store.duckdb"), tiny.load(tmp_path, text)
+    tiny.register(store, study)
+    for entry in study.cells:
+        steps = np.array([step for _, step in entry.cell.checkpoints])
+        tiny.measure(store, entry.cell, logistic(60 * entry.cell.P.size, 4.0, steps).tolist(), samples=1000)
+    return store
+
+
+def test_the_command_tells_onsets_and_their_slope(store):
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert result.returncode == 0, result.stderr
+    assert "tiny: steps until memorization ratio > 0.01" in result.stdout
+    assert "all cells: tau_mem grows as N to the power 1.0" in result.stdout
+    shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--json").stdout)
+    (curve,) = shown["curves"]
+    for each in curve["sizes"]:
+        assert each["mem"]["value"] == pytest.approx(at_ratio(0.01, 60 * each["size"], 4.0), rel=0.35)
+        assert each["half"]["value"] == pytest.approx(60 * each["size"], rel=0.1)
+    assert (shown["level"], curve["left_out"]) == (0.01, [])
+
+
+def test_the_command_takes_another_level(store):
+    shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--level", "0.2", "--json").stdout)
+    for each in shown["curves"][0]["sizes"]:
+        assert each["mem"]["value"] == pytest.approx(at_ratio(0.2, 60 * each["size"], 4.0), rel=0.1)
+
+
+def test_the_command_says_what_has_no_onset(store):
+    with store.writing() as connection:
+        connection.execute("UPDATE checkpoints SET memorized = 0, ratio = 0 WHERE cell_id IN "
+                           "(SELECT cell_id FROM results WHERE size = 32)")  # fmt: skip
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert "> 20000" in result.stdout
+    assert "all cells: without an onset between checkpoints: N = 32" in result.stdout
+
+
+def test_a_study_with_nothing_measured_has_no_onset(tmp_path):
+    store = Store(tmp_path / "store.duckdb")
+    tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert (result.returncode, "no checkpoint after an optimizer step is measured" in result.stdout) == (0, True)
+    assert "2 of 2 cells are not finished" in result.stdout
+
+
+def test_the_command_says_where_the_ratio_still_rises_at_the_last_checkpoint(store):
+    assert "still rises" not in tiny.here("onset", "tiny", "--store", store.path).stdout
+    with store.writing() as connection:
+        connection.execute("DELETE FROM checkpoints WHERE step > 2000")
+        connection.execute("DELETE FROM evidence WHERE epoch > 2000")
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert "all cells: the ratio still rises at the last checkpoint at N = 32, so that tau_half is" in result.stdout
+    assert "3 of 3 cells are not finished" in result.stdout
+
+
+def test_onsets_are_exported(store):
+    rows = json.loads(tiny.here("export", "onsets", "--store", store.path, "--json").stdout)
+    shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--json").stdout)["curves"][0]
+    assert [row["tau_mem_value"] for row in rows] == [each["mem"]["value"] for each in shown["sizes"]]
+    assert [row["tau_half_high95"] for row in rows] == [each["half"]["high"] for each in shown["sizes"]]
+    assert {row["slope"] for row in rows} == {shown["slope"]["value"]}
+
+
+def test_a_page_shows_the_onset_against_the_size(store, tmp_path):
+    page = tmp_path / "page.html"
+    assert tiny.here("report", "tiny", "--store", store.path, "-o", page).returncode == 0
+    assert "Onset of memorization against the number of training images" in page.read_text()
