@@ -492,6 +492,10 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "lower95": pytest.approx(4.0, abs=0.1),
         "upper95": pytest.approx(4.4, abs=0.1),
         "ratios": {"4": 1.0, "8": 0.0},
+        "grouped_ratios": {},
+        "null_ratios": {"4": None, "8": None},
+        "null_samples": {"4": 0, "8": 0},
+        "p_values": {"4": None, "8": None},
         "note": "",
     }
     assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == ("> 8", None, 8, None)
@@ -502,7 +506,7 @@ def test_emm_as_a_table_has_the_same_numbers():
     lines = diffmem("emm", "small").stdout.splitlines()
     assert "ratio >= 0.9" in lines[0]
     (line,) = [line for line in lines if "M.condition = none" in line]
-    assert cells_of(line) == ["M.condition = none", "4.4", "4.0 to 4.4", "1.000", "0.000"]
+    assert cells_of(line) == ["M.condition = none", "4.4", "4.0 to 4.4", "1.000", "0.000", "-"]
 
 
 def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
@@ -510,9 +514,9 @@ def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
     tiny.register(store, study)
     tiny.measure(store, study.cells[0].cell, [0.5, 0.55, 0.4])
     title, headings, _, first, second, *notes = diffmem("emm", "tiny").stdout.splitlines()
-    assert (title, headings.split()) == ("tiny: memorization ratio", ["curve", "N=8", "95%"])
-    assert first.split() == ["M.dropout", "=", "0.0", "0.550", "0.342", "to", "0.742"]
-    assert second.split() == ["M.dropout", "=", "0.2", "-", "-"]
+    assert (title, headings.split()) == ("tiny: memorization ratio", ["curve", "N=8", "95%", "null"])
+    assert first.split() == ["M.dropout", "=", "0.0", "0.550", "0.342", "to", "0.742", "-"]
+    assert second.split() == ["M.dropout", "=", "0.2", "-", "-", "-"]
     assert notes == [
         "M.dropout = 0.2: 1 of 1 cells are not finished",
         "a single size gives no EMM, the largest N with memorization ratio >= 0.9",

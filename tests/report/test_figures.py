@@ -19,13 +19,22 @@ from diffmem.store.rows import LevelCount, Point, SampleCount
 SIZES = [8, 16, 32]
 
 
-def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
+def curve(label: str, ratios: list[float], epsilon: float = 0.1, null: float | None = None) -> Curve:
     points = [
-        SizePoint(size, ratio, ratio / 2, 3, ratio * 0.9, ratio) for size, ratio in zip(SIZES, ratios, strict=False)
+        SizePoint(size, ratio, ratio / 2, 3, ratio * 0.9, ratio, null, 1000, None)
+        for size, ratio in zip(SIZES, ratios, strict=False)
     ]
     estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
     interval = Interval(9.0, None) if ratios else None
     return Curve(label, points, epsilon, estimate, interval, estimate, "")
+
+
+def test_what_is_called_a_copy_of_held_out_images_is_a_dotted_line_without_an_entry_in_the_legend() -> None:
+    figure = against_size([curve("a", [1.0, 0.5], null=0.02)])
+    (dotted,) = [trace for trace in figure.data if trace.line.dash == "dot"]
+    assert (list(dotted.x), list(dotted.y), list(dotted.customdata)) == ([8, 16], [0.02, 0.02], [1000, 1000])
+    assert (dotted.showlegend, dotted.legendgroup, dotted.meta) == (False, "a", "held-out images: a")
+    assert not [t for t in against_size([curve("a", [1.0, 0.5])]).data if t.line.dash == "dot"]
 
 
 def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Point:

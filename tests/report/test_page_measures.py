@@ -39,9 +39,9 @@ def page(store: Store) -> Page:
 
 
 def rows(page: Page) -> list[list[str]]:
-    """Return what begins the rows of the EMM tables: curve, EMM, interval, last, and the ratios at N = 8 and 16."""
+    """Return what begins the rows of the EMM tables: curve, EMM, interval, last, null, and the ratios at N = 8 and 16."""
     cells = [text.strip() for text in page.texts["td"]]
-    return [cells[at : at + 6] for at, text in enumerate(cells) if text == "all cells" and "." in cells[at + 4]][:2]
+    return [cells[at : at + 7] for at, text in enumerate(cells) if text == "all cells" and "." in cells[at + 5]][:2]
 
 
 def test_each_measure_has_an_emm_table_of_its_own(page: Page) -> None:
@@ -51,8 +51,8 @@ def test_each_measure_has_an_emm_table_of_its_own(page: Page) -> None:
         "Effective model memorization by extracted share (calibrated l2)",
     ]
     paper, calibrated = rows(page)
-    assert (paper[1], paper[3:]) == ("< 8", ["< 8", "0.500", "0.250"])
-    assert (calibrated[1], calibrated[3:]) == ("9.6", ["9.6", "1.000", "0.500"])
+    assert (paper[1], paper[3:]) == ("< 8", ["< 8", "-", "0.500", "0.250"])
+    assert (calibrated[1], calibrated[3:]) == ("9.6", ["9.6", "-", "1.000", "0.500"])
 
 
 def test_each_measure_has_figures_of_its_own(page: Page) -> None:
@@ -99,8 +99,8 @@ def test_a_study_by_another_measure_shows_that_first_and_the_paper_s_beside_it(s
     scored(store, STUDY + '\n[emm]\nmeasure = "calibrated"\nthreshold = 1.5\n')
     page = rendered(store)
     calibrated, paper = rows(page)
-    assert (calibrated[1], calibrated[4:]) == ("11.2", ["1.000", "0.750"])
-    assert (paper[1], paper[4:]) == ("< 8", ["0.500", "0.250"])
+    assert (calibrated[1], calibrated[5:]) == ("11.2", ["1.000", "0.750"])
+    assert (paper[1], paper[5:]) == ("< 8", ["0.500", "0.250"])
     assert page.texts["h3"][:2] == [
         "Effective model memorization",
         "Effective model memorization by memorization ratio",
