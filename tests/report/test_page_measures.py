@@ -39,7 +39,7 @@ def page(store: Store) -> Page:
 
 
 def rows(page: Page) -> list[list[str]]:
-    """Return what begins the rows of the EMM tables: curve, EMM, interval, last, null, and the ratios at N = 8 and 16."""
+    """Return what begins the rows of the EMM tables: curve, EMM, interval, last, null, ratios at N = 8 and 16."""
     cells = [text.strip() for text in page.texts["td"]]
     return [cells[at : at + 7] for at, text in enumerate(cells) if text == "all cells" and "." in cells[at + 5]][:2]
 

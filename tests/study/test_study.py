@@ -15,7 +15,7 @@ import tomli
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
-from diffmem.measures import GROUPED
+from diffmem.measures import DENOISER_MEASURES, GROUPED
 from diffmem.networks.unets import UNetModel
 from diffmem.study import crossing
 from diffmem.study.layers import ONE_OF, SECTIONS, models_of
@@ -1042,8 +1042,9 @@ def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
 
 def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
-    assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated", *GROUPED]
-    assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated", *GROUPED]
+    of_copies = ["nearest", "calibrated", *GROUPED]
+    assert sections["score"]["properties"]["measures"]["items"]["enum"] == [*of_copies, *DENOISER_MEASURES]
+    assert sections["emm"]["properties"]["measure"]["enum"] == of_copies
 
 
 # --- keys in the place of others -----------------------------------------------------------------------
