@@ -43,7 +43,9 @@ MATHEMATICS = {
     "models/sampling": {"torch"},
     "models/training": {"torch"},
     "measures/calibrated": {"torch"},
-    "measures/intervals": {"numpy"},
+    "measures/grouped": {"torch"},
+    "measures/group_neighbours": {"torch"},
+    "measures/intervals": {"numpy", "scipy"},
     "measures/measure": {"torch"},
     "measures/nearest": {"torch"},
     "measures/neighbours": {"torch"},
@@ -64,7 +66,7 @@ WITHOUT_TORCH = [
 ]
 """What quick commands use."""
 
-TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated"]
+TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"]
 """What they use too, and what names tensors: for type checkers alone."""
 
 

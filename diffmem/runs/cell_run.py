@@ -2,7 +2,6 @@
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,11 +35,12 @@ from diffmem.models import (
     train,
 )
 from diffmem.networks import UntrainedModel
+from diffmem.runs.attempt_record import AttemptRecord, reason_of
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
-from diffmem.store import Checkpoint, Outcome, Store, close_attempts, provenance
+from diffmem.store import Checkpoint, Outcome, Store, close_attempts
 from diffmem.study import StudyCell
 
 LOSS_CHECK = 100
@@ -120,7 +120,7 @@ def _attempted(run: "CellRun", attempt: "AttemptRecord", missing: set[int]) -> I
         yield CellEnded(entry, Ended.UNFINISHED, str(error))
         return
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         attempt.end(Outcome.FAILED, reason)
         yield CellEnded(entry, Ended.FAILED, reason)
         if group.count > 1 and not isinstance(error, DiffmemError):
@@ -152,28 +152,6 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
 
 def _best(store: Store, cell: Cell) -> float:
     return max(store.ratios(cell.cell_id).values(), default=0.0)
-
-
-class AttemptRecord:
-    """The record of one try to train a cell, which the leading process of its group writes."""
-
-    def __init__(self, store: Store, cell_id: str, group: Group, *, compiled: bool) -> None:
-        self.store = store
-        self.id = ""
-        if group.leads:
-            self.id = store.start_attempt(cell_id, provenance(group.device, processes=group.count, compiled=compiled))
-
-    def end(self, outcome: Outcome, error: str | None = None) -> None:
-        """Record how it ended."""
-        if self.id:
-            self.store.end_attempt(self.id, outcome, error)
-
-
-def _reason(error: Exception) -> str:
-    """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
-    if isinstance(error, DiffmemError):
-        return str(error)
-    return "".join(traceback.format_exception(error)).rstrip()
 
 
 @dataclass
