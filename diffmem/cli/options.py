@@ -129,7 +129,8 @@ def measure_option(command: Any) -> Any:
     return click.option(
         "--measure",
         type=click.Choice(list(MEASURES)),
-        help="Ratios by this measure.  [default: emm.measure of the study]",
+        metavar="MEASURE",
+        help="Ratios by this measure, as docs/measures.md names them.  [default: emm.measure of the study]",
     )(command)
 
 
@@ -140,7 +141,8 @@ def measures_option(command: Any) -> Any:
         "measures",
         multiple=True,
         type=click.Choice(list(MEASURES)),
-        help="Also score by this measure; the paper's is always there.",
+        metavar="MEASURE",
+        help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)
 
 
