@@ -46,6 +46,8 @@ MATHEMATICS = {
     "measures/calibrated": {"torch"},
     "measures/denoising": {"torch"},
     "measures/gaps": {"numpy"},
+    "measures/grouped": {"torch"},
+    "measures/group_neighbours": {"torch"},
     "measures/intervals": {"numpy", "scipy"},
     "measures/measure": {"torch"},
     "measures/membership": {"numpy"},
@@ -70,7 +72,7 @@ WITHOUT_TORCH = [
 ]
 """What quick commands use."""
 
-TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated"]
+TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"]
 """What they use too, and what names tensors: for type checkers alone."""
 
 

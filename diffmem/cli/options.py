@@ -142,7 +142,8 @@ def measure_option(command: Any) -> Any:
     return click.option(
         "--measure",
         type=CopyMeasure(),
-        help="Ratios by this measure.  [default: emm.measure of the study]",
+        metavar="MEASURE",
+        help="Ratios by this measure, as docs/measures.md names them.  [default: emm.measure of the study]",
     )(command)
 
 
@@ -153,7 +154,8 @@ def measures_option(command: Any) -> Any:
         "measures",
         multiple=True,
         type=CopyMeasure(),
-        help="Also score by this measure; the paper's is always there.",
+        metavar="MEASURE",
+        help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)
 
 
@@ -164,7 +166,8 @@ def all_measures_option(command: Any) -> Any:
         "measures",
         multiple=True,
         type=click.Choice([*MEASURES, *DENOISER_MEASURES]),
-        help="Also score by this measure; the paper's is always there.",
+        metavar="MEASURE",
+        help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from diffmem.cells import AUGMENTATIONS
 from diffmem.errors import DataError
 
 Indices = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
 
 
 class Transform(NamedTuple):
@@ -26,10 +27,11 @@ class Transform(NamedTuple):
         columns = np.clip(np.arange(width) - self.right, 0, width - 1)
         return rows[:, None], width - 1 - columns if self.mirrored else columns
 
-    def of(self, images: Any) -> Any:
-        """Return images [n, c, h, w], an array or a tensor, transformed."""
+    def of(self, images: Pixels) -> Pixels:
+        """Return images [n, c, h, w] transformed."""
         rows, columns = self.sources(*images.shape[2:])
-        return images[:, :, rows, columns]
+        transformed: Pixels = images[:, :, rows, columns]
+        return transformed
 
 
 def transforms_of(augment: Iterable[str]) -> list[Transform]:

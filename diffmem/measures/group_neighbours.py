@@ -67,9 +67,11 @@ def _among_transformed(
         seen, shift = images, transform
         if transform.mirrored:  # distances stay the same if both sides are mirrored, and these are fewer
             seen, shift = images.flip(3), transform._replace(mirrored=False, right=-transform.right)
+        sources = shift.sources(*images.shape[2:])
+        rows, columns = (torch.from_numpy(each).to(images.device) for each in sources)
         for part in parts:
             start, stop = int(part[0]), int(part[-1]) + 1
-            shifted = shift.of(training_images[start:stop])
+            shifted = training_images[start:stop][:, :, rows, columns]
             index, distance = two_nearest(seen, shifted)
             index, distance = _of_two_groups(seen, shifted, groups[start:stop], index, distance)
             yield index + start, distance

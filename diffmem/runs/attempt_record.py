@@ -1,5 +1,8 @@
-"""The record of one try to train a cell."""
+"""What the store is told of one try to train a cell."""
 
+import traceback
+
+from diffmem.errors import DiffmemError
 from diffmem.models import Group
 from diffmem.store import Outcome, Store, provenance
 
@@ -17,3 +20,10 @@ class AttemptRecord:
         """Record how it ended."""
         if self.id:
             self.store.end_attempt(self.id, outcome, error)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
+    if isinstance(error, DiffmemError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()

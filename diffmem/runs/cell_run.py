@@ -2,7 +2,6 @@
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from diffmem.models import (
     train,
 )
 from diffmem.networks import UntrainedModel
-from diffmem.runs.attempt_record import AttemptRecord
+from diffmem.runs.attempt_record import AttemptRecord, reason_of
 from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
@@ -119,7 +118,7 @@ def _attempted(run: "CellRun", attempt: "AttemptRecord", missing: set[int]) -> I
         yield CellEnded(entry, Ended.UNFINISHED, str(error))
         return
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         attempt.end(Outcome.FAILED, reason)
         yield CellEnded(entry, Ended.FAILED, reason)
         if group.count > 1 and not isinstance(error, DiffmemError):
@@ -151,13 +150,6 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
 
 def _best(store: Store, cell: Cell) -> float:
     return max(store.ratios(cell.cell_id).values(), default=0.0)
-
-
-def _reason(error: Exception) -> str:
-    """Say in one sentence why a cell failed; what nobody foresaw comes with its traceback."""
-    if isinstance(error, DiffmemError):
-        return str(error)
-    return "".join(traceback.format_exception(error)).rstrip()
 
 
 @dataclass

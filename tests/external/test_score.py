@@ -361,3 +361,9 @@ def test_held_out_images_are_the_null_of_the_ratio_between_groups_too(samples: P
     score_images(samples, "train.npz", store, measures=["grouped"], held_out="held.npz")
     counts = store.rows("SELECT measure, count(*) AS images FROM held_out GROUP BY ALL ORDER BY measure")
     assert counts == [{"measure": "grouped", "images": 897}, {"measure": "nearest", "images": 897}]
+
+
+def test_held_out_images_in_colour_do_not_compare_with_grey_training_images(samples: Path) -> None:
+    np.savez("held.npz", images=np.random.default_rng(0).integers(256, size=(4, 8, 8, 3), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"held\.npz: held-out images in colour, but the training images are grey"):
+        score_images(samples, "digits", Store(Path("s.duckdb")), held_out="held.npz")
