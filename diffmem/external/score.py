@@ -169,7 +169,7 @@ def _score(
     twins: int,
     notes: tuple[str, ...],
 ) -> Score:
-    """Return what is said of images that the store has scored, against a dataset of which so many images are there twice."""
+    """Return what is said of images that the store has scored, against a dataset with so many twins."""
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
     replicated = store.replicated(cell.cell_id)
     files = [] if dataset in DATASETS else image_files(dataset)

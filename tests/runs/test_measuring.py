@@ -152,7 +152,7 @@ def test_a_measure_that_nobody_knows_is_refused_before_anything_is_done(tmp_path
     study, store = trained(tmp_path)
     with pytest.raises(DataError) as refused:
         list(measure_study(study, store, measures=["nosuch"]))
-    assert str(refused.value) == "no measure 'nosuch'; there are nearest, calibrated"
+    assert str(refused.value) == "no measure 'nosuch'; there are nearest, calibrated, gaps, membership"
 
 
 SEARCH = ONE_CELL.replace("size = 8\n", "", 1) + '\n[emm]\nsearch = "bisect"\nrange = [4, 8]\ntolerance = 1.0\n'

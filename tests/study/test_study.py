@@ -982,6 +982,12 @@ def test_a_measure_of_the_command_line_or_a_profile_is_one_too():
         ),
         ('[emm]\nmeasure = "nearst"\n', "study.toml:13: emm.measure: no measure 'nearst'; did you mean nearest?"),
         ('[emm]\nmeasure = "x"\n', "study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated"),
+        ('[score]\nmeasures = ["gap"]\n', "study.toml:13: score.measures: no measure 'gap'; did you mean gaps?"),
+        (
+            '[emm]\nmeasure = "gaps"\n',
+            "study.toml:13: emm.measure: gaps measures a denoiser at each noise level and calls no image a copy, so there "
+            "is no ratio by it; `diffmem gaps STUDY` shows what it found",
+        ),
         (
             "[emm]\nthreshold = 1.5\n",
             "study.toml:13: emm.threshold: must be at most 1 for the measure nearest, not 1.5",
@@ -1006,5 +1012,7 @@ def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
 
 def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
-    assert sections["score"]["properties"]["measures"]["items"]["enum"] == ["nearest", "calibrated"]
+    assert sections["score"]["properties"]["measures"]["items"]["enum"] == [
+        *("nearest", "calibrated", "gaps", "membership")
+    ]
     assert sections["emm"]["properties"]["measure"]["enum"] == ["nearest", "calibrated"]
