@@ -187,10 +187,8 @@ def test_the_commands_show_gaps_and_say_what_to_do_without(tmp_path):
     refused = tiny.here("gaps", "tiny", "--store", store.path)
     assert refused.returncode == 2
     assert " ".join(refused.stderr.split()).endswith(
-        "tiny: no gaps are measured; `diffmem measure "
-        + str(path)
-        + " --measure gaps` measures them on trained models "
-        "that are kept (score.keep)"
+        f"tiny: no gaps are measured; `diffmem measure {path} --measure gaps` measures them on trained models that are "
+        "kept (score.keep)"
     )
     assert "at each noise level" not in said("show", cell_id)
     measured = said("measure", path, "--measure", "gaps", "--measure", "membership")

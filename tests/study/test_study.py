@@ -985,8 +985,8 @@ def test_a_measure_of_the_command_line_or_a_profile_is_one_too():
         ('[score]\nmeasures = ["gap"]\n', "study.toml:13: score.measures: no measure 'gap'; did you mean gaps?"),
         (
             '[emm]\nmeasure = "gaps"\n',
-            "study.toml:13: emm.measure: gaps measures a denoiser at each noise level and calls no image a copy, so there "
-            "is no ratio by it; `diffmem gaps STUDY` shows what it found",
+            "study.toml:13: emm.measure: gaps measures a denoiser at each noise level and calls no image a copy, so "
+            "there is no ratio by it; `diffmem gaps STUDY` shows what it found",
         ),
         (
             "[emm]\nthreshold = 1.5\n",
