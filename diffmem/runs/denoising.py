@@ -48,7 +48,7 @@ def measure_denoiser(
     """
     unseen, notes = _of_known_labels(held_out_set(cell, DENOISING_IMAGES), data.labels)
     sets = {"training": _some(data, cell.T.seed), "held_out": unseen}
-    sizes = {name: len(each.images) for name, each in sets.items()}
+    sizes = {"training": len(data.images), "held_out": len(unseen.images)}
     reasons = {name: reason for name in names if (reason := _too_few(name, **sizes))}
     possible = [name for name in names if name not in reasons]
     if not possible:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from diffmem.cli import main
 from diffmem.errors import DataError, RunError
+from diffmem.measures import GROUPED
 from diffmem.runs import cell_run
 from diffmem.runs.events import CellEnded
 from diffmem.runs.measuring import Later, NotMeasured, measure_study
@@ -161,7 +162,8 @@ def test_a_measure_that_nobody_knows_is_refused_before_anything_is_done(tmp_path
     study, store = trained(tmp_path)
     with pytest.raises(DataError) as refused:
         list(measured(study, store, measures=["nosuch"]))
-    assert str(refused.value) == "no measure 'nosuch'; there are nearest, calibrated"
+    known = ", ".join(["nearest", "calibrated", *GROUPED, "gaps", "membership"])
+    assert str(refused.value) == f"no measure 'nosuch'; there are {known}"
 
 
 SEARCH = ONE_CELL.replace("size = 8\n", "", 1) + '\n[emm]\nsearch = "bisect"\nrange = [4, 8]\ntolerance = 1.0\n'

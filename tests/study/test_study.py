@@ -1018,6 +1018,12 @@ def test_groups_ask_for_the_measure_that_groups_so_and_change_no_cell(more, meas
             "study.toml:14: score.augment: must be 'hflip' or 'shift', not 'rotate'",
         ),
         ('[score]\ngroups = "twins"\n', "study.toml:13: score.groups: must be 'none', 'exact' or 'near', not 'twins'"),
+        ('[score]\nmeasures = ["gap"]\n', "study.toml:13: score.measures: no measure 'gap'; did you mean gaps?"),
+        (
+            '[emm]\nmeasure = "gaps"\n',
+            "study.toml:13: emm.measure: gaps measures a denoiser at each noise level and calls no image a copy, so "
+            "there is no ratio by it; `diffmem gaps STUDY` shows what it found",
+        ),
         (
             "[emm]\nthreshold = 1.5\n",
             "study.toml:13: emm.threshold: must be at most 1 for the measure nearest, not 1.5",
