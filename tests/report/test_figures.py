@@ -21,7 +21,8 @@ SIZES = [8, 16, 32]
 
 def curve(label: str, ratios: list[float], epsilon: float = 0.1) -> Curve:
     points = [
-        SizePoint(size, ratio, ratio / 2, 3, ratio * 0.9, ratio) for size, ratio in zip(SIZES, ratios, strict=False)
+        SizePoint(size, ratio, ratio / 2, 3, ratio * 0.9, ratio, None, 0, None)
+        for size, ratio in zip(SIZES, ratios, strict=False)
     ]
     estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
     interval = Interval(9.0, None) if ratios else None
