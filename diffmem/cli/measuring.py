@@ -115,7 +115,7 @@ def _print_score(result: "Score", against: str) -> None:
         )
     for each in result.measurements:
         found = MEASURES[each.measure]
-        rule = found.rule.format(f"{found.threshold:g}")
+        rule = found.says(f"{found.threshold:g}")
         interval = f"95% interval {each.low:.4f} to {each.high:.4f}"
         echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
     for note in result.notes:

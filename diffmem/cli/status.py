@@ -44,6 +44,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     Example: diffmem status quickstart
     """
     from diffmem.analysis import between_groups, measured_cells
+    from diffmem.measures import NEAREST
     from diffmem.runs import seconds_left
 
     if study is None:
@@ -80,7 +81,8 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         | {"time left": None if row.left is None else duration(row.left)}
         for row in rows
     )
-    print_table(found.study, table, cut="cell_id")
+    by = "" if found.measure is NEAREST else f": {found.measure.ratio}"
+    print_table(f"{found.study}{by}", table, cut="cell_id")
     for line in _running_lines(rows):
         echo(line)
     for row in rows:

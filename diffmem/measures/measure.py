@@ -37,6 +37,10 @@ class Measure:
     prepare: "Callable[[Tensor], Compare] | None" = None
     """Of a measure that has to look through the training images [N, c, h, w] first: what compares with them."""
 
+    def says(self, threshold: str) -> str:
+        """Return the rule at a threshold in words, as a sentence goes on."""
+        return self.rule.format(threshold).replace("less than 1 times as far away as", "nearer than")
+
 
 def is_copy(distance: Any, yardstick: Any, threshold: float) -> Any:
     """Tell whether an image is a copy: distance < threshold * yardstick, strictly; of numbers, arrays or tensors."""

@@ -72,8 +72,8 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         store=told(source or str(store.path)),
         hosts=hosts,
         version=version("diffmem"),
-        rules=[(each, each.rule.format(at)) for (_, at), each in sorted(rules.items(), reverse=True)]
-        or [(NEAREST, NEAREST.rule.format(share(NEAREST.threshold)))],
+        rules=[(each, each.says(at)) for (_, at), each in sorted(rules.items(), reverse=True)]
+        or [(NEAREST, NEAREST.says(share(NEAREST.threshold)))],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     room = room_beside(page(galleries=[[] for _ in sections]))

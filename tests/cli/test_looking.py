@@ -665,3 +665,4 @@ def test_the_emm_of_a_study_by_a_measure_that_nothing_is_scored_by_is_exported_a
 def test_status_is_by_the_measure_of_the_study(store):
     tiny.register(store, tiny.load(Path(), tiny.TEXT + '\n[emm]\nmeasure = "calibrated"\n'))
     assert [(row["best ratio"], row["last ratio"]) for row in data("status", "tiny")] == [(None, None), (0.8, 0.6)]
+    assert diffmem("status", "tiny").stdout.startswith("tiny: extracted share (calibrated l2)\n")
