@@ -180,7 +180,7 @@ def test_the_commands_show_gaps_and_say_what_to_do_without(tmp_path):
     cell_id, path = study.cells[0].cell.cell_id, tmp_path / "tiny.toml"
 
     def said(*arguments: object) -> str:
-        result = tiny.here(*map(str, arguments), "--store", store.path)
+        result = tiny.here(*map(str, arguments), "--store", store.path, COLUMNS="200")
         assert result.returncode == 0, result.stderr
         return result.stdout
 
