@@ -237,7 +237,7 @@ def test_the_command_says_where_the_ratio_still_rises_at_the_last_checkpoint(sto
         connection.execute("DELETE FROM checkpoints WHERE step > 2000")
         connection.execute("DELETE FROM evidence WHERE epoch > 2000")
     result = tiny.here("onset", "tiny", "--store", store.path)
-    # from the last but one, step 1262, to the last, step 2000, the planted ratios rise by more than their noise at all N
+    # from the last but one, step 1262, to the last, step 2000, planted ratios rise by more than noise at all N
     said = " ".join(result.stdout.split())
     assert "all cells: the ratio still rises at the last checkpoint at N = 8, 16, 32, so that tau_half is later" in said
     assert "3 of 3 cells are not finished" in result.stdout
