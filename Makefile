@@ -1,9 +1,10 @@
 # make demo: install, run the quickstart study, write its report.  make test: install, run all tests.  make check: lint, fast tests of what changed.
+# make gpu: what a GPU must be checked for, then how well it is used.
 
 PYTHON ?= python3
 STAMP = .venv/.installed-with-$(notdir $(PYTHON))
 
-.PHONY: install demo test check lint bench
+.PHONY: install demo test check lint bench gpu
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -25,6 +26,10 @@ test: install
 bench: install
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt faiss-cpu
 	.venv/bin/python -m benchmarks --compile --compare --growth --output store/bench.json
+
+gpu: install
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 6 --dist worksteal -m gpu
+	.venv/bin/python -m benchmarks.gpu --compile bf16 --output store/gpu.json
 
 check: lint
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow" -x \

@@ -1,1 +1,11 @@
-"""Lets the tests import the helpers in this folder; pytest puts a conftest's folder on the path."""
+"""Lets the tests import the helpers in this folder, which pytest puts on the path, and says where they compute."""
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave a GPU to the tests that check it (`-m gpu`): the others compare to the bit, and start more processes."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""

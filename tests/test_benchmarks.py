@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import comparison, groups, growth, speed
+from benchmarks import comparison, gpu, groups, growth, speed
 from benchmarks.__main__ import main
 
 CPU = torch.device("cpu")
@@ -82,3 +82,10 @@ def test_grouping_stands_beside_a_neighbour_search(kind, capsys):
     assert first.startswith("round 1: neighbour search ")
     in_groups = {"textured": 0, "alike": 0, "twins": 60}[kind]
     assert last == f"60 images ({kind}), {in_groups} of them in groups"
+
+
+def test_the_bench_of_a_gpu_says_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(gpu, "this_device", lambda: CPU)
+    result = CliRunner().invoke(gpu.main, [])
+    assert result.exit_code == 1
+    assert result.stderr == "Error: this measures a CUDA GPU, and there is none here; see `python -m benchmarks`\n"

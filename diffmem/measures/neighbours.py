@@ -14,7 +14,8 @@ ROUNDING = 2.0**-24
 
 CANDIDATES = 4
 
-IMAGE_ROWS, TRAINING_ROWS = 4096, 2048
+IMAGE_ROWS, TRAINING_ROWS, TRAINING_ROWS_ON_GPU = 4096, 2048, 16_384
+"""Images compared at once: a CPU is fastest where they stay in its caches, a GPU where they fill it."""
 
 
 @torch.inference_mode()
@@ -60,8 +61,15 @@ def distances_between(images: Tensor, training_images: Tensor) -> Iterator[tuple
     """Yield the squared l2 distances [n, m] of images to the training images from a position on, exact, and that."""
     x = _centred(images)
     x_norms = _squared_norms(x)
-    for start in range(0, len(training_images), TRAINING_ROWS):
-        yield start, _squared_distances(x, _centred(training_images[start : start + TRAINING_ROWS]), x_norms)
+    for start, block in _blocks(training_images):
+        yield start, _squared_distances(x, _centred(block), x_norms)
+
+
+def _blocks(training_images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the training images in blocks of what their device compares best at once, each with its position."""
+    rows = TRAINING_ROWS if training_images.device.type == "cpu" else TRAINING_ROWS_ON_GPU
+    for start in range(0, len(training_images), rows):
+        yield start, training_images[start : start + rows]
 
 
 def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,8 +82,8 @@ def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
     x_norms = _squared_norms(x)
     kept, ranks = x.new_empty((len(x), 0), dtype=torch.int64), x.new_empty((len(x), 0))  # the best few so far
     guard, longest = torch.full((len(x),), torch.inf, device=x.device), x.new_zeros(())  # the best rank left out
-    for start in range(0, len(training_images), TRAINING_ROWS):
-        y = _centred(training_images[start : start + TRAINING_ROWS])
+    for start, block in _blocks(training_images):
+        y = _centred(block)
         y_norms = _squared_norms(y)
         longest = torch.maximum(longest, y_norms.max().float())
         rank = torch.addmm((y_norms / 2).float(), x, y.T, alpha=-1)  # (||x - y||^2 - ||x||^2) / 2, rounded
@@ -113,8 +121,8 @@ def _search_exactly(x: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]
     x_norms = _squared_norms(x)
     index = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
     values = torch.empty((len(x), 0), dtype=torch.float64, device=x.device)
-    for start in range(0, len(training_images), TRAINING_ROWS):
-        y = _centred(training_images[start : start + TRAINING_ROWS])
+    for start, block in _blocks(training_images):
+        y = _centred(block)
         nearest, column = _two_smallest(_squared_distances(x, y, x_norms))
         values, order = _two_smallest(torch.cat([values, nearest], dim=1))
         index = torch.cat([index, column + start], dim=1).gather(1, order)

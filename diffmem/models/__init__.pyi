@@ -5,6 +5,7 @@ from .denoiser import Denoiser as Denoiser
 from .denoiser import build_denoiser as build_denoiser
 from .denoiser import draw_noise as draw_noise
 from .denoiser import loss as loss
+from .launching import LaunchedDenoiser as LaunchedDenoiser
 from .processes import ALONE as ALONE
 from .processes import Group as Group
 from .processes import LostProcess as LostProcess
@@ -20,6 +21,5 @@ from .sampling import sample_labels as sample_labels
 from .sampling import sampler_levels as sampler_levels
 from .training import TrainingState as TrainingState
 from .training import cpu_threads as cpu_threads
-from .training import on_device as on_device
 from .training import set_precision as set_precision
 from .training import train as train

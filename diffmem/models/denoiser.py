@@ -20,11 +20,18 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Estimate the clean images [n, c, h, w] in [-1, 1] from `noisy` at noise level `sigma` ([n] or scalar)."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=noisy.device).expand(len(noisy))
+        sigma = level(sigma, noisy.device).expand(len(noisy))
         c_skip, c_out, c_in, c_noise = self.preconditioning.coefficients(sigma)
         residual = self.network(per_image(c_in) * noisy, c_noise, labels)
         denoised: Tensor = per_image(c_skip) * noisy + per_image(c_out) * residual.float()
         return denoised
+
+
+def level(sigma: Tensor | float, device: torch.device) -> Tensor:
+    """Return a noise level as a float32 tensor on a device, without waiting for the device where it is a number."""
+    if isinstance(sigma, Tensor):
+        return sigma.to(device, torch.float32)
+    return torch.full((), sigma, dtype=torch.float32, device=device)
 
 
 def per_image(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffmem.cells import Cell, TrainingProcedure
 from diffmem.models.denoiser import Denoiser, draw_noise, loss
+from diffmem.models.launching import Launched
 from diffmem.models.processes import ALONE, Group, ran_out_of_memory
 from diffmem.networks import TrainedModel
 from diffmem.randomness import stream
@@ -155,9 +156,15 @@ def train(
     rows = group.share(state.T.batch_size)
     state.denoiser.train()
     mean = torch.zeros((), device=images.device)
+
+    def gradients(indices: Tensor, sigma: Tensor, noise: Tensor, *masks: Tensor) -> Tensor:
+        state.denoiser.network.use_dropout(masks)
+        return _gradients(state, images, labels, indices, sigma, noise)
+
+    compute = Launched(gradients) if group.count == 1 else gradients
     for indices in batches(state.T, size=size, first_step=state.step):
         try:
-            mean = _share_of_gradients(state, images, labels, indices, rows)
+            mean = compute(*_drawn(state, images, indices, rows))
         except Exception as error:
             if group.count == 1 or not ran_out_of_memory(error):
                 raise
@@ -170,30 +177,29 @@ def train(
         yield mean
 
 
-def _share_of_gradients(
-    state: TrainingState, images: Tensor, labels: Tensor | None, indices: Tensor, rows: slice
-) -> Tensor:
-    """Compute the gradients of the images `rows` of a batch; return what they add to its mean loss."""
+def _drawn(state: TrainingState, images: Tensor, indices: Tensor, rows: slice) -> tuple[Tensor, ...]:
+    """Draw what is random in a step; return of the images `rows` of a batch: indices [r], noise levels [r], noise
+    [r, c, h, w] and the dropout masks."""
     T = state.T
-    indices = indices.to(images.device, non_blocking=True)
     generator = stream("training", T.seed, state.step, images.device)
     sigma, noise = draw_noise(state.denoiser, torch.Size((T.batch_size, *images.shape[1:])), generator)
-    state.denoiser.network.draw_dropout(generator, total=T.batch_size, rows=rows)
-    clean = images[indices[rows]].float() / 127.5 - 1
-    wanted = None if labels is None else labels[indices[rows]]
+    masks = state.denoiser.network.draw_dropout(generator, total=T.batch_size, rows=rows)
+    return indices.to(images.device, non_blocking=True)[rows], sigma[rows], noise[rows], *masks
+
+
+def _gradients(
+    state: TrainingState, images: Tensor, labels: Tensor | None, indices: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """Compute the gradients of some images of a batch; return what they add to its mean loss."""
+    T = state.T
+    clean = images[indices].float() / 127.5 - 1
+    wanted = None if labels is None else labels[indices]
     with autocast(T, images.device):
-        errors = loss(state.denoiser, clean, sigma=sigma[rows], noise=noise[rows], labels=wanted)
+        errors = loss(state.denoiser, clean, sigma=sigma, noise=noise, labels=wanted)
         mean = errors.sum() / T.batch_size
     state.gradients.zero_()
     mean.backward()  # type: ignore[no-untyped-call]
     return mean.detach()
-
-
-def on_device(denoiser: Denoiser, device: torch.device) -> Denoiser:
-    """Return a denoiser moved to a device, in the layout that its convolutions like best."""
-    # on a CPU, steps with the channels last were slower than in the layout that images come in
-    denoiser.network.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    return denoiser.to(device)
 
 
 def autocast(T: TrainingProcedure, device: torch.device) -> torch.autocast:

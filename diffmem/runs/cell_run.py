@@ -21,6 +21,7 @@ from diffmem.models import (
     Denoiser,
     DenoiserFunction,
     Group,
+    LaunchedDenoiser,
     LostProcess,
     TrainingState,
     build_denoiser,
@@ -29,7 +30,6 @@ from diffmem.models import (
     generate,
     give_back_memory,
     is_compiled,
-    on_device,
     ran_out_of_memory,
     set_precision,
     train,
@@ -162,6 +162,7 @@ class CellRun:
     state_path: Path
     compiled: bool = False
     outcome: Outcome | None = None  # how the work ended: finished or crossed
+    launched: LaunchedDenoiser | None = None  # which generates at all checkpoints
 
     def __post_init__(self) -> None:
         self.cell, self.store, self.group, self.stop = self.entry.cell, self.work.store, self.work.group, self.work.stop
@@ -246,7 +247,7 @@ class CellRun:
             labels=cell.labels,
             seed=cell.T.seed,
         )
-        return on_device(denoiser, self.group.device)
+        return denoiser.to(self.group.device)
 
     def _train_to(self, step: int, state: TrainingState, steps: Iterator[Tensor]) -> Iterator[Event]:
         """Train up to optimizer step `step`; save the state now and then, and when asked to stop."""
@@ -374,8 +375,10 @@ class CellRun:
 
     def _generate(self, denoiser: DenoiserFunction, batch: range, images: Tensor) -> Tensor:
         """Generate images of these numbers, of the shape of the training images."""
+        if isinstance(denoiser, Denoiser):
+            self.launched = self.launched or LaunchedDenoiser(denoiser)
         return generate(
-            Interruptible(denoiser, self.stop),
+            Interruptible(self.launched or denoiser, self.stop),
             batch,
             shape=(images.shape[1], images.shape[2], images.shape[3]),
             labels=self.cell.labels,

@@ -26,7 +26,6 @@ from diffmem.models import (
     build_denoiser,
     heun,
     latents,
-    on_device,
     quantise,
     ran_out_of_memory,
     sample_labels,
@@ -231,7 +230,7 @@ def denoiser_of(kept: KeptModel, device: torch.device | str) -> Denoiser:
             raise ValueError("other weights than were written")
         denoiser = build_denoiser(cell.M, resolution=cell.P.resolution or 0, channels=cell.channels, labels=cell.labels)
         denoiser.network.load_state_dict(weights)
-    return on_device(denoiser, torch.device(device)).requires_grad_(False)
+    return denoiser.to(device).requires_grad_(False)
 
 
 def _hash(weights: Mapping[str, Tensor]) -> str:

@@ -38,7 +38,11 @@ def cpu_cores() -> int:
 
 
 def start(count: int, arguments: Sequence[str]) -> int:
-    """Run `diffmem ARGUMENTS` in `count` processes with torchrun's launcher; return the exit code."""
+    """Run `diffmem ARGUMENTS` in `count` processes with torchrun's launcher; return the exit code.
+
+    RunError where they are more than the GPUs here.
+    """
+    _check_gpus(count)
     logging.disable(logging.CRITICAL)  # the processes themselves say what went wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // count)))
     os.environ[LAUNCHER] = str(os.getpid())  # they end if this process does
@@ -65,10 +69,12 @@ def start(count: int, arguments: Sequence[str]) -> int:
 def join() -> Group:
     """Join the processes that a launcher has started together, if any.
 
-    RunError where Accelerate takes this process for the only one although there are several.
+    RunError where Accelerate takes this process for the only one although there are several, or where they are more
+    than the GPUs here.
     """
     cpu = not torch.cuda.is_available()  # MPS has no float64 for the sampler
     if launched():
+        _check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(max(1, cpu_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         )
@@ -80,6 +86,17 @@ def join() -> Group:
     if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise RunError(f"started as one of {os.environ['WORLD_SIZE']} processes, but Accelerate sees no other; {HOW}")
     return Group(state.process_index, state.num_processes, state.device)
+
+
+def _check_gpus(processes: int) -> None:
+    """Raise RunError where several processes would share a GPU, over which they cannot talk to each other."""
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        here = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise RunError(
+            f"{processes} processes, but {here} here, and each needs one of its own; start at most {gpus} "
+            f"(--processes {gpus}), or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+        )
 
 
 def leave() -> None:

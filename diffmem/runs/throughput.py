@@ -7,11 +7,11 @@ import torch
 
 from diffmem.cells import PASSES, Cell
 from diffmem.models import (
+    LaunchedDenoiser,
     TrainingState,
     build_denoiser,
     cpu_threads,
     generate,
-    on_device,
     set_precision,
     train,
 )
@@ -19,7 +19,7 @@ from diffmem.models import this_device as this_device
 from diffmem.networks import UntrainedModel
 from diffmem.runs.plan import Throughput
 
-MOST_OPERATIONS = 2e11
+MOST_OPERATIONS = {"cpu": 2e11, "cuda": 5e13}
 """Operations of one measured step: larger batches are cut down to it, which they gain little beyond."""
 SECONDS = 1.0
 """How long each speed is measured, at least."""
@@ -58,24 +58,24 @@ def measure(cell: Cell, device: torch.device) -> Throughput:
         return measure_untrained(cell, cell.M, device)
     forward = cell.work.forward
     set_precision(cell.T)
-    batch = _at_once(cell.T.batch_size, PASSES * forward)
+    batch = _at_once(cell.T.batch_size, PASSES * forward, device)
     state, step = training_step(cell, batch, device)
     with cpu_threads(cell):
         (trained,) = seconds_in_turn([step], device, at_least=SECONDS)
-    images = _at_once(cell.score.batch_size, EVALUATIONS * forward)
+    images = _at_once(cell.score.batch_size, EVALUATIONS * forward, device)
     (generated,) = seconds_in_turn([generation(cell, state, images, device)], device, at_least=SECONDS)
     return Throughput(PASSES * forward * batch / trained, EVALUATIONS * forward * images / generated)
 
 
-def _at_once(wanted: int, operations: int) -> int:
-    return max(1, min(wanted, int(MOST_OPERATIONS / operations)))
+def _at_once(wanted: int, operations: int, device: torch.device) -> int:
+    return max(1, min(wanted, int(MOST_OPERATIONS[device.type] / operations)))
 
 
 def training_step(cell: Cell, batch: int, device: torch.device) -> tuple[TrainingState, Callable[[], object]]:
     """Return a training state of a cell's network, and what does its next step on noise images of `batch` at once."""
     side = cell.P.resolution or 0
     denoiser = build_denoiser(cell.M, resolution=side, channels=cell.channels, labels=cell.labels)
-    state = TrainingState(on_device(denoiser, device), cell.T.model_copy(update={"batch_size": batch}))
+    state = TrainingState(denoiser.to(device), cell.T.model_copy(update={"batch_size": batch}))
     images = torch.randint(256, (1000, cell.channels, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(cell.labels, (len(images),), device=device) if cell.labels else None
     steps = train(state, images, labels)
@@ -85,8 +85,9 @@ def training_step(cell: Cell, batch: int, device: torch.device) -> tuple[Trainin
 def generation(cell: Cell, state: TrainingState, images: int, device: torch.device) -> Callable[[], object]:
     """Return what generates so many images, asking the network EVALUATIONS times."""
     side = cell.P.resolution or 0
+    denoiser = LaunchedDenoiser(state.averaged)
     return lambda: generate(
-        state.averaged,
+        denoiser,
         range(images),
         shape=(cell.channels, side, side),
         labels=cell.labels,

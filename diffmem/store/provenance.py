@@ -28,7 +28,8 @@ def provenance(device: torch.device, *, processes: int = 1, compiled: bool = Fal
         device=text if processes == 1 else f"{processes} x {text}",
         versions={
             "python": platform.python_version(),
-            **{package: version(package) for package in ("diffmem", "torch", "accelerate", "numpy", "duckdb")},
+            "torch": torch.__version__,  # with what it is built for, which the package's version may leave out
+            **{package: version(package) for package in ("diffmem", "accelerate", "numpy", "duckdb")},
         },
         git_commit=commit,
         git_dirty=None if changes is None else bool(changes),

@@ -36,11 +36,21 @@ def test_compiling_pays_for_the_papers_cells_and_not_for_those_of_seconds(tmp_pa
         assert not pays(cell(tmp_path), device)
 
 
-def test_compiling_pays_where_a_tenth_of_the_time_is_more_than_it_takes(monkeypatch, tmp_path):
-    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1790)
-    assert not pays(cell(tmp_path), CUDA)  # half an hour is where three minutes are a tenth
-    monkeypatch.setitem(OPERATIONS_A_SECOND, "cuda", cell_cost(cell(tmp_path)).operations / 1810)
-    assert pays(cell(tmp_path), CUDA)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiling_pays_on_a_gpu_where_two_fifths_of_the_time_are_more_than_it_takes(monkeypatch, tmp_path, precision):
+    wanted = cell(tmp_path, f'T.precision="{precision}"')
+    monkeypatch.setitem(OPERATIONS_A_SECOND, precision, cell_cost(wanted).operations / 449)
+    assert not pays(wanted, CUDA)  # 450 s is where three minutes are two fifths
+    monkeypatch.setitem(OPERATIONS_A_SECOND, precision, cell_cost(wanted).operations / 451)
+    assert pays(wanted, CUDA)
+
+
+def test_compiling_pays_on_a_cpu_where_a_tenth_of_the_time_is_more_than_it_takes(monkeypatch, tmp_path):
+    operations = cell_cost(cell(tmp_path)).operations / torch.get_num_threads()
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cpu", operations / 1790)
+    assert not pays(cell(tmp_path), CPU)  # half an hour is where three minutes are a tenth
+    monkeypatch.setitem(OPERATIONS_A_SECOND, "cpu", operations / 1810)
+    assert pays(cell(tmp_path), CPU)
 
 
 def test_auto_compiles_the_longer_of_two_cells(tmp_path):

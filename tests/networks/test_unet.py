@@ -368,7 +368,7 @@ def generator(seed: int) -> torch.Generator:
 
 def test_dropout_zeroes_a_share_and_scales_the_rest():
     layer = Dropout(0.13, (10, 10, 10)).train()
-    layer.draw(generator(0), rows=slice(None), total=100)
+    layer.draw(generator(0), rows=slice(None), total=100, layout=torch.contiguous_format)
     dropped = layer(torch.full((100, 10, 10, 10), 2.0))
     zeros = (dropped == 0).double().mean().item()
     assert abs(zeros - 0.13) < 4 * math.sqrt(0.13 * 0.87 / 100_000)
@@ -393,7 +393,7 @@ def test_dropout_mask_is_a_function_of_the_generator():
 def test_each_layer_has_a_mask_of_its_own():
     network = tiny_denoiser(dropout=0.5).network
     network.draw_dropout(generator(0), total=2)
-    masks = [module.mask for module in network.modules() if isinstance(module, Dropout)]
+    masks = [module.kept for module in network.modules() if isinstance(module, Dropout)]
     assert len(masks) > 2
     assert not any(
         torch.equal(one, other) for one, other in itertools.combinations(masks, 2) if one.shape == other.shape
@@ -405,7 +405,7 @@ def test_a_share_of_a_batch_has_its_part_of_the_masks():
 
     def masks(rows: slice) -> list[torch.Tensor]:
         network.draw_dropout(generator(3), total=5, rows=rows)
-        return [module.mask for module in network.modules() if isinstance(module, Dropout)]
+        return [module.kept for module in network.modules() if isinstance(module, Dropout)]
 
     for whole, *parts in zip(masks(slice(None)), masks(slice(0, 2)), masks(slice(2, 5)), strict=True):
         assert torch.equal(torch.cat(parts), whole)

@@ -12,8 +12,9 @@ import pytest
 import tiny
 import torch
 
-from diffmem.errors import OutOfMemory
+from diffmem.errors import OutOfMemory, RunError
 from diffmem.models.processes import ALONE, ran_out_of_memory
+from diffmem.runs import launch
 from diffmem.runs.cell_run import _machine_errors
 from diffmem.store.database import Row
 from diffmem.store.store import Store
@@ -193,3 +194,25 @@ def test_a_search_tries_a_cell_that_needs_more_memory_once(tmp_path: Path) -> No
     tried = store.rows("SELECT cell_id, count(*) AS attempts FROM attempts GROUP BY cell_id")
     assert tried
     assert {row["attempts"] for row in tried} == {1}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there"),
+    [(1, "1 GPU here, and each needs one of its own"), (2, "2 GPUs here, and each needs one of its own")],
+)
+def test_more_processes_than_gpus_are_refused_before_any_starts(monkeypatch, gpus, there):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    for asked in (lambda: launch.start(3, ["run"]), lambda: joined(monkeypatch, 3)):
+        with pytest.raises(RunError) as caught:
+            asked()
+        assert str(caught.value) == (
+            f"3 processes, but {there}; start at most {gpus} (--processes {gpus}), or set CUDA_VISIBLE_DEVICES to "
+            "nothing to train on the CPU"
+        )
+
+
+def joined(monkeypatch, processes):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    return launch.join()

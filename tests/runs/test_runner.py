@@ -37,6 +37,8 @@ from diffmem.store.database import Row
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
+pytestmark = pytest.mark.gpu
+
 ONE_CELL = "M.dropout = 0.2"
 """Leaves of the tiny study the cell whose dropout masks a resumed run has to draw again."""
 
