@@ -28,3 +28,5 @@ from .neighbours import two_nearest as two_nearest
 from .of_denoiser import LevelErrors as LevelErrors
 from .of_denoiser import LevelValue as LevelValue
 from .of_denoiser import SetErrors as SetErrors
+from .spaces import PIXELS as PIXELS
+from .spaces import Space as Space
