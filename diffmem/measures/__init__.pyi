@@ -24,6 +24,8 @@ from .members import of_copies as of_copies
 from .members import of_denoisers as of_denoisers
 from .nearest import NEAREST as NEAREST
 from .nearest import memorized_share as memorized_share
+from .local_density import local_distances as local_distances
+from .neighbours import nearest_distances as nearest_distances
 from .neighbours import two_nearest as two_nearest
 from .of_denoiser import LevelErrors as LevelErrors
 from .of_denoiser import LevelValue as LevelValue

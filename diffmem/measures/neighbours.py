@@ -124,7 +124,8 @@ def _search_more(images: Tensor, training_images: Tensor, count: int) -> tuple[T
     chosen, order = kept[:, :some].sort(dim=1)  # lower index first
     squared = x_norms[:, None] + norms[chosen] - 2 * products[:, :some].gather(1, order).double()
     # a sum of whole numbers is exact in any order if their sizes add up to at most WHOLE (Cauchy and Schwarz)
-    rounded = torch.nonzero((x_norms[:, None] * norms[chosen] > WHOLE**2).any(dim=1))[:, 0]
+    inexact = (x_norms[:, None] * norms[chosen] > WHOLE**2) & (x.shape[1] > EXACT_TERMS)
+    rounded = torch.nonzero(inexact.any(dim=1))[:, 0]
     for rows in torch.split(rounded, max(1, MORE_ELEMENTS // (some * x.shape[1]))):
         squared[rows] = _exact_squared(x[rows], training_images, chosen[rows])
     squared, order = squared.sort(dim=1, stable=True)
