@@ -17,6 +17,6 @@ def local_distances(images: Tensor, training_images: Tensor) -> npt.NDArray[np.f
         return np.zeros(len(images))
     count = min(OTHERS + 1, len(training_images))
     _, distance = nearest_distances(images, training_images, count)
-    squared = np.rint(distance[:, 1:].cpu().numpy() ** 2)  # whole numbers, whose roots NumPy rounds alike everywhere
-    means: npt.NDArray[np.float64] = np.sqrt(squared).mean(axis=1)  # the nearest of all is the image itself, or its copy
+    squared = np.rint(distance[:, 1:].cpu().numpy() ** 2)  # those of others; NumPy rounds roots alike everywhere
+    means: npt.NDArray[np.float64] = np.sqrt(squared).mean(axis=1)
     return means

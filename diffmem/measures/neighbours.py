@@ -17,7 +17,7 @@ CANDIDATES = 4
 IMAGE_ROWS, TRAINING_ROWS = 4096, 2048
 
 MORE_IMAGE_ROWS, MORE_TRAINING_ROWS = 1024, 8192
-"""The same where more than two neighbours are looked for: rows of distances are longer, since each is sorted in part."""
+"""The same where more than two are looked for: rows of distances are longer, since each is sorted in part."""
 
 SPARE = 4
 """Images that are kept beyond the nearest ones, whose ranks are rounded."""

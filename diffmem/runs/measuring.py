@@ -101,9 +101,10 @@ def measure_study(
     """Compute `measures` (names) of every checkpoint of a study whose model is there, and add them to it.
 
     Before that, held-out images are compared with each training set that they have not been compared with yet, and the
-    training images with each other, which takes no model. With `samples` or `steps`, the last checkpoint of each cell is scored anew by that many images or
-    noise levels: as the cell that a study with this scoring, and one checkpoint, would have trained. These cells are a
-    study of their own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
+    training images with each other, which takes no model. With `samples` or `steps`, the last checkpoint of each cell
+    is scored anew by that many images or noise levels: as the cell that a study with this scoring, and one checkpoint,
+    would have trained. These cells are a study of their own, whose name ends in what is new. Raises DataError for a
+    measure that diffmem does not know.
     """
     for name in measures:
         check_measure(name)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from diffmem.measures import Measure, is_copy_sql
-from diffmem.store.image_queries import LAST, TRAINING_SET, evidence_of
+from diffmem.sql import literal
+from diffmem.store.image_queries import TRAINING_SET, evidence_of
 from diffmem.store.level_queries import LevelQueries
 from diffmem.store.rows import CopyFrequency, DensityBin, NearImage
 
@@ -23,20 +24,20 @@ class CopyQueries(LevelQueries):
 
     def copy_frequencies(self, study: str, measure: Measure, thresholds: Sequence[float]) -> list[CopyFrequency]:
         """Return how many training images the last checkpoint of each cell copies how often, at each threshold."""
-        source = f"study_cells JOIN {LAST} USING (cell_id) JOIN {evidence_of(measure)} USING (cell_id, epoch)"
+        source = f"study_cells JOIN {_last(measure)} USING (cell_id) JOIN {evidence_of(measure)} USING (cell_id, epoch)"
         return self._frequencies(f"{source} WHERE study = ?", [study], thresholds)
 
     def held_out_frequencies(self, study: str, measure: Measure, thresholds: Sequence[float]) -> list[CopyFrequency]:
         """Return the same of held-out images in the place of generated ones."""
         source = f"""
-            (SELECT position, {TRAINING_SET} AS training_set FROM study_cells JOIN cells USING (cell_id) WHERE study = ?)
-            JOIN held_out USING (training_set) WHERE measure = ?
+            (
+                SELECT position, {TRAINING_SET} AS training_set FROM study_cells JOIN cells USING (cell_id)
+                WHERE study = ?
+            ) JOIN held_out USING (training_set) WHERE measure = ?
             """
         return self._frequencies(source, [study, measure.name], thresholds)
 
-    def _frequencies(
-        self, source: str, parameters: Sequence[str], thresholds: Sequence[float]
-    ) -> list[CopyFrequency]:
+    def _frequencies(self, source: str, parameters: Sequence[str], thresholds: Sequence[float]) -> list[CopyFrequency]:
         return self.records(
             CopyFrequency,
             f"""
@@ -58,7 +59,7 @@ class CopyQueries(LevelQueries):
             f"""
             WITH last AS (
                 SELECT position, {TRAINING_SET} AS training_set, cell_id, epoch
-                FROM study_cells JOIN cells USING (cell_id) JOIN {LAST} USING (cell_id) WHERE study = ?
+                FROM study_cells JOIN cells USING (cell_id) JOIN {_last(measure)} USING (cell_id) WHERE study = ?
             ), scored AS (SELECT * FROM last JOIN {evidence_of(measure)} USING (cell_id, epoch)),
             counted AS (
                 SELECT position, nearest, count(*) AS copies FROM scored WHERE {is_copy_sql()} GROUP BY ALL
@@ -85,7 +86,7 @@ class CopyQueries(LevelQueries):
             f"""
             WITH last AS (
                 SELECT position, {TRAINING_SET} AS training_set, cell_id, epoch
-                FROM study_cells JOIN cells USING (cell_id) JOIN {LAST} USING (cell_id) WHERE study = ?
+                FROM study_cells JOIN cells USING (cell_id) JOIN {_last(measure)} USING (cell_id) WHERE study = ?
             ), counted AS (
                 SELECT position, any_value(training_set) AS training_set, nearest, count(*) AS near,
                     count(*) FILTER {is_copy_sql()} AS copies, bool_or(pairs.sample IS NOT NULL) AS paired
@@ -103,3 +104,9 @@ class CopyQueries(LevelQueries):
             """,
             [study, threshold],
         )
+
+
+def _last(measure: Measure) -> str:
+    """Return SQL for the last checkpoint of each cell that a measure has scored."""
+    scored = f"SELECT cell_id, max(epoch) AS epoch FROM measured WHERE measure = {literal(measure.name)}"
+    return f"({scored} GROUP BY cell_id)"

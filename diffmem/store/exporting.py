@@ -40,17 +40,24 @@ ONSETS = """
 """
 """The columns of the onsets at each size of a curve; the slope is the curve's."""
 
-GIVEN = {"emm": EMM, "onsets": ONSETS}
+EXTRACTION = """
+    study VARCHAR, position INTEGER, curve VARCHAR, name VARCHAR, cell_id VARCHAR, size INTEGER, measure VARCHAR,
+    epoch BIGINT, against VARCHAR, threshold DOUBLE, images INTEGER, times INTEGER, extracted DOUBLE, low DOUBLE,
+    high DOUBLE, null_extracted DOUBLE
+"""
+"""The columns of how many training images a cell copies, against a threshold, generated images, or copies of each."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS, "extraction": EXTRACTION}
 """The columns of what is not in the store, but read off it."""
 
 
 def write_table(
     store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
-    they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, cells, checkpoints, gaps and images come once for each place
+    that they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
         if what in GIVEN:
@@ -68,7 +75,7 @@ def write_table(
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
-    """Return the query of cells, checkpoints, evidence, gaps or notes."""
+    """Return the query of what is in the store."""
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
@@ -140,7 +147,8 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
 def _all_evidence() -> str:
     """Return SQL for the evidence of every measure, the paper's too."""
     return f"""
-        SELECT cell_id, epoch, {literal(NEAREST.name)} AS measure, nearest, d1 AS distance, d2 AS yardstick FROM evidence
+        SELECT cell_id, epoch, {literal(NEAREST.name)} AS measure, nearest, d1 AS distance, d2 AS yardstick
+        FROM evidence
         UNION ALL SELECT cell_id, epoch, measure, nearest, distance, yardstick FROM measure_evidence
         """
 

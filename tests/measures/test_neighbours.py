@@ -235,7 +235,10 @@ def test_more_neighbours_that_float32_cannot_tell_apart_are_told_apart():
 
 def test_the_nearest_two_are_those_of_the_search_for_two():
     images, training = random_images(25, 3, 16, 16, seed=1), random_images(300, 3, 16, 16, seed=2)
-    (index, distance), (expected_index, expected) = nearest_distances(images, training, 50), two_nearest(images, training)
+    (index, distance), (expected_index, expected) = (
+        nearest_distances(images, training, 50),
+        two_nearest(images, training),
+    )
     assert torch.equal(index, expected_index)
     assert torch.equal(distance[:, :2], expected)
 

@@ -38,7 +38,9 @@ precondition = "edm"
 samples = 20
 steps = 3
 """
-SEVERAL = OPTIMUM.replace("size = 8\n", "") + '\n[[axes]]\nP.size = [8, 12]\n\n[[axes]]\nM.condition = ["none", "unique"]\n'
+SEVERAL = (
+    OPTIMUM.replace("size = 8\n", "") + '\n[[axes]]\nP.size = [8, 12]\n\n[[axes]]\nM.condition = ["none", "unique"]\n'
+)
 ROWS = "SELECT * EXCLUDE training_set FROM training_images ORDER BY ALL"
 
 
@@ -86,7 +88,9 @@ def test_cells_of_one_training_set_share_them_and_they_are_found_once(
 ) -> None:
     sizes = []
     monkeypatch.setattr(
-        training_images, "local_distances", lambda own, images: sizes.append(len(images)) or local_distances(own, images)
+        training_images,
+        "local_distances",
+        lambda own, images: sizes.append(len(images)) or local_distances(own, images),
     )
     _, store = run(tmp_path, SEVERAL)
     assert sorted(sizes) == [8, 12]
