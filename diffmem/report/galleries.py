@@ -8,11 +8,12 @@ from diffmem.analysis import CellWithSettings, by_position
 from diffmem.cells import clock_of
 from diffmem.errors import StoreError
 from diffmem.measures import is_copy
-from diffmem.store import UNREADABLE, CopyCount, ImagePair, StoredCell, StoredStudy, reduced
+from diffmem.store import UNREADABLE, CopyCount, ImagePair, NearImage, StoredCell, StoredStudy, reduced
+from diffmem.text import counted
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
-MARKUP = 300
+MARKUP = 700
 """Bytes of the page around the pictures of one place in a gallery, at most."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
@@ -29,15 +30,17 @@ def galleries(
     pairs: Sequence[ImagePair],
     cells: Sequence[CellWithSettings],
     copies: Sequence[CopyCount],
+    near: Sequence[NearImage],
     study: StoredStudy,
     room: int,
 ) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
-    `pairs` and `copies` are those of the store, at the study's threshold of distance / yardstick. All cells show
-    equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
+    `pairs`, `copies` and `near` are those of the store, at the study's threshold of distance / yardstick. All cells
+    show equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
+    about = {(each.position, each.nearest): _about(each, study) for each in near}
     shown = [each for each in cells if each.cell.position in pairs_of]
     most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
     own = [pairs_of[each.cell.position] for each in shown]
@@ -53,7 +56,12 @@ def galleries(
             "size": each.cell.size,
             "replicated": len(copies_of[each.cell.position]),
             "copied": [
-                {"nearest": row.nearest, "copies": row.copies, "picture": picture}
+                {
+                    "nearest": row.nearest,
+                    "copies": row.copies,
+                    "picture": picture,
+                    "about": about.get((row.position, row.nearest), ""),
+                }
                 for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
             "stored": len(own[number]),
@@ -62,6 +70,7 @@ def galleries(
                     "generated": generated,
                     "nearest": nearest,
                     "number": pair.number,
+                    "about": about.get((pair.position, pair.number), ""),
                     "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
                     "memorized": is_copy(pair.distance, pair.yardstick, study.threshold),
                 }
@@ -70,6 +79,18 @@ def galleries(
         }
         for number, each in enumerate(shown)
     ]
+
+
+def _about(found: NearImage, study: StoredStudy) -> str:
+    """Say what is known of a training image, and what was generated near it."""
+    name = f"Training image {found.nearest}" + (f" ({found.image})" if found.image else "")
+    near = f"nearest to {counted(found.near, 'generated image')}, {found.copies} of them {study.measure.copied}"
+    said = [f"{name}: {near}"]
+    if found.local_distance is not None:
+        said.append(f"mean distance to its 5 nearest others {found.local_distance:.1f}")
+    if (found.alike or 1) > 1:
+        said.append(f"one of {found.alike} training images that are nearly identical")
+    return "; ".join(said)
 
 
 def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
