@@ -54,7 +54,7 @@ class NotMeasured:
     reason: str
 
 
-NOT_KEPT = "no trained model is kept (score.keep)"
+NOT_KEPT = 'no trained model is kept; score.keep = "last" keeps it, in a run with another --store'
 NOT_LAST = "the model that is kept is not that of the last checkpoint (score.keep)"
 NOT_RUN = "nothing is in the store yet; run the study first"
 
