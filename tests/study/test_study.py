@@ -1116,8 +1116,8 @@ def test_two_budgets_among_the_overrides_are_a_fault():
     with pytest.raises(StudyError) as caught:
         load(BASE, "T.images=30", "T.steps=7")
     assert str(caught.value) == (
-        "--set T.images=30: T.images: T.steps is in its place already, at --set T.steps=7; a study has one of T.epochs, "
-        "T.steps or T.images"
+        "--set T.images=30: T.images: T.steps is in its place already, at --set T.steps=7; a study has one of "
+        "T.epochs, T.steps or T.images"
     )
     assert load(BASE, "T.steps=7", "T.steps=8").cells[0].cell.last_step == 8
 
