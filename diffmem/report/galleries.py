@@ -1,8 +1,9 @@
 """The galleries of a page: generated images above what they are nearest to, and what is copied most."""
 
 import base64
+import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffmem.analysis import CellWithSettings, by_position
 from diffmem.cells import clock_of
@@ -13,8 +14,8 @@ from diffmem.text import counted
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
-MARKUP = 700
-"""Bytes of the page around the pictures of one place in a gallery, at most."""
+MARKUP = 330
+"""Bytes of the page around the pictures and the text of one place in a gallery, at most."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
 MOST_COPIED = 6
@@ -45,8 +46,17 @@ def galleries(
     most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
     own = [pairs_of[each.cell.position] for each in shown]
     half = room // 2
-    copied, left = _fitting([[(row.picture or b"",) for row in rows] for rows in most], half)
-    drawn, _ = _fitting([[(pair.generated, pair.nearest) for pair in rows] for rows in own], half + left)
+    copied, left = _fitting(
+        [[_Place((row.picture or b"",), about.get((row.position, row.nearest), "")) for row in rows] for rows in most],
+        half,
+    )
+    drawn, _ = _fitting(
+        [
+            [_Place((pair.generated, pair.nearest), about.get((pair.position, pair.number), "")) for pair in rows]
+            for rows in own
+        ],
+        half + left,
+    )
     return [
         {
             "name": each.cell.name,
@@ -99,17 +109,28 @@ def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
     return f"{clock} {known_by}"
 
 
-def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
+class _Place(NamedTuple):
+    """One place in a gallery: its pictures, as PNG, and what it says of the training image."""
+
+    pictures: tuple[bytes, ...]
+    about: str
+
+
+def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
     """Return the first pictures of each cell as data URIs, equally many of each, one at least, and the room left."""
-    fitting: list[list[tuple[str, ...]]] = [[] for _ in pictures]
-    for rank in range(max(map(len, pictures), default=0)):
-        having = [number for number, own in enumerate(pictures) if rank < len(own)]
-        ranked = [tuple(_data_uri(_reduced(png)) for png in pictures[number][rank]) for number in having]
-        size = sum(MARKUP + sum(map(len, uris)) for uris in ranked)
+    fitting: list[list[tuple[str, ...]]] = [[] for _ in places]
+    for rank in range(max(map(len, places), default=0)):
+        ranked = {
+            number: tuple(_data_uri(_reduced(png)) for png in own[rank].pictures)
+            for number, own in enumerate(places)
+            if rank < len(own)
+        }
+        said = sum(len(html.escape(places[number][rank].about).encode()) for number in ranked)
+        size = said + sum(MARKUP + sum(map(len, uris)) for uris in ranked.values())
         if rank and size > room:
             break
         room -= size
-        for number, uris in zip(having, ranked, strict=True):
+        for number, uris in ranked.items():
             fitting[number].append(uris)
     return fitting, max(0, room)
 
