@@ -191,7 +191,8 @@ def test_the_page_says_how_many_training_images_each_cell_copies(store: Store) -
     page = rendered(store)
     assert "Which training images are memorized" in page.texts["h3"]
     cells = [text.strip() for text in page.texts["td"]]
-    (row,) = (cells[at : at + 10] for at in range(len(cells)) if cells[at + 1 : at + 3] == ["20", "8"])
+    name = study.cells[0].name
+    (row,) = (cells[at : at + 10] for at in range(len(cells)) if cells[at : at + 3] == [name, "20", "8"])
     found, *_ = copied_images(store, store.study("tiny"))
     whole, top = found.by_images[-1], found.concentration
     assert row[3:7] == [f"{whole.low:.0f} to {whole.high:.0f}", "1.000 (0.676 to 1.000)", "-", "3"]
