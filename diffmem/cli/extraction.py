@@ -47,7 +47,7 @@ def extraction(study: str, profile: str | None, measure: str | None, store_path:
         return
     columns = ["cell_id", "N", "extracted"]
     print_table(f"{found.study}: {found.measure.copied} images", [_row(cell) for cell in cells], columns=columns)
-    if fewer := [cell for cell in cells if cell.null_images < cell.samples]:
+    if fewer := [cell for cell in cells if 0 < cell.null_images < cell.samples]:
         most = max(cell.null_images for cell in fewer)
         print_wrapped(
             f"{len(fewer)} of {len(cells)} cells have fewer held-out images than generated ones, at most {most:,}: "
