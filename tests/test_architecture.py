@@ -49,12 +49,14 @@ MATHEMATICS = {
     "measures/grouped": {"torch"},
     "measures/group_neighbours": {"torch"},
     "measures/intervals": {"numpy", "scipy"},
+    "measures/local_density": {"numpy", "torch"},
     "measures/measure": {"torch"},
     "measures/membership": {"numpy"},
     "measures/nearest": {"torch"},
     "measures/neighbours": {"torch"},
     "measures/of_denoiser": {"numpy"},
     "analysis/emm": {"numpy", "scipy"},
+    "analysis/extraction": {"numpy", "scipy"},
 }
 """Which packages the mathematics may use; it knows no file and no database."""
 
@@ -68,7 +70,7 @@ WITHOUT_TORCH = [
     *("measures/of_denoiser", "measures/gaps", "measures/membership"),
     *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),
     *("store/rows", "store/records", "store/given", "store/standing", "store/attempts"),
-    *("store/queries", "store/image_queries"),
+    *("store/queries", "store/image_queries", "store/copy_queries"),
 ]
 """What quick commands use."""
 

@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import comparison, gpu, groups, growth, speed
+from benchmarks import comparison, groups, growth, scoring, speed
 from benchmarks.__main__ import main
 
 CPU = torch.device("cpu")
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    for module in (speed, comparison):
+    for module in (speed, comparison, scoring):
         monkeypatch.setattr(module, "SECONDS", 0.0)
         small = {name: ("digits", {"width": 8, "blocks": 1, "channel_mult": (2, 2)}, 4, 4) for name in ("one", "two")}
         monkeypatch.setattr(module, "NETWORKS", small)
@@ -89,3 +90,15 @@ def test_the_bench_of_a_gpu_says_where_there_is_none(monkeypatch):
     result = CliRunner().invoke(gpu.main, [])
     assert result.exit_code == 1
     assert result.stderr == "Error: this measures a CUDA GPU, and there is none here; see `python -m benchmarks`\n"
+def test_scoring_stands_beside_that_by_the_paper_s_measure_alone(capsys):
+    scoring.main(["--images", "20", "--training", "60"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "20 generated and as many held-out images against 60 training images"
+    ratios = {line.split("  ")[-1]: float(line.split()[0]) for line in lines}
+    assert len(ratios) == 8
+    assert all(ratio > 0 for ratio in ratios.values())
+    assert [name for name in ratios if "to reach" in name] == [
+        "50 neighbours, of 2 (to reach: 1.3)",
+        "a cell with null and groups, of the paper's measure alone (to reach: 1.1)",
+        "a cell with all measures, null, groups and local density, of the same (to reach: 2)",
+    ]

@@ -1,4 +1,7 @@
 from .claims import Finding as Finding
+from .copied import CopiedImages as CopiedImages
+from .copied import Extracted as Extracted
+from .copied import copied_images as copied_images
 from .curves import CellWithSettings as CellWithSettings
 from .curves import Curve as Curve
 from .curves import MeasuredCell as MeasuredCell

@@ -5,6 +5,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffmem.analysis.copied import copied_images
 from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
 from diffmem.analysis.onsets import LEVEL, onsets_of
@@ -53,16 +54,18 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
-    they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, cells, checkpoints, gaps and images come once for each place
+    that they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
     """
     rows: list[tuple[Any, ...]] = []
     if what == "emm":
         rows = list(map(astuple, _emm_rows(store, study)))
     elif what == "onsets":
         rows = list(_onset_rows(store, study))
+    elif what == "extraction":
+        rows = list(_extraction_rows(store, study))
     write_table(store, what, path, form=form, study=study, rows=rows)
 
 
@@ -76,6 +79,22 @@ def _onset_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
                 for each in curve.sizes:
                     mem, half = ((str(onset), *astuple(onset)) for onset in (each.mem, each.half))
                     yield (*about, each.size, each.cells, *mem, *half, *slope)
+
+
+def _extraction_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yield how many training images each cell copies, by each measure that its study has."""
+    for stored in store.studies():
+        for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
+            for cell in copied_images(store, found):
+                about = (found.study, cell.position, cell.curve, cell.name, cell.cell_id, cell.size)
+                known = (*about, found.measure.name, cell.epoch)
+                for against, rows in (("threshold", cell.by_threshold), ("images", cell.by_images)):
+                    for each in rows:
+                        at = (against, each.threshold, each.images, 1)
+                        yield (*known, *at, each.extracted, each.low, each.high, each.null)
+                for often in cell.eidetic:
+                    at = ("times", found.threshold, cell.samples, often.times)
+                    yield (*known, *at, often.images, often.low, often.high, None)
 
 
 def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:

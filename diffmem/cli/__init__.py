@@ -9,7 +9,20 @@ from typing import Any
 
 import click
 
-from diffmem.cli import auditing, gaps, looking, measuring, models, onsets, planning, results, running, status, stores
+from diffmem.cli import (
+    auditing,
+    extraction,
+    gaps,
+    looking,
+    measuring,
+    models,
+    onsets,
+    planning,
+    results,
+    running,
+    status,
+    stores,
+)
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -67,6 +80,7 @@ for command in (
     results.emm,
     gaps.gaps,
     onsets.onset,
+    extraction.extraction,
     results.report,
     results.findings,
     looking.show,

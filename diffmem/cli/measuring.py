@@ -158,10 +158,11 @@ def measure(
     """Measure trained models that are kept (score.keep), without training.
 
     Held-out images are compared with each training set that they have not been compared with yet: how many of them are
-    called copies is the null of a ratio. Measures (those of --measure, or else the study's score.measures) are added to
-    every checkpoint whose model is kept: its images are generated again, and are the scored ones. With --samples or
-    --steps, the last checkpoints are scored anew: as a study of its own, quickstart+samples=1000 for instance, of the
-    cells that a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
+    called copies is the null of a ratio. Training images are compared with each other, once for each training set, for
+    `diffmem export images`. Measures (those of --measure, or else the study's score.measures) are added to every
+    checkpoint whose model is kept: its images are generated again, and are the scored ones. With --samples or --steps,
+    the last checkpoints are scored anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that
+    a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
 
     The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
     level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all.

@@ -28,5 +28,6 @@ from .training_sets import groups_in as groups_in
 from .training_sets import held_out as held_out
 from .training_sets import held_out_set as held_out_set
 from .training_sets import load_source as load_source
+from .training_sets import names_and_groups as names_and_groups
 from .training_sets import notes_of as notes_of
 from .training_sets import training_set as training_set

@@ -154,6 +154,22 @@ def training_set(cell: Cell) -> TrainingSet:
     return TrainingSet(np.concatenate(images), _labels(cell, np.concatenate(classes)))
 
 
+def names_and_groups(cell: Cell) -> tuple[list[str], Indices]:
+    """Return the name of each training image of a cell, its dataset and its position there, and how many training
+    images are of its group of nearly identical ones, itself included, int64 [N]. Raises DataError as `training_set`."""
+    names: list[str] = []
+    alike: list[Indices] = []
+    for dataset, wanted, count in cell.P.parts:
+        labels = cell.P.labels if dataset == cell.P.dataset else None
+        source, groups = _looked_through(dataset, cell.fingerprints.get(dataset, ""), cell.P.resolution, labels)
+        kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
+        chosen = draw(kinds, count, dataset=_known_as(cell, dataset), number=cell.P.draw, balanced=cell.P.balance)
+        names += [f"{dataset}:{number}" for number in chosen.tolist()]
+        _, group, sizes = np.unique(groups.of(chosen).widest, return_inverse=True, return_counts=True)
+        alike.append(sizes[group])
+    return names, np.concatenate(alike)
+
+
 def held_out(cell: Cell, most: int) -> Pixels:
     """Return images that a cell does not train on, of the distribution that it trains on, uint8 [n, c, h, w].
 

@@ -12,6 +12,7 @@ from .grouped import grouped_name as grouped_name
 from .intervals import NORMAL as NORMAL
 from .intervals import p_value as p_value
 from .intervals import wilson as wilson
+from .local_density import local_distances as local_distances
 from .measure import Measure as Measure
 from .measure import is_copy as is_copy
 from .measure import is_copy_sql as is_copy_sql
@@ -24,7 +25,10 @@ from .members import of_copies as of_copies
 from .members import of_denoisers as of_denoisers
 from .nearest import NEAREST as NEAREST
 from .nearest import memorized_share as memorized_share
+from .neighbours import nearest_distances as nearest_distances
 from .neighbours import two_nearest as two_nearest
 from .of_denoiser import LevelErrors as LevelErrors
 from .of_denoiser import LevelValue as LevelValue
 from .of_denoiser import SetErrors as SetErrors
+from .spaces import PIXELS as PIXELS
+from .spaces import Space as Space

@@ -13,12 +13,9 @@ NEIGHBOURS = 50
 """Training images whose mean distance calibrates; all of them, in a training set of fewer."""
 
 
-def _compare(images: "Tensor", training_images: "Tensor", index: "Tensor", distance: "Tensor") -> Compared:
+def _compare(_images: "Tensor", _training_images: "Tensor", index: "Tensor", distance: "Tensor") -> Compared:
     """l = d1 / (alpha mean of the distances to the 50 training images nearest to the generated one)."""
-    from diffmem.measures.neighbours import nearest_distances  # torch: the other modules know the measure without it
-
-    neighbours = nearest_distances(images, training_images, min(NEIGHBOURS, len(training_images)))
-    return Compared(index[:, 0], distance[:, 0], ALPHA * neighbours.mean(dim=1))
+    return Compared(index[:, 0], distance[:, 0], ALPHA * distance.mean(dim=1))
 
 
 CALIBRATED = Measure(
@@ -33,4 +30,5 @@ CALIBRATED = Measure(
     threshold=1.0,
     largest=2.0,
     compare=_compare,
+    neighbours=NEIGHBOURS,
 )

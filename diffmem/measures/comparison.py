@@ -12,7 +12,7 @@ from diffmem.measures.intervals import wilson
 from diffmem.measures.measure import Compared, Measure, is_copy
 from diffmem.measures.members import measure_named
 from diffmem.measures.nearest import NEAREST
-from diffmem.measures.neighbours import two_nearest
+from diffmem.measures.neighbours import nearest_distances, two_nearest
 from diffmem.models import Group
 
 MOST_COPIED = 10
@@ -35,9 +35,13 @@ class Comparison:
         in_colour = self.training_images.expand(
             -1, generated.shape[1], -1, -1
         )  # where these are grey and those are not
-        index, distance = two_nearest(generated, in_colour)
-        compares = [self.prepared.get(measure.name, measure.compare) for measure in self.measures]
-        found = [compare(generated, in_colour, index, distance) for compare in compares]
+        index, distance = neighbours_for(self.measures, generated, in_colour)
+        found = [
+            self.prepared.get(measure.name, measure.compare)(
+                generated, in_colour, index, distance[:, : measure.neighbours]
+            )
+            for measure in self.measures
+        ]
         on_cpu = [Compared(*(each.cpu() for each in compared)) for compared in found]
         pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
         pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]
@@ -86,6 +90,15 @@ class Comparison:
         positions, copies = torch.unique(copied, return_counts=True)
         most = positions[torch.argsort(copies, descending=True, stable=True)][:MOST_COPIED]
         return [(position, png(self.training_images[position])) for position in most.tolist()]
+
+
+def neighbours_for(measures: Sequence[Measure], images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices [n, 2] of the two nearest training images and the distances [n, k] of as many as one of some
+    measures asks for, found in one pass."""
+    count = min(max(measure.neighbours for measure in measures), len(training_images))
+    if count <= 2:
+        return two_nearest(images, training_images)
+    return nearest_distances(images, training_images, count)
 
 
 NOTHING = Compared(torch.empty(0, dtype=torch.int64), *(torch.empty(0, dtype=torch.float64) for _ in range(2)))

@@ -17,8 +17,9 @@ class Compared(NamedTuple):
 
 
 Compare = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], Compared]
-"""From generated [n, c, h, w] and training images [N, c, h, w], uint8 on one device, and the indices [n, 2] and
-distances [n, 2] of the two nearest, which are found for all measures."""
+"""From generated [n, c, h, w] and training images [N, c, h, w], uint8 on one device, the indices [n, 2] of the two
+nearest, and the distances [n, k] of the nearest ones, as many as the measure asks for. They are found for all measures
+at once."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Measure:
     compare: Compare
     prepare: "Callable[[Tensor], Compare] | None" = None
     """Of a measure that has to look through the training images [N, c, h, w] first: what compares with them."""
+    neighbours: int = 2
+    """Training images whose distances it is given; all of them, of a smaller training set."""
 
     def says(self, threshold: str) -> str:
         """Return the rule at a threshold in words, as a sentence goes on."""

@@ -17,6 +17,21 @@ CANDIDATES = 4
 IMAGE_ROWS, TRAINING_ROWS, TRAINING_ROWS_ON_GPU = 4096, 2048, 16_384
 """Images compared at once: a CPU is fastest where they stay in its caches, a GPU where they fill it."""
 
+MORE_IMAGE_ROWS, MORE_TRAINING_ROWS = 1024, 8192
+"""The same where more than two are looked for: rows of distances are longer, since each is sorted in part."""
+
+SPARE = 4
+"""Images that are kept beyond the nearest ones, whose ranks are rounded."""
+
+WHOLE = 2**24
+"""Up to which float32 holds every whole number."""
+
+EXACT_SQUARES = 256
+"""Squares of differences, each below 2^16, whose float32 sum is exact."""
+
+MORE_ELEMENTS = 2**23
+"""Values of training images that are compared one by one at once."""
+
 
 @torch.inference_mode()
 def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,20 +56,17 @@ def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor
 
 
 @torch.inference_mode()
-def nearest_distances(images: Tensor, training_images: Tensor, count: int) -> Tensor:
-    """Return the l2 distances [n, count] (float64, on the 0..255 scale) of the `count` nearest images, ascending.
+def nearest_distances(images: Tensor, training_images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices [n, 2] of the two nearest images and the l2 distances [n, count] (float64, on the 0..255
+    scale) of the `count` nearest, ascending, in one pass over the training images.
 
-    The arguments are those of `two_nearest`; there are `count` training images at least. Squared distances are exact.
+    The arguments are those of `two_nearest`; there are `count` training images at least, and `count` is at least 2.
+    Squared distances are exact; of equally near images the two with the lowest indices are named.
     """
-    parts = []
-    for rows in torch.split(images, IMAGE_ROWS):
-        nearest = torch.empty((len(rows), 0), dtype=torch.float64, device=rows.device)
-        for _, squared in distances_between(rows, training_images):
-            nearest = torch.cat([nearest, squared], dim=1)
-            nearest = nearest.topk(min(count, nearest.shape[1]), dim=1, largest=False).values
-        parts.append(nearest)
-    squared = torch.cat(parts) if parts else images.new_empty((0, count), dtype=torch.float64)
-    return squared.sort(dim=1).values.sqrt()
+    parts = [_search_more(rows, training_images, count) for rows in torch.split(images, MORE_IMAGE_ROWS)]
+    index = torch.cat([part[0] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.int64)
+    squared = torch.cat([part[1] for part in parts]) if parts else images.new_empty((0, count), dtype=torch.float64)
+    return index, squared.sqrt()
 
 
 def distances_between(images: Tensor, training_images: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -105,6 +117,77 @@ def _search(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
     if len(unsure):
         index[unsure], squared[unsure] = _search_exactly(x[unsure], training_images)
     return index, squared
+
+
+def _search_more(images: Tensor, training_images: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the indices [n, 2] of the two nearest and the squared distances [n, count] of the `count` nearest.
+
+    As `_search` does, but with products that are exact for most pairs, so that few are computed again.
+    """
+    x = _centred(images)
+    x_norms = _squared_norms(x)
+    ranks, kept, products, norms = _best_ranked(x, training_images, count + SPARE + 1)
+    longest, some = norms.amax(), min(count + SPARE, len(training_images))
+    guard = ranks[:, -1].double() if some < len(training_images) else torch.full_like(x_norms, torch.inf)
+    chosen, order = kept[:, :some].sort(dim=1)  # lower index first
+    squared = x_norms[:, None] + norms[chosen] - 2 * products[:, :some].gather(1, order).double()
+    # a sum of whole numbers is exact in any order if their sizes add up to at most WHOLE (Cauchy and Schwarz)
+    inexact = (x_norms[:, None] * norms[chosen] > WHOLE**2) & (x.shape[1] > EXACT_TERMS)
+    rounded = torch.nonzero(inexact.any(dim=1))[:, 0]
+    for rows in torch.split(rounded, max(1, MORE_ELEMENTS // (some * x.shape[1]))):
+        squared[rows] = _exact_squared(x[rows], training_images, chosen[rows])
+    squared, order = squared.sort(dim=1, stable=True)
+    index, squared = chosen.gather(1, order[:, :2]), squared[:, :count]
+    margin = guard + x_norms - _rank_error(x_norms, longest, x.shape[1])  # what is left out is at least as far away
+    unsure = torch.nonzero((margin < squared[:, -1]) | (margin <= squared[:, 1]))[:, 0]
+    if len(unsure):
+        index[unsure] = _search_exactly(x[unsure], training_images)[0]
+        squared[unsure] = _smallest(images[unsure], training_images, count)
+    return index, squared
+
+
+def _best_ranked(x: Tensor, training_images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ranks ||y||^2 - 2 x.y, rounded, indices and products x.y [n, count] of the images y of the lowest ranks,
+    ascending, as many as there are; and the squared norms [N] of all of them."""
+    ranks, products = (x.new_empty((len(x), 0)) for _ in range(2))
+    kept, norms = x.new_empty((len(x), 0), dtype=torch.int64), []
+    for start in range(0, len(training_images), MORE_TRAINING_ROWS):
+        y = _centred(training_images[start : start + MORE_TRAINING_ROWS])
+        norms.append(_squared_norms(y))
+        product = x[:, :EXACT_TERMS] @ y[:, :EXACT_TERMS].T
+        for first in range(EXACT_TERMS, x.shape[1], EXACT_TERMS):
+            part = slice(first, first + EXACT_TERMS)
+            product += x[:, part] @ y[:, part].T
+        rank = torch.sub(norms[-1].float(), product, alpha=2)
+        best, column = rank.topk(min(count, len(y)), dim=1, largest=False, sorted=False)
+        ranks, kept = torch.cat([ranks, best], dim=1), torch.cat([kept, column + start], dim=1)
+        products = torch.cat([products, product.gather(1, column)], dim=1)
+        ranks, order = ranks.topk(min(count, ranks.shape[1]), dim=1, largest=False)
+        kept, products = kept.gather(1, order), products.gather(1, order)
+    return ranks, kept, products, torch.cat(norms)
+
+
+def _rank_error(x_norms: Tensor, longest: Tensor, pixels: int) -> Tensor:
+    """Return by how much rounding can change a rank ||y||^2 - 2 x.y of each x [n], for y up to a squared norm."""
+    sizes = longest + 2 * (x_norms * longest).sqrt()
+    roundings = (-(-pixels // EXACT_TERMS) + 2) * ROUNDING  # one a part of the product, the norm's, and the rank's
+    return torch.where(sizes <= WHOLE, 0.0, roundings / (1 - roundings) * sizes)
+
+
+def _exact_squared(x: Tensor, training_images: Tensor, chosen: Tensor) -> Tensor:
+    """Return the squared distances of each row to its chosen training images [n, k], exact, float64."""
+    y = _centred(training_images[chosen].flatten(0, 1)).view(*chosen.shape, x.shape[1])
+    difference = torch.split((y - x[:, None]).square_(), EXACT_SQUARES, dim=2)
+    return torch.stack([part.sum(dim=2) for part in difference]).double().sum(dim=0)
+
+
+def _smallest(images: Tensor, training_images: Tensor, count: int) -> Tensor:
+    """Return the squared distances [n, count] of the `count` nearest images, ascending, each computed exactly."""
+    nearest = torch.empty((len(images), 0), dtype=torch.float64, device=images.device)
+    for _, squared in distances_between(images, training_images):
+        nearest = torch.cat([nearest, squared], dim=1)
+        nearest = nearest.topk(min(count, nearest.shape[1]), dim=1, largest=False).values
+    return nearest
 
 
 def _exact_two(x: Tensor, training_images: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

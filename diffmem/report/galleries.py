@@ -1,19 +1,21 @@
 """The galleries of a page: generated images above what they are nearest to, and what is copied most."""
 
 import base64
+import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffmem.analysis import CellWithSettings, by_position
 from diffmem.cells import clock_of
 from diffmem.errors import StoreError
 from diffmem.measures import is_copy
-from diffmem.store import UNREADABLE, CopyCount, ImagePair, StoredCell, StoredStudy, reduced
+from diffmem.store import UNREADABLE, CopyCount, ImagePair, NearImage, StoredCell, StoredStudy, reduced
+from diffmem.text import counted
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
-MARKUP = 300
-"""Bytes of the page around the pictures of one place in a gallery, at most."""
+MARKUP = 330
+"""Bytes of the page around the pictures and the text of one place in a gallery, at most."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
 MOST_COPIED = 6
@@ -29,21 +31,32 @@ def galleries(
     pairs: Sequence[ImagePair],
     cells: Sequence[CellWithSettings],
     copies: Sequence[CopyCount],
+    near: Sequence[NearImage],
     study: StoredStudy,
     room: int,
 ) -> list[dict[str, Any]]:
     """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
 
-    `pairs` and `copies` are those of the store, at the study's threshold of distance / yardstick. All cells show
-    equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
+    `pairs`, `copies` and `near` are those of the store, at the study's threshold of distance / yardstick. All cells
+    show equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
+    about = {(each.position, each.nearest): _about(each, study) for each in near}
     shown = [each for each in cells if each.cell.position in pairs_of]
     most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
     own = [pairs_of[each.cell.position] for each in shown]
     half = room // 2
-    copied, left = _fitting([[(row.picture or b"",) for row in rows] for rows in most], half)
-    drawn, _ = _fitting([[(pair.generated, pair.nearest) for pair in rows] for rows in own], half + left)
+    copied, left = _fitting(
+        [[_Place((row.picture or b"",), about.get((row.position, row.nearest), "")) for row in rows] for rows in most],
+        half,
+    )
+    drawn, _ = _fitting(
+        [
+            [_Place((pair.generated, pair.nearest), about.get((pair.position, pair.number), "")) for pair in rows]
+            for rows in own
+        ],
+        half + left,
+    )
     return [
         {
             "name": each.cell.name,
@@ -53,7 +66,12 @@ def galleries(
             "size": each.cell.size,
             "replicated": len(copies_of[each.cell.position]),
             "copied": [
-                {"nearest": row.nearest, "copies": row.copies, "picture": picture}
+                {
+                    "nearest": row.nearest,
+                    "copies": row.copies,
+                    "picture": picture,
+                    "about": about.get((row.position, row.nearest), ""),
+                }
                 for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
             "stored": len(own[number]),
@@ -62,6 +80,7 @@ def galleries(
                     "generated": generated,
                     "nearest": nearest,
                     "number": pair.number,
+                    "about": about.get((pair.position, pair.number), ""),
                     "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
                     "memorized": is_copy(pair.distance, pair.yardstick, study.threshold),
                 }
@@ -72,23 +91,46 @@ def galleries(
     ]
 
 
+def _about(found: NearImage, study: StoredStudy) -> str:
+    """Say what is known of a training image, and what was generated near it."""
+    name = f"Training image {found.nearest}" + (f" ({found.image})" if found.image else "")
+    near = f"nearest to {counted(found.near, 'generated image')}, {found.copies} of them {study.measure.copied}"
+    said = [f"{name}: {near}"]
+    if found.local_distance is not None:
+        said.append(f"mean distance to its 5 nearest others {found.local_distance:.1f}")
+    if (found.alike or 1) > 1:
+        said.append(f"one of {found.alike} training images that are nearly identical")
+    return "; ".join(said)
+
+
 def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
     """Return what a checkpoint is known by: `epoch 30`, or `step 64`."""
     clock = "step" if clock_of(cell.configuration) == "step" else study.kind.clock
     return f"{clock} {known_by}"
 
 
-def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
+class _Place(NamedTuple):
+    """One place in a gallery: its pictures, as PNG, and what it says of the training image."""
+
+    pictures: tuple[bytes, ...]
+    about: str
+
+
+def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
     """Return the first pictures of each cell as data URIs, equally many of each, one at least, and the room left."""
-    fitting: list[list[tuple[str, ...]]] = [[] for _ in pictures]
-    for rank in range(max(map(len, pictures), default=0)):
-        having = [number for number, own in enumerate(pictures) if rank < len(own)]
-        ranked = [tuple(_data_uri(_reduced(png)) for png in pictures[number][rank]) for number in having]
-        size = sum(MARKUP + sum(map(len, uris)) for uris in ranked)
+    fitting: list[list[tuple[str, ...]]] = [[] for _ in places]
+    for rank in range(max(map(len, places), default=0)):
+        ranked = {
+            number: tuple(_data_uri(_reduced(png)) for png in own[rank].pictures)
+            for number, own in enumerate(places)
+            if rank < len(own)
+        }
+        said = sum(len(html.escape(places[number][rank].about).encode()) for number in ranked)
+        size = said + sum(MARKUP + sum(map(len, uris)) for uris in ranked.values())
         if rank and size > room:
             break
         room -= size
-        for number, uris in zip(having, ranked, strict=True):
+        for number, uris in ranked.items():
             fitting[number].append(uris)
     return fitting, max(0, room)
 

@@ -93,6 +93,25 @@ for (const select of document.querySelectorAll("select.sort")) {
   });
 }
 
+// a click on a training image shows the pictures of what was generated near it
+for (const button of document.querySelectorAll("button.near")) {
+  button.addEventListener("click", () => showNear(button.closest("details"), button));
+}
+for (const button of document.querySelectorAll(".about button")) {
+  button.addEventListener("click", () => showNear(button.closest("details"), null));
+}
+
+function showNear(details, button) {
+  const pairs = [...details.querySelectorAll(".pair")], about = details.querySelector(".about");
+  const near = pairs.filter(pair => button && pair.dataset.of === button.dataset.of);
+  for (const pair of pairs) pair.classList.toggle("elsewhere", Boolean(button) && !near.includes(pair));
+  about.hidden = !button;
+  if (!button) return;
+  const shown = `${near.length} of these ${near.length === 1 ? "is" : "are"} shown`;
+  const pictures = near.length ? shown : "No picture of these is here";
+  about.querySelector("span").textContent = `${button.dataset.about}. ${pictures}.`;
+}
+
 // --- a watched page: what is opened and chosen stays so when it loads itself anew ---
 
 function keepChoices() {

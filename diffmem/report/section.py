@@ -12,6 +12,7 @@ import numpy as np
 from diffmem.analysis import (
     Beside,
     CellWithSettings,
+    CopiedImages,
     Curve,
     MeasuredStudy,
     Result,
@@ -19,6 +20,7 @@ from diffmem.analysis import (
     beside,
     by_each_measure,
     by_position,
+    copied_images,
     curves_of,
     estimate_emm,
     noted,
@@ -30,6 +32,7 @@ from diffmem.analysis import (
 from diffmem.cells import cell_cost, clock_of, stored_cell
 from diffmem.measures import NEAREST, Measure
 from diffmem.report import figures
+from diffmem.report.copied import copied_figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
@@ -77,6 +80,7 @@ class ByMeasure:
     sizes: list[int]
     figures: list[Figure]
     distances: Distances | None
+    copied: list[CopiedImages]  # which training images each cell copies
 
     @property
     def threshold(self) -> str:
@@ -130,10 +134,11 @@ class Section:
 def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
     """Return all that the page shows of a study."""
     with store.snapshot():
-        by_measure = [_by_measure(store, each, told) for each in by_each_measure(store, study)]
+        by_measure = [_by_measure(store, each, told, main=study) for each in by_each_measure(store, study)]
         cells, _ = told(study_cells(store, study))
         pairs = store.pairs(study.study, study.measure)
         copies = store.copies(study.study, study.measure, study.threshold)
+        near = told(store.near_images(study.study, study.measure, study.threshold))
         attempts, notes = told(store.attempts(study.study)), told(store.notes(study.study))
         levels = told(shown_levels(store.study_levels(study.study)))
         published = published_values(store, study.study)
@@ -152,14 +157,15 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
         of_denoisers=level_figures(levels, study.kind.clock),
-        galleries=partial(galleries, pairs, cells, copies, study),
+        galleries=partial(galleries, pairs, cells, copies, near, study),
     )
 
 
-def _by_measure(store: Store, study: StoredStudy, told: Told) -> ByMeasure:
+def _by_measure(store: Store, study: StoredStudy, told: Told, *, main: StoredStudy) -> ByMeasure:
     cells, points = told(study_cells(store, study))
     counts = told(store.sample_counts(study.study, study.measure, study.threshold))
     levels = store.distance_counts(study.study, study.measure)
+    copied = told(copied_images(store, study))
     published: list[Beside] = []
     if study.measure is NEAREST and (comparable := [each for each in cells if at_paper_scale(each)]):
         published = beside(published_values(store, study.study), comparable)
@@ -170,8 +176,12 @@ def _by_measure(store: Store, study: StoredStudy, told: Told) -> ByMeasure:
         curves,
         only_size(cells),
         sorted({point.size for curve in curves for point in curve.points}),
-        _figures(study, curves, cells, points, counts, published),
+        [
+            *_figures(study, curves, cells, points, counts, published),
+            *copied_figures(copied, study.measure, by_image=study is main),
+        ],
         _distances(study, cells, levels) if levels else None,
+        copied,
     )
 
 

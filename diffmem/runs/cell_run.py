@@ -42,6 +42,7 @@ from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.nulls import measure_null
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
+from diffmem.runs.training_images import look_through
 from diffmem.store import Checkpoint, Outcome, Store, close_attempts
 from diffmem.study import StudyCell
 
@@ -173,6 +174,7 @@ class CellRun:
         with self.group.memory():
             images, labels = self._on_device(data)
         measure_null(self.cell, self.store, lambda: images, self.group)
+        look_through(self.cell, self.store, lambda: images, self.group)
         if isinstance(self.cell.M, UntrainedModel):
             denoiser = self.cell.M.from_images(images.float() / 127.5 - 1, labels, count=self.cell.labels)
             yield CellStarted(self.entry, 0, 0)

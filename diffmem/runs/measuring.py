@@ -19,6 +19,7 @@ from diffmem.networks import UntrainedModel
 from diffmem.runs.denoising import Denoised, measure_denoiser
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
 from diffmem.runs.nulls import NullMeasured, measure_null
+from diffmem.runs.training_images import look_through
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
 from diffmem.study import Study, StudyCell
 
@@ -53,7 +54,7 @@ class NotMeasured:
     reason: str
 
 
-NOT_KEPT = "no trained model is kept (score.keep)"
+NOT_KEPT = 'no trained model is kept; score.keep = "last" keeps it, in a run with another --store'
 NOT_LAST = "the model that is kept is not that of the last checkpoint (score.keep)"
 NOT_RUN = "nothing is in the store yet; run the study first"
 
@@ -99,10 +100,11 @@ def measure_study(
 ) -> Iterator[Later | NotMeasured | NullMeasured]:
     """Compute `measures` (names) of every checkpoint of a study whose model is there, and add them to it.
 
-    Before that, held-out images are compared with each training set that they have not been compared with yet, which
-    takes no model. With `samples` or `steps`, the last checkpoint of each cell is scored anew by that many images or
-    noise levels: as the cell that a study with this scoring, and one checkpoint, would have trained. These cells are a
-    study of their own, whose name ends in what is new. Raises DataError for a measure that diffmem does not know.
+    Before that, held-out images are compared with each training set that they have not been compared with yet, and the
+    training images with each other, which takes no model. With `samples` or `steps`, the last checkpoint of each cell
+    is scored anew by that many images or noise levels: as the cell that a study with this scoring, and one checkpoint,
+    would have trained. These cells are a study of their own, whose name ends in what is new. Raises DataError for a
+    measure that diffmem does not know.
     """
     for name in measures:
         check_measure(name)
@@ -150,7 +152,7 @@ def _entries(study: Study, store: Store) -> list[StudyCell]:
 def _nulls(
     entries: Sequence[StudyCell], store: Store, measures: Sequence[str], device: Device
 ) -> Iterator[NullMeasured]:
-    """Compare held-out images with the training sets of the cells that are measured."""
+    """Compare held-out images with the training sets of the cells that are measured, and look through these."""
     measured = store.checkpoint_counts()
     for entry in entries:
         if not measured.get(entry.cell.cell_id):
@@ -162,6 +164,7 @@ def _nulls(
         def images(cell: Cell = cell) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(training_set(cell).images)).to(device)
 
+        look_through(cell, store, images, Group(device=torch.device(device)))
         if count := measure_null(cell, store, images, Group(device=torch.device(device))):
             yield NullMeasured(cell.cell_id, entry.name, count)
 

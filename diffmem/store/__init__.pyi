@@ -10,6 +10,7 @@ from .given import Checkpoint as Checkpoint
 from .given import ListedCell as ListedCell
 from .given import Listing as Listing
 from .given import Provenance as Provenance
+from .given import TrainingImages as TrainingImages
 from .given import new_attempt_id as new_attempt_id
 from .image_queries import THRESHOLD_LEVELS as THRESHOLD_LEVELS
 from .looking import cell_names as cell_names
@@ -32,10 +33,13 @@ from .rows import AlikeCells as AlikeCells
 from .rows import Attempt as Attempt
 from .rows import CellProgress as CellProgress
 from .rows import CopyCount as CopyCount
+from .rows import CopyFrequency as CopyFrequency
+from .rows import DensityBin as DensityBin
 from .rows import ImagePair as ImagePair
 from .rows import LevelCount as LevelCount
 from .rows import MeasuredPoint as MeasuredPoint
 from .rows import Measurement as Measurement
+from .rows import NearImage as NearImage
 from .rows import Note as Note
 from .rows import Null as Null
 from .rows import Point as Point

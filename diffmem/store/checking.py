@@ -30,6 +30,10 @@ COUNTED_BY_MEASURE = f"""
 
 FAULTS = {
     """
+    SELECT training_set, count(*) - count(DISTINCT position) AS doubled
+    FROM training_images GROUP BY ALL HAVING doubled > 0
+    """: "training set {training_set}: {doubled} training images that are there already",
+    """
     SELECT training_set, measure, count(*) - count(DISTINCT sample) AS doubled
     FROM held_out GROUP BY ALL HAVING doubled > 0
     """: "training set {training_set}, {measure}: {doubled} held-out images that are there already",

@@ -8,7 +8,7 @@ import duckdb
 
 from diffmem.atomic import unwritable, whole
 from diffmem.cells import leaves
-from diffmem.measures import is_copy_sql
+from diffmem.measures import NEAREST, is_copy_sql
 from diffmem.sql import identifier, literal
 from diffmem.store.image_queries import TRAINING_SET, thresholds
 from diffmem.store.json_columns import from_json
@@ -40,17 +40,24 @@ ONSETS = """
 """
 """The columns of the onsets at each size of a curve; the slope is the curve's."""
 
-GIVEN = {"emm": EMM, "onsets": ONSETS}
+EXTRACTION = """
+    study VARCHAR, position INTEGER, curve VARCHAR, name VARCHAR, cell_id VARCHAR, size INTEGER, measure VARCHAR,
+    epoch BIGINT, against VARCHAR, threshold DOUBLE, images INTEGER, times INTEGER, extracted DOUBLE, low DOUBLE,
+    high DOUBLE, null_extracted DOUBLE
+"""
+"""The columns of how many training images a cell copies, against a threshold, generated images, or copies of each."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS, "extraction": EXTRACTION}
 """The columns of what is not in the store, but read off it."""
 
 
 def write_table(
     store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
-    they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, cells, checkpoints, gaps and images come once for each place
+    that they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
         if what in GIVEN:
@@ -68,7 +75,7 @@ def write_table(
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
-    """Return the query of cells, checkpoints, evidence, gaps or notes."""
+    """Return the query of what is in the store."""
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
@@ -98,6 +105,28 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM {source} JOIN noise_levels USING (cell_id)
             ORDER BY {order}cell_id, epoch, measure, quantity, images DESC, sigma DESC
             """
+    if what == "images":
+        return f"""
+            WITH counted AS (
+                SELECT cell_id, epoch, measure, nearest, count(*) AS nearest_of,
+                    count(*) FILTER {is_copy_sql("threshold")} AS copies
+                FROM ({_all_evidence()}) JOIN {thresholds()} USING (measure) GROUP BY ALL
+            ), each_image AS (
+                SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                    configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
+                    checkpoints.epoch AS known_by, {_epochs(connection)} AS epoch, measured.measure,
+                    unnest(range(size)) AS training_image, {TRAINING_SET} AS training_set
+                FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch)
+            )
+            SELECT e.* EXCLUDE (known_by, training_set), image, alike, local_distance,
+                coalesce(nearest_of, 0) AS nearest_of, coalesce(copies, 0) AS copies
+            FROM each_image AS e
+                LEFT JOIN counted AS c ON (c.cell_id, c.epoch, c.measure, c.nearest)
+                    = (e.cell_id, e.known_by, e.measure, e.training_image)
+                LEFT JOIN training_images AS t
+                    ON t.training_set = e.training_set AND t.position = e.training_image
+            ORDER BY {order and "e.position, "}e.cell_id, e.known_by, e.measure, e.training_image
+            """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":
         return f"SELECT cell_id, note FROM notes {only} ORDER BY cell_id, note"
@@ -112,6 +141,15 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
     return f"""
         SELECT e.* REPLACE ({_epochs(connection, "e")} AS epoch) FROM ({evidence}) AS e LEFT JOIN cells USING (cell_id)
         ORDER BY cell_id, e.epoch, sample
+        """
+
+
+def _all_evidence() -> str:
+    """Return SQL for the evidence of every measure, the paper's too."""
+    return f"""
+        SELECT cell_id, epoch, {literal(NEAREST.name)} AS measure, nearest, d1 AS distance, d2 AS yardstick
+        FROM evidence
+        UNION ALL SELECT cell_id, epoch, measure, nearest, distance, yardstick FROM measure_evidence
         """
 
 

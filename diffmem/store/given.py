@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from diffmem.measures import Evidence, LevelValue
 
 
@@ -54,6 +57,15 @@ class Checkpoint(Evidence):
             score_seconds=score_seconds,
             levels=levels,
         )
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What the images of a training set are like, in its order."""
+
+    names: Sequence[str]  # of each image: its dataset and its position there
+    alike: npt.NDArray[np.int64]  # [N], images of its group, with it
+    local_distance: npt.NDArray[np.float64]  # [N], mean l2 distance to its 5 nearest other training images
 
 
 class Registered(Protocol):

@@ -107,6 +107,7 @@ MERGE = [
         FROM held_out AS h WHERE h.training_set = o.training_set AND h.measure = o.measure
     )
     """,
+    "INSERT INTO training_images FROM other_.training_images ANTI JOIN training_images USING (training_set)",
     f"""
     DELETE FROM noise_levels WHERE (cell_id, epoch, measure) IN (
         SELECT (cell_id, epoch, measure) FROM ({LEVELS.format("noise_levels")}) AS l

@@ -156,6 +156,44 @@ class CopyCount:
 
 
 @dataclass(frozen=True)
+class CopyFrequency:
+    """How many training images are copied equally often at a threshold."""
+
+    position: int
+    threshold: float
+    copies: int
+    images: int  # training images that are copied so often
+
+
+@dataclass(frozen=True)
+class DensityBin:
+    """Training images of a cell that are about equally far from their nearest others, and copies of them."""
+
+    position: int
+    bin: int  # the densest first
+    local_distance: float  # the median, of the mean l2 distance to the 5 nearest other training images
+    images: int
+    copied: int  # of them, those that are copied
+    copies: int
+    squares: int  # the sum of squared copies
+    grouped: int  # images that have a group
+    grouped_copied: int
+
+
+@dataclass(frozen=True)
+class NearImage:
+    """A training image whose picture a gallery shows, and what was generated near it at the last checkpoint."""
+
+    position: int
+    nearest: int  # position in the training set
+    near: int  # generated images whose nearest it is
+    copies: int
+    image: str | None  # what tells it in its dataset; None where nobody looked through the training set
+    alike: int | None
+    local_distance: float | None
+
+
+@dataclass(frozen=True)
 class ImagePair:
     """A generated image and its nearest training image, as PNG."""
 

@@ -175,6 +175,15 @@ MIGRATIONS: list[Migration] = [
         n INTEGER NOT NULL                 -- images behind it
     )
     """,
+    """
+    CREATE TABLE training_images (         -- what each training image is like
+        training_set VARCHAR NOT NULL,     -- as in held_out
+        position INTEGER NOT NULL,         -- in the training set
+        image VARCHAR NOT NULL,            -- its dataset and its position there, as `diffmem audit` has it
+        alike INTEGER NOT NULL,            -- training images of its group, with it: 1 where it has no group
+        local_distance DOUBLE NOT NULL     -- mean l2 distance to its 5 nearest other training images
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

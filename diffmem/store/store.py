@@ -14,7 +14,7 @@ import numpy.typing as npt
 from diffmem.cells import RESULTS_VERSION
 from diffmem.measures import NEAREST, Evidence, LevelValue, MeasureEvidence, wilson
 from diffmem.store.database import utc_now
-from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, new_attempt_id
+from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
@@ -228,6 +228,27 @@ class Store(Queries):
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
                 _add_held_out(connection, name, measure, found)
+
+    def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
+        """Keep what the training images of a cell are like, for all cells of the same training set, unless it is there
+        already."""
+        rows = {
+            "position": np.arange(len(images.names), dtype=np.int32),
+            "image": _texts(images.names),
+            "alike": images.alike.astype(np.int32),
+            "local_distance": images.local_distance,
+        }
+        with self.writing() as connection:
+            connection.register("given_images", rows)
+            connection.execute(
+                f"""
+                WITH own AS (SELECT {TRAINING_SET} AS training_set FROM cells WHERE cell_id = ?)
+                INSERT INTO training_images
+                SELECT training_set, given_images.* FROM own CROSS JOIN given_images
+                WHERE training_set NOT IN (SELECT training_set FROM training_images)
+                """,
+                [cell_id],
+            )
 
     def add_note(self, cell_id: str, note: str) -> None:
         """Add a sentence to what is to be said of a cell."""

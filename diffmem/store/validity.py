@@ -156,6 +156,12 @@ EVIDENCE_RULES = [
         "impossible evidence of held-out images",
     ),
     Rule(
+        "training_images",
+        "training_set",
+        f"isfinite(local_distance) AND local_distance >= 0 AND {_count('alike', 1)} AND {_count('position')}",
+        "an impossible training image",
+    ),
+    Rule(
         "evidence JOIN cells USING (cell_id)",
         "cell_id",
         "nearest < coalesce(try_cast(configuration->>'$.P.size' AS BIGINT), 0)",

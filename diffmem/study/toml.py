@@ -18,6 +18,7 @@ from diffmem.study.layers import (
     Layer,
     Place,
     Setting,
+    check_alternatives,
     check_axis,
     check_networks,
     document_of,
@@ -215,6 +216,7 @@ def _profile(document: Document, name: str, path: Path, faults: Faults) -> Layer
 
 def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
     """Apply `KEY=VALUE` settings; a list replaces the values of an axis, a single value takes the key off it."""
+    given: dict[str, Setting] = {}
     for text in overrides:
         place = Place(f"--set {text}")
         settings: dict[str, Setting] = {}
@@ -236,8 +238,10 @@ def _override(layer: Layer, overrides: Sequence[str], faults: Faults) -> Layer:
                 faults.add(place, key, f"must be text, not {shown(setting.value)}")
                 del settings[key]
         drop_unknown(settings, faults)
+        given |= settings
         for key, setting in settings.items():
             layer = _with_override(layer, key, setting, faults)
+    check_alternatives(Layer(given), faults)
     return layer
 
 

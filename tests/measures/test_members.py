@@ -6,8 +6,9 @@ import pytest
 import torch
 from reference import random_images
 
-from diffmem.measures import MEASURES, NEAREST, Comparison, is_copy, is_copy_sql, two_nearest, wilson
+from diffmem.measures import MEASURES, NEAREST, Comparison, is_copy, is_copy_sql, wilson
 from diffmem.measures.calibrated import ALPHA, CALIBRATED, NEIGHBOURS
+from diffmem.measures.comparison import neighbours_for
 from diffmem.models import ALONE
 
 PAIRS = 1_000_000
@@ -72,8 +73,7 @@ def by_definition(images: torch.Tensor, training_images: torch.Tensor) -> tuple[
 def test_calibrated_l2_is_that_of_its_definition(N):
     training = random_images(N, 1, 4, 4, seed=1)
     images = torch.cat([random_images(20, 1, 4, 4, seed=2), training[:2]])
-    index, distance = two_nearest(images, training)
-    found = CALIBRATED.compare(images, training, index, distance)
+    found = CALIBRATED.compare(images, training, *neighbours_for([CALIBRATED], images, training))
     for own, expected in zip(found, by_definition(images, training), strict=True):
         np.testing.assert_allclose(own.numpy(), expected, rtol=1e-12)
     assert (ALPHA, NEIGHBOURS) == (0.5, 50)

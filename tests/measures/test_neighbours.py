@@ -16,6 +16,8 @@ from diffmem.measures.neighbours import (
     CANDIDATES,
     EXACT_TERMS,
     IMAGE_ROWS,
+    MORE_IMAGE_ROWS,
+    MORE_TRAINING_ROWS,
     TRAINING_ROWS,
     nearest_distances,
     two_nearest,
@@ -177,31 +179,85 @@ def test_what_is_no_uint8_tensor_is_an_error(wrong):
 # --- the distances of more neighbours ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blocks", [(IMAGE_ROWS, TRAINING_ROWS), (7, 5)], ids=["one block", "several blocks"])
-@pytest.mark.parametrize("count", [1, 5, 61])
+def assert_nearest_agree(images, training, count):
+    """Check the `count` nearest against all distances in whole numbers: their squares to the bit."""
+    x, y = (each.flatten(1).numpy().astype(np.int32) for each in (images, training))
+    squared = np.stack([np.square(y - row).sum(axis=1, dtype=np.int64) for row in x])
+    index, distance = nearest_distances(images, training, count)
+    assert (index.dtype, distance.dtype) == (torch.int64, torch.float64)
+    np.testing.assert_array_equal(index.numpy(), np.argsort(squared, axis=1, kind="stable")[:, :2])
+    expected = np.sort(squared, axis=1)[:, :count]
+    np.testing.assert_array_equal(np.rint(distance.numpy() ** 2), expected)
+    np.testing.assert_allclose(distance.numpy(), np.sqrt(expected.astype(float)), rtol=1e-15)
+
+
+@pytest.mark.parametrize("blocks", [(MORE_IMAGE_ROWS, MORE_TRAINING_ROWS), (7, 5), (7, 60)], ids=str)
+@pytest.mark.parametrize("count", [2, 5, 56, 57, 61])
 @pytest.mark.parametrize("levels", [2, 256])
 def test_distances_of_the_nearest_are_those_of_brute_force(count, blocks, levels, monkeypatch):
-    monkeypatch.setattr(neighbours, "IMAGE_ROWS", blocks[0])
-    monkeypatch.setattr(neighbours, "TRAINING_ROWS", blocks[1])
+    monkeypatch.setattr(neighbours, "MORE_IMAGE_ROWS", blocks[0])
+    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", blocks[1])
     images = random_images(20, 1, 3, 3, seed=1, levels=levels)
     training = random_images(61, 1, 3, 3, seed=2, levels=levels)
-    x, y = (each.flatten(1).double() for each in (images, training))
-    expected = (x[:, None] - y).square().sum(dim=2).sqrt().sort(dim=1).values[:, :count]
-    found = nearest_distances(images, training, count)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+    assert_nearest_agree(images, training, count)
 
 
-def test_distances_of_large_colour_images_are_exact():
-    images, training = random_images(5, 3, 32, 32, seed=1), random_images(30, 3, 32, 32, seed=2)
-    x, y = (each.flatten(1).double() for each in (images, training))
-    expected = (x[:, None] - y).square().sum(dim=2).sort(dim=1).values
-    assert torch.equal(nearest_distances(images, training, 30).square().round(), expected)
-    torch.testing.assert_close(nearest_distances(images, training, 2), two_nearest(images, training)[1])
+def test_many_ties_are_told_apart_by_their_index():
+    assert_nearest_agree(random_images(40, 1, 1, 3, levels=2), random_images(500, 1, 1, 3, seed=1, levels=2), 50)
+    same = torch.zeros(2 * MORE_TRAINING_ROWS + 1, 1, 2, 2, dtype=torch.uint8)
+    assert_nearest_agree(same[:3], same, 50)
+
+
+@pytest.mark.parametrize("bright", [False, True])
+@pytest.mark.parametrize("pixels", [EXACT_TERMS, EXACT_TERMS + 1, 3 * EXACT_TERMS])
+def test_distances_of_large_images_are_exact_to_the_bit(pixels, bright, monkeypatch):
+    """Squared norms of bright images are past the whole numbers that float32 holds, and so are their products."""
+    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", 64)
+    monkeypatch.setattr(neighbours, "MORE_ELEMENTS", 10_000)
+    images, training = random_images(9, 1, 1, pixels, seed=1), random_images(200, 1, 1, pixels, seed=2)
+    if bright:
+        images, training = 255 - images % 3, 255 - training % 5
+        assert (images.double() - 128).square().flatten(1).sum(dim=1).min() > 2**23
+    training[7], training[190] = images[0], images[0]
+    assert_nearest_agree(images, training, 50)
+
+
+def test_more_neighbours_that_float32_cannot_tell_apart_are_told_apart():
+    """All 200 are one to five levels away in one pixel of 3,072, of an image whose squared norm is 5e7."""
+    image = random_images(1, 3, 32, 32, levels=2) * 255
+    training = image.repeat(200, 1, 1, 1)
+    flat, order = training.view(200, -1), torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    for rank, number in enumerate(order.tolist()):
+        step = 1 + rank // 40
+        flat[number, number] = 255 - step if flat[number, number] == 255 else step
+    assert_nearest_agree(image, training, 50)
+
+
+def test_the_nearest_two_are_those_of_the_search_for_two():
+    images, training = random_images(25, 3, 16, 16, seed=1), random_images(300, 3, 16, 16, seed=2)
+    (index, distance), (expected_index, expected) = (
+        nearest_distances(images, training, 50),
+        two_nearest(images, training),
+    )
+    assert torch.equal(index, expected_index)
+    assert torch.equal(distance[:, :2], expected)
+
+
+def test_memory_for_more_neighbours_does_not_grow_with_the_number_of_images(monkeypatch):
+    monkeypatch.setattr(neighbours, "MORE_IMAGE_ROWS", 128)
+    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", 512)
+    largest = []
+    for n, N in ((128, 600), (300, 3000)):
+        images, training = random_images(n, 1, 8, 8), random_images(N, 1, 8, 8, seed=1)
+        with LargestTensor() as seen:
+            nearest_distances(images, training, 50)
+        largest.append(seen.elements)
+    assert largest[0] == largest[1] == 128 * 512
 
 
 def test_no_generated_images_have_no_distances():
-    assert nearest_distances(random_images(0, 1, 4, 4), random_images(5, 1, 4, 4), 3).shape == (0, 3)
+    index, distance = nearest_distances(random_images(0, 1, 4, 4), random_images(5, 1, 4, 4), 3)
+    assert (index.shape, distance.shape) == ((0, 2), (0, 3))
 
 
 # --- memorized -----------------------------------------------------------------------------------------

@@ -116,8 +116,9 @@ def expected_table(study: Study, threshold: float) -> list[list[str]]:
 
 def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webdriver.Chrome) -> None:
     plots = browser.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
-    # against N, epochs (a panel a curve), dropout and samples (two); the histogram and the curves at its threshold
-    assert len(plots) == 10
+    # against N, epochs (a panel a curve), dropout and samples (two); copies by image, and how many images are copied
+    # (two); the histogram and the curves at its threshold
+    assert len(plots) == 13
     assert all(plot.find_elements(By.CSS_SELECTOR, "svg.main-svg") for plot in plots)
     assert browser.execute_script(  # none over its neighbour
         "return [...document.querySelectorAll('.plotly-graph-div')].every(plot => "
@@ -180,6 +181,30 @@ def test_the_gallery_filters_and_sorts(browser: webdriver.Chrome) -> None:
     assert shown() == sorted(everything, key=lambda pair: pair[1])
     choose("sort", "number")
     assert shown() == everything
+
+
+def test_a_click_on_a_training_image_shows_what_was_generated_near_it(browser: webdriver.Chrome) -> None:
+    gallery = browser.find_element(By.CSS_SELECTOR, "details[open] .gallery")
+    details = gallery.find_element(By.XPATH, "..")
+    about = details.find_element(By.CSS_SELECTOR, ".about")
+
+    def shown() -> list[str | None]:
+        pairs = [pair for pair in gallery.find_elements(By.CSS_SELECTOR, ".pair") if pair.is_displayed()]
+        return [pair.get_attribute("data-of") for pair in pairs]
+
+    assert len(shown()) == 12
+    assert not about.is_displayed()
+    copied, *_ = details.find_elements(By.CSS_SELECTOR, ".copied .near")
+    copied.send_keys(Keys.ENTER)
+    assert shown() == [copied.get_attribute("data-of")] * 3  # of 12 images near 4 training images in turn
+    said = f"{copied.get_attribute('data-about')}. 3 of these are shown."
+    assert about.find_element(By.TAG_NAME, "span").text == said
+    assert "nearest to 50 generated images" in said
+    gallery.find_element(By.CSS_SELECTOR, ".pair:not(.elsewhere) .near").click()
+    assert len(shown()) == 3
+    about.find_element(By.TAG_NAME, "button").click()
+    assert len(shown()) == 12
+    assert not about.is_displayed()
 
 
 def test_the_numbers_of_a_figure_are_given_as_a_plain_csv_file(browser: webdriver.Chrome) -> None:

@@ -92,7 +92,7 @@ def test_nothing_is_fetched_from_anywhere(page: Page) -> None:
 
 def test_no_figure_offers_to_send_its_data_away(page: Page) -> None:
     plots = page.plots()
-    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 6
+    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 9
     for _, _, _, config in plots:
         assert config["showSendToCloud"] is False
         assert not config.get("showLink", False)

@@ -161,7 +161,7 @@ def test_every_figure_offers_its_numbers(page: Page) -> None:
     found = downloads(page)
     tables = [text for text in page.texts["summary"] if text == "the numbers of this figure"]
     offered = [attributes["download"] for attributes in page.of("a") if "download" in attributes]
-    assert len(tables) == len(offered) == 8
+    assert len(tables) == len(offered) == 11
     assert [name for name in found if name.startswith("Histogram")] == [
         "Histogram of distance ratios",
         "Histogram of distance ratios, extracted share (calibrated l2)",

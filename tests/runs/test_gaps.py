@@ -133,7 +133,7 @@ def test_too_few_held_out_images_are_counted_and_none_are_a_sentence(tmp_path, s
 def test_a_model_that_is_not_kept_is_told_of_with_the_key_that_keeps_it(tmp_path):
     study, store = trained(tmp_path, "score.keep='none'")
     (found,) = measure_study(study, store, measures=["gaps"])
-    assert found.reason == "no trained model is kept (score.keep)"
+    assert found.reason == 'no trained model is kept; score.keep = "last" keeps it, in a run with another --store'
 
 
 def test_a_denoiser_without_numbers_is_refused(tmp_path):

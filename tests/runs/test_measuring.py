@@ -192,7 +192,8 @@ def test_cells_whose_model_is_not_kept_are_counted(tmp_path: Path) -> None:
     assert [type(each) for each in measured(study, store, samples=30)] == [NotMeasured, Later]
     said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--measure", "calibrated")
     assert (said.exit_code, said.stderr) == (1, "")
-    assert "1 cell not measured: no trained model is kept (score.keep)" in said.stdout
+    said_how = 'score.keep = "last" keeps it, in a run with another --store'
+    assert f"1 cell not measured: no trained model is kept; {said_how}\n" in said.stdout
     said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json")
     assert said.exit_code == 1
     data = json.loads(said.stdout)

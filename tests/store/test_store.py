@@ -49,6 +49,7 @@ TABLES = {
     "pairs",
     "studies",
     "study_cells",
+    "training_images",
 }
 PATIENCE = 0.2
 ESTIMATED = {"epsilon": 0.1, "threshold": 1 / 3}

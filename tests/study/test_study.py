@@ -1097,6 +1097,31 @@ def test_two_keys_in_the_place_of_one_another_are_a_fault_at_the_line_of_the_sec
     assert fault.startswith(f"study.toml:{line}: {key}: {taken} is in its place already, {place}; a study has one of ")
 
 
+@pytest.mark.parametrize(
+    ("more", "line", "key"),
+    [
+        ("steps = 4\n", 12, "T.steps"),
+        ("[[axes]]\nT.epochs = [3, 4]\nT.steps = [3, 4]\n", 14, "T.steps"),
+        ("[[axes]]\nT.images = [30, 40]\n", 13, "T.images"),
+    ],
+)
+def test_a_budget_that_is_said_twice_is_a_fault(more, line, key):
+    assert faults(BASE + more) == [
+        f"study.toml:{line}: {key}: T.epochs is in its place already, at study.toml:11; a study has one of T.epochs, "
+        "T.steps or T.images"
+    ]
+
+
+def test_two_budgets_among_the_overrides_are_a_fault():
+    with pytest.raises(StudyError) as caught:
+        load(BASE, "T.images=30", "T.steps=7")
+    assert str(caught.value) == (
+        "--set T.images=30: T.images: T.steps is in its place already, at --set T.steps=7; a study has one of "
+        "T.epochs, T.steps or T.images"
+    )
+    assert load(BASE, "T.steps=7", "T.steps=8").cells[0].cell.last_step == 8
+
+
 def test_a_fault_of_a_budget_is_at_the_key_that_says_it():
     (fault,) = faults(BASE.replace("epochs = 10", "steps = 0"))
     assert fault == "study.toml:11: T.steps: must be greater than or equal to 1, not 0"

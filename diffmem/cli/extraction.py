@@ -1,0 +1,79 @@
+"""The command that says which training images are copied: `extraction`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffmem.cli.options import json_option, measure_option, profile_option, store_option, stored, study_argument
+from diffmem.cli.tables import print_json, print_table, print_wrapped
+
+if TYPE_CHECKING:
+    from diffmem.analysis import CopiedImages
+
+
+@click.command()
+@study_argument
+@profile_option
+@measure_option
+@store_option
+@json_option
+def extraction(study: str, profile: str | None, measure: str | None, store_path: Path, as_json: bool) -> None:
+    """Count the distinct training images that each model copies.
+
+    STUDY is a study file, or the name that the store knows it by or the beginning of it. A row is a cell at its last
+    checkpoint: `extracted` training images have a copy among the generated ones, with the 95% interval over other
+    images of the same model; `>= 2` and `>= 10` have as many copies or more. `null` is how many of them as many
+    held-out images would be copies of. `top 1%` is the share of all copies that the training images copied most have, a
+    hundredth of them; `even` is what it would be if copies fell on all training images alike. --measure calibrated
+    counts as Carlini et al. 2023 do.
+
+    With --json, the counts against the threshold and against generated images are printed too. `diffmem export images`
+    names each image.
+
+    Example: diffmem extraction quickstart --json
+    """
+    from diffmem.analysis import check_measured, copied_images
+    from diffmem.measures import MEASURES
+
+    store, found = stored(store_path, study, profile)
+    found = found if measure is None else found.by(MEASURES[measure])
+    with store.snapshot():
+        check_measured(store, found)
+        cells = copied_images(store, found)
+    if as_json:
+        about = {"study": found.study, "measure": found.measure.name, "threshold": found.threshold}
+        print_json({**about, "cells": cells})
+        return
+    columns = ["cell_id", "N", "extracted"]
+    print_table(f"{found.study}: {found.measure.copied} images", [_row(cell) for cell in cells], columns=columns)
+    if fewer := [cell for cell in cells if 0 < cell.null_images < cell.samples]:
+        most = max(cell.null_images for cell in fewer)
+        print_wrapped(
+            f"{len(fewer)} of {len(cells)} cells have fewer held-out images than generated ones, at most {most:,}: "
+            "their null is of so many",
+            indent=4,
+        )
+    if grouped := sum(cell.grouped for cell in cells):
+        copied = sum(cell.grouped_copied for cell in cells)
+        print_wrapped(f"{copied:,} of {grouped:,} training images that have a group are copied", indent=4)
+
+
+def _row(cell: "CopiedImages") -> dict[str, Any]:
+    whole = cell.by_images[-1]
+    times = {each.times: each.images for each in cell.eidetic}
+    top = cell.concentration
+    return {
+        "cell_id": cell.cell_id[:8],
+        "cell": cell.name,
+        "N": cell.size,
+        "images": cell.samples,
+        "extracted": cell.extracted,
+        "95%": f"{whole.low:.0f} to {whole.high:.0f}",
+        "of N": cell.share,
+        "null": None if cell.null is None else f"{cell.null:.1f}",
+        ">= 2": times.get(2, 0),
+        ">= 10": times.get(10, 0),
+        "top 1%": top and top.share,
+        "even": top and top.even,
+    }
