@@ -22,7 +22,7 @@ from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
     from diffmem.analysis import MeasuredCell
-    from diffmem.store import CellProgress, Note, Store
+    from diffmem.store import CellProgress, Note, Store, StoredStudy
 
 
 @click.command()
@@ -43,7 +43,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     Example: diffmem status quickstart
     """
-    from diffmem.analysis import between_groups, measured_cells
+    from diffmem.analysis import between_groups, measured_cells, threshold_notes
     from diffmem.measures import NEAREST
     from diffmem.runs import seconds_left
 
@@ -65,7 +65,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         print_json(
             [
                 _status_row(row)
-                | _null(row)
+                | _null(row, found)
                 | {"grouped_ratio": row.grouped, "grouped_measure": grouped and grouped.measure.name}
                 | _counts(row.cell)
                 | _attempt_row(row)
@@ -77,7 +77,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     table = (
         _status_row(row)
         | ({grouped.measure.ratio: row.grouped} if grouped else {})
-        | {"null": _null(row)["null_ratio"]}
+        | {"null": _null(row, found)["null_ratio"]}
         | {"time left": None if row.left is None else duration(row.left)}
         for row in rows
     )
@@ -88,6 +88,8 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     for row in rows:
         if row.reason:
             echo(f"{row.cell.cell_id} {row.state}: {row.reason}")
+    for note in threshold_notes(cells, found.measure):
+        print_wrapped(note, indent=4)
     print_notes(notes, cells)
 
 
@@ -177,10 +179,15 @@ def _status_row(row: _CellRow) -> dict[str, Any]:
     }
 
 
-def _null(row: _CellRow) -> dict[str, Any]:
-    """Return the share of held-out images that are called copies, of how many, and the chance of the best ratio."""
+def _null(row: _CellRow, study: "StoredStudy") -> dict[str, Any]:
+    """Return the share of held-out images that are called copies, of how many, the chance of the best ratio, and the
+    threshold at which they would be 1%."""
+    from diffmem.analysis import one_percent
+
     null = row.measured.null
+    least = one_percent([null] if null else [])
     return {
+        "null_threshold": None if least is None else study.measure.shown(least),
         "null_ratio": null and null.ratio,
         "null_samples": null.samples if null else 0,
         "p_value": row.measured.p_value,

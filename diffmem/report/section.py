@@ -26,6 +26,7 @@ from diffmem.analysis import (
     published_values,
     study_cells,
     study_results,
+    threshold_notes,
 )
 from diffmem.cells import cell_cost, clock_of, stored_cell
 from diffmem.measures import NEAREST, Measure
@@ -77,6 +78,7 @@ class ByMeasure:
     sizes: list[int]
     figures: list[Figure]
     distances: Distances | None
+    at_one_percent: list[str]  # what a threshold at 1% of held-out images would be, of a similarity
 
     @property
     def threshold(self) -> str:
@@ -172,6 +174,7 @@ def _by_measure(store: Store, study: StoredStudy, told: Told) -> ByMeasure:
         sorted({point.size for curve in curves for point in curve.points}),
         _figures(study, curves, cells, points, counts, published),
         _distances(study, cells, levels) if levels else None,
+        list(threshold_notes(cells, study.measure)),
     )
 
 
