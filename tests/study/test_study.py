@@ -1007,7 +1007,8 @@ def test_groups_ask_for_the_measure_that_groups_so_and_change_no_cell(more, meas
         ('[emm]\nmeasure = "nearst"\n', "study.toml:13: emm.measure: no measure 'nearst'; did you mean nearest?"),
         (
             '[emm]\nmeasure = "x"\n',
-            f"study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated, {', '.join(GROUPED)}",
+            f"study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated, {', '.join(GROUPED)}, "
+            "and feature spaces that are declared as [spaces.NAME]",
         ),
         (
             '[score]\naugment = ["hflip"]\n',
@@ -1049,8 +1050,10 @@ def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
 def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
     of_copies = ["nearest", "calibrated", *GROUPED]
-    assert sections["score"]["properties"]["measures"]["items"]["enum"] == [*of_copies, *DENOISER_MEASURES]
-    assert sections["emm"]["properties"]["measure"]["enum"] == of_copies
+    in_space = {"type": "string", "pattern": "^[a-z][a-z0-9_-]*$"}
+    items = sections["score"]["properties"]["measures"]["items"]
+    assert items == {"anyOf": [{"enum": [*of_copies, *DENOISER_MEASURES]}, in_space]}
+    assert sections["emm"]["properties"]["measure"]["anyOf"] == [{"enum": of_copies}, in_space]
 
 
 # --- keys in the place of others -----------------------------------------------------------------------
