@@ -16,7 +16,7 @@ from diffmem.errors import DataError, OutOfMemory
 from diffmem.measures.declared import DeclaredSpace, SpaceIdentity
 from diffmem.measures.measure import Compare, Compared
 from diffmem.measures.similarity import most_similar, two_nearest_features
-from diffmem.measures.sources import is_function, open_source
+from diffmem.measures.sources import Stamp, is_function, open_source, stamp_of
 from diffmem.measures.spaces import Space
 from diffmem.models import ran_out_of_memory
 
@@ -28,12 +28,19 @@ REMEMBERED = 2
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's pixels on 0..1, as torchvision has them."""
 
-_remembered: OrderedDict[tuple[DeclaredSpace, bytes], Tensor] = OrderedDict()
+_remembered: OrderedDict[tuple[DeclaredSpace, str, bytes], Tensor] = OrderedDict()
+
+
+def opened(declared: DeclaredSpace, device: torch.device) -> tuple[Space, str]:
+    """Return a space on a device, and the hash of its content; DataError where it cannot be had.
+
+    It is opened once, unless its file is another one by now.
+    """
+    return _opened(declared, device, stamp_of(declared))
 
 
 @lru_cache(maxsize=4)
-def opened(declared: DeclaredSpace, device: torch.device) -> tuple[Space, str]:
-    """Return a space on a device, and the hash of its content; DataError where it cannot be had."""
+def _opened(declared: DeclaredSpace, device: torch.device, _stamp: Stamp) -> tuple[Space, str]:
     function, content = open_source(declared, device)
     as_uint8 = is_function(declared)
 
@@ -77,9 +84,9 @@ def _known_features(declared: DeclaredSpace, training_images: Tensor) -> Tensor:
     pixels = training_images.cpu().contiguous().numpy()
     digest = hashlib.sha256(f"{pixels.shape} {training_images.device}".encode())
     digest.update(pixels.data)
-    key = (declared, digest.digest())
+    space, content = opened(declared, training_images.device)
+    key = (declared, content, digest.digest())
     if key not in _remembered:
-        space, _ = opened(declared, training_images.device)
         while len(_remembered) >= REMEMBERED:
             _remembered.popitem(last=False)
         _remembered[key] = space.features(training_images)

@@ -37,6 +37,20 @@ def open_source(space: DeclaredSpace, device: torch.device) -> Source:
     return _file(space, device)
 
 
+Stamp = tuple[str, int, int] | None
+"""What tells a file from what was there before: its place, time and size; of others, nothing."""
+
+
+def stamp_of(space: DeclaredSpace) -> Stamp:
+    """Return the stamp of a space's file; None where it has none."""
+    path = _path(space, space.settings.features)
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path.resolve()), found.st_mtime_ns, found.st_size
+
+
 def is_function(space: DeclaredSpace) -> bool:
     """Return whether a space is a function, which is given images as they are, uint8."""
     features = space.settings.features

@@ -206,6 +206,20 @@ def test_an_identity_follows_the_content_of_a_file_and_not_its_place(tmp_path):
     assert (found.rule, found.threshold, found.dimensions) == ("nearest", 0.4, 16)
 
 
+def test_a_file_that_is_replaced_is_opened_again(tmp_path):
+    path, images = tmp_path / "a.pt", random_images(20, *SHAPE)
+    found = []
+    for seed in (0, 1):
+        spaces.torchscript(path, seed=seed)
+        measure = declared(str(path), pixels="0..1").measure
+        compared = measure.compare(images[:5], images[5:], *two_nearest(images[:5], images[5:]))
+        found.append(compared.distance)
+        features = spaces.Convolution(seed=seed)(images.float() / 255).double().numpy()
+        distances = np.linalg.norm(features[:5, None] - features[5:], axis=2)
+        np.testing.assert_allclose(found[-1], distances.min(axis=1), rtol=1e-5)
+    assert not torch.allclose(*found)
+
+
 def test_an_identity_of_a_function_follows_its_source(tmp_path):
     names = []
     for number, factor in enumerate((1, 1, 2)):
