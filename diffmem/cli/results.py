@@ -53,7 +53,7 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
 
     Example: diffmem emm quickstart --json
     """
-    from diffmem.analysis import between_groups, check_measured, curves_of, measured_cells, only_size, threshold_notes
+    from diffmem.analysis import between_groups, check_measured, curves_of, measured_cells, only_size
 
     store, found = stored(store_path, study, profile)
     found = by_measure(found, measure)
@@ -78,9 +78,7 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     for curve in (each for each in by_groups if each.points):
         ratios = ", ".join(f"N={point.size}: {point.best:.3f}" for point in curve.points)
         print_wrapped(f"{curve.label or 'all cells'}: {grouped and grouped.measure.ratio} {ratios}", indent=4)
-    for note in threshold_notes(cells, found.measure):
-        print_wrapped(note, indent=4)
-    print_notes(notes, cells)
+    print_notes(notes, cells, found.measure)
 
 
 def _print_emm_json(

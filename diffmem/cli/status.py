@@ -22,6 +22,7 @@ from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
     from diffmem.analysis import MeasuredCell
+    from diffmem.measures import Measure
     from diffmem.store import CellProgress, Note, Store, StoredStudy
 
 
@@ -43,7 +44,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
 
     Example: diffmem status quickstart
     """
-    from diffmem.analysis import between_groups, measured_cells, threshold_notes
+    from diffmem.analysis import between_groups, measured_cells
     from diffmem.measures import NEAREST
     from diffmem.runs import seconds_left
 
@@ -88,9 +89,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     for row in rows:
         if row.reason:
             echo(f"{row.cell.cell_id} {row.state}: {row.reason}")
-    for note in threshold_notes(cells, found.measure):
-        print_wrapped(note, indent=4)
-    print_notes(notes, cells)
+    print_notes(notes, cells, found.measure)
 
 
 class _CellRow:
@@ -107,10 +106,13 @@ class _CellRow:
         self.left = 0.0 if self.done else None if self.failed else seconds  # that a run would still spend on it
 
 
-def print_notes(notes: "list[Note]", cells: "list[MeasuredCell]") -> None:
-    """Print what was done to the images of a study's cells, each note once."""
-    from diffmem.analysis import noted
+def print_notes(notes: "list[Note]", cells: "list[MeasuredCell]", measure: "Measure") -> None:
+    """Print the threshold of a similarity at 1% of held-out images, and what was done to the images of a study's
+    cells, each note once."""
+    from diffmem.analysis import noted, threshold_notes
 
+    for said in threshold_notes(cells, measure):
+        print_wrapped(said, indent=4)
     for note in noted(notes[:MOST_ROWS], cells):
         print_wrapped(f"note: {note}", indent=4)
     if len(notes) > MOST_ROWS:

@@ -14,7 +14,7 @@ from PIL import Image
 from reference import random_images
 
 from diffmem.errors import DataError, OutOfMemory
-from diffmem.measures import DeclaredSpace, identity_of, is_copy, two_nearest
+from diffmem.measures import DeclaredSpace, SpaceIdentity, identity_of, is_copy, measure_in, two_nearest
 from diffmem.measures.in_space import IMAGENET, opened, prepared, resized
 from diffmem.measures.nearest import NEAREST
 from diffmem.measures.similarity import CANDIDATES, TRAINING_ROWS, most_similar, two_nearest_features
@@ -302,16 +302,18 @@ def test_a_model_of_timm_in_a_folder_gives_its_pooled_features(tmp_path):
         identity_of(declared("timm:nosuchnet"), SHAPE, CPU)
 
 
-@pytest.mark.parametrize("package", ["timm", "transformers", "onnxruntime"])
-def test_a_package_that_is_not_installed_is_named_with_what_installs_it(package, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_onnxruntime_is_asked_for_by_an_onnx_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "a.onnx").write_bytes(b"")
-    features = str(tmp_path / "a.onnx") if package == "onnxruntime" else f"{package}:name"
-    shown = "a.onnx" if package == "onnxruntime" else features
-    with pytest.raises(DataError) as refused:
-        identity_of(declared(features), SHAPE, CPU)
-    expected = f"the space own ({shown}): needs {package}, which is not installed; pip install {package}"
-    assert str(refused.value) == expected
+    said = "the space own (a.onnx): needs onnxruntime, which is not installed; pip install onnxruntime"
+    assert refusal(str(tmp_path / "a.onnx")) == said
+
+
+@pytest.mark.parametrize("package", ["timm", "transformers"])
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    said = f"the space own ({package}:name): needs {package}, which is not installed; pip install {package}"
+    assert refusal(f"{package}:name") == said
 
 
 # --- what is refused -----------------------------------------------------------------------------------
@@ -389,11 +391,11 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         f"the space own (a.pt): {path} cannot be read: No such file or directory; features are a file, "
         "module:function, timm:NAME or transformers:NAME"
     )
-    advice = "torch.jit.script(model).save(path) makes one"
     path.write_bytes(b"no such thing")
-    assert refusal(str(path)) == f"the space own (a.pt): {path} is no TorchScript file; {advice}"
+    said = f"the space own (a.pt): {path} is no TorchScript file; torch.jit.script(model).save(path) makes one"
+    assert refusal(str(path)) == said
     torch.save({"weight": torch.zeros(3)}, path)
-    assert refusal(str(path)) == f"the space own (a.pt): {path} is no TorchScript file; {advice}"
+    assert refusal(str(path)) == said
 
 
 @pytest.mark.parametrize(
@@ -449,6 +451,15 @@ def test_the_words_of_a_measure_in_a_space_are_of_similarity():
     )
     assert re.search("cosine similarity", measure.axis)
     assert declared("a:b").measure.says("1/3").startswith("its nearest training image is less than 1/3 times as far")
+
+
+def test_a_space_that_only_a_store_knows_compares_nothing():
+    images = random_images(3, *SHAPE)
+    stored = measure_in(SpaceIdentity("own", "a:b", "sha256:0", "none", "0..1", "nearest", 1 / 3, 4))
+    with pytest.raises(DataError) as refused:
+        stored.compare(images, images, *two_nearest(images, images))
+    said = "a store knows a space by its name alone; declare it to compare images in it"
+    assert str(refused.value) == said
 
 
 def test_opening_torchscript_warns_of_nothing(tmp_path):

@@ -64,7 +64,10 @@ def test_a_measure_that_is_no_space_is_a_fault(tmp_path: Path) -> None:
     assert fault.endswith(", gaps, membership, and feature spaces that are declared as [spaces.NAME]")
 
 
-FEATURES = "module:function, a TorchScript or ONNX file, timm:NAME or transformers:NAME"
+MISSING = (
+    "spaces.sscd.features: missing; a space needs what makes features: module:function, a TorchScript or ONNX file, "
+    "timm:NAME or transformers:NAME"
+)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ FEATURES = "module:function, a TorchScript or ONNX file, timm:NAME or transforme
         (
             "[spaces.sscd]\nthreshold = 0.5\n",
             1,
-            f"spaces.sscd.features: missing; a space needs what makes features: {FEATURES}",
+            MISSING,
         ),
         (
             '[spaces.sscd]\nfeatures = "a:b"\n',

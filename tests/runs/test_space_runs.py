@@ -14,7 +14,7 @@ import tiny
 from diffmem.analysis.curves import study_curves
 from diffmem.data.training_sets import held_out, training_set
 from diffmem.errors import DataError, StoreError
-from diffmem.measures import SpaceIdentity
+from diffmem.measures import MEASURES, SpaceIdentity
 from diffmem.report.page import render_page
 from diffmem.runs.kept_models import images_of
 from diffmem.runs.measuring import Later, measure_study
@@ -148,8 +148,8 @@ def test_a_space_is_shown_as_every_measure_is(made: tuple[Study, Store]) -> None
     assert tiny.here("onset", "spaces", "--measure", "own", "--store", store.path).returncode == 0
     refused = tiny.here("emm", "spaces", "--measure", "nosuch", "--store", store.path)
     assert refused.returncode == 2
-    assert "Invalid value for '--measure': 'nosuch' is not one of 'nearest', 'calibrated', " in refused.stderr
-    assert refused.stderr.rstrip().endswith("'own', 'net'.")
+    known = ", ".join(map(repr, [*MEASURES, "own", "net"]))
+    assert refused.stderr.endswith(f"Error: Invalid value for '--measure': 'nosuch' is not one of {known}.\n")
 
 
 def test_a_store_keeps_what_a_space_is(made: tuple[Study, Store]) -> None:
@@ -227,8 +227,10 @@ def test_stores_are_merged_with_their_spaces_unless_a_name_is_of_two(tmp_path: P
     assert {row["measure"] for row in into.rows("SELECT DISTINCT measure FROM spaces")} == {"own", "net"}
     with pytest.raises(StoreError) as refused:
         merge(into, other.path)
-    assert str(refused.value).startswith(
+    said = "the content of its features (file, weights or source) is another one"
+    assert str(refused.value) == (
         f"{other.path}: cannot be merged with {into.path}: the space net is not the one that was measured there: "
+        f"{said}; give this one another name, as net-2, or use another --store"
     )
     empty = Store(tmp_path / "empty.duckdb")
     assert merge(empty, into.path) == 2
