@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 THIRD = 1 / 3
 """The threshold of the rule `nearest` unless another one is given (Gu et al. 2023, Sec. 2)."""
+
+MODELS = ("timm", "transformers")
+"""Packages whose models have names."""
 
 Function = Callable[[Any], Any]
 
@@ -45,7 +48,7 @@ class DeclaredSpace:
     name: str
     settings: SpaceSettings
     folder: str = "."  # in which its file or its module is looked for
-    function: Function | None = None  # in the place of settings.features
+    function: Function | None = field(default=None, hash=False)  # in the place of settings.features
 
     @classmethod
     def of(cls, name: str, table: Mapping[str, Any]) -> Self:
@@ -72,8 +75,12 @@ class DeclaredSpace:
 
     @property
     def shown(self) -> str:
-        """Return its features without the folder of a file."""
+        """Return its features without the folder of a file or of a model."""
         features = self.settings.features
+        package, _, name = features.partition(":")
+        if package in MODELS:
+            place = Path(name.removeprefix("local-dir:")).expanduser()
+            return f"{package}:{place.name}" if place.is_absolute() else features
         return features if ":" in features else Path(features).name
 
     @property

@@ -52,9 +52,9 @@ def _opened(declared: DeclaredSpace, device: torch.device, _stamp: Stamp) -> tup
 
 def identity_of(declared: DeclaredSpace, shape: tuple[int, int, int], device: torch.device) -> SpaceIdentity:
     """Return what tells a space from others, tried on two images of noise [c, h, w]; DataError if it fails on them."""
-    space, content = opened(declared, device)
-    noise = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    settings, dimensions = declared.settings, space.features(noise.to(device)).shape[1]
+    noise = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    space, content = opened(declared, noise.device)
+    settings, dimensions = declared.settings, space.features(noise).shape[1]
     about = declared.shown, content, settings.resize, settings.pixels, settings.rule
     return SpaceIdentity(declared.name, *about, declared.threshold, dimensions)
 

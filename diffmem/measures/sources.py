@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import DataError
-from diffmem.measures.declared import DeclaredSpace
-
-MODELS = ("timm", "transformers")
-"""Packages whose models have names."""
+from diffmem.measures.declared import MODELS, DeclaredSpace
 
 Source = tuple[Callable[[Any], Any], str]
 """What makes features of images [n, c, h, w], uint8 of a function and else float32, and the hash of its content."""

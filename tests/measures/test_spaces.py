@@ -440,6 +440,22 @@ def test_the_resize_rules_of_published_pipelines_can_be_said(rule):
     assert declared("a:b", resize=rule).settings.resize == rule
 
 
+@pytest.mark.parametrize(
+    ("features", "shown"),
+    [
+        ("/home/me/nets/sscd.pt", "sscd.pt"),
+        ("module:function", "module:function"),
+        ("timm:resnet50", "timm:resnet50"),
+        ("transformers:facebook/dinov2-base", "transformers:facebook/dinov2-base"),
+        ("timm:local-dir:/home/me/nets/own", "timm:own"),
+        ("transformers:/home/me/nets/own", "transformers:own"),
+    ],
+)
+def test_a_space_is_shown_without_the_folders_of_a_machine(features, shown):
+    assert declared(features).shown == shown
+    assert "/home" not in declared(features).measure.source
+
+
 def test_the_words_of_a_measure_in_a_space_are_of_similarity():
     measure = DeclaredSpace.of("sscd", {"features": "a:b", "threshold": 0.6}).measure
     assert measure.threshold == 1 - 0.6

@@ -135,6 +135,18 @@ def test_the_threshold_of_the_null_stands_where_the_null_does(made: tuple[Study,
     assert own["curves"][0]["null_thresholds"] == nearest["null_thresholds"]
 
 
+@pytest.mark.parametrize(("held_out", "told"), [(0, False), (50, True)])
+def test_few_held_out_images_are_told_of_and_none_have_no_threshold(held_out: int, told: bool, tmp_path: Path) -> None:
+    study, store = Study.load(written(tmp_path), overrides=[f"score.held_out={held_out}"]), Store(tmp_path / "s.duckdb")
+    for _ in run_study(study, store):
+        pass
+    printed = " ".join(tiny.here("emm", "spaces", "--store", store.path).stdout.split())
+    assert ("a threshold at 1% of held-out images would be" in printed) == told
+    assert ("50 held-out images at most in 2 cells: too few to tell a false-positive rate of 1%" in printed) == told
+    (curve,) = json.loads(tiny.here("emm", "spaces", "--json", "--store", store.path).stdout)["curves"]
+    assert [value is not None for value in curve["null_thresholds"].values()] == [told] * 2
+
+
 def test_a_space_is_shown_as_every_measure_is(made: tuple[Study, Store]) -> None:
     _, store = made
     page = render_page(store, ["spaces"])

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import tomli
 
+from diffmem.cells import SpaceSettings
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
@@ -885,14 +886,15 @@ def test_the_committed_schema_is_the_one_of_the_code():
 
 def test_the_schema_knows_exactly_the_keys_of_a_study_file():
     schema = json_schema()["properties"]
-    assert set(schema) == {*SECTIONS, "title", "figure", "extends", "axes", "profiles"}
+    assert set(schema) == {*SECTIONS, "title", "figure", "extends", "axes", "profiles", "spaces"}
     fields = {section: {key for model in models_of(section) for key in model.model_fields} for section in SECTIONS}
     for section in SECTIONS:
         assert set(schema[section]["properties"]) == fields[section]
         assert schema[section]["additionalProperties"] is False
     axis = schema["axes"]["items"]["properties"]
     assert {name: set(axis[name]["properties"]) for name in axis} == {name: fields[name] for name in ("P", "M", "T")}
-    assert set(schema["profiles"]["additionalProperties"]["properties"]) == {*SECTIONS, "title", "axes"}
+    assert set(schema["profiles"]["additionalProperties"]["properties"]) == {*SECTIONS, "title", "axes", "spaces"}
+    assert set(schema["spaces"]["additionalProperties"]["properties"]) == {*SpaceSettings.model_fields}
 
 
 def test_the_schema_requires_no_key_because_a_base_or_an_axis_may_give_it():
