@@ -55,6 +55,7 @@ MATHEMATICS = {
     "measures/nearest": {"torch"},
     "measures/neighbours": {"torch"},
     "measures/of_denoiser": {"numpy"},
+    "measures/similarity": {"torch"},
     "analysis/emm": {"numpy", "scipy"},
     "analysis/extraction": {"numpy", "scipy"},
 }
@@ -74,7 +75,10 @@ WITHOUT_TORCH = [
 ]
 """What quick commands use."""
 
-TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"]
+TORCH_FOR_TYPES = [
+    *("measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"),
+    *("measures/spaces", "measures/declared"),
+]
 """What they use too, and what names tensors: for type checkers alone."""
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import comparison, gpu, groups, growth, speed
-from benchmarks import comparison, groups, growth, scoring, speed
+from benchmarks import comparison, gpu, groups, growth, scoring, speed
 from benchmarks.__main__ import main
 
 CPU = torch.device("cpu")
@@ -90,6 +89,8 @@ def test_the_bench_of_a_gpu_says_where_there_is_none(monkeypatch):
     result = CliRunner().invoke(gpu.main, [])
     assert result.exit_code == 1
     assert result.stderr == "Error: this measures a CUDA GPU, and there is none here; see `python -m benchmarks`\n"
+
+
 def test_scoring_stands_beside_that_by_the_paper_s_measure_alone(capsys):
     scoring.main(["--images", "20", "--training", "60"])
     first, *lines = capsys.readouterr().out.splitlines()

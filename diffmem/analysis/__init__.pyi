@@ -12,8 +12,10 @@ from .curves import check_measured as check_measured
 from .curves import curves_of as curves_of
 from .curves import measured_cells as measured_cells
 from .curves import noted as noted
+from .curves import one_percent as one_percent
 from .curves import only_size as only_size
 from .curves import study_cells as study_cells
+from .curves import threshold_notes as threshold_notes
 from .emm import Mean as Mean
 from .emm import emm_interval as emm_interval
 from .emm import estimate_emm as estimate_emm

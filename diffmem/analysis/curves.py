@@ -1,7 +1,8 @@
 """From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
 from diffmem.cells import dotted
 from diffmem.errors import StoreError
-from diffmem.measures import GROUPED, MEASURES, measure_named, p_value
+from diffmem.measures import GROUPED, Measure, measure_named, p_value
 from diffmem.store import (
     CellProgress,
     Kind,
@@ -41,6 +42,7 @@ class SizePoint:
     null: float | None  # share of held-out images that are called copies, over the cells' training sets; None: no such
     null_samples: int  # held-out images
     p_value: float | None  # the largest of the cells'
+    null_threshold: float | None = None  # at which at most 1% of held-out images are called copies, at any of the cells
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def study_curves(store: Store, study: StoredStudy | str, measure: str | None = N
     """
     with store.snapshot():
         found = store.study(study) if isinstance(study, str) else study
-        found = found if measure is None else found.by(measure_named(measure))
+        found = found if measure is None else found.by(measure_named(measure, found.measures))
         cells = measured_cells(store, found)
         check_measured(store, found)
     return curves_of(cells, found.epsilon)
@@ -117,7 +119,7 @@ def study_curves(store: Store, study: StoredStudy | str, measure: str | None = N
 def by_each_measure(store: Store, study: StoredStudy) -> list[StoredStudy]:
     """Return a study by its own measure, and by each other one that it has been scored by."""
     scored = store.measures_of(study.study) - {study.measure.name}
-    return [study, *(study.by(measure) for name, measure in MEASURES.items() if name in scored)]
+    return [study, *(study.by(measure) for name, measure in study.measures.items() if name in scored)]
 
 
 def between_groups(store: Store, study: StoredStudy) -> StoredStudy | None:
@@ -214,12 +216,33 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
     return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise)
 
 
-def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None]:
-    """Return the share of held-out images that are called copies, how many there are, and the largest p-value."""
+def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None, float | None]:
+    """Return the share of held-out images that are called copies, how many there are, the largest p-value, and the
+    threshold at which they are at most 1%."""
     nulls = [each.null for each in cells if each.null]
     images = sum(null.samples for null in nulls)
     chances = [each.p_value for each in cells if each.p_value is not None]
-    return sum(null.copies for null in nulls) / images if images else None, images, max(chances, default=None)
+    share = sum(null.copies for null in nulls) / images if images else None
+    return share, images, max(chances, default=None), one_percent(nulls)
+
+
+def one_percent(nulls: Iterable[Null]) -> float | None:
+    """Return the largest threshold at which at most 1% of the held-out images of each cell are called copies; None if
+    there is none."""
+    least = min((null.at_one_percent for null in nulls), default=math.inf)
+    return None if math.isinf(least) else least
+
+
+def threshold_notes(cells: Sequence[MeasuredCell], measure: Measure) -> Iterator[str]:
+    """Yield the similarity that 1% of held-out images exceed, at each size, if the measure is one of similarity."""
+    at: dict[int, list[Null]] = defaultdict(list)
+    for each in cells:
+        if each.null and each.best is not None:
+            at[each.cell.size].append(each.null)
+    found = {size: least for size, nulls in sorted(at.items()) if (least := one_percent(nulls)) is not None}
+    if measure.similarity and found:
+        told = ", ".join(f"{measure.shown(least):.4f} at N = {size}" for size, least in found.items())
+        yield f"a threshold at 1% of held-out images would be a similarity of {told}"
 
 
 def _caveat(cells: Sequence[MeasuredCell]) -> str:

@@ -29,3 +29,5 @@ from .settings import Scoring as Scoring
 from .settings import TrainingProcedure as TrainingProcedure
 from .settings import dotted as dotted
 from .settings import leaves as leaves
+from .spaces import SPACE_NAME as SPACE_NAME
+from .spaces import SpaceSettings as SpaceSettings

@@ -2,9 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,20 +12,23 @@ from diffmem.cli.options import (
     FileName,
     all_measures_option,
     augment_option,
+    check_name,
     json_option,
     load_study,
     max_pixels_option,
     measures_option,
     profile_option,
     set_option,
+    space_option,
     store_option,
 )
 from diffmem.cli.tables import echo, print_json, print_table
-from diffmem.measures import MEASURES, grouped_name
+from diffmem.measures import DENOISER_MEASURES, MEASURES, grouped_name
 from diffmem.text import counted
 
 if TYPE_CHECKING:
-    from diffmem.external import Score
+    from diffmem.external import MeasureNull, Score
+    from diffmem.measures import Measure
     from diffmem.runs import Later, NotMeasured
 
 
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     help="Also score between groups of identical or of nearly identical training images.",
 )
 @augment_option
+@space_option
 @store_option
 @max_pixels_option
 @json_option
@@ -71,6 +75,7 @@ def score(
     measures: tuple[str, ...],
     groups: str | None,
     augment: tuple[str, ...],
+    spaces: dict[str, dict[str, Any]],
     store_path: Path,
     as_json: bool,
 ) -> None:
@@ -91,17 +96,18 @@ def score(
     by_groups = [] if groups is None else [grouped_name(groups, augment)]
     wanted = list(dict.fromkeys([*by_groups, *measures]))
     with shown_reading():
+        store = Store(store_path)
         result = score_images(
-            images, against, Store(store_path), resolution=resolution, measures=wanted, held_out=held_out
+            images, against, store, resolution=resolution, measures=wanted, held_out=held_out, spaces=spaces
         )
     if as_json:
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
         print_json({**vars(result), "most_copied": copied, "ratio": result.ratio})
         return
-    _print_score(result, against)
+    _print_score(result, against, store.study(result.study).measures)
 
 
-def _print_score(result: "Score", against: str) -> None:
+def _print_score(result: "Score", against: str, measures: "Mapping[str, Measure]") -> None:
     echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
@@ -114,10 +120,12 @@ def _print_score(result: "Score", against: str) -> None:
             f"(p {_chance(result.p_value)})"
         )
     for each in result.measurements:
-        found = MEASURES[each.measure]
+        found = measures[each.measure]
         rule = found.says(f"{found.threshold:g}")
         interval = f"95% interval {each.low:.4f} to {each.high:.4f}"
         echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
+        for null in (null for null in result.nulls if null.measure == each.measure):
+            echo(_null_of(null, found))
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:
@@ -128,6 +136,15 @@ def _print_score(result: "Score", against: str) -> None:
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
     echo(f"`diffmem report {result.study}` shows them")
+
+
+def _null_of(null: "MeasureNull", measure: "Measure") -> str:
+    """Say how many held-out images a measure calls copies, and at which similarity they would be 1%."""
+    images, called = counted(null.samples, "held-out image"), round(null.ratio * null.samples)
+    at = ""
+    if measure.similarity and null.threshold is not None:
+        at = f"; a threshold at 1% of held-out images would be a similarity of {null.threshold:.4f}"
+    return f"of {images} {called} would be called that{at}"
 
 
 def _chance(p_value: float | None) -> str:
@@ -172,6 +189,8 @@ def measure(
     Example: diffmem measure studies/quickstart.toml --measure calibrated
     """
     loaded = load_study(study, profile, overrides)
+    for name in measures:
+        check_name(name, [*MEASURES, *loaded.spaces, *DENOISER_MEASURES])
     wanted = measures or loaded.cells[0].cell.score.measures
     from diffmem.cli.reading import shown_reading
     from diffmem.models import this_device

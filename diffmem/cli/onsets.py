@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffmem.cli.options import json_option, measure_option, profile_option, store_option, stored, study_argument
+from diffmem.cli.options import (
+    by_measure,
+    json_option,
+    measure_option,
+    profile_option,
+    store_option,
+    stored,
+    study_argument,
+)
 from diffmem.cli.tables import print_json, print_table, print_wrapped
 
 if TYPE_CHECKING:
@@ -37,10 +45,9 @@ def onset(study: str, profile: str | None, measure: str | None, level: float, st
     Example: diffmem onset quickstart --json
     """
     from diffmem.analysis import check_measured, onsets_of
-    from diffmem.measures import MEASURES
 
     store, found = stored(store_path, study, profile)
-    found = found if measure is None else found.by(MEASURES[measure])
+    found = by_measure(found, measure)
     with store.snapshot():
         check_measured(store, found)
         points, cells = store.curve_points(found.study, found.measure, found.threshold), store.progress(found.study)

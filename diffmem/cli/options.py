@@ -1,7 +1,8 @@
 """What several commands share: their options, and the study or store that an argument names."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
-from diffmem.measures import AUGMENTATIONS, DENOISER_MEASURES, MEASURES, no_copies
+from diffmem.measures import AUGMENTATIONS, DENOISER_MEASURES, MEASURES, SPACE_NAME, no_copies
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
@@ -124,6 +125,44 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+class MeasureName(click.Choice[str]):
+    """The name of a measure, or of a feature space, which only a study or a store knows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse it."""
+        of_space = value not in self.choices and re.fullmatch(SPACE_NAME, str(value))
+        return str(value) if of_space else super().convert(value, param, ctx)
+
+
+def check_name(name: str, known: Iterable[str]) -> None:
+    """Raise what click does of an option that is none of its choices, if a measure is none of those known."""
+    known = list(known)
+    if name not in known:
+        said = f"{name!r} is not one of {', '.join(map(repr, known))}."
+        raise click.BadParameter(said, click.get_current_context(), param_hint="'--measure'")
+
+
+def by_measure(study: "StoredStudy", name: str | None) -> "StoredStudy":
+    """Return a study with its ratios by another measure that diffmem or its store knows, or by its own without one."""
+    if name is None:
+        return study
+    check_name(name, study.measures)
+    return study.by(study.measures[name])
+
+
+class StoredMeasure(MeasureName):
+    """The name of a measure that tells copies, also in a feature space; it says why one of a denoiser is none."""
+
+    def __init__(self) -> None:
+        super().__init__(list(MEASURES))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse it."""
+        if value in DENOISER_MEASURES:
+            self.fail(no_copies(str(value)), param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class CopyMeasure(click.Choice[str]):
     """The name of a measure that tells copies; it says why a measure of a denoiser is none."""
 
@@ -141,7 +180,7 @@ def measure_option(command: Any) -> Any:
     """Add --measure, which can be given once."""
     return click.option(
         "--measure",
-        type=CopyMeasure(),
+        type=StoredMeasure(),
         metavar="MEASURE",
         help="Ratios by this measure, as docs/measures.md names them.  [default: emm.measure of the study]",
     )(command)
@@ -165,10 +204,39 @@ def all_measures_option(command: Any) -> Any:
         "--measure",
         "measures",
         multiple=True,
-        type=click.Choice([*MEASURES, *DENOISER_MEASURES]),
+        type=MeasureName([*MEASURES, *DENOISER_MEASURES]),
         metavar="MEASURE",
         help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)
+
+
+def space_option(command: Any) -> Any:
+    """Add --space, which can be given several times."""
+    return click.option(
+        "--space",
+        "spaces",
+        multiple=True,
+        metavar="NAME={...}",
+        callback=_spaces,
+        help="Also score in this feature space, in TOML syntax, with the keys of [spaces.NAME] in a study: "
+        """--space 'sscd = {features = "sscd.pt", resize = "short 288", pixels = "imagenet", threshold = 0.5}'.""",
+    )(command)
+
+
+def _spaces(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return the tables of spaces by name."""
+    import tomli
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        try:
+            tables = tomli.loads(text)
+        except (tomli.TOMLDecodeError, ValueError, RecursionError) as error:
+            raise click.BadParameter(f"{text}: not NAME = {{...}} in TOML syntax") from error
+        if not all(isinstance(table, dict) for table in tables.values()) or not tables.keys().isdisjoint(found):
+            raise click.BadParameter(f"{text}: not NAME = {{...}}, each name once")
+        found |= tables
+    return found
 
 
 def augment_option(command: Any) -> Any:

@@ -14,6 +14,7 @@ import click
 from diffmem.cli.options import (
     DEFAULT_STORE,
     FileName,
+    by_measure,
     complete_profile,
     complete_study,
     json_option,
@@ -53,10 +54,9 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     Example: diffmem emm quickstart --json
     """
     from diffmem.analysis import between_groups, check_measured, curves_of, measured_cells, only_size
-    from diffmem.measures import MEASURES
 
     store, found = stored(store_path, study, profile)
-    found = found if measure is None else found.by(MEASURES[measure])
+    found = by_measure(found, measure)
     with store.snapshot():
         cells, notes = measured_cells(store, found), store.notes(found.study)
         check_measured(store, found)
@@ -78,7 +78,7 @@ def emm(study: str, profile: str | None, measure: str | None, store_path: Path, 
     for curve in (each for each in by_groups if each.points):
         ratios = ", ".join(f"N={point.size}: {point.best:.3f}" for point in curve.points)
         print_wrapped(f"{curve.label or 'all cells'}: {grouped and grouped.measure.ratio} {ratios}", indent=4)
-    print_notes(notes, cells)
+    print_notes(notes, cells, found.measure)
 
 
 def _print_emm_json(
@@ -99,6 +99,10 @@ def _print_emm_json(
             "grouped_ratios": ratios.get(curve.label, {}),
             "null_ratios": {str(point.size): point.null for point in curve.points},
             "null_samples": {str(point.size): point.null_samples for point in curve.points},
+            "null_thresholds": {
+                str(point.size): None if point.null_threshold is None else study.measure.shown(point.null_threshold)
+                for point in curve.points
+            },
             "p_values": {str(point.size): point.p_value for point in curve.points},
             "note": row.note,
         }

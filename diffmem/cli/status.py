@@ -22,7 +22,8 @@ from diffmem.text import counted, duration, moment
 
 if TYPE_CHECKING:
     from diffmem.analysis import MeasuredCell
-    from diffmem.store import CellProgress, Note, Store
+    from diffmem.measures import Measure
+    from diffmem.store import CellProgress, Note, Store, StoredStudy
 
 
 @click.command()
@@ -65,7 +66,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
         print_json(
             [
                 _status_row(row)
-                | _null(row)
+                | _null(row, found)
                 | {"grouped_ratio": row.grouped, "grouped_measure": grouped and grouped.measure.name}
                 | _counts(row.cell)
                 | _attempt_row(row)
@@ -77,7 +78,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     table = (
         _status_row(row)
         | ({grouped.measure.ratio: row.grouped} if grouped else {})
-        | {"null": _null(row)["null_ratio"]}
+        | {"null": _null(row, found)["null_ratio"]}
         | {"time left": None if row.left is None else duration(row.left)}
         for row in rows
     )
@@ -88,7 +89,7 @@ def status(study: str | None, profile: str | None, store_path: Path, as_json: bo
     for row in rows:
         if row.reason:
             echo(f"{row.cell.cell_id} {row.state}: {row.reason}")
-    print_notes(notes, cells)
+    print_notes(notes, cells, found.measure)
 
 
 class _CellRow:
@@ -105,10 +106,13 @@ class _CellRow:
         self.left = 0.0 if self.done else None if self.failed else seconds  # that a run would still spend on it
 
 
-def print_notes(notes: "list[Note]", cells: "list[MeasuredCell]") -> None:
-    """Print what was done to the images of a study's cells, each note once."""
-    from diffmem.analysis import noted
+def print_notes(notes: "list[Note]", cells: "list[MeasuredCell]", measure: "Measure") -> None:
+    """Print the threshold of a similarity at 1% of held-out images, and what was done to the images of a study's
+    cells, each note once."""
+    from diffmem.analysis import noted, threshold_notes
 
+    for said in threshold_notes(cells, measure):
+        print_wrapped(said, indent=4)
     for note in noted(notes[:MOST_ROWS], cells):
         print_wrapped(f"note: {note}", indent=4)
     if len(notes) > MOST_ROWS:
@@ -177,10 +181,15 @@ def _status_row(row: _CellRow) -> dict[str, Any]:
     }
 
 
-def _null(row: _CellRow) -> dict[str, Any]:
-    """Return the share of held-out images that are called copies, of how many, and the chance of the best ratio."""
+def _null(row: _CellRow, study: "StoredStudy") -> dict[str, Any]:
+    """Return the share of held-out images that are called copies, of how many, the chance of the best ratio, and the
+    threshold at which they would be 1%."""
+    from diffmem.analysis import one_percent
+
     null = row.measured.null
+    least = one_percent([null] if null else [])
     return {
+        "null_threshold": None if least is None else study.measure.shown(least),
         "null_ratio": null and null.ratio,
         "null_samples": null.samples if null else 0,
         "p_value": row.measured.p_value,

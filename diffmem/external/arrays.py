@@ -1,7 +1,7 @@
 """The memorization ratio of images as arrays, tensors or PIL images, whatever has made them."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -24,7 +24,7 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, ImageWarning
-from diffmem.measures import GROUPED, NEAREST, Measure, grouped_name, memorized_share, two_nearest
+from diffmem.measures import GROUPED, NEAREST, DeclaredSpace, Measure, grouped_name, memorized_share, two_nearest
 
 Images = Tensor | npt.NDArray[Any] | Sequence[Any]
 """[n, c, h, w], [n, h, w, c] or [n, h, w] with c of 1 or 3, or a list of such images, also PIL ones: uint8; or
@@ -38,25 +38,38 @@ def memorization_ratio(
     threshold: float = NEAREST.threshold,
     groups: str = "none",
     augment: Sequence[str] = (),
+    space: Mapping[str, Any] | None = None,
 ) -> float:
     """Return the share of generated images that are memorized: d1 < threshold * d2, in 0..1 (Gu et al. 2023, Sec. 2).
 
     d1 and d2 are the l2 distances to the nearest and the second nearest training image. Both are taken on the 0..255
     scale, as `Images` says, and are compared on the device of `images`. With `groups` "exact" or "near", d2 is to the
     nearest one of another group of identical or nearly identical training images, which also have what `augment`
-    ("hflip", "shift") makes of them. Raises DataError where they do not compare; warns (ImageWarning) of what they are
-    taken to mean, and of training images that are alike if they are not grouped.
+    ("hflip", "shift") makes of them. `space` is a feature space, a table as [spaces.NAME] of a study has it: the share
+    is then of copies by its rule and threshold. Its features may also be a function. Raises DataError where they do not
+    compare; warns (ImageWarning) of what they are taken to mean, and of training images that are alike if they are not
+    grouped.
     """
     if not (isinstance(threshold, SupportsFloat) and 0 < float(threshold) <= 1):
         raise DataError(f"the threshold must be a number above 0 and at most 1 (the paper's is 1/3), not {threshold!r}")
-    measure = _grouping(groups, augment)
+    measure = _grouping(groups, augment) if space is None else _in_space(space, threshold, groups, augment)
     training = as_training_images(training_images)
     if measure is NEAREST and (duplicates := duplicates_in(training)):
         warnings.warn(f"training images: {duplicates}", ImageWarning, stacklevel=2)
     generated = as_generated_images(images, training, signed=has_negative(training_images))
     against = in_colour(training, generated).to(generated.device)
     found = measure.compare(generated, against, *two_nearest(generated, against))
-    return memorized_share(torch.stack([found.distance, found.yardstick], dim=1), threshold)
+    at = threshold if space is None else measure.threshold
+    return memorized_share(torch.stack([found.distance, found.yardstick], dim=1), at)
+
+
+def _in_space(space: Mapping[str, Any], threshold: float, groups: str, augment: Sequence[str]) -> Measure:
+    """Return the measure in a feature space; DataError where its table, or an argument beside it, is at fault."""
+    if threshold != NEAREST.threshold or groups != "none" or augment:
+        raise DataError(
+            "space has its own threshold, and groups are of pixels; leave out threshold, groups and augment"
+        )
+    return DeclaredSpace.of("given", space).measure
 
 
 def _grouping(groups: str, augment: Sequence[str]) -> Measure:

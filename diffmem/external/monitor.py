@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import torch
@@ -20,7 +21,7 @@ from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.external.pending import Pending, Write
 from diffmem.external.score import BATCH, PAIRS, READ_OFF, ForeignCell
-from diffmem.measures import Comparison, Evidence, measure_named
+from diffmem.measures import Comparison, DeclaredSpace, Evidence, SpaceIdentity, identity_of, measure_named
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance
 
@@ -39,14 +40,14 @@ logger = logging.getLogger("diffmem")
 class Monitor:
     """Comparison samples of a model while it trains, and appends each score to the store under the study `name`.
 
-    `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what
-    tells this training from others of the same name: each combination, and each training set, is a cell of its own,
-    and one that the store has already is gone on with. Beside the paper's measure, samples are scored by `measures`, by
-    name. `held_out` are images of the same distribution that the model does not train on: `null_ratio`, the share of
-    them that is called memorized, stands beside each ratio. Nothing is trained or generated here. Raises DiffmemError,
-    before the training begins, where the images are no training set or the store cannot be written. Once it has begun,
-    nothing that befalls the store ends the training or makes it wait: what cannot be written stays pending until the
-    next call or `close`.
+    `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what tells
+    this training from others of the same name: each combination, and each training set, is a cell of its own, and one
+    that the store has already is gone on with. Beside the paper's measure, samples are scored by `measures`, by name,
+    and in feature `spaces`, as `score_images` has them. `held_out` are images of the same distribution that the model
+    does not train on: `null_ratio`, the share of them that is called memorized, stands beside each ratio. Nothing is
+    trained or generated here. Raises DiffmemError, before the training begins, where the images are no training set or
+    the store cannot be written. Once it has begun, nothing that befalls the store ends the training or makes it wait:
+    what cannot be written stays pending until the next call or `close`.
     """
 
     def __init__(
@@ -61,17 +62,20 @@ class Monitor:
         settings: Mapping[str, Setting] | None = None,
         measures: Sequence[str] = (),
         held_out: Images | None = None,
+        spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         device: torch.device | str | None = None,
     ) -> None:
         for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
             if not isinstance(value, SupportsIndex) or value < 1:
                 raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
-        for measure in measures:
-            measure_named(measure)
+        declared = {each: DeclaredSpace.of(each, table) for each, table in spaces.items()}
+        self._spaces = {each: space.measure for each, space in declared.items()}
+        self.measures = tuple(dict.fromkeys([*measures, *declared]))
+        for measure in self.measures:
+            measure_named(measure, self._spaces)
         images = as_training_images(training_images)
         plain = _plain(settings or {})
         self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
-        self.measures = tuple(measures)
         store = store if isinstance(store, Store) else Store(store)
         self.device = torch.device(device) if device else this_device()
         self.cell = ForeignCell(
@@ -85,6 +89,8 @@ class Monitor:
         if duplicates:
             warnings.warn(f"{name}: {duplicates}", ImageWarning, stacklevel=2)
         self._images = images.to(self.device)
+        channels, height, width = self._images.shape[1:]
+        identities = [identity_of(each, (channels, height, width), self.device) for each in declared.values()]
         null = None if held_out is None else self._null(held_out)
         self.null_ratio = None if null is None else null.ratio
         self._signed = has_negative(training_images)
@@ -92,6 +98,7 @@ class Monitor:
         self._ratios: dict[int, float] = {}  # of each step that is measured
         where = provenance(self.device)
         opening: list[Write] = [
+            *([partial(_add_spaces, spaces=identities)] if identities else []),
             partial(_register, name=name, cell=self.cell, curve=_as_text(plain), said=duplicates),
             partial(_start, cell_id=self.cell.cell_id, where=where, attempt_id=self._attempt),
             partial(_recall, cell_id=self.cell.cell_id, ratios=self._ratios),
@@ -204,7 +211,7 @@ class Monitor:
 
     def _compared(self, batches: Iterable[Tensor], *, pairs: int) -> Evidence:
         """Compare images, batch by batch, with the training set."""
-        comparison, count = Comparison(self._images, pairs=pairs, others=self.measures), 0
+        comparison, count = Comparison(self._images, pairs=pairs, others=self.measures, spaces=self._spaces), 0
         for batch in batches:
             for part in torch.split(batch, BATCH):
                 comparison.add(part.to(self.device))
@@ -264,6 +271,10 @@ def _register(store: Store, *, name: str, cell: ForeignCell, curve: str, said: s
         notes={cell.cell_id: [said] if said else []},
         keep=True,
     )
+
+
+def _add_spaces(store: Store, *, spaces: Sequence[SpaceIdentity]) -> None:
+    store.add_spaces(spaces)
 
 
 def _start(store: Store, *, cell_id: str, where: Provenance, attempt_id: str) -> None:

@@ -1,12 +1,14 @@
 """Scoring the images of any generator against a training set."""
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,20 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import GROUPED, MOST_COPIED, NEAREST, Comparison, Evidence, measure_named, p_value, wilson
+from diffmem.measures import (
+    GROUPED,
+    MOST_COPIED,
+    NEAREST,
+    NO_SPACES,
+    Comparison,
+    DeclaredSpace,
+    Evidence,
+    Spaces,
+    identity_of,
+    measure_named,
+    p_value,
+    wilson,
+)
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Measurement, Outcome, Store, provenance
 from diffmem.text import counted, readable
@@ -84,6 +99,16 @@ class Copied:
 
 
 @dataclass(frozen=True)
+class MeasureNull:
+    """What a measure beside the paper's says of held-out images."""
+
+    measure: str
+    ratio: float  # share of them that is called copies
+    samples: int
+    threshold: float | None  # at which at most 1% of them are, as the measure's rule says it; None: any
+
+
+@dataclass(frozen=True)
 class Score:
     """What was found: the memorization ratio with its 95% Wilson interval, and what is copied."""
 
@@ -102,6 +127,7 @@ class Score:
     p_value: float | None  # the chance of so many copies if held-out images are called that as often
     measurements: list[Measurement]  # by other measures than the paper's
     grouped_ratio: float | None  # the ratio between groups of training images, if one of `measures` is
+    nulls: list[MeasureNull]  # by measures beside the paper's
 
     @property
     def ratio(self) -> float:
@@ -117,16 +143,21 @@ def score_images(
     resolution: int | None = None,
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
+    spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
     The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
-    side). They are scored by the paper's measure and by `measures`, by name. `held_out` are images of the distribution
-    of the training images, which are none of them: what is called a copy of those is the null. Raises DataError where
-    they do not compare.
+    side). They are scored by the paper's measure, by `measures`, by name, and in feature `spaces`, each a table of
+    settings by its name, as [spaces.NAME] of a study has them, or with a function as its features. `held_out` are
+    images of the distribution of the training images, which are none of them: what is called a copy of those is the
+    null. Raises DataError where they do not compare.
     """
+    declared = {each: DeclaredSpace.of(each, table) for each, table in spaces.items()}
+    in_spaces = {each: space.measure for each, space in declared.items()}
+    measures = list(dict.fromkeys([*measures, *declared]))
     for measure in measures:
-        measure_named(measure)
+        measure_named(measure, in_spaces)
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
     source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
@@ -140,7 +171,11 @@ def score_images(
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
     unseen = None if held_out is None else _read_held_out(held_out, source, size, resolution)
-    null = None if unseen is None else _compared(unseen.images, source.images, measures)
+    channels = max(each.images.shape[1] for each in (generated, source))
+    identities = [identity_of(each, (channels, *size[::-1]), this_device()) for each in declared.values()]
+    if identities:
+        store.add_spaces(identities)
+    null = None if unseen is None else _compared(unseen.images, source.images, measures, in_spaces)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     if unseen is not None and null is not None:
         notes += tuple(_held_out_notes(str(held_out), unseen, null, against))
@@ -151,7 +186,7 @@ def score_images(
         notes={cell.cell_id: notes},
         keep=True,  # other images of this name, or another training set, are another curve
     )
-    checkpoint = _measured(cell, generated.images, source.images, store, measures)
+    checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
     files = [] if against in DATASETS else image_files(against)
@@ -196,7 +231,20 @@ def _result(
         p_value=None if null is None else _chance(checkpoint, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
+        nulls=[] if null is None else _nulls(store, name, asked),
     )
+
+
+def _nulls(store: Store, study: str, asked: Sequence[str]) -> list[MeasureNull]:
+    """Return what the measures asked for say of held-out images, which the store has."""
+    stored, found = store.study(study), []
+    for name in asked:
+        measure = stored.measures[name]
+        null = next(iter(store.nulls(study, measure, measure.threshold).values()), None)
+        if null is not None and measure is not NEAREST:
+            at = None if math.isinf(null.at_one_percent) else measure.shown(null.at_one_percent)
+            found.append(MeasureNull(name, null.ratio, null.samples, at))
+    return found
 
 
 def _chance(found: Evidence, null: Evidence) -> float:
@@ -251,6 +299,7 @@ def _measured(
     training_images: npt.NDArray[np.uint8],
     store: Store,
     measures: Sequence[str],
+    spaces: Spaces,
 ) -> Checkpoint:
     """Score images in a random order and append the checkpoint to the store.
 
@@ -259,7 +308,7 @@ def _measured(
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated))
     attempt = store.start_attempt(cell.cell_id, provenance(this_device()))
     started = time.monotonic()
-    evidence = _compared(generated, training_images, measures, order=order, pairs=PAIRS)
+    evidence = _compared(generated, training_images, measures, spaces, order=order, pairs=PAIRS)
     seconds = time.monotonic() - started
     checkpoint = Checkpoint.of(
         evidence,
@@ -287,13 +336,14 @@ def _compared(
     images: npt.NDArray[np.uint8],
     training_images: npt.NDArray[np.uint8],
     measures: Sequence[str],
+    spaces: Spaces = NO_SPACES,
     *,
     order: npt.NDArray[np.int64] | None = None,
     pairs: int = 0,
 ) -> Evidence:
     """Compare images with a training set, in their own order or another one."""
     device, channels = this_device(), max(images.shape[1], training_images.shape[1])
-    comparison = Comparison(_on(device, training_images, channels), pairs=pairs, others=measures)
+    comparison = Comparison(_on(device, training_images, channels), pairs=pairs, others=measures, spaces=spaces)
     tell = progress.get()
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH] if order is None else images[order[start : start + BATCH]]

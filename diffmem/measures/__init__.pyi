@@ -1,6 +1,12 @@
 from .comparison import MOST_COPIED as MOST_COPIED
 from .comparison import Comparison as Comparison
 from .comparison import png as png
+from .declared import SPACE_NAME as SPACE_NAME
+from .declared import DeclaredSpace as DeclaredSpace
+from .declared import SpaceIdentity as SpaceIdentity
+from .declared import measure_in as measure_in
+from .declared import name_fault as name_fault
+from .declared import threshold_fault as threshold_fault
 from .denoising import DENOISING_IMAGES as DENOISING_IMAGES
 from .denoising import LEVELS as LEVELS
 from .denoising import denoising_errors as denoising_errors
@@ -9,6 +15,7 @@ from .evidence import MeasureEvidence as MeasureEvidence
 from .grouped import AUGMENTATIONS as AUGMENTATIONS
 from .grouped import GROUPED as GROUPED
 from .grouped import grouped_name as grouped_name
+from .in_space import identity_of as identity_of
 from .intervals import NORMAL as NORMAL
 from .intervals import p_value as p_value
 from .intervals import wilson as wilson
@@ -18,6 +25,8 @@ from .measure import is_copy as is_copy
 from .measure import is_copy_sql as is_copy_sql
 from .members import DENOISER_MEASURES as DENOISER_MEASURES
 from .members import MEASURES as MEASURES
+from .members import NO_SPACES as NO_SPACES
+from .members import Spaces as Spaces
 from .members import check_measure as check_measure
 from .members import measure_named as measure_named
 from .members import no_copies as no_copies

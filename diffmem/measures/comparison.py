@@ -10,7 +10,7 @@ from torch import Tensor
 from diffmem.measures.evidence import Evidence, MeasureEvidence
 from diffmem.measures.intervals import wilson
 from diffmem.measures.measure import Compared, Measure, is_copy
-from diffmem.measures.members import measure_named
+from diffmem.measures.members import NO_SPACES, Spaces, measure_named
 from diffmem.measures.nearest import NEAREST
 from diffmem.measures.neighbours import nearest_distances, two_nearest
 from diffmem.models import Group
@@ -20,11 +20,14 @@ MOST_COPIED = 10
 
 
 class Comparison:
-    """Generated images compared with a training set, batch by batch, by the paper's measure and the `others` named."""
+    """Generated images compared with a training set, batch by batch, by the paper's measure and the `others` named,
+    which may be of feature `spaces`."""
 
-    def __init__(self, training_images: Tensor, *, pairs: int, others: Sequence[str] = ()) -> None:
+    def __init__(
+        self, training_images: Tensor, *, pairs: int, others: Sequence[str] = (), spaces: Spaces = NO_SPACES
+    ) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
-        self.measures = [NEAREST, *(measure_named(name) for name in others if name != NEAREST.name)]
+        self.measures = [NEAREST, *(measure_named(name, spaces) for name in others if name != NEAREST.name)]
         self.prepared = {each.name: each.prepare(training_images) for each in self.measures if each.prepare}
         self.added: list[list[Compared]] = [[] for _ in self.measures]
         self.gathered: list[list[Compared]] = [[] for _ in self.measures]

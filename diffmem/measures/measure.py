@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,9 +40,17 @@ class Measure:
     """Of a measure that has to look through the training images [N, c, h, w] first: what compares with them."""
     neighbours: int = 2
     """Training images whose distances it is given; all of them, of a smaller training set."""
+    similarity: bool = False
+    """Whether the distance is 1 - a similarity, and a threshold is said as the similarity that copies exceed."""
+
+    def shown(self, threshold: float) -> float:
+        """Return a threshold of distance / yardstick as the measure's rule says it."""
+        return 1 - threshold if self.similarity else threshold
 
     def says(self, threshold: str) -> str:
         """Return the rule at a threshold in words, as a sentence goes on."""
+        if self.similarity:
+            return self.rule.format(f"{self.shown(float(Fraction(threshold))):g}")
         return self.rule.format(threshold).replace("less than 1 times as far away as", "nearer than")
 
 

@@ -1,6 +1,7 @@
 """The measures: one that is added here is computed, stored and shown as the others are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from diffmem.errors import DataError
 from diffmem.measures.calibrated import CALIBRATED
@@ -18,19 +19,26 @@ DENOISER_MEASURES: dict[str, DenoiserMeasure] = {measure.name: measure for measu
 """Those of a denoiser by name, which tell no copies."""
 
 
-def measure_named(name: str) -> Measure:
-    """Return the measure of a name; DataError where diffmem knows none, or it tells no copies."""
+Spaces = Mapping[str, Measure]
+"""The measures of feature spaces that somebody has declared, by name."""
+NO_SPACES: Spaces = MappingProxyType({})
+
+
+def measure_named(name: str, spaces: Spaces = NO_SPACES) -> Measure:
+    """Return the measure of a name; DataError where there is none, or it tells no copies."""
     if name in DENOISER_MEASURES:
         raise DataError(no_copies(name))
-    if name not in MEASURES:
-        raise DataError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
-    return MEASURES[name]
+    known = {**MEASURES, **spaces}
+    if name not in known:
+        raise DataError(f"no measure {name!r}; there are {', '.join(known)}")
+    return known[name]
 
 
-def check_measure(name: str) -> None:
-    """Raise DataError where diffmem knows no measure of a name, of either kind."""
-    if name not in {**MEASURES, **DENOISER_MEASURES}:
-        raise DataError(f"no measure {name!r}; there are {', '.join([*MEASURES, *DENOISER_MEASURES])}")
+def check_measure(name: str, spaces: Spaces = NO_SPACES) -> None:
+    """Raise DataError where there is no measure of a name, of either kind."""
+    known = [*MEASURES, *spaces, *DENOISER_MEASURES]
+    if name not in known:
+        raise DataError(f"no measure {name!r}; there are {', '.join(known)}")
 
 
 def no_copies(name: str) -> str:
@@ -41,9 +49,9 @@ def no_copies(name: str) -> str:
     )
 
 
-def of_copies(names: Iterable[str]) -> list[str]:
+def of_copies(names: Iterable[str], spaces: Spaces = NO_SPACES) -> list[str]:
     """Return which of some measures tell copies, by name."""
-    return [name for name in names if name in MEASURES]
+    return [name for name in names if name in MEASURES or name in spaces]
 
 
 def of_denoisers(names: Iterable[str]) -> list[str]:

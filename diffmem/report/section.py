@@ -28,6 +28,7 @@ from diffmem.analysis import (
     published_values,
     study_cells,
     study_results,
+    threshold_notes,
 )
 from diffmem.cells import cell_cost, clock_of, stored_cell
 from diffmem.measures import NEAREST, Measure
@@ -81,6 +82,7 @@ class ByMeasure:
     figures: list[Figure]
     distances: Distances | None
     copied: list[CopiedImages]  # which training images each cell copies
+    at_one_percent: list[str]  # what a threshold at 1% of held-out images would be, of a similarity
 
     @property
     def threshold(self) -> str:
@@ -182,6 +184,7 @@ def _by_measure(store: Store, study: StoredStudy, told: Told, *, main: StoredStu
         ],
         _distances(study, cells, levels) if levels else None,
         copied,
+        list(threshold_notes(cells, study.measure)),
     )
 
 

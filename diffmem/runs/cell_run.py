@@ -173,7 +173,7 @@ class CellRun:
         self.data = data = training_set(self.cell)
         with self.group.memory():
             images, labels = self._on_device(data)
-        measure_null(self.cell, self.store, lambda: images, self.group)
+        measure_null(self.cell, self.store, lambda: images, self.group, self.entry.spaces)
         look_through(self.cell, self.store, lambda: images, self.group)
         if isinstance(self.cell.M, UntrainedModel):
             denoiser = self.cell.M.from_images(images.float() / 127.5 - 1, labels, count=self.cell.labels)
@@ -315,8 +315,8 @@ class CellRun:
         """Generate and score the images of a checkpoint, batch by batch, and append it to the store."""
         started = time.monotonic()
         score = self.cell.score
-        others = of_copies(score.measures)
-        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=others)
+        others, spaces = of_copies(score.measures, self.entry.spaces), self.entry.spaces
+        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=others, spaces=spaces)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():

@@ -13,12 +13,22 @@ from torch import Tensor
 from diffmem.cells import Cell, Scoring, epoch_of
 from diffmem.data import training_set
 from diffmem.errors import RunError
-from diffmem.measures import DENOISER_MEASURES, Comparison, Evidence, check_measure, of_copies, of_denoisers
+from diffmem.measures import (
+    DENOISER_MEASURES,
+    NO_SPACES,
+    Comparison,
+    Evidence,
+    Spaces,
+    check_measure,
+    of_copies,
+    of_denoisers,
+)
 from diffmem.models import ALONE, DenoiserFunction, Group, set_precision
 from diffmem.networks import UntrainedModel
 from diffmem.runs.denoising import Denoised, measure_denoiser
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
 from diffmem.runs.nulls import NullMeasured, measure_null
+from diffmem.runs.spaces import check_spaces
 from diffmem.runs.training_images import look_through
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
 from diffmem.study import Study, StudyCell
@@ -62,7 +72,8 @@ NOT_RUN = "nothing is in the store yet; run the study first"
 class _Model:
     """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
 
-    def __init__(self, cell: Cell, store: Store, epoch: int, device: Device) -> None:
+    def __init__(self, cell: Cell, store: Store, epoch: int, device: Device, spaces: Spaces = NO_SPACES) -> None:
+        self.spaces = spaces
         self.data = data = training_set(cell)
         self.cell, self.device = cell, device
         self.images = torch.from_numpy(np.ascontiguousarray(data.images)).to(device)
@@ -77,7 +88,7 @@ class _Model:
 
     def evidence(self, count: int, scoring: Scoring, measures: Sequence[str], *, pairs: int = 0) -> Evidence:
         """Generate the first `count` images as a scoring has them, and compare them with the training set."""
-        comparison = Comparison(self.images, pairs=pairs, others=measures)
+        comparison = Comparison(self.images, pairs=pairs, others=measures, spaces=self.spaces)
         cell = self.cell.model_copy(update={"score": scoring})
         for batch in images_of(self.denoiser, cell, count, device=self.device):
             comparison.add(_on(batch.images, self.device))
@@ -107,7 +118,8 @@ def measure_study(
     measure that diffmem does not know.
     """
     for name in measures:
-        check_measure(name)
+        check_measure(name, study.space_measures)
+    check_spaces(study, store, Group(device=torch.device(device)))
     entries = _entries(study, store)
     yield from _nulls(entries, store, measures, device)
     if samples or steps:
@@ -123,7 +135,7 @@ def measure_study(
             found
             for epoch in sorted(epochs & measured)
             for found in chain(
-                _added(entry, store, epoch, of_copies(measures), device),
+                _added(entry, store, epoch, of_copies(measures, entry.spaces), device),
                 _denoised(entry, cell, store, epoch, of_denoisers(measures), device),
             )
         )
@@ -165,7 +177,7 @@ def _nulls(
             return torch.from_numpy(np.ascontiguousarray(training_set(cell).images)).to(device)
 
         look_through(cell, store, images, Group(device=torch.device(device)))
-        if count := measure_null(cell, store, images, Group(device=torch.device(device))):
+        if count := measure_null(cell, store, images, Group(device=torch.device(device)), entry.spaces):
             yield NullMeasured(cell.cell_id, entry.name, count)
 
 
@@ -178,7 +190,7 @@ def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], 
     if not missing:
         return
     _, count = store.counted(cell.cell_id, epoch)
-    model = _Model(cell, store, epoch, device)
+    model = _Model(cell, store, epoch, device, entry.spaces)
     found = model.evidence(count, cell.score, missing)
     note = _difference(store, cell.cell_id, epoch, found, model)
     if note:
@@ -286,7 +298,7 @@ def _scored_anew(
     store.register(listing, anew, folder=study.folder)
     for entry, old in zip(anew, there, strict=True):
         asked = [*dict.fromkeys([*entry.cell.score.measures, *measures])]
-        yield from _one_checkpoint(entry, old.cell, store, of_copies(asked), device)
+        yield from _one_checkpoint(entry, old.cell, store, of_copies(asked, entry.spaces), device)
         epoch, _ = entry.cell.checkpoints[-1]
         yield from _denoised(entry, old.cell, store, epoch, of_denoisers(asked), device)
 
@@ -320,13 +332,13 @@ def _one_checkpoint(
     had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
     missing = [name for name in measures if name not in had]
     if had and missing:
-        found = _Model(old, store, epoch, device).evidence(cell.score.samples, cell.score, missing)
+        found = _Model(old, store, epoch, device, entry.spaces).evidence(cell.score.samples, cell.score, missing)
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
     elif not had:
         started = time.monotonic()
         with _attempt(store, cell.cell_id, device) as attempt:
-            model = _Model(old, store, epoch, device)
+            model = _Model(old, store, epoch, device, entry.spaces)
             found = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs)
             checkpoint = Checkpoint.of(
                 found,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffmem.cells import Cell
 from diffmem.data import held_out
-from diffmem.measures import NEAREST, Comparison, of_copies
+from diffmem.measures import NEAREST, NO_SPACES, Comparison, Spaces, of_copies
 from diffmem.models import Group
 from diffmem.store import Store
 
@@ -26,13 +26,15 @@ class NullMeasured:
     images: int
 
 
-def measure_null(cell: Cell, store: Store, training_images: Callable[[], Tensor], group: Group) -> int:
+def measure_null(
+    cell: Cell, store: Store, training_images: Callable[[], Tensor], group: Group, spaces: Spaces = NO_SPACES
+) -> int:
     """Compare held-out images with the training set of a cell; return how many, 0 if the store has as many already.
 
     The processes of the group do a share each. Raises DataError as `training_set`, OutOfMemory.
     """
     wanted = cell.score.held_out
-    others = of_copies(cell.score.measures)
+    others = of_copies(cell.score.measures, spaces)
     names = [NEAREST.name, *others]
     counts = store.held_out_counts(cell.cell_id) if group.leads else {}
     (had,) = group.first([min(counts.get(name, 0) for name in names)])
@@ -41,7 +43,7 @@ def measure_null(cell: Cell, store: Store, training_images: Callable[[], Tensor]
     images = held_out(cell, wanted)
     if len(images) <= had:
         return 0
-    comparison = Comparison(training_images(), pairs=0, others=others)
+    comparison = Comparison(training_images(), pairs=0, others=others, spaces=spaces)
     share = group.share(len(images))
     with group.memory():
         for start in range(share.start, share.stop, AT_ONCE):

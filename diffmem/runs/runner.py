@@ -18,6 +18,7 @@ from diffmem.runs.cell_run import Work, run_cell
 from diffmem.runs.events import CellEnded, Ended, Event, Noted
 from diffmem.runs.launch import leave
 from diffmem.runs.search import enough, next_round
+from diffmem.runs.spaces import check_spaces
 from diffmem.runs.stopping import Interrupted, Stop
 from diffmem.store import Outcome, Store, close_attempts
 from diffmem.study import Study, StudyCell
@@ -48,6 +49,7 @@ def run_study(
     """
     store = store.waiting(partial(_end_if, stop))  # giving up would cost work
     group = group or Group(device=this_device())
+    check_spaces(study, store, group)
     if study.estimation.search == "bisect":
         if options.split == "batch":
             raise RunError("a search trains a curve in each process: use --split cells")

@@ -38,8 +38,19 @@ def evidence_of(measure: Measure) -> str:
 def thresholds() -> str:
     """Return SQL for the table of each measure's own threshold: measure and threshold."""
     rows = ", ".join(f"({literal(each.name)}, {each.threshold!r})" for each in MEASURES.values())
-    return f"(VALUES {rows}) AS known (measure, threshold)"
+    return f"""
+        (
+            FROM (VALUES {rows}) AS known (measure, threshold)
+            UNION ALL
+            SELECT measure, CASE rule WHEN 'similarity' THEN 1 - threshold ELSE threshold END FROM spaces
+        ) AS known
+        """
 
+
+AT_ONE_PERCENT = """
+    list_sort(list(CASE WHEN yardstick > 0 THEN distance / yardstick ELSE 'inf'::DOUBLE END))[count(*) // 100 + 1]
+"""
+"""SQL for the largest threshold at which at most a hundredth of some images are called copies."""
 
 TRAINING_SET = "CASE WHEN json_exists(configuration, '$.M') THEN md5(configuration->>'$.P') ELSE cell_id END"
 """SQL for what tells the training set of a cell from others: cells of one P share it."""
@@ -119,10 +130,10 @@ class ImageQueries(Records):
                 WHERE study = ?
             ), counted AS (
                 SELECT training_set, count(*) FILTER {is_copy_sql()} AS copies, count(*) AS samples,
-                    count(*) FILTER (distance = 0) AS trained_on
+                    count(*) FILTER (distance = 0) AS trained_on, {AT_ONE_PERCENT} AS at_one_percent
                 FROM held_out SEMI JOIN sets USING (training_set) WHERE measure = ? GROUP BY ALL
             )
-            SELECT position, copies, samples, trained_on FROM sets JOIN counted USING (training_set)
+            SELECT position, copies, samples, trained_on, at_one_percent FROM sets JOIN counted USING (training_set)
             """,
             [study, threshold, measure.name],
         )

@@ -8,9 +8,11 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from diffmem.errors import StoreError
+from diffmem.measures import SpaceIdentity
 from diffmem.sql import literal
 from diffmem.store.checking import read_all
 from diffmem.store.database import PATIENCE
+from diffmem.store.naming import another_space
 from diffmem.store.store import Store
 from diffmem.store.validity import any_broken
 from diffmem.store.waiting import Wait, holder_in
@@ -120,6 +122,7 @@ MERGE = [
         FROM noise_levels AS l WHERE l.cell_id = o.cell_id AND l.epoch = o.epoch AND l.measure = o.measure
     )
     """,
+    "INSERT OR IGNORE INTO spaces FROM other_.spaces",
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",
     "INSERT OR IGNORE INTO notes FROM other_.notes",
@@ -162,12 +165,21 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
             named = ", ".join(f"{cell_id} at checkpoint {epoch}" for cell_id, epoch in conflicts[:5])
             more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
             raise StoreError(f"{path}: measured otherwise than in {name}: {named}{more}; merge only one of the two")
+        _check_spaces(connection, path, name)
         before = _checkpoints(connection)
         for statement in MERGE:
             connection.execute(statement)
         if fault := any_broken(connection):
             raise StoreError(f"{path}: cannot be merged with {name}: together, {fault}; merge only one of the two")
         return _checkpoints(connection) - before
+
+
+def _check_spaces(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Raise StoreError where both stores have a feature space of one name, and not the same one."""
+    for row in connection.execute("SELECT s, o FROM spaces AS s JOIN other_.spaces AS o USING (measure)").fetchall():
+        had, other = (SpaceIdentity(**each) for each in row)
+        if fault := another_space(had, other):
+            raise StoreError(f"{path}: cannot be merged with {name}: {fault}")
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, place: Path) -> None:

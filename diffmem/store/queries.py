@@ -129,8 +129,9 @@ class Queries(CopyQueries):
         """Return every study, the one registered last first."""
         return self.records(
             StoredStudy,
-            "SELECT * FROM studies ORDER BY registered_at DESC",
-            json=("axes", "estimation", "overrides"),
+            "SELECT *, (SELECT coalesce(to_json(list(spaces)), '[]') FROM spaces) AS spaces FROM studies "
+            "ORDER BY registered_at DESC",
+            json=("axes", "estimation", "overrides", "spaces"),
             enums={"kind": Kind},
         )
 

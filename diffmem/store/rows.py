@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from diffmem.errors import StoreError
-from diffmem.measures import MEASURES, NEAREST, Measure
+from diffmem.measures import MEASURES, NEAREST, Measure, SpaceIdentity, measure_in
 from diffmem.store.standing import Kind, Outcome
 
 
@@ -24,6 +24,7 @@ class StoredStudy:
     estimation: Mapping[str, Any]  # [emm]
     overrides: list[str]
     registered_at: datetime
+    spaces: list[Mapping[str, Any]]  # the feature spaces of its store
 
     @property
     def epsilon(self) -> float:
@@ -39,9 +40,15 @@ class StoredStudy:
     def measure(self) -> Measure:
         """Return the measure that its ratios are by; StoreError for one that this diffmem does not know."""
         name = self.estimation.get("measure", NEAREST.name)
-        if name not in MEASURES:
+        if name not in self.measures:
             raise StoreError(f"the study {self.study} is by the measure {name!r}, which this diffmem does not know")
-        return MEASURES[name]
+        return self.measures[name]
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """Return the measures that tell copies by name: those of diffmem, and of the feature spaces of its store."""
+        spaces = [measure_in(SpaceIdentity(**each)) for each in self.spaces]
+        return {**MEASURES, **{each.name: each for each in spaces}}
 
     def by(self, measure: Measure) -> "StoredStudy":
         """Return the study with its ratios by another measure, at the measure's own threshold."""
@@ -113,6 +120,7 @@ class Null:
     copies: int
     samples: int
     trained_on: int  # of them, those that are also in the training set
+    at_one_percent: float  # the largest threshold at which at most 1% of them are called copies; inf: any
 
     @property
     def ratio(self) -> float:

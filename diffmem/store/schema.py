@@ -184,6 +184,18 @@ MIGRATIONS: list[Migration] = [
         local_distance DOUBLE NOT NULL     -- mean l2 distance to its 5 nearest other training images
     )
     """,
+    """
+    CREATE TABLE spaces (                  -- feature spaces: what the name of a measure stands for
+        measure VARCHAR PRIMARY KEY,       -- the space's name
+        features VARCHAR NOT NULL,         -- as declared, a file without its folder
+        content VARCHAR NOT NULL,          -- hash of the file, the weights, or the function's source
+        resize VARCHAR NOT NULL,
+        pixels VARCHAR NOT NULL,           -- 0..255, 0..1, imagenet
+        rule VARCHAR NOT NULL,             -- similarity, nearest
+        threshold DOUBLE NOT NULL,         -- a similarity, or a share of the second nearest distance
+        dimensions INTEGER NOT NULL        -- numbers of an image's features
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diffmem.cells import RESULTS_VERSION
-from diffmem.measures import NEAREST, Evidence, LevelValue, MeasureEvidence, wilson
+from diffmem.errors import StoreError
+from diffmem.measures import NEAREST, Evidence, LevelValue, MeasureEvidence, SpaceIdentity, wilson
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
+from diffmem.store.naming import another_space
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
 from diffmem.text import readable
@@ -249,6 +252,17 @@ class Store(Queries):
                 """,
                 [cell_id],
             )
+
+    def add_spaces(self, spaces: Sequence[SpaceIdentity]) -> None:
+        """Record what the names of feature spaces stand for; StoreError where the store has another one of a name."""
+        with self.writing(create=True) as connection:
+            known = {row[0]: SpaceIdentity(*row) for row in connection.execute("FROM spaces").fetchall()}
+            for space in spaces:
+                if had := known.get(space.measure):
+                    if fault := another_space(had, space):
+                        raise StoreError(f"{self.path}: {fault}")
+                else:
+                    connection.execute("INSERT INTO spaces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(astuple(space)))
 
     def add_note(self, cell_id: str, note: str) -> None:
         """Add a sentence to what is to be said of a cell."""

@@ -134,6 +134,12 @@ RULES = [
         "AND value <= high + 1e-9 AND n >= 1 AND images IN ('training', 'held_out', 'both')",
         "a value at a noise level is no number within its interval",
     ),
+    Rule(
+        "spaces",
+        "measure",
+        "threshold > 0 AND threshold < 1 AND dimensions >= 1 AND rule IN ('similarity', 'nearest')",
+        "a feature space has no rule, threshold or length that there is",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""

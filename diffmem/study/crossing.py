@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +28,7 @@ from diffmem.cells import (
 )
 from diffmem.data import describe
 from diffmem.errors import DataError
+from diffmem.measures import Spaces
 from diffmem.networks import member
 from diffmem.settings import Settings
 from diffmem.study.layers import SECTIONS, Faults, Layer, Place, Setting, known_keys, shown
@@ -46,6 +47,7 @@ class StudyCell:
     name: str  # the axis values as text
     curve: str  # the axis values that tell one EMM curve from another, as text
     number: int = 0  # among the cells of the study, each counted once, from 1
+    spaces: Spaces = field(default_factory=dict, repr=False, compare=False)  # measures in the study's feature spaces
 
 
 def resolve(layer: Layer, path: Path, faults: Faults) -> tuple[dict[str, str], list[list[str]], tuple[StudyCell, ...]]:

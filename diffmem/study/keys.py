@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from diffmem.cells import SPACE_NAME
 from diffmem.networks import MEMBERS
 from diffmem.settings import MOST
 from diffmem.study.layers import SECTIONS
-from diffmem.study.schema import json_schema
+from diffmem.study.schema import json_schema, space_schema
 
 PAPER = {
     "P.dataset": "Sec. 3; App. B",
@@ -67,7 +68,8 @@ JsonSchema = dict[str, Any]
 def key_tables() -> str:
     """Return every key of a study file in Markdown: type, range, default, meaning and its place in the paper."""
     properties = json_schema()["properties"]
-    return "\n\n".join(_table(section, properties[section]) for section in SECTIONS)
+    tables = [_table(section, properties[section]) for section in SECTIONS]
+    return "\n\n".join([*tables, _table("spaces.NAME", space_schema())])
 
 
 def _table(section: str, schema: JsonSchema) -> str:
@@ -106,6 +108,8 @@ def _kind(schema: JsonSchema) -> str:
         return ", ".join(map(_value, schema["enum"]))
     if schema["type"] == "array":
         return _list_kind(schema)
+    if schema.get("pattern") == f"^{SPACE_NAME}$":
+        return "a space's name"
     name = {"string": "text"}.get(schema["type"], schema["type"])
     return " ".join(filter(None, [name, " and ".join(_limits(schema))]))
 

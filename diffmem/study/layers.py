@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
 
-from diffmem.cells import BUDGETS, DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.cells import (
+    BUDGETS,
+    DataDistribution,
+    Estimation,
+    ModelConfiguration,
+    Scoring,
+    SpaceSettings,
+    TrainingProcedure,
+)
 from diffmem.errors import StudyError
 from diffmem.networks import MEMBERS
 from diffmem.settings import Settings
@@ -44,6 +52,9 @@ def known_keys(sections: Iterable[str] = SECTIONS) -> set[str]:
 
 DEFAULT_NETWORK = frozenset({next(iter(MEMBERS))})
 """The network of a study that names none."""
+
+SPACES = "spaces"
+"""The table of feature spaces, each a table by its name."""
 
 ON_AXES = ("P", "M", "T")
 """The sections whose keys can be on an axis."""
@@ -182,10 +193,11 @@ def document_of(values: dict[str, Any], place: PlaceOf, faults: Faults) -> Docum
 
 def _layer(values: dict[str, Any], prefix: tuple[str, ...], place: PlaceOf, faults: Faults) -> Layer:
     layer = Layer()
-    known = [*SECTIONS, *TEXTS, "axes", "profiles"] if not prefix else [*SECTIONS, "title", "axes"]
+    tables = [*SECTIONS, SPACES]
+    known = [*tables, *TEXTS, "axes", "profiles"] if not prefix else [*tables, "title", "axes"]
     for name, value in values.items():
         where = place(*prefix, name)
-        if name in SECTIONS:
+        if name in tables:
             for keys, setting in leaves_of(value, (name,)):
                 key = ".".join(keys)
                 layer.settings[key] = Setting(setting, place(*prefix, *keys))
@@ -292,20 +304,36 @@ def drop_unknown(settings: dict[str, Setting], faults: Faults, *, on_axis: bool 
     """Note and drop the settings whose keys are not known, or cannot be where they are."""
     known = known_keys(ON_AXES) if on_axis else known_keys()
     for key, (value, place) in list(settings.items()):
-        if key in known or (not on_axis and key in TEXTS):
+        if key in known or (not on_axis and (key in TEXTS or _of_space(key))):
             continue
         inner = sorted(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == key)
-        if key in SECTIONS and not on_axis:
+        if key.partition(".")[0] == SPACES and not on_axis:
+            faults.add(place, key, _no_space_key(key))
+        elif key in SECTIONS and not on_axis:
             faults.add(place, key, f"must be a table, not {shown(value)}")
         elif inner:
             faults.add(place, key, f"must be a table of {', '.join(inner)}, not {shown(value)}")
-        elif on_axis and (key in known_keys() or key in TEXTS):
+        elif on_axis and (key in known_keys() or key in TEXTS or _of_space(key)):
             faults.add(place, key, "cannot be on an axis; only keys of P, M and T can")
         elif not key:
             faults.add(place, "axes", "an axis needs a key with its values, as in P.size = [4, 8]")
         else:
             faults.add(place, key, no_such_key(key, known))
         del settings[key]
+
+
+def _of_space(key: str) -> bool:
+    """Return whether a key is of a feature space: spaces.NAME.features, ..."""
+    table, _, rest = key.partition(".")
+    return table == SPACES and rest.rpartition(".")[0] != "" and key.rpartition(".")[2] in SpaceSettings.model_fields
+
+
+def _no_space_key(key: str) -> str:
+    """Say what a key of [spaces] is instead of one of a space."""
+    if key.count(".") < 2:
+        return f"must be a table of {', '.join(SpaceSettings.model_fields)}: [spaces.NAME]"
+    space = key.rpartition(".")[0]
+    return no_such_key(key, [f"{space}.{each}" for each in SpaceSettings.model_fields])
 
 
 def shown(value: Any) -> str:

@@ -2,15 +2,26 @@
 
 from typing import Any
 
+from diffmem.cells import SPACE_NAME, SpaceSettings
 from diffmem.measures import DENOISER_MEASURES, MEASURES
-from diffmem.study.layers import ON_AXES, SECTIONS, TEXTS, models_of
+from diffmem.study.layers import ON_AXES, SECTIONS, SPACES, TEXTS, models_of
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
     sections = {section: _section(section) for section in SECTIONS}
-    sections["score"]["properties"]["measures"]["items"]["enum"] = [*MEASURES, *DENOISER_MEASURES]
-    sections["emm"]["properties"]["measure"]["enum"] = list(MEASURES)
+    in_space = {"type": "string", "pattern": f"^{SPACE_NAME}$"}
+    sections["score"]["properties"]["measures"]["items"] = {
+        "anyOf": [{"enum": [*MEASURES, *DENOISER_MEASURES]}, in_space]
+    }
+    sections["emm"]["properties"]["measure"]["anyOf"] = [{"enum": list(MEASURES)}, in_space]
+    del sections["emm"]["properties"]["measure"]["type"]
+    spaces = {
+        "type": "object",
+        "description": "Feature spaces by name, each a measure that score.measures and emm.measure can name.",
+        "propertyNames": {"pattern": in_space["pattern"]},
+        "additionalProperties": space_schema(),
+    }
     axis = {
         section: {
             "type": "object",
@@ -28,7 +39,7 @@ def json_schema() -> dict[str, Any]:
     profile = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {"title": texts["title"], **sections, "axes": axes},
+        "properties": {"title": texts["title"], **sections, SPACES: spaces, "axes": axes},
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -38,6 +49,7 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             **texts,
             **sections,
+            SPACES: spaces,
             "axes": axes,
             "profiles": {
                 "type": "object",
@@ -46,6 +58,11 @@ def json_schema() -> dict[str, Any]:
             },
         },
     }
+
+
+def space_schema() -> dict[str, Any]:
+    """Return the schema of the table of a feature space."""
+    return _without_references(SpaceSettings.model_json_schema())
 
 
 def _section(section: str) -> dict[str, Any]:

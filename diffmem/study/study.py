@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffmem.cells import AUGMENTATIONS, Estimation
-from diffmem.measures import DENOISER_MEASURES, MEASURES, NEAREST, Measure, grouped_name, no_copies
+from diffmem.measures import (
+    DENOISER_MEASURES,
+    MEASURES,
+    NEAREST,
+    DeclaredSpace,
+    Measure,
+    Spaces,
+    grouped_name,
+    measure_named,
+    no_copies,
+)
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
+from diffmem.study.spaces import check_used, spaces_of
 from diffmem.study.toml import read_study
 
 
@@ -29,6 +40,7 @@ class Study:
     estimation: Estimation
     overrides: tuple[str, ...] = ()  # what --set has changed, as it was given
     layer: Layer = field(default_factory=Layer, repr=False, compare=False)  # what the file says, to ask other sizes
+    spaces: Mapping[str, DeclaredSpace] = field(default_factory=dict)  # feature spaces, by name
 
     @classmethod
     def load(cls, path: Path | str, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -41,7 +53,9 @@ class Study:
         layer = read_study(path, profile=profile, overrides=overrides, faults=faults)
         bad: set[str] = set()
         estimation = build_section(Estimation, "emm", layer.settings, path, faults, bad) or Estimation()
-        layer = _measured(layer, estimation, faults, bad)
+        spaces = spaces_of(layer.settings, path, faults)
+        measures = {name: space.measure for name, space in spaces.items()}
+        layer = _measured(layer, estimation, faults, bad, measures)
         searched = layer if bad & {"emm.search", "emm.range"} else _searched(layer, estimation, path, faults)
         texts, axes, cells = resolve(searched, path, faults)
         faults.raise_if_any()
@@ -51,10 +65,11 @@ class Study:
             figure=texts.get("figure", ""),
             path=str(path),
             axes=tuple(tuple(axis) for axis in axes),
-            cells=cells,
+            cells=tuple(replace(entry, spaces=measures) for entry in cells) if measures else cells,
             estimation=estimation,
             overrides=tuple(overrides),
             layer=layer,
+            spaces=spaces,
         )
 
     @property
@@ -82,7 +97,10 @@ class Study:
         text = as_text(fixed)
         return [
             replace(
-                entry, axis_values={**entry.axis_values, **fixed}, name=", ".join(filter(None, [entry.curve, text]))
+                entry,
+                axis_values={**entry.axis_values, **fixed},
+                name=", ".join(filter(None, [entry.curve, text])),
+                spaces=self.space_measures,
             )
             for entry in cells
         ]
@@ -95,7 +113,12 @@ class Study:
     @property
     def measure(self) -> Measure:
         """Return the measure that its ratios are by."""
-        return MEASURES[self.estimation.measure]
+        return measure_named(self.estimation.measure, self.space_measures)
+
+    @property
+    def space_measures(self) -> Spaces:
+        """Return the measures in its feature spaces, by name."""
+        return {name: space.measure for name, space in self.spaces.items()}
 
     @property
     def threshold(self) -> float:
@@ -119,7 +142,7 @@ def study_name(path: Path, profile: str | None = None) -> str:
     return path.stem if profile is None else f"{path.stem}@{profile}"
 
 
-def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str]) -> Layer:
+def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str], spaces: Spaces) -> Layer:
     """Return the layer with the measure of the EMM among those that score, with the faults that measures can have."""
     settings = layer.settings
     scored = settings["score.measures"].value if "score.measures" in settings else []
@@ -128,12 +151,18 @@ def _measured(layer: Layer, estimation: Estimation, faults: Faults, bad: set[str
     names = [name for name in scored if isinstance(name, str)]
     own = [(estimation.measure, "emm.measure")] if "emm.measure" in settings and "emm.measure" not in bad else []
     asked = [*((name, "score.measures") for name in names), *own]
-    wrong = [(key, fault) for name, key in asked if (fault := _measure_fault(name, copies=key == "emm.measure"))]
+    declared = {key.split(".")[1] for key in settings if key.startswith("spaces.")}  # at fault or not
+    wrong = [
+        (key, fault)
+        for name, key in asked
+        if name not in declared and (fault := _measure_fault(name, copies=key == "emm.measure"))
+    ]
     for key, fault in wrong:
         faults.add(settings[key].place, key, fault)
-    if wrong:
+    check_used(spaces, {name for name, _ in asked}, settings, faults)
+    if wrong or any(name in declared and name not in spaces for name, _ in asked):
         return layer
-    measure, grouped = MEASURES[estimation.measure], _grouped(settings)
+    measure, grouped = {**MEASURES, **spaces}[estimation.measure], _grouped(settings)
     if estimation.threshold is not None and estimation.threshold > measure.largest:
         fault = f"must be at most {measure.largest:g} for the measure {measure.name}, not {estimation.threshold:g}"
         faults.add(settings["emm.threshold"].place, "emm.threshold", fault)
@@ -163,7 +192,8 @@ def _measure_fault(name: str, *, copies: bool) -> str:
     if name in DENOISER_MEASURES:
         return no_copies(name)
     near = get_close_matches(name, known, n=1)
-    return f"no measure {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+    there = f"there are {', '.join(known)}, and feature spaces that are declared as [spaces.NAME]"
+    return f"no measure {name!r}; " + (f"did you mean {near[0]}?" if near else there)
 
 
 def _searched(layer: Layer, estimation: Estimation, path: Path, faults: Faults) -> Layer:

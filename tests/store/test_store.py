@@ -47,6 +47,7 @@ TABLES = {
     "noise_levels",
     "notes",
     "pairs",
+    "spaces",
     "studies",
     "study_cells",
     "training_images",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from diffmem.cells import SpaceSettings
 from diffmem.cli import main
 from diffmem.networks import MEMBERS
 from diffmem.study.keys import PAPER, key_tables
@@ -40,7 +41,8 @@ def test_the_document_has_the_tables_that_the_command_prints():
 
 def test_every_key_has_a_row_and_a_place_in_the_paper():
     rows = [line.split("`")[1] for line in key_tables().splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(known_keys())
+    of_spaces = {f"spaces.NAME.{key}" for key in SpaceSettings.model_fields}
+    assert sorted(rows) == sorted({*known_keys(), *of_spaces})
     own = {f"M.{key}" for member in MEMBERS.values() for key in member.PAPER}
     assert {*PAPER, *own} == known_keys()
 
@@ -63,6 +65,8 @@ def test_everything_that_a_file_or_a_profile_can_say_is_described():
         ("M.skips", "text of 0, 1 and space", "not set"),
         ("T.lr", "number > 0", "`0.0002`"),
         ("T.seed", "integer >= 0 and < 2^63", "`0`"),
+        ("spaces.NAME.features", "text", "none, needed"),
+        ("spaces.NAME.threshold", "number > 0 and < 1", "not set"),
         ("emm.range", "list of 2 integers >= 1", "not set"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import tomli
 
+from diffmem.cells import SpaceSettings
 from diffmem.cells.cell import Cell
 from diffmem.cells.settings import DataDistribution, Estimation, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.errors import StudyError
@@ -885,14 +886,15 @@ def test_the_committed_schema_is_the_one_of_the_code():
 
 def test_the_schema_knows_exactly_the_keys_of_a_study_file():
     schema = json_schema()["properties"]
-    assert set(schema) == {*SECTIONS, "title", "figure", "extends", "axes", "profiles"}
+    assert set(schema) == {*SECTIONS, "title", "figure", "extends", "axes", "profiles", "spaces"}
     fields = {section: {key for model in models_of(section) for key in model.model_fields} for section in SECTIONS}
     for section in SECTIONS:
         assert set(schema[section]["properties"]) == fields[section]
         assert schema[section]["additionalProperties"] is False
     axis = schema["axes"]["items"]["properties"]
     assert {name: set(axis[name]["properties"]) for name in axis} == {name: fields[name] for name in ("P", "M", "T")}
-    assert set(schema["profiles"]["additionalProperties"]["properties"]) == {*SECTIONS, "title", "axes"}
+    assert set(schema["profiles"]["additionalProperties"]["properties"]) == {*SECTIONS, "title", "axes", "spaces"}
+    assert set(schema["spaces"]["additionalProperties"]["properties"]) == {*SpaceSettings.model_fields}
 
 
 def test_the_schema_requires_no_key_because_a_base_or_an_axis_may_give_it():
@@ -1007,7 +1009,8 @@ def test_groups_ask_for_the_measure_that_groups_so_and_change_no_cell(more, meas
         ('[emm]\nmeasure = "nearst"\n', "study.toml:13: emm.measure: no measure 'nearst'; did you mean nearest?"),
         (
             '[emm]\nmeasure = "x"\n',
-            f"study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated, {', '.join(GROUPED)}",
+            f"study.toml:13: emm.measure: no measure 'x'; there are nearest, calibrated, {', '.join(GROUPED)}, "
+            "and feature spaces that are declared as [spaces.NAME]",
         ),
         (
             '[score]\naugment = ["hflip"]\n',
@@ -1049,8 +1052,10 @@ def test_the_threshold_of_a_measure_may_be_as_large_as_it_can_be():
 def test_the_schema_knows_the_measures():
     sections = json_schema()["properties"]
     of_copies = ["nearest", "calibrated", *GROUPED]
-    assert sections["score"]["properties"]["measures"]["items"]["enum"] == [*of_copies, *DENOISER_MEASURES]
-    assert sections["emm"]["properties"]["measure"]["enum"] == of_copies
+    in_space = {"type": "string", "pattern": "^[a-z][a-z0-9_-]*$"}
+    items = sections["score"]["properties"]["measures"]["items"]
+    assert items == {"anyOf": [{"enum": [*of_copies, *DENOISER_MEASURES]}, in_space]}
+    assert sections["emm"]["properties"]["measure"]["anyOf"] == [{"enum": of_copies}, in_space]
 
 
 # --- keys in the place of others -----------------------------------------------------------------------
