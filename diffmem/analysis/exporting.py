@@ -53,9 +53,9 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write cells, checkpoints, evidence, gaps, quality, notes, emm or onsets of a store, or of one study, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
+    The file is written whole or not at all. With a study, all but evidence and notes come once for each place that
     they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
     """
     rows: list[tuple[Any, ...]] = []

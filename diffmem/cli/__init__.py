@@ -9,7 +9,20 @@ from typing import Any
 
 import click
 
-from diffmem.cli import auditing, gaps, looking, measuring, models, onsets, planning, results, running, status, stores
+from diffmem.cli import (
+    auditing,
+    gaps,
+    looking,
+    measuring,
+    models,
+    onsets,
+    planning,
+    quality,
+    results,
+    running,
+    status,
+    stores,
+)
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -66,6 +79,7 @@ for command in (
     status.status,
     results.emm,
     gaps.gaps,
+    quality.quality,
     onsets.onset,
     results.report,
     results.findings,

@@ -195,7 +195,9 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "gaps", "notes", "emm", "onsets"]))
+@click.argument(
+    "what", type=click.Choice(["cells", "checkpoints", "evidence", "gaps", "quality", "notes", "emm", "onsets"])
+)
 @click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
 @store_option
 @click.option(
@@ -212,10 +214,10 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image), gaps (what measures of a denoiser found, a row for each noise level), notes (what was done to the
-    images of a cell), emm (a row for each curve: lower and upper are the sizes around the crossing, lower95 and upper95
-    the 95% interval) or onsets (a row for each size of a curve). Of a study, cells, checkpoints and gaps come with
-    their place in it.
+    generated image), gaps (what measures of a denoiser found, a row for each noise level), quality (of the generated
+    images of a checkpoint), notes (what was done to the images of a cell), emm (a row for each curve: lower and upper
+    are the sizes around the crossing, lower95 and upper95 the 95% interval) or onsets (a row for each size of a curve).
+    Of a study, all but evidence and notes come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -164,7 +164,8 @@ def measure(
     cells that a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
 
     The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
-    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all.
+    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all. quality compares all
+    generated images with training images and with held-out ones; `diffmem quality STUDY` shows all that it found.
 
     Exits with 1 if a cell could not be measured.
 
@@ -212,8 +213,8 @@ def _print_measured(
 
 
 def _at(found: "Later") -> str:
-    """Say of which quantity and at which noise level a value is, if it is of a denoiser."""
-    return "" if found.sigma is None else f"{found.quantity} at sigma = {found.sigma:.3g}"
+    """Say of which quantity a value is, and at which noise level, if it is no share of copies."""
+    return found.quantity if found.sigma is None else f"{found.quantity} at sigma = {found.sigma:.3g}"
 
 
 def _later_row(found: "Later") -> dict[str, object]:

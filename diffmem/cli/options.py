@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
-from diffmem.measures import AUGMENTATIONS, DENOISER_MEASURES, MEASURES, no_copies
+from diffmem.measures import AUGMENTATIONS, MEASURES, all_names, no_copies
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
@@ -125,14 +125,14 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 class CopyMeasure(click.Choice[str]):
-    """The name of a measure that tells copies; it says why a measure of a denoiser is none."""
+    """The name of a measure that tells copies; it says why another one is none."""
 
     def __init__(self) -> None:
         super().__init__(list(MEASURES))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name, or refuse it."""
-        if value in DENOISER_MEASURES:
+        if value in all_names() and value not in MEASURES:
             self.fail(no_copies(str(value)), param, ctx)
         return super().convert(value, param, ctx)
 
@@ -160,12 +160,12 @@ def measures_option(command: Any) -> Any:
 
 
 def all_measures_option(command: Any) -> Any:
-    """Add --measure, which can be given several times, for measures of images and of denoisers."""
+    """Add --measure, which can be given several times, for measures of any kind."""
     return click.option(
         "--measure",
         "measures",
         multiple=True,
-        type=click.Choice([*MEASURES, *DENOISER_MEASURES]),
+        type=click.Choice(all_names()),
         metavar="MEASURE",
         help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)

@@ -10,6 +10,7 @@ from diffmem.measures.measure import Measure
 from diffmem.measures.membership import MEMBERSHIP
 from diffmem.measures.nearest import NEAREST
 from diffmem.measures.of_denoiser import DenoiserMeasure
+from diffmem.measures.of_images import IMAGE_QUALITY, QUALITY, ImageMeasure
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in (NEAREST, CALIBRATED, *GROUPED.values())}
 """Those that tell copies by name, the paper's first, which every checkpoint has."""
@@ -17,10 +18,18 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (NEAREST, C
 DENOISER_MEASURES: dict[str, DenoiserMeasure] = {measure.name: measure for measure in (GAPS, MEMBERSHIP)}
 """Those of a denoiser by name, which tell no copies."""
 
+IMAGE_MEASURES: dict[str, ImageMeasure] = {IMAGE_QUALITY.name: IMAGE_QUALITY}
+"""Those of all images of a checkpoint together, by name, which tell no copies."""
+
+
+def all_names() -> list[str]:
+    """Return what score.measures can ask for."""
+    return [*MEASURES, *DENOISER_MEASURES, *IMAGE_MEASURES]
+
 
 def measure_named(name: str) -> Measure:
     """Return the measure of a name; DataError where diffmem knows none, or it tells no copies."""
-    if name in DENOISER_MEASURES:
+    if name in all_names() and name not in MEASURES:
         raise DataError(no_copies(name))
     if name not in MEASURES:
         raise DataError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
@@ -28,13 +37,18 @@ def measure_named(name: str) -> Measure:
 
 
 def check_measure(name: str) -> None:
-    """Raise DataError where diffmem knows no measure of a name, of either kind."""
-    if name not in {**MEASURES, **DENOISER_MEASURES}:
-        raise DataError(f"no measure {name!r}; there are {', '.join([*MEASURES, *DENOISER_MEASURES])}")
+    """Raise DataError where diffmem knows no measure of a name, of any kind."""
+    if name not in all_names():
+        raise DataError(f"no measure {name!r}; there are {', '.join(all_names())}")
 
 
 def no_copies(name: str) -> str:
-    """Say why a measure of a denoiser is of no use where copies are asked for."""
+    """Say why a measure that tells no copies is of no use where copies are asked for."""
+    if name in IMAGE_MEASURES:
+        return (
+            f"{name} measures all generated images together and calls none of them a copy, so there is no ratio by it; "
+            "`diffmem quality STUDY` shows what it found"
+        )
     return (
         f"{name} measures a denoiser at each noise level and calls no image a copy, so there is no ratio by it; "
         "`diffmem gaps STUDY` shows what it found"
@@ -49,3 +63,8 @@ def of_copies(names: Iterable[str]) -> list[str]:
 def of_denoisers(names: Iterable[str]) -> list[str]:
     """Return which of some measures are of a denoiser, by name."""
     return [name for name in names if name in DENOISER_MEASURES]
+
+
+def asks_for_quality(names: Iterable[str]) -> bool:
+    """Return whether one of some measures is the quality of images."""
+    return QUALITY in names

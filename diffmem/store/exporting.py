@@ -47,9 +47,9 @@ GIVEN = {"emm": EMM, "onsets": ONSETS}
 def write_table(
     store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write cells, checkpoints, evidence, gaps, quality, notes, emm or onsets of a store, or of one study, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
+    The file is written whole or not at all. With a study, all but evidence and notes come once for each place that
     they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
@@ -68,7 +68,7 @@ def write_table(
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) -> str:
-    """Return the query of cells, checkpoints, evidence, gaps or notes."""
+    """Return the query of cells, checkpoints, evidence, gaps, quality or notes."""
     place, source, order = "", "cells", ""
     if study is not None:
         place, order = "study, position, curve, name, ", "position, "
@@ -97,6 +97,14 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
                 epoch, measure, quantity, images, sigma, value, low, high, n
             FROM {source} JOIN noise_levels USING (cell_id)
             ORDER BY {order}cell_id, epoch, measure, quantity, images DESC, sigma DESC
+            """
+    if what == "quality":
+        return f"""
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
+                epoch, step, space, quantity, against, value, low, high, n, real, dimensions, null_value, null_n
+            FROM {source} JOIN quality USING (cell_id) JOIN checkpoints USING (cell_id, epoch)
+            ORDER BY {order}cell_id, epoch, space, against DESC, quantity
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from diffmem.measures import Evidence, LevelValue
+from diffmem.measures import Evidence, LevelValue, QualityValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Checkpoint(Evidence):
     score_seconds: float
     attempt_id: str
     levels: Mapping[str, Sequence[LevelValue]] = field(default_factory=dict)  # by measures of a denoiser, by name
+    quality: Sequence[QualityValue] = ()  # of its generated images
 
     @classmethod
     def of(
@@ -35,6 +36,7 @@ class Checkpoint(Evidence):
         train_seconds: float,
         score_seconds: float,
         levels: Mapping[str, Sequence[LevelValue]] = MappingProxyType({}),
+        quality: Sequence[QualityValue] = (),
     ) -> "Checkpoint":
         """Return the checkpoint at which some evidence was taken."""
         return cls(
@@ -53,6 +55,7 @@ class Checkpoint(Evidence):
             train_seconds=train_seconds,
             score_seconds=score_seconds,
             levels=levels,
+            quality=quality,
         )
 
 

@@ -134,6 +134,14 @@ RULES = [
         "AND value <= high + 1e-9 AND n >= 1 AND images IN ('training', 'held_out', 'both')",
         "a value at a noise level is no number within its interval",
     ),
+    Rule(
+        "quality",
+        "cell_id",
+        "isfinite(low) AND isfinite(high) AND low <= value + 1e-9 AND value <= high + 1e-9 AND n >= 1 AND real >= 1 "
+        "AND dimensions >= 1 AND null_n >= 0 AND isfinite(coalesce(null_value, 0)) "
+        "AND against IN ('training', 'held_out')",
+        "a value of quality is no number within its interval",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""

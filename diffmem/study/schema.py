@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from diffmem.measures import DENOISER_MEASURES, MEASURES
+from diffmem.measures import MEASURES, all_names
 from diffmem.study.layers import ON_AXES, SECTIONS, TEXTS, models_of
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
     sections = {section: _section(section) for section in SECTIONS}
-    sections["score"]["properties"]["measures"]["items"]["enum"] = [*MEASURES, *DENOISER_MEASURES]
+    sections["score"]["properties"]["measures"]["items"]["enum"] = all_names()
     sections["emm"]["properties"]["measure"]["enum"] = list(MEASURES)
     axis = {
         section: {

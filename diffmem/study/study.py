@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffmem.cells import AUGMENTATIONS, Estimation
-from diffmem.measures import DENOISER_MEASURES, MEASURES, NEAREST, Measure, grouped_name, no_copies
+from diffmem.measures import MEASURES, NEAREST, Measure, all_names, grouped_name, no_copies
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
 from diffmem.study.toml import read_study
@@ -157,10 +157,10 @@ def _grouped(settings: Mapping[str, Setting]) -> str:
 
 def _measure_fault(name: str, *, copies: bool) -> str:
     """Return what is wrong with the name of a measure, which has to tell copies or not; empty if nothing is."""
-    known = [*MEASURES] if copies else [*MEASURES, *DENOISER_MEASURES]
+    known = [*MEASURES] if copies else all_names()
     if name in known:
         return ""
-    if name in DENOISER_MEASURES:
+    if name in all_names():
         return no_copies(name)
     near = get_close_matches(name, known, n=1)
     return f"no measure {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
