@@ -34,6 +34,6 @@ from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale
 from .published import beside as beside
 from .published import published_values as published_values
-from .quality import CellQuality as CellQuality
+from .quality import QualityRow as QualityRow
 from .quality import cautions as cautions
 from .quality import cell_quality as cell_quality

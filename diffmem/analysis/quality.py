@@ -9,7 +9,7 @@ from diffmem.store import Store, StoredStudy, StudyQuality, as_arguments
 
 
 @dataclass(frozen=True)
-class CellQuality:
+class QualityRow:
     """The quality of the images of a cell's last checkpoint that has one, in one space, against one kind of images."""
 
     position: int
@@ -21,7 +21,7 @@ class CellQuality:
     by_quantity: dict[str, StudyQuality]
 
 
-def cell_quality(store: Store, study: StoredStudy) -> list[CellQuality]:
+def cell_quality(store: Store, study: StoredStudy) -> list[QualityRow]:
     """Return the quality of each cell of a study; NotInStore where none is measured."""
     values = store.study_quality(study.study)
     if not values:
@@ -40,13 +40,13 @@ def cell_quality(store: Store, study: StoredStudy) -> list[CellQuality]:
     return [_row(members) for members in rows.values()]
 
 
-def _row(members: Sequence[StudyQuality]) -> CellQuality:
+def _row(members: Sequence[StudyQuality]) -> QualityRow:
     first = members[0]
     about = first.position, first.cell_id, first.name, first.epoch, first.space, first.against
-    return CellQuality(*about, {each.quantity: each for each in members})
+    return QualityRow(*about, {each.quantity: each for each in members})
 
 
-def cautions(rows: Sequence[CellQuality]) -> list[str]:
+def cautions(rows: Sequence[QualityRow]) -> list[str]:
     """Return what is to be said of distances of small samples, each sentence once."""
     found = (small_sample(each) for row in rows for each in row.by_quantity.values())
     return [*dict.fromkeys(filter(None, found))]

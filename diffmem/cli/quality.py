@@ -11,7 +11,7 @@ from diffmem.cli.tables import print_json, print_table, print_wrapped
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from diffmem.analysis import CellQuality
+    from diffmem.analysis import QualityRow
     from diffmem.measures import QualityValue
 
 
@@ -47,7 +47,7 @@ def quality(study: str, profile: str | None, store_path: Path, as_json: bool) ->
     print_wrapped("the page and `diffmem export quality` have all checkpoints, intervals and nulls", indent=4)
 
 
-def _row(row: "CellQuality") -> dict[str, Any]:
+def _row(row: "QualityRow") -> dict[str, Any]:
     about = {"cell_id": row.cell_id, "cell": row.name, "epoch": row.epoch, "space": row.space}
     return about | quality_row(row.against, row.by_quantity)
 

@@ -36,7 +36,8 @@ class RealImages:
         self.features: dict[Against, Array] = {"training": training, "held_out": held_out[compared]}
         self.new, self.space, self.seed = held_out[new], space, seed
         some = shuffled(len(training), "neighbours", seed=seed)[:NEIGHBOUR_IMAGES]
-        self.some = {"training": training[np.sort(some)], "held_out": held_out[compared][:NEIGHBOUR_IMAGES]}
+        few = held_out[compared][:NEIGHBOUR_IMAGES]
+        self.some: dict[Against, Array] = {"training": training[np.sort(some)], "held_out": few}
 
     def values(self, generated: Array) -> list[QualityValue]:
         """Return all that is measured of the features of generated images [n, d], in a fixed order."""
