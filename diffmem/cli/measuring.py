@@ -20,6 +20,7 @@ from diffmem.cli.options import (
     set_option,
     store_option,
 )
+from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.measures import MEASURES, grouped_name
 from diffmem.text import counted
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     metavar="IMAGES",
     help="Images of the same distribution that are not in the training set: how many are called copies is the null.",
 )
+@click.option("--quality", is_flag=True, help="Also compare all images with training and with --held-out images.")
 @measures_option
 @click.option(
     "--groups",
@@ -68,6 +70,7 @@ def score(
     against: str,
     resolution: int | None,
     held_out: str | None,
+    quality: bool,
     measures: tuple[str, ...],
     groups: str | None,
     augment: tuple[str, ...],
@@ -78,12 +81,15 @@ def score(
 
     Training images are cropped and resized to the size of the generated ones, unless that enlarges them, and named by
     their position in the dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images
-    beside what they copy.
+    beside what they copy. With --quality, the images as a whole are compared with the training images and with new ones
+    (Frechet distance, precision, recall, density, coverage, authentic share, C_T), by the values of their pixels.
 
     Example: diffmem score --images samples/ --against data/train/
     """
     if augment and groups is None:
         raise click.UsageError("--augment is of groups of training images; add --groups near, or exact")
+    if quality and held_out is None:
+        raise click.UsageError("--quality compares with held-out images too; add --held-out IMAGES")
     from diffmem.cli.reading import shown_reading
     from diffmem.external import score_images
     from diffmem.store import Store
@@ -92,7 +98,13 @@ def score(
     wanted = list(dict.fromkeys([*by_groups, *measures]))
     with shown_reading():
         result = score_images(
-            images, against, Store(store_path), resolution=resolution, measures=wanted, held_out=held_out
+            images,
+            against,
+            Store(store_path),
+            resolution=resolution,
+            measures=wanted,
+            held_out=held_out,
+            quality=quality,
         )
     if as_json:
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
@@ -118,6 +130,8 @@ def _print_score(result: "Score", against: str) -> None:
         rule = found.says(f"{found.threshold:g}")
         interval = f"95% interval {each.low:.4f} to {each.high:.4f}"
         echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
+    if result.quality:
+        print_table("quality of the images:", quality_rows(result.quality))
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:

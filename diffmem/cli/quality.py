@@ -9,7 +9,7 @@ from diffmem.cli.options import json_option, profile_option, store_option, store
 from diffmem.cli.tables import print_json, print_table, print_wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from diffmem.analysis import QualityRow
     from diffmem.measures import QualityValue
@@ -50,6 +50,14 @@ def quality(study: str, profile: str | None, store_path: Path, as_json: bool) ->
 def _row(row: "QualityRow") -> dict[str, Any]:
     about = {"cell_id": row.cell_id, "cell": row.name, "epoch": row.epoch, "space": row.space}
     return about | quality_row(row.against, row.by_quantity)
+
+
+def quality_rows(values: "Sequence[QualityValue]") -> list[dict[str, Any]]:
+    """Return a row of a table for the quality against each kind of real images."""
+    found: dict[str, dict[str, QualityValue]] = {}
+    for each in values:
+        found.setdefault(each.against, {})[each.quantity] = each
+    return [quality_row(against, by_quantity) for against, by_quantity in found.items()]
 
 
 def quality_row(against: str, found: "Mapping[str, QualityValue]") -> dict[str, Any]:

@@ -30,7 +30,19 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.measures import GROUPED, MOST_COPIED, NEAREST, Comparison, Evidence, measure_named, p_value, wilson
+from diffmem.measures import (
+    GROUPED,
+    MOST_COPIED,
+    NEAREST,
+    Comparison,
+    Evidence,
+    ImageQuality,
+    Quality,
+    QualityValue,
+    measure_named,
+    p_value,
+    wilson,
+)
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Measurement, Outcome, Store, provenance
 from diffmem.text import counted, readable
@@ -102,6 +114,7 @@ class Score:
     p_value: float | None  # the chance of so many copies if held-out images are called that as often
     measurements: list[Measurement]  # by other measures than the paper's
     grouped_ratio: float | None  # the ratio between groups of training images, if one of `measures` is
+    quality: list[QualityValue]  # how good the images are, if that was asked for
 
     @property
     def ratio(self) -> float:
@@ -117,14 +130,17 @@ def score_images(
     resolution: int | None = None,
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
+    quality: bool = False,
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
     The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
     side). They are scored by the paper's measure and by `measures`, by name. `held_out` are images of the distribution
-    of the training images, which are none of them: what is called a copy of those is the null. Raises DataError where
-    they do not compare.
+    of the training images, which are none of them: what is called a copy of those is the null. The `quality` is measured
+    beside training images and these. Raises DataError where they do not compare.
     """
+    if quality and held_out is None:
+        raise DataError(NO_HELD_OUT)
     for measure in measures:
         measure_named(measure)
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
@@ -154,10 +170,33 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
+    found = _quality(generated, source, unseen) if quality and unseen is not None else Quality([], [], "")
+    if found.values:
+        store.add_quality(cell.cell_id, checkpoint.epoch, found.values, anew=True)
+    for said in (more := tuple(filter(None, [*found.notes, found.reason]))):
+        store.add_note(cell.cell_id, said)
     files = [] if against in DATASETS else image_files(against)
     return _result(
-        name, cell, checkpoint, store, files=files, twins=groups.identical, notes=notes, null=null, asked=measures
+        *(name, cell, checkpoint, store),
+        files=files,
+        twins=groups.identical,
+        notes=notes + more,
+        null=null,
+        asked=measures,
+        quality=found.values,
     )
+
+
+NO_HELD_OUT = "quality is measured beside held-out images too, and none are given; --held-out IMAGES names them"
+
+
+def _quality(generated: Source, source: Source, unseen: Source) -> Quality:
+    """Measure generated images, in the order in which they are scored, beside training and held-out ones."""
+    order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
+    sets = generated.images[order], source.images, unseen.images
+    channels = max(each.shape[1] for each in sets)
+    of, training, held_out = (np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in sets)
+    return ImageQuality(training, held_out, device=this_device()).of(of)
 
 
 def _result(
@@ -171,6 +210,7 @@ def _result(
     notes: tuple[str, ...],
     null: Evidence | None,
     asked: Sequence[str],
+    quality: list[QualityValue],
 ) -> Score:
     """Return what was found of a study's images, by the measures `asked` and those that the store has; `files` are
     those of the training images, if each has one."""
@@ -196,6 +236,7 @@ def _result(
         p_value=None if null is None else _chance(checkpoint, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
+        quality=quality,
     )
 
 

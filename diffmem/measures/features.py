@@ -91,7 +91,8 @@ def features_of(space: Space, images: Images, device: torch.device | str) -> Fea
     """Return the features of images, uint8 [n, c, h, w], float32 [n, d]; DataError where one is no finite number."""
     parts = []
     for start in range(0, len(images), AT_ONCE):
-        part = torch.as_tensor(images[start : start + AT_ONCE])
+        part = images[start : start + AT_ONCE]
+        part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))  # a copy may be written to
         parts.append(space.features(part.to(device)).float().cpu().numpy())
     found: Features = np.concatenate(parts)
     if not np.isfinite(found).all():

@@ -36,9 +36,12 @@ ONSETS = """
     tau_mem_low95 DOUBLE, tau_mem_high95 DOUBLE,
     tau_half VARCHAR, tau_half_value DOUBLE, tau_half_lower DOUBLE, tau_half_upper DOUBLE,
     tau_half_low95 DOUBLE, tau_half_high95 DOUBLE,
-    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE
+    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE,
+    gen_space VARCHAR, gen_cells INTEGER, tau_gen VARCHAR, tau_gen_value DOUBLE, tau_gen_lower DOUBLE,
+    tau_gen_upper DOUBLE, tau_gen_low95 DOUBLE, tau_gen_high95 DOUBLE,
+    gen_slope DOUBLE, gen_slope_low95 DOUBLE, gen_slope_high95 DOUBLE
 """
-"""The columns of the onsets at each size of a curve; the slope is the curve's."""
+"""The columns of the onsets at each size of a curve; slopes are the curve's. tau_gen needs a quality."""
 
 GIVEN = {"emm": EMM, "onsets": ONSETS}
 """The columns of what is not in the store, but read off it."""

@@ -29,7 +29,7 @@ class QualityQueries(LevelQueries):
         return self.records(
             StudyQuality,
             f"""
-            SELECT position, curve, name, (configuration->>'$.P.size')::BIGINT AS size, cell_id, step, {COLUMNS}
+            SELECT position, curve, name, (configuration->>'$.P.size')::BIGINT AS size, cell_id, step, ratio, {COLUMNS}
             FROM study_cells JOIN cells USING (cell_id) JOIN quality USING (cell_id)
                 JOIN checkpoints USING (cell_id, epoch)
             WHERE study = ? ORDER BY position, {ORDER}
@@ -39,10 +39,20 @@ class QualityQueries(LevelQueries):
 
 
 def insert_quality(
-    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, values: Sequence[QualityValue]
+    connection: duckdb.DuckDBPyConnection,
+    cell_id: str,
+    epoch: int,
+    values: Sequence[QualityValue],
+    *,
+    anew: bool = False,
 ) -> bool:
-    """Add the quality of the images of a checkpoint; False, with nothing done, if it has that in this space already."""
+    """Add the quality of the images of a checkpoint; False, with nothing done, if it has that in this space already.
+
+    If it is measured `anew`, as beside other held-out images, it takes the place of what was there.
+    """
     spaces = {each.space for each in values}
+    for space in sorted(spaces) if anew else ():
+        connection.execute("DELETE FROM quality WHERE cell_id = ? AND epoch = ? AND space = ?", [cell_id, epoch, space])
     rows = connection.execute("SELECT DISTINCT space FROM quality WHERE cell_id = ? AND epoch = ?", [cell_id, epoch])
     had = {space for (space,) in rows.fetchall()}
     new = [each for each in values if each.space not in had]

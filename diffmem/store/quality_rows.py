@@ -22,3 +22,4 @@ class StudyQuality(StoredQuality):
     size: int  # N, training images
     cell_id: str
     step: int
+    ratio: float  # the memorization ratio of the checkpoint

@@ -257,10 +257,11 @@ class Store(Queries):
                 _add_levels(connection, cell_id, epoch, measure, values)
         return not known
 
-    def add_quality(self, cell_id: str, epoch: int, values: Sequence[QualityValue]) -> bool:
-        """Add the quality of the images of a checkpoint that is there; False if the store has that already."""
+    def add_quality(self, cell_id: str, epoch: int, values: Sequence[QualityValue], *, anew: bool = False) -> bool:
+        """Add the quality of the images of a checkpoint that is there; False if the store has that already, and it is
+        not measured `anew`."""
         with self.writing() as connection:
-            return insert_quality(connection, cell_id, epoch, values)
+            return insert_quality(connection, cell_id, epoch, values, anew=anew)
 
 
 def _add_levels(
