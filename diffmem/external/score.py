@@ -136,8 +136,8 @@ def score_images(
 
     The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
     side). They are scored by the paper's measure and by `measures`, by name. `held_out` are images of the distribution
-    of the training images, which are none of them: what is called a copy of those is the null. The `quality` is measured
-    beside training images and these. Raises DataError where they do not compare.
+    of the training images, which are none of them: what is called a copy of those is the null. The `quality` of the
+    generated images is measured beside training images and these. Raises DataError where they do not compare.
     """
     if quality and held_out is None:
         raise DataError(NO_HELD_OUT)

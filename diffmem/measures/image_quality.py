@@ -62,8 +62,10 @@ class RealImages:
         found: list[QualityValue] = []
         for against in self.features:
             found.append(self._distance(generated, against, intervals=intervals))
-            found += self._overlap(some, among, against, intervals=intervals)
-            found.append(self._authentic(some, against))
+            between = quality.squared_distances(some, self.some[against])
+            distances = quality.Distances(among, self._among[against], between)
+            found += self._overlap(distances, against, intervals=intervals)
+            found.append(self._authentic(some, distances, against, intervals=intervals))
             found += self._copying(some, against)
         return found
 
@@ -99,29 +101,37 @@ class RealImages:
         numbers = interval(value, drawn, n=len(generated))
         return self._value("frechet_distance", against, numbers, len(generated), len(real))
 
-    def _overlap(self, some: Array, among: Array, against: Against, *, intervals: bool) -> Iterator[QualityValue]:
-        real = self.some[against]
-        distances = quality.Distances(among, self._among[against], quality.squared_distances(some, real))
+    def _overlap(self, distances: quality.Distances, against: Against, *, intervals: bool) -> Iterator[QualityValue]:
+        n, m = distances.between.shape
         values = quality.overlap(distances)
-        halves = self._pairs(len(some), len(real), against, HALVES) if intervals else iter(())
+        halves = self._pairs(n, m, against, HALVES) if intervals else iter(())
         drawn = np.array([quality.overlap(distances.of(*rows)) for rows in halves]).reshape(-1, 4)
-        shares = {"precision": len(some), "recall": len(real), "coverage": len(real)}
+        shares = {"precision": n, "recall": m, "coverage": m}
         for column, (quantity, value) in enumerate(values._asdict().items()):
-            value, low, high = interval(value, drawn[:, column].tolist(), n=len(some))
-            if quantity in shares:  # of which an interval is never narrower than that of as many independent images
-                least, most = wilson(value, shares[quantity]).tolist()
-                low, high = max(0.0, min(low, least)), min(1.0, max(high, most))
-            yield self._value(quantity, against, (value, low, high), len(some), len(real))
+            numbers = interval(value, drawn[:, column].tolist(), n=n)
+            if quantity in shares:
+                numbers = of_share(numbers, shares[quantity])
+            yield self._value(quantity, against, numbers, n, m)
 
     @cached_property
     def _among(self) -> dict[Against, Array]:
         return {against: quality.squared_distances(each, each) for against, each in self.some.items()}
 
-    def _authentic(self, some: Array, against: Against) -> QualityValue:
-        real = self.features[against]
-        share = float(quality.authentic(some, real).mean())
-        low, high = wilson(share, len(some)).tolist()
-        return self._value("authentic", against, (share, low, high), len(some), len(real))
+    def _authentic(
+        self, some: Array, distances: quality.Distances, against: Against, *, intervals: bool
+    ) -> QualityValue:
+        """Return the authentic share: beside all of a training set, or some held-out images, which are a sample."""
+        if against == "training":
+            training = self.features[against]
+            share = float(quality.authentic(some, training).mean())
+            return self._value(
+                "authentic", against, of_share((share, share, share), len(some)), len(some), len(training)
+            )
+        n, m = distances.between.shape
+        share = float(quality.authentic_within(distances).mean())
+        halves = self._pairs(n, m, against, HALVES) if intervals else iter(())
+        drawn = [float(quality.authentic_within(distances.of(*rows)).mean()) for rows in halves]
+        return self._value("authentic", against, of_share(interval(share, drawn, n=n), n), n, m)
 
     def _copying(self, some: Array, against: Against) -> Iterator[QualityValue]:
         """Yield C_T, if a cell has enough images; the test images are those of the other set."""
@@ -149,6 +159,13 @@ def _halved(found: list[quality.Cell], seed: int) -> Iterator[list[quality.Cell]
             quality.Cell(*(each[rows[draw]] if len(each) > 1 else each for each, rows in zip(cell, own, strict=True)))
             for cell, own in zip(found, halves, strict=True)
         ]
+
+
+def of_share(numbers: tuple[float, float, float], n: int) -> tuple[float, float, float]:
+    """Return a share of n images, whose interval is within 0..1 and no narrower than Wilson's."""
+    value, low, high = numbers
+    least, most = wilson(value, n).tolist()
+    return value, max(0.0, min(low, least)), min(1.0, max(high, most))
 
 
 def interval(

@@ -47,6 +47,7 @@ TABLES = {
     "noise_levels",
     "notes",
     "pairs",
+    "quality",
     "studies",
     "study_cells",
 }
