@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
+from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_wrapped
 from diffmem.text import counted, duration, moment
 
@@ -51,6 +52,9 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
         epoch = max(each.epoch for each in described.levels)
         levels = [each for each in described.levels if each.epoch == epoch]
         print_table(f"at each noise level, epoch {epoch}", _by_sigma(levels))
+    if described.quality:
+        epoch = max(each.epoch for each in described.quality)
+        print_table(f"quality, epoch {epoch}", quality_rows([e for e in described.quality if e.epoch == epoch]))
     print_table("attempts", [_attempt(row) for row in described.attempts])
     for versions in dict.fromkeys(_versions(row) for row in described.attempts):
         since = next(row.started_at for row in described.attempts if _versions(row) == versions)

@@ -53,11 +53,11 @@ def _row(row: "QualityRow") -> dict[str, Any]:
 
 
 def quality_rows(values: "Sequence[QualityValue]") -> list[dict[str, Any]]:
-    """Return a row of a table for the quality against each kind of real images."""
-    found: dict[str, dict[str, QualityValue]] = {}
+    """Return a row of a table for the quality in each space against each kind of real images."""
+    found: dict[tuple[str, str], dict[str, QualityValue]] = {}
     for each in values:
-        found.setdefault(each.against, {})[each.quantity] = each
-    return [quality_row(against, by_quantity) for against, by_quantity in found.items()]
+        found.setdefault((each.space, each.against), {})[each.quantity] = each
+    return [{"space": space} | quality_row(against, by_quantity) for (space, against), by_quantity in found.items()]
 
 
 def quality_row(against: str, found: "Mapping[str, QualityValue]") -> dict[str, Any]:

@@ -37,7 +37,6 @@ from diffmem.measures import (
     Comparison,
     Evidence,
     ImageQuality,
-    Quality,
     QualityValue,
     measure_named,
     p_value,
@@ -170,33 +169,38 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
-    found = _quality(generated, source, unseen) if quality and unseen is not None else Quality([], [], "")
-    if found.values:
-        store.add_quality(cell.cell_id, checkpoint.epoch, found.values, anew=True)
-    for said in (more := tuple(filter(None, [*found.notes, found.reason]))):
-        store.add_note(cell.cell_id, said)
+    found, more = _quality(cell, store, generated, source, unseen if quality else None)
     files = [] if against in DATASETS else image_files(against)
     return _result(
         *(name, cell, checkpoint, store),
         files=files,
         twins=groups.identical,
-        notes=notes + more,
+        notes=(*notes, *more),
         null=null,
         asked=measures,
-        quality=found.values,
+        quality=found,
     )
 
 
 NO_HELD_OUT = "quality is measured beside held-out images too, and none are given; --held-out IMAGES names them"
 
 
-def _quality(generated: Source, source: Source, unseen: Source) -> Quality:
-    """Measure generated images, in the order in which they are scored, beside training and held-out ones."""
+def _quality(
+    cell: ForeignCell, store: Store, generated: Source, source: Source, unseen: Source | None
+) -> tuple[list[QualityValue], list[str]]:
+    """Measure generated images beside training images and unseen ones, and store that; return it with its notes."""
+    if unseen is None:
+        return [], []
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     sets = generated.images[order], source.images, unseen.images
     channels = max(each.shape[1] for each in sets)
     of, training, held_out = (np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in sets)
-    return ImageQuality(training, held_out, device=this_device()).of(of)
+    found = ImageQuality(training, held_out, device=this_device()).of(of)
+    store.add_quality(cell.cell_id, 0, found.values, anew=True)
+    notes = [*found.notes, *filter(None, [found.reason])]
+    for said in notes:
+        store.add_note(cell.cell_id, said)
+    return found.values, notes
 
 
 def _result(

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffmem.cells import Cell
 from diffmem.data import TrainingSet, training_set
 from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError, StoreError
-from diffmem.measures import Comparison, LevelValue, QualityValue, of_copies, of_denoisers
+from diffmem.measures import Comparison, LevelValue, of_copies, of_denoisers
 from diffmem.models import (
     ALONE,
     Compile,
@@ -40,7 +40,7 @@ from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.nulls import measure_null
-from diffmem.runs.quality import NOT_ASKED, CellQuality, images_kept
+from diffmem.runs.quality import CellQuality, images_kept
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.store import Checkpoint, Outcome, Store, close_attempts
@@ -323,7 +323,7 @@ class CellRun:
             comparison.gather(self.group, len(part))
             if score.precision and comparison.half_width() <= score.precision:
                 break
-        levels, quality = self._levels(denoiser), self._quality(comparison.images)
+        levels, quality = self._levels(denoiser), self.quality.measured(comparison.images, self.group, self.store)
         checkpoint = Checkpoint.of(
             comparison.evidence(),
             cell_id=self.cell.cell_id,
@@ -353,14 +353,6 @@ class CellRun:
         names = of_denoisers(self.cell.score.measures)
         found = measure_denoiser(self.cell, Interruptible(denoiser, self.stop), self.data, names, group=self.group)
         for note in [*found.notes, *found.reasons.values()] if self.group.leads else []:
-            self.store.add_note(self.cell.cell_id, note)
-        return found.values
-
-    def _quality(self, generated: Tensor) -> Sequence[QualityValue]:
-        """Measure the quality of generated images if it is asked for, in the leading process, and note why not."""
-        with self.group.memory():
-            found = self.quality.of(generated) if self.group.leads and images_kept(self.cell.score) else NOT_ASKED
-        for note in filter(None, [*found.notes, found.reason]):
             self.store.add_note(self.cell.cell_id, note)
         return found.values
 

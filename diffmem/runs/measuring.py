@@ -19,7 +19,6 @@ from diffmem.measures import (
     QUALITY,
     Comparison,
     Evidence,
-    Quality,
     asks_for_quality,
     check_measure,
     of_copies,
@@ -30,7 +29,7 @@ from diffmem.networks import UntrainedModel
 from diffmem.runs.denoising import Denoised, measure_denoiser
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
 from diffmem.runs.nulls import NullMeasured, measure_null
-from diffmem.runs.quality import CellQuality
+from diffmem.runs.quality import CellQuality, add_quality, stored_distances
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
 from diffmem.study import Study, StudyCell
 
@@ -204,7 +203,8 @@ def _added(
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
         if beside and new:
-            yield from _quality_added(entry, store, epoch, beside.of(images))
+            reasons = add_quality(store, cell.cell_id, epoch, beside.of(images))
+            yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
     yield from (
         _later(entry, each, new=True, note=note)
         for each in store.measurements(cell.cell_id, epoch)
@@ -214,24 +214,11 @@ def _added(
         yield from _distances(entry, store, epoch, new=new, note=note)
 
 
-def _quality_added(entry: StudyCell, store: Store, epoch: int, found: Quality) -> Iterator[NotMeasured]:
-    """Add the quality of images to their checkpoint, and what is to be said of it; yield why there is none."""
-    cell_id = entry.cell.cell_id
-    for note in found.notes:
-        store.add_note(cell_id, note)
-    if found.reason:
-        yield NotMeasured(cell_id, entry.name, found.reason)
-    else:
-        store.add_quality(cell_id, epoch, found.values)
-
-
 def _distances(entry: StudyCell, store: Store, epoch: int, *, new: bool, note: str = "") -> Iterator[Later]:
     """Yield the Frechet distances to training and held-out images that the store has of a checkpoint."""
-    for each in store.quality(entry.cell.cell_id, epoch):
-        if each.quantity == "frechet_distance":
-            about = entry.cell.cell_id, entry.name, epoch_of(entry.cell.configuration, epoch), QUALITY
-            quantity = f"Frechet distance ({each.space}) to {each.against.replace('_', '-')} images"
-            yield Later(*about, each.value, each.low, each.high, each.n, new, note, quantity)
+    for quantity, each in stored_distances(store, entry.cell.cell_id, epoch):
+        about = entry.cell.cell_id, entry.name, epoch_of(entry.cell.configuration, epoch), QUALITY
+        yield Later(*about, each.value, each.low, each.high, each.n, new, note, quantity)
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
@@ -387,7 +374,8 @@ def _one_checkpoint(
     for each in store.measurements(cell.cell_id, epoch):
         yield _later(entry, each, new=each.measure not in had)
     if new and images is not None:
-        yield from _quality_added(entry, store, epoch, CellQuality(old, device).of(images))
+        reasons = add_quality(store, cell.cell_id, epoch, CellQuality(old, device).of(images))
+        yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
     if asks_for_quality(asked):
         yield from _distances(entry, store, epoch, new=new)
 

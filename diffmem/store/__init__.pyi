@@ -28,7 +28,6 @@ from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import reduced as reduced
 from .provenance import provenance as provenance
-from .quality_rows import StoredQuality as StoredQuality
 from .quality_rows import StudyQuality as StudyQuality
 from .rows import AlikeCells as AlikeCells
 from .rows import Attempt as Attempt
