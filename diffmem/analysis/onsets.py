@@ -68,7 +68,7 @@ class SizeOnsets:
     rises: bool  # whether the ratio of a model does so still, at the end of what is trained
     gen: Onset | None = None  # tau_gen: images become good; None: their quality is not measured
     gen_cells: int = 0  # with a quality
-    falls: bool = False  # whether the distance of a model is least at the end of what is trained
+    falls: bool = False  # whether the distance of a model does so still, at the end of what is trained
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Model(NamedTuple):
     half: Onset
     rises: bool  # whether the ratio does so still, at the end of what is trained
     gen: Onset | None = None
-    falls: bool = False  # whether the distance to held-out images is least at the last checkpoint
+    falls: bool = False  # whether the distance to held-out images does so still
 
 
 def onsets_of(
@@ -184,7 +184,8 @@ def model_onsets(
 
 
 def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: int = 0) -> tuple[Onset, bool]:
-    """Return tau_gen, the first checkpoint whose distance is at most 1.1 times the least, and whether that is the last.
+    """Return tau_gen, the first checkpoint whose distance is at most 1.1 times the least, and whether the
+    distance still falls at the end: the last one is least, and below the interval of the one before.
 
     A checkpoint is known by its step, so tau_gen is one of these. Every resample draws each distance from the normal
     distribution that its 95% interval is of.
@@ -194,7 +195,7 @@ def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: 
     generator = np.random.default_rng(seed)
     drawn = np.maximum(value + deviation * generator.standard_normal((RESAMPLES, len(value))), 0)
     at, firsts = _first_good(value[None])[0], _first_good(drawn)
-    falls = bool(value.argmin() == len(value) - 1)
+    falls = len(value) > 1 and bool(value.argmin() == len(value) - 1 and value[-1] < low[-2])
     if at == 0:
         return Onset(None, None, float(steps[0])), falls
     if at == len(steps) - 1:

@@ -106,8 +106,8 @@ def _print_slope(curve: "CurveOnsets") -> None:
         print_wrapped(f"{label}: tau_gen is of some cells only at N = {_listed(partly)}", indent=4)
     if falling := [each.size for each in curve.sizes if each.falls]:
         print_wrapped(
-            f"{label}: the distance to held-out images is least at the last checkpoint at N = {_listed(falling)}, so "
-            "that tau_gen may be later with more steps",
+            f"{label}: the distance to held-out images still falls at the last checkpoint at N = {_listed(falling)}, "
+            "so that tau_gen may be later with more steps",
             indent=4,
         )
     if rising := [each.size for each in curve.sizes if each.rises]:
