@@ -42,6 +42,7 @@ NOT_RUN = {
     ("measure",): "needs trained models",
     ("gaps",): "needs a study whose denoisers are measured",
     ("score", "--space"): "needs a file of features",
+    ("quality",): "needs a study whose images are measured",
     ("emm", "--measure"): "needs a study that the measure has scored",
     ("store", "prune"): "needs to be told which models",
     ("plan", "--measure"): "trains a little with each network, at the paper's scale",

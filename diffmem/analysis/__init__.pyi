@@ -35,7 +35,11 @@ from .gaps import cell_gaps as cell_gaps
 from .onsets import CurveOnsets as CurveOnsets
 from .onsets import Onset as Onset
 from .onsets import onsets_of as onsets_of
+from .onsets import space_of as space_of
 from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale
 from .published import beside as beside
 from .published import published_values as published_values
+from .quality import QualityRow as QualityRow
+from .quality import cautions as cautions
+from .quality import cell_quality as cell_quality

@@ -8,7 +8,7 @@ from typing import Any
 from diffmem.analysis.copied import copied_images
 from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
-from diffmem.analysis.onsets import LEVEL, onsets_of
+from diffmem.analysis.onsets import LEVEL, onsets_of, space_of
 from diffmem.store import Store, StoredStudy, write_table
 
 
@@ -56,8 +56,8 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
     """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints, gaps and images come once for each place
-    that they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, all but evidence and notes come once for each place that
+    they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
     """
     rows: list[tuple[Any, ...]] = []
     if what == "emm":
@@ -73,12 +73,17 @@ def _onset_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
     """Yield a row of onsets for each size of each curve, by each measure that its study has."""
     for stored in store.studies():
         for found in by_each_measure(store, stored) if study in (None, stored.study) else ():
-            for curve in onsets_of(store.curve_points(found.study, found.measure, found.threshold)):
+            with store.snapshot():
+                points = store.curve_points(found.study, found.measure, found.threshold)
+                quality = store.study_quality(found.study)
+            for curve in onsets_of(points, quality=quality):
                 about = (found.study, curve.label, found.measure.name, found.threshold, LEVEL)
-                slope = astuple(curve.slope)[:3] if curve.slope else (None,) * 3
+                slopes = [astuple(each)[:3] if each else (None,) * 3 for each in (curve.slope, curve.gen_slope)]
                 for each in curve.sizes:
                     mem, half = ((str(onset), *astuple(onset)) for onset in (each.mem, each.half))
-                    yield (*about, each.size, each.cells, *mem, *half, *slope)
+                    gen = (None,) * 6 if each.gen is None else (str(each.gen), *astuple(each.gen))
+                    by = (space_of(quality) or None, each.gen_cells)
+                    yield (*about, each.size, each.cells, *mem, *half, *slopes[0], *by, *gen, *slopes[1])
 
 
 def _extraction_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:

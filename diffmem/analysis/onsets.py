@@ -1,12 +1,13 @@
-"""Onsets of memorization: the optimizer steps at which the ratio leaves zero, and is half of what it reaches.
+"""Onsets: the optimizer steps at which the ratio leaves zero, is half of what it reaches, and images become good.
 
-Bonnaire et al. 2025 and Favero et al. 2025 find that the first grows in proportion to the training images N.
+Bonnaire et al. 2025 and Favero et al. 2025 find that the first grows in proportion to the training images N, and that
+the last does not depend on N.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,14 @@ from scipy import special
 
 from diffmem.analysis.curves import by_position
 from diffmem.analysis.emm import still_rises
-from diffmem.measures import wilson
-from diffmem.store import Point
+from diffmem.measures import NORMAL, PIXELS, wilson
+from diffmem.store import Point, StudyQuality
 
 LEVEL = 0.01
 """The ratio f from which on a model memorizes."""
+
+GOOD = 1.1
+"""Images are good from the first checkpoint on whose distance to held-out images is at most so many times the least."""
 
 RESAMPLES = 1000
 """Trainings of a bootstrap."""
@@ -62,11 +66,14 @@ class SizeOnsets:
     mem: Onset  # tau_mem: the ratio leaves the level
     half: Onset  # tau_half: it passes half of the last ratio
     rises: bool  # whether the ratio of a model does so still, at the end of what is trained
+    gen: Onset | None = None  # tau_gen: images become good; None: their quality is not measured
+    gen_cells: int = 0  # with a quality
+    falls: bool = False  # whether the distance of a model does so still, at the end of what is trained
 
 
 @dataclass(frozen=True)
 class Slope:
-    """The slope of log tau_mem against log N, with its 95% interval where there are three models or more."""
+    """The slope of a log onset against log N, with its 95% interval where there are three models or more."""
 
     value: float
     low: float | None
@@ -86,6 +93,8 @@ class CurveOnsets:
     sizes: list[SizeOnsets]
     slope: Slope | None  # None: fewer than two sizes have an onset
     left_out: list[int]  # sizes of models that have none, which the slope is without
+    gen_slope: Slope | None = None  # of tau_gen
+    gen_left_out: list[int] = field(default_factory=list)
 
 
 class Model(NamedTuple):
@@ -94,21 +103,49 @@ class Model(NamedTuple):
     mem: Onset
     half: Onset
     rises: bool  # whether the ratio does so still, at the end of what is trained
+    gen: Onset | None = None
+    falls: bool = False  # whether the distance to held-out images does so still
 
 
-def onsets_of(points: Sequence[Point], *, level: float = LEVEL) -> list[CurveOnsets]:
+def onsets_of(
+    points: Sequence[Point], *, level: float = LEVEL, quality: Sequence[StudyQuality] = ()
+) -> list[CurveOnsets]:
     """Return the onsets that the checkpoints of a study show, by curve, in its order.
 
-    Models that have no optimizer step, as the optimum and images of other tools, have none.
+    Models that have no optimizer step, as the optimum and images of other tools, have none. tau_gen is by `quality`, of
+    which the distances to held-out images in the space of `space_of` count.
     """
+    distances = _distances(quality)
     models: dict[str, dict[int, list[Model]]] = defaultdict(lambda: defaultdict(list))
     for own in by_position(points).values():
         at_step = {point.step: point for point in own if point.step > 0}
         if at_step:
             steps, found = list(at_step), list(at_step.values())
             ratios, samples = [point.ratio for point in found], [point.samples for point in found]
-            models[own[0].curve][own[0].size].append(model_onsets(steps, ratios, samples, level=level))
+            model = model_onsets(steps, ratios, samples, level=level)
+            if known := distances.get(own[0].position):
+                gen, falls = quality_onset(list(known), list(known.values()))
+                model = model._replace(gen=gen, falls=falls)
+            models[own[0].curve][own[0].size].append(model)
     return [_curve(label, sizes) for label, sizes in models.items()]
+
+
+def space_of(quality: Sequence[StudyQuality]) -> str:
+    """Return the feature space that tau_gen is by: pixels only if there is no other; empty without any."""
+    return min({each.space for each in quality}, key=lambda space: (space == PIXELS.name, space), default="")
+
+
+Distance = tuple[float, float, float]
+"""A distance with its 95% interval."""
+
+
+def _distances(quality: Sequence[StudyQuality]) -> dict[int, dict[int, Distance]]:
+    """Return the Frechet distances to held-out images, by position and step."""
+    space, found = space_of(quality), defaultdict[int, dict[int, Distance]](dict)
+    for each in quality:
+        if (each.space, each.quantity, each.against) == (space, "frechet_distance", "held_out") and each.step > 0:
+            found[each.position][each.step] = (each.value, each.low, each.high)
+    return found
 
 
 # --- one model -----------------------------------------------------------------------------------------
@@ -144,6 +181,34 @@ def model_onsets(
         for of, where in ((lambda odds: np.full(len(odds), line), at), (_half_of_last, half_at))
     )
     return Model(mem, half, rises)
+
+
+def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: int = 0) -> tuple[Onset, bool]:
+    """Return tau_gen, the first checkpoint whose distance is at most 1.1 times the least, and whether the
+    distance still falls at the end: the last one is least, and below the interval of the one before.
+
+    A checkpoint is known by its step, so tau_gen is one of these. Every resample draws each distance from the normal
+    distribution that its 95% interval is of.
+    """
+    value, low, high = np.asarray(distances, dtype=float).T
+    deviation = (high - low) / (2 * NORMAL)
+    generator = np.random.default_rng(seed)
+    drawn = np.maximum(value + deviation * generator.standard_normal((RESAMPLES, len(value))), 0)
+    at, firsts = _first_good(value[None])[0], _first_good(drawn)
+    falls = len(value) > 1 and bool(value.argmin() == len(value) - 1 and value[-1] < low[-2])
+    if at == 0:
+        return Onset(None, None, float(steps[0])), falls
+    if at == len(steps) - 1:
+        return Onset(None, float(steps[at - 1])), falls
+    first, last = np.quantile(firsts, [0.025, 0.975], method="nearest").astype(int)
+    low_end = None if first == 0 else float(steps[first - 1])  # it has become good after the checkpoint before
+    return Onset(float(steps[at]), None, None, low_end, None if last == len(steps) - 1 else float(steps[last])), falls
+
+
+def _first_good(distances: np.ndarray) -> np.ndarray:
+    """Return the first checkpoint of each training [n, checkpoints] whose distance is at most 1.1 times the least."""
+    first: np.ndarray = (distances <= GOOD * distances.min(axis=1, keepdims=True)).argmax(axis=1)
+    return first
 
 
 def _half_of_last(odds: np.ndarray) -> np.ndarray:
@@ -200,13 +265,26 @@ def _curve(label: str, models: dict[int, list[Model]]) -> CurveOnsets:
     sizes = sorted(models)
     mem = _means([[model.mem for model in models[size]] for size in sizes])
     half = _means([[model.half for model in models[size]] for size in sizes])
+    gens = [[model.gen for model in models[size] if model.gen is not None] for size in sizes]
+    gen = iter(_means([own for own in gens if own]))
     found = [
-        SizeOnsets(size, len(models[size]), mem_of, half_of, any(model.rises for model in models[size]))
-        for size, mem_of, half_of in zip(sizes, mem, half, strict=True)
+        SizeOnsets(
+            *(size, len(models[size]), mem_of, half_of, any(model.rises for model in models[size])),
+            gen=next(gen) if own else None,
+            gen_cells=len(own),
+            falls=any(model.falls for model in models[size]),
+        )
+        for size, mem_of, half_of, own in zip(sizes, mem, half, gens, strict=True)
     ]
-    known = [(size, model.mem.value) for size in sizes for model in models[size] if model.mem.value is not None]
-    left_out = [size for size in sizes if any(model.mem.value is None for model in models[size])]
-    return CurveOnsets(label, found, slope_of(known), left_out)
+    mems = [(size, model.mem) for size in sizes for model in models[size]]
+    good = [(size, each) for size, own in zip(sizes, gens, strict=True) for each in own]
+    return CurveOnsets(label, found, *_slope_and_rest(mems), *_slope_and_rest(good))
+
+
+def _slope_and_rest(onsets: Sequence[tuple[int, Onset]]) -> tuple[Slope | None, list[int]]:
+    """Return the slope of the onsets of models, and the sizes of those that have none."""
+    known = [(size, each.value) for size, each in onsets if each.value is not None]
+    return slope_of(known), [*dict.fromkeys(size for size, each in onsets if each.value is None)]
 
 
 def _means(onsets: Sequence[Sequence[Onset]]) -> list[Onset]:

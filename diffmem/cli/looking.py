@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import FileName, complete_cell, complete_study, json_option, store_option, stored
+from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import MOST_ROWS, echo, print_json, print_table, print_wrapped
 from diffmem.text import counted, duration, moment
 
@@ -51,6 +52,9 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
         epoch = max(each.epoch for each in described.levels)
         levels = [each for each in described.levels if each.epoch == epoch]
         print_table(f"at each noise level, epoch {epoch}", _by_sigma(levels))
+    if described.quality:
+        epoch = max(each.epoch for each in described.quality)
+        print_table(f"quality, epoch {epoch}", quality_rows([e for e in described.quality if e.epoch == epoch]))
     print_table("attempts", [_attempt(row) for row in described.attempts])
     for versions in dict.fromkeys(_versions(row) for row in described.attempts):
         since = next(row.started_at for row in described.attempts if _versions(row) == versions)
@@ -213,11 +217,12 @@ def export(
     """Write what the store has as CSV, Parquet or JSON.
 
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image), gaps (what measures of a denoiser found, a row for each noise level), images (a row for each
-    training image at each checkpoint by each measure: how often it is copied, and what it is like), notes (what was
-    done to the images of a cell), emm (a row for each curve: lower and upper are the sizes around the crossing, lower95
-    and upper95 the 95% interval), onsets (a row for each size of a curve) or extraction (how many training images the
-    last checkpoint of each cell copies). Of a study, cells, checkpoints, gaps and images come with their place in it.
+    generated image), gaps (what measures of a denoiser found, a row for each noise level), quality (of the generated
+    images of a checkpoint), images (a row for each training image at each checkpoint by each measure: how often it is
+    copied, and what it is like), notes (what was done to the images of a cell), emm (a row for each curve: lower and
+    upper are the sizes around the crossing, lower95 and upper95 the 95% interval), onsets (a row for each size of a
+    curve) or extraction (how many training images the last checkpoint of each cell copies). Of a study, all but
+    evidence and notes come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -22,8 +22,9 @@ from diffmem.cli.options import (
     space_option,
     store_option,
 )
+from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import echo, print_json, print_table
-from diffmem.measures import DENOISER_MEASURES, MEASURES, grouped_name
+from diffmem.measures import all_names, grouped_name
 from diffmem.text import counted
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     metavar="IMAGES",
     help="Images of the same distribution that are not in the training set: how many are called copies is the null.",
 )
+@click.option("--quality", is_flag=True, help="Also compare all images with training and with --held-out images.")
 @measures_option
 @click.option(
     "--groups",
@@ -72,6 +74,7 @@ def score(
     against: str,
     resolution: int | None,
     held_out: str | None,
+    quality: bool,
     measures: tuple[str, ...],
     groups: str | None,
     augment: tuple[str, ...],
@@ -83,12 +86,15 @@ def score(
 
     Training images are cropped and resized to the size of the generated ones, unless that enlarges them, and named by
     their position in the dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images
-    beside what they copy.
+    beside what they copy. With --quality, the images as a whole are compared with the training images and with new ones
+    (Frechet distance, precision, recall, density, coverage, authentic share, C_T), by the values of their pixels.
 
     Example: diffmem score --images samples/ --against data/train/
     """
     if augment and groups is None:
         raise click.UsageError("--augment is of groups of training images; add --groups near, or exact")
+    if quality and held_out is None:
+        raise click.UsageError("--quality compares with held-out images too; add --held-out IMAGES")
     from diffmem.cli.reading import shown_reading
     from diffmem.external import score_images
     from diffmem.store import Store
@@ -98,7 +104,14 @@ def score(
     with shown_reading():
         store = Store(store_path)
         result = score_images(
-            images, against, store, resolution=resolution, measures=wanted, held_out=held_out, spaces=spaces
+            images,
+            against,
+            store,
+            resolution=resolution,
+            measures=wanted,
+            held_out=held_out,
+            spaces=spaces,
+            quality=quality,
         )
     if as_json:
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
@@ -126,6 +139,8 @@ def _print_score(result: "Score", against: str, measures: "Mapping[str, Measure]
         echo(f"{found.ratio} {each.value:.4f} ({interval}): an image is {found.copied} if {rule}")
         for null in (null for null in result.nulls if null.measure == each.measure):
             echo(_null_of(null, found))
+    if result.quality:
+        print_table("quality of the images:", quality_rows(result.quality))
     for note in result.notes:
         echo(f"note: {note}")
     if result.most_copied:
@@ -182,7 +197,8 @@ def measure(
     a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
 
     The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
-    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all.
+    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all. quality compares all
+    generated images with training images and with held-out ones; `diffmem quality STUDY` shows all that it found.
 
     Exits with 1 if a cell could not be measured.
 
@@ -190,7 +206,7 @@ def measure(
     """
     loaded = load_study(study, profile, overrides)
     for name in measures:
-        check_name(name, [*MEASURES, *loaded.spaces, *DENOISER_MEASURES])
+        check_name(name, [*all_names(), *loaded.spaces])
     wanted = measures or loaded.cells[0].cell.score.measures
     from diffmem.cli.reading import shown_reading
     from diffmem.models import this_device
@@ -232,8 +248,8 @@ def _print_measured(
 
 
 def _at(found: "Later") -> str:
-    """Say of which quantity and at which noise level a value is, if it is of a denoiser."""
-    return "" if found.sigma is None else f"{found.quantity} at sigma = {found.sigma:.3g}"
+    """Say of which quantity a value is, and at which noise level, if it is no share of copies."""
+    return found.quantity if found.sigma is None else f"{found.quantity} at sigma = {found.sigma:.3g}"
 
 
 def _later_row(found: "Later") -> dict[str, object]:

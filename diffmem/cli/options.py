@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
-from diffmem.measures import AUGMENTATIONS, DENOISER_MEASURES, MEASURES, SPACE_NAME, no_copies
+from diffmem.measures import AUGMENTATIONS, MEASURES, SPACE_NAME, all_names, no_copies
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
@@ -150,30 +150,28 @@ def by_measure(study: "StoredStudy", name: str | None) -> "StoredStudy":
     return study.by(study.measures[name])
 
 
-class StoredMeasure(MeasureName):
-    """The name of a measure that tells copies, also in a feature space; it says why one of a denoiser is none."""
-
-    def __init__(self) -> None:
-        super().__init__(list(MEASURES))
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name, or refuse it."""
-        if value in DENOISER_MEASURES:
-            self.fail(no_copies(str(value)), param, ctx)
-        return super().convert(value, param, ctx)
-
-
 class CopyMeasure(click.Choice[str]):
-    """The name of a measure that tells copies; it says why a measure of a denoiser is none."""
+    """The name of a measure that tells copies; it says why another one is none."""
 
     def __init__(self) -> None:
         super().__init__(list(MEASURES))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name, or refuse it."""
-        if value in DENOISER_MEASURES:
+        if value in all_names() and value not in MEASURES:
             self.fail(no_copies(str(value)), param, ctx)
         return super().convert(value, param, ctx)
+
+
+class StoredMeasure(MeasureName, CopyMeasure):
+    """The name of a measure that tells copies, also in a feature space, which only a store knows."""
+
+    def __init__(self) -> None:
+        CopyMeasure.__init__(self)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or refuse it."""
+        return (CopyMeasure if value in all_names() else MeasureName).convert(self, value, param, ctx)
 
 
 def measure_option(command: Any) -> Any:
@@ -199,12 +197,12 @@ def measures_option(command: Any) -> Any:
 
 
 def all_measures_option(command: Any) -> Any:
-    """Add --measure, which can be given several times, for measures of images and of denoisers."""
+    """Add --measure, which can be given several times, for measures of any kind."""
     return click.option(
         "--measure",
         "measures",
         multiple=True,
-        type=MeasureName([*MEASURES, *DENOISER_MEASURES]),
+        type=MeasureName(all_names()),
         metavar="MEASURE",
         help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
     )(command)

@@ -40,6 +40,8 @@ from diffmem.measures import (
     Comparison,
     DeclaredSpace,
     Evidence,
+    ImageQuality,
+    QualityValue,
     Spaces,
     identity_of,
     measure_named,
@@ -128,6 +130,7 @@ class Score:
     measurements: list[Measurement]  # by other measures than the paper's
     grouped_ratio: float | None  # the ratio between groups of training images, if one of `measures` is
     nulls: list[MeasureNull]  # by measures beside the paper's
+    quality: list[QualityValue]  # how good the images are, if that was asked for
 
     @property
     def ratio(self) -> float:
@@ -144,6 +147,7 @@ def score_images(
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
     spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    quality: bool = False,
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
@@ -151,8 +155,11 @@ def score_images(
     side). They are scored by the paper's measure, by `measures`, by name, and in feature `spaces`, each a table of
     settings by its name, as [spaces.NAME] of a study has them, or with a function as its features. `held_out` are
     images of the distribution of the training images, which are none of them: what is called a copy of those is the
-    null. Raises DataError where they do not compare.
+    null. The `quality` of the generated images is measured beside training images and these. Raises DataError where
+    they do not compare.
     """
+    if quality and held_out is None:
+        raise DataError(NO_HELD_OUT)
     declared = {each: DeclaredSpace.of(each, table) for each, table in spaces.items()}
     in_spaces = {each: space.measure for each, space in declared.items()}
     measures = list(dict.fromkeys([*measures, *declared]))
@@ -189,10 +196,38 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
+    found, more = _quality(cell, store, generated, source, unseen if quality else None)
     files = [] if against in DATASETS else image_files(against)
     return _result(
-        name, cell, checkpoint, store, files=files, twins=groups.identical, notes=notes, null=null, asked=measures
+        *(name, cell, checkpoint, store),
+        files=files,
+        twins=groups.identical,
+        notes=(*notes, *more),
+        null=null,
+        asked=measures,
+        quality=found,
     )
+
+
+NO_HELD_OUT = "quality is measured beside held-out images too, and none are given; --held-out IMAGES names them"
+
+
+def _quality(
+    cell: ForeignCell, store: Store, generated: Source, source: Source, unseen: Source | None
+) -> tuple[list[QualityValue], list[str]]:
+    """Measure generated images beside training images and unseen ones, and store that; return it with its notes."""
+    if unseen is None:
+        return [], []
+    order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
+    sets = generated.images[order], source.images, unseen.images
+    channels = max(each.shape[1] for each in sets)
+    of, training, held_out = (np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in sets)
+    found = ImageQuality(training, held_out, device=this_device()).of(of)
+    store.add_quality(cell.cell_id, 0, found.values, anew=True)
+    notes = [*found.notes, *filter(None, [found.reason])]
+    for said in notes:
+        store.add_note(cell.cell_id, said)
+    return found.values, notes
 
 
 def _result(
@@ -206,6 +241,7 @@ def _result(
     notes: tuple[str, ...],
     null: Evidence | None,
     asked: Sequence[str],
+    quality: list[QualityValue],
 ) -> Score:
     """Return what was found of a study's images, by the measures `asked` and those that the store has; `files` are
     those of the training images, if each has one."""
@@ -232,6 +268,7 @@ def _result(
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
         nulls=[] if null is None else _nulls(store, name, asked),
+        quality=quality,
     )
 
 

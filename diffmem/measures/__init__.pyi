@@ -12,6 +12,10 @@ from .denoising import LEVELS as LEVELS
 from .denoising import denoising_errors as denoising_errors
 from .evidence import Evidence as Evidence
 from .evidence import MeasureEvidence as MeasureEvidence
+from .features import GENERATED_IMAGES as GENERATED_IMAGES
+from .features import HELD_OUT_IMAGES as HELD_OUT_IMAGES
+from .features import ImageQuality as ImageQuality
+from .features import Quality as Quality
 from .grouped import AUGMENTATIONS as AUGMENTATIONS
 from .grouped import GROUPED as GROUPED
 from .grouped import grouped_name as grouped_name
@@ -27,6 +31,8 @@ from .members import DENOISER_MEASURES as DENOISER_MEASURES
 from .members import MEASURES as MEASURES
 from .members import NO_SPACES as NO_SPACES
 from .members import Spaces as Spaces
+from .members import all_names as all_names
+from .members import asks_for_quality as asks_for_quality
 from .members import check_measure as check_measure
 from .members import measure_named as measure_named
 from .members import no_copies as no_copies
@@ -39,5 +45,8 @@ from .neighbours import two_nearest as two_nearest
 from .of_denoiser import LevelErrors as LevelErrors
 from .of_denoiser import LevelValue as LevelValue
 from .of_denoiser import SetErrors as SetErrors
+from .of_images import QUALITY as QUALITY
+from .of_images import QualityValue as QualityValue
+from .of_images import small_sample as small_sample
 from .spaces import PIXELS as PIXELS
 from .spaces import Space as Space

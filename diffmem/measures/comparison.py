@@ -21,10 +21,19 @@ MOST_COPIED = 10
 
 class Comparison:
     """Generated images compared with a training set, batch by batch, by the paper's measure and the `others` named,
-    which may be of feature `spaces`."""
+    which may be of feature `spaces`.
+
+    The first `keep` of them stay in memory as `images`, a tensor on the CPU, once they are gathered.
+    """
 
     def __init__(
-        self, training_images: Tensor, *, pairs: int, others: Sequence[str] = (), spaces: Spaces = NO_SPACES
+        self,
+        training_images: Tensor,
+        *,
+        pairs: int,
+        others: Sequence[str] = (),
+        spaces: Spaces = NO_SPACES,
+        keep: int = 0,
     ) -> None:
         self.training_images, self.wanted_pairs = training_images, pairs
         self.measures = [NEAREST, *(measure_named(name, spaces) for name in others if name != NEAREST.name)]
@@ -32,6 +41,7 @@ class Comparison:
         self.added: list[list[Compared]] = [[] for _ in self.measures]
         self.gathered: list[list[Compared]] = [[] for _ in self.measures]
         self.pairs: list[tuple[bytes, bytes]] = []
+        self.keep, self.kept, self.images = keep, list[Tensor](), torch.empty(0, dtype=torch.uint8)
 
     def add(self, generated: Tensor) -> None:
         """Score the next generated images, uint8 [n, c, h, w] on the device of the training images."""
@@ -49,7 +59,9 @@ class Comparison:
         pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
         pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]
         # all or nothing: where memory runs out before this, the batch is added again in parts
+        keeps = [generated.cpu()] if len(self.images) < self.keep else []
         self.pairs += pictures
+        self.kept += keeps
         for added, compared in zip(self.added, on_cpu, strict=True):
             added.append(compared)
 
@@ -59,6 +71,11 @@ class Comparison:
             own = _joined([NOTHING, *added])
             gathered.append(Compared(*(group.gather(each, count) for each in own)))
             added.clear()
+        if len(self.images) < self.keep:
+            images = torch.cat(self.kept) if self.kept else self.training_images[:0].cpu()
+            whole = group.gather(images, count)
+            self.images = torch.cat([self.images, whole] if len(self.images) else [whole])[: self.keep]
+            self.kept.clear()
 
     def half_width(self) -> float:
         """Return half the width of the 95% Wilson interval of the paper's ratio so far."""

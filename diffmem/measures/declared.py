@@ -13,7 +13,7 @@ from diffmem.cells import SPACE_NAME as SPACE_NAME
 from diffmem.cells import SpaceSettings
 from diffmem.errors import DataError
 from diffmem.measures.measure import Compare, Compared, Measure
-from diffmem.measures.members import DENOISER_MEASURES, MEASURES
+from diffmem.measures.members import all_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def called(function: Function) -> str:
 
 def name_fault(name: str) -> str:
     """Return what is wrong with the name of a space; empty if nothing is."""
-    if name in {**MEASURES, **DENOISER_MEASURES}:
+    if name in all_names():
         return "is a measure already; give the space another name"
     if not re.fullmatch(SPACE_NAME, name):
         return "a name has small letters, digits, - and _, and begins with a letter"

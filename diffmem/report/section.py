@@ -39,6 +39,7 @@ from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
 from diffmem.report.noise_levels import level_figures, shown_levels
 from diffmem.report.onsets import onset_figure
+from diffmem.report.quality import quality_figures
 from diffmem.store import (
     GOING_ON,
     THRESHOLD_LEVELS,
@@ -50,6 +51,7 @@ from diffmem.store import (
     Store,
     StoredCell,
     StoredStudy,
+    StudyQuality,
     outcome_of,
     reason,
     state_of,
@@ -120,6 +122,7 @@ class Section:
     published: list[Beside]
     cells: list[TriedCell]
     of_denoisers: list[Figure]  # what measures of a denoiser have found
+    of_images: list[Figure]  # how good generated images are
     galleries: Callable[[int], list[dict[str, Any]]]  # that fit into so many bytes
 
     @property
@@ -136,7 +139,8 @@ class Section:
 def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
     """Return all that the page shows of a study."""
     with store.snapshot():
-        by_measure = [_by_measure(store, each, told, main=study) for each in by_each_measure(store, study)]
+        quality = told(store.study_quality(study.study))
+        by_measure = [_by_measure(store, each, told, quality, main=study) for each in by_each_measure(store, study)]
         cells, _ = told(study_cells(store, study))
         pairs = store.pairs(study.study, study.measure)
         copies = store.copies(study.study, study.measure, study.threshold)
@@ -159,11 +163,14 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
         of_denoisers=level_figures(levels, study.kind.clock),
+        of_images=quality_figures(quality, _clock(study, cells)),
         galleries=partial(galleries, pairs, cells, copies, near, study),
     )
 
 
-def _by_measure(store: Store, study: StoredStudy, told: Told, *, main: StoredStudy) -> ByMeasure:
+def _by_measure(
+    store: Store, study: StoredStudy, told: Told, quality: Sequence[StudyQuality], *, main: StoredStudy
+) -> ByMeasure:
     cells, points = told(study_cells(store, study))
     counts = told(store.sample_counts(study.study, study.measure, study.threshold))
     levels = store.distance_counts(study.study, study.measure)
@@ -179,7 +186,7 @@ def _by_measure(store: Store, study: StoredStudy, told: Told, *, main: StoredStu
         only_size(cells),
         sorted({point.size for curve in curves for point in curve.points}),
         [
-            *_figures(study, curves, cells, points, counts, published),
+            *_figures(study, curves, cells, points, counts, published, quality),
             *copied_figures(copied, study.measure, by_image=study is main),
         ],
         _distances(study, cells, levels) if levels else None,
@@ -224,14 +231,14 @@ def _figures(
     points: Sequence[Point],
     counts: Sequence[SampleCount],
     published: Sequence[Beside],
+    quality: Sequence[StudyQuality],
 ) -> list[Figure]:
     """Return each figure that there is something for."""
     if not points:
         return []
     found: list[Figure] = []
     axes, ratio = factors(study.axes), study.measure.ratio
-    by_step = any(clock_of(each.cell.configuration) == "step" for each in cells)
-    clock = "step" if by_step else study.kind.clock
+    clock = _clock(study, cells)
     named = ratio[0].upper() + ratio[1:]
     if len({point.size for point in points}) > 1 or not axes:
         panel = figures.ratio_against_size(curves, ratio, published)
@@ -239,7 +246,7 @@ def _figures(
     if len({point.position for point in points}) < len(points):  # a cell has more than one checkpoint
         panels = figures.ratio_against_epochs(points, ratio, clock)
         found.append(Figure(f"{named} against {clock}s", AGAINST_EPOCHS.format(clock), panels))
-    if found_onsets := onset_figure(points):
+    if found_onsets := onset_figure(points, quality):
         found.append(found_onsets)
     for keys in axes:
         panel = ratio_against_factor(keys, cells, ratio, published)
@@ -249,6 +256,12 @@ def _figures(
         needs = "the ratio" if study.measure is NEAREST else f"the {ratio}"
         found.append(Figure(f"How many generated images {needs} needs", AGAINST_SAMPLES, panels))
     return found
+
+
+def _clock(study: StoredStudy, cells: Sequence[CellWithSettings]) -> str:
+    """Return what the checkpoints of a study are known by: `epoch` or `step`."""
+    by_step = any(clock_of(each.cell.configuration) == "step" for each in cells)
+    return "step" if by_step else study.kind.clock
 
 
 def _distances(study: StoredStudy, cells: Sequence[CellWithSettings], counts: Sequence[LevelCount]) -> Distances:

@@ -40,6 +40,7 @@ from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
 from diffmem.runs.kept_models import keep_weights, remove_others
 from diffmem.runs.nulls import measure_null
+from diffmem.runs.quality import CellQuality, images_kept
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.runs.training_images import look_through
@@ -171,6 +172,7 @@ class CellRun:
     def events(self, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
         self.data = data = training_set(self.cell)
+        self.quality = CellQuality(self.cell, self.group.device, data)
         with self.group.memory():
             images, labels = self._on_device(data)
         measure_null(self.cell, self.store, lambda: images, self.group, self.entry.spaces)
@@ -316,7 +318,8 @@ class CellRun:
         started = time.monotonic()
         score = self.cell.score
         others, spaces = of_copies(score.measures, self.entry.spaces), self.entry.spaces
-        comparison = Comparison(images, pairs=score.pairs if self.group.leads else 0, others=others, spaces=spaces)
+        pairs, keep = score.pairs if self.group.leads else 0, images_kept(score)
+        comparison = Comparison(images, pairs=pairs, others=others, spaces=spaces, keep=keep)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
@@ -324,7 +327,7 @@ class CellRun:
             comparison.gather(self.group, len(part))
             if score.precision and comparison.half_width() <= score.precision:
                 break
-        levels = self._levels(denoiser)
+        levels, quality = self._levels(denoiser), self.quality.measured(comparison.images, self.group, self.store)
         checkpoint = Checkpoint.of(
             comparison.evidence(),
             cell_id=self.cell.cell_id,
@@ -335,6 +338,7 @@ class CellRun:
             train_seconds=train_seconds,
             score_seconds=time.monotonic() - started,
             levels=levels,
+            quality=quality,
         )
         crossed = self.work.enough is not None and checkpoint.ratio >= self.work.enough
         self.outcome = Outcome.FINISHED if last else Outcome.CROSSED if crossed else None

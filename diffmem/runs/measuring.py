@@ -15,10 +15,13 @@ from diffmem.data import training_set
 from diffmem.errors import RunError
 from diffmem.measures import (
     DENOISER_MEASURES,
+    GENERATED_IMAGES,
     NO_SPACES,
+    QUALITY,
     Comparison,
     Evidence,
     Spaces,
+    asks_for_quality,
     check_measure,
     of_copies,
     of_denoisers,
@@ -28,6 +31,7 @@ from diffmem.networks import UntrainedModel
 from diffmem.runs.denoising import Denoised, measure_denoiser
 from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
 from diffmem.runs.nulls import NullMeasured, measure_null
+from diffmem.runs.quality import CellQuality, add_quality, stored_distances
 from diffmem.runs.spaces import check_spaces
 from diffmem.runs.training_images import look_through
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
@@ -51,7 +55,7 @@ class Later:
     n: int  # images behind it
     new: bool  # whether the store did not have it yet
     note: str  # in what the images are not those that were scored
-    quantity: str = ""  # of a measure of the denoiser, and the noise level at which it is largest
+    quantity: str = ""  # of a measure of the denoiser, and the noise level at which it is largest; of the quality
     sigma: float | None = None
 
 
@@ -86,14 +90,20 @@ class _Model:
             kept = find_model(store, cell.cell_id, epoch)
             self.made, self.denoiser = kept.made, denoiser_of(kept, device)
 
-    def evidence(self, count: int, scoring: Scoring, measures: Sequence[str], *, pairs: int = 0) -> Evidence:
-        """Generate the first `count` images as a scoring has them, and compare them with the training set."""
-        comparison = Comparison(self.images, pairs=pairs, others=measures, spaces=self.spaces)
+    def evidence(
+        self, count: int, scoring: Scoring, measures: Sequence[str], *, pairs: int = 0, keep: int = 0
+    ) -> tuple[Evidence, Tensor]:
+        """Generate the first `count` images as a scoring has them, and compare them with the training set.
+
+        The first `keep` of them come too.
+        """
+        keep = min(keep, count)
+        comparison = Comparison(self.images, pairs=pairs, others=measures, spaces=self.spaces, keep=keep)
         cell = self.cell.model_copy(update={"score": scoring})
         for batch in images_of(self.denoiser, cell, count, device=self.device):
             comparison.add(_on(batch.images, self.device))
         comparison.gather(ALONE, count)
-        return comparison.evidence()
+        return comparison.evidence(), comparison.images
 
 
 def _on(images: Tensor, device: Device) -> Tensor:
@@ -131,11 +141,12 @@ def measure_study(
         epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
         if not epochs & measured:
             yield NotMeasured(cell.cell_id, entry.name, NOT_KEPT if measured else NOT_RUN)
+        beside = CellQuality(cell, device) if asks_for_quality(measures) else None
         yield from _once(
             found
             for epoch in sorted(epochs & measured)
             for found in chain(
-                _added(entry, store, epoch, of_copies(measures, entry.spaces), device),
+                _added(entry, store, epoch, of_copies(measures, entry.spaces), device, beside),
                 _denoised(entry, cell, store, epoch, of_denoisers(measures), device),
             )
         )
@@ -181,27 +192,42 @@ def _nulls(
             yield NullMeasured(cell.cell_id, entry.name, count)
 
 
-def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], device: Device) -> Iterator[Later]:
-    """Add measures to a checkpoint that the store has."""
+def _added(
+    entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], device: Device, beside: CellQuality | None
+) -> Iterator[Later | NotMeasured]:
+    """Add measures, and the quality if there are images to measure it `beside`, to a checkpoint that the store has."""
     cell = entry.cell
     had = {each.measure: each for each in store.measurements(cell.cell_id, epoch)}
     yield from (_later(entry, had[name], new=False) for name in measures if name in had)
     missing = [name for name in measures if name not in had]
-    if not missing:
-        return
-    _, count = store.counted(cell.cell_id, epoch)
-    model = _Model(cell, store, epoch, device, entry.spaces)
-    found = model.evidence(count, cell.score, missing)
-    note = _difference(store, cell.cell_id, epoch, found, model)
-    if note:
-        store.add_note(cell.cell_id, f"{', '.join(missing)}: {note}")
-    for name in missing:
-        store.add_measure(cell.cell_id, epoch, name, found.others[name])
+    new = beside is not None and not store.quality(cell.cell_id, epoch)
+    note = ""
+    if missing or new:
+        _, count = store.counted(cell.cell_id, epoch)
+        model = _Model(cell, store, epoch, device, entry.spaces)
+        found, images = model.evidence(count, cell.score, missing, keep=GENERATED_IMAGES if new else 0)
+        note = _difference(store, cell.cell_id, epoch, found, model)
+        if note:
+            store.add_note(cell.cell_id, f"{', '.join([*missing, *[QUALITY] * new])}: {note}")
+        for name in missing:
+            store.add_measure(cell.cell_id, epoch, name, found.others[name])
+        if beside and new:
+            reasons = add_quality(store, cell.cell_id, epoch, beside.of(images))
+            yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
     yield from (
         _later(entry, each, new=True, note=note)
         for each in store.measurements(cell.cell_id, epoch)
         if each.measure in missing
     )
+    if beside:
+        yield from _distances(entry, store, epoch, new=new, note=note)
+
+
+def _distances(entry: StudyCell, store: Store, epoch: int, *, new: bool, note: str = "") -> Iterator[Later]:
+    """Yield the Frechet distances to training and held-out images that the store has of a checkpoint."""
+    for quantity, each in stored_distances(store, entry.cell.cell_id, epoch):
+        about = entry.cell.cell_id, entry.name, epoch_of(entry.cell.configuration, epoch), QUALITY
+        yield Later(*about, each.value, each.low, each.high, each.n, new, note, quantity)
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
@@ -298,7 +324,7 @@ def _scored_anew(
     store.register(listing, anew, folder=study.folder)
     for entry, old in zip(anew, there, strict=True):
         asked = [*dict.fromkeys([*entry.cell.score.measures, *measures])]
-        yield from _one_checkpoint(entry, old.cell, store, of_copies(asked, entry.spaces), device)
+        yield from _one_checkpoint(entry, old.cell, store, asked, device)
         epoch, _ = entry.cell.checkpoints[-1]
         yield from _denoised(entry, old.cell, store, epoch, of_denoisers(asked), device)
 
@@ -325,21 +351,25 @@ def _anew(cell: Cell, given: dict[str, int]) -> Cell:
 
 
 def _one_checkpoint(
-    entry: StudyCell, old: Cell, store: Store, measures: Sequence[str], device: Device
-) -> Iterator[Later]:
+    entry: StudyCell, old: Cell, store: Store, asked: Sequence[str], device: Device
+) -> Iterator[Later | NotMeasured]:
     """Append the one checkpoint of a cell that is scored anew, from the model of the old one."""
     cell, (epoch, step) = entry.cell, entry.cell.checkpoints[-1]
     had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
-    missing = [name for name in measures if name not in had]
-    if had and missing:
-        found = _Model(old, store, epoch, device, entry.spaces).evidence(cell.score.samples, cell.score, missing)
+    missing = [name for name in of_copies(asked, entry.spaces) if name not in had]
+    new = asks_for_quality(asked) and not store.quality(cell.cell_id, epoch)
+    keep = GENERATED_IMAGES if new else 0
+    images = None
+    if had and (missing or new):
+        model = _Model(old, store, epoch, device, entry.spaces)
+        found, images = model.evidence(cell.score.samples, cell.score, missing, keep=keep)
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
     elif not had:
         started = time.monotonic()
         with _attempt(store, cell.cell_id, device) as attempt:
             model = _Model(old, store, epoch, device, entry.spaces)
-            found = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs)
+            found, images = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs, keep=keep)
             checkpoint = Checkpoint.of(
                 found,
                 cell_id=cell.cell_id,
@@ -353,6 +383,11 @@ def _one_checkpoint(
             store.append(checkpoint, outcome=Outcome.FINISHED)
     for each in store.measurements(cell.cell_id, epoch):
         yield _later(entry, each, new=each.measure not in had)
+    if new and images is not None:
+        reasons = add_quality(store, cell.cell_id, epoch, CellQuality(old, device).of(images))
+        yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
+    if asks_for_quality(asked):
+        yield from _distances(entry, store, epoch, new=new)
 
 
 @contextmanager

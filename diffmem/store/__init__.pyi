@@ -29,6 +29,7 @@ from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import reduced as reduced
 from .provenance import provenance as provenance
+from .quality_rows import StudyQuality as StudyQuality
 from .rows import AlikeCells as AlikeCells
 from .rows import Attempt as Attempt
 from .rows import CellProgress as CellProgress

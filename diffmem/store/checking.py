@@ -87,6 +87,13 @@ FAULTS = {
     SELECT cell_id, epoch, measure, count(*) - count(DISTINCT (quantity, images, sigma)) AS twice
     FROM noise_levels GROUP BY ALL HAVING twice > 0
     """: "{cell_id} at checkpoint {epoch}, {measure}: {twice} values at a noise level that has one already",
+    "SELECT DISTINCT cell_id, epoch FROM quality ANTI JOIN checkpoints USING (cell_id, epoch)": (
+        "{cell_id} at checkpoint {epoch}: values of quality without their checkpoint"
+    ),
+    """
+    SELECT cell_id, epoch, space, count(*) - count(DISTINCT (quantity, against)) AS twice
+    FROM quality GROUP BY ALL HAVING twice > 0
+    """: "{cell_id} at checkpoint {epoch}, {space}: {twice} values of quality that are there already",
     "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
         "{cell_id}: pictures of copied training images without a checkpoint"
     ),

@@ -36,9 +36,12 @@ ONSETS = """
     tau_mem_low95 DOUBLE, tau_mem_high95 DOUBLE,
     tau_half VARCHAR, tau_half_value DOUBLE, tau_half_lower DOUBLE, tau_half_upper DOUBLE,
     tau_half_low95 DOUBLE, tau_half_high95 DOUBLE,
-    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE
+    slope DOUBLE, slope_low95 DOUBLE, slope_high95 DOUBLE,
+    gen_space VARCHAR, gen_cells INTEGER, tau_gen VARCHAR, tau_gen_value DOUBLE, tau_gen_lower DOUBLE,
+    tau_gen_upper DOUBLE, tau_gen_low95 DOUBLE, tau_gen_high95 DOUBLE,
+    gen_slope DOUBLE, gen_slope_low95 DOUBLE, gen_slope_high95 DOUBLE
 """
-"""The columns of the onsets at each size of a curve; the slope is the curve's."""
+"""The columns of the onsets at each size of a curve; slopes are the curve's. tau_gen needs a quality."""
 
 EXTRACTION = """
     study VARCHAR, position INTEGER, curve VARCHAR, name VARCHAR, cell_id VARCHAR, size INTEGER, measure VARCHAR,
@@ -56,8 +59,8 @@ def write_table(
 ) -> None:
     """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
 
-    The file is written whole or not at all. With a study, cells, checkpoints, gaps and images come once for each place
-    that they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
+    The file is written whole or not at all. With a study, all but evidence and notes come once for each place that
+    they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.
     """
     with whole(path) as temporary, store.reading(files=[temporary]) as connection:
         if what in GIVEN:
@@ -126,6 +129,14 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
                 LEFT JOIN training_images AS t
                     ON t.training_set = e.training_set AND t.position = e.training_image
             ORDER BY {order and "e.position, "}e.cell_id, e.known_by, e.measure, e.training_image
+            """
+    if what == "quality":
+        return f"""
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
+                epoch, step, space, quantity, against, value, low, high, n, real, dimensions, null_value, null_n
+            FROM {source} JOIN quality USING (cell_id) JOIN checkpoints USING (cell_id, epoch)
+            ORDER BY {order}cell_id, epoch, space, against DESC, quantity
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":

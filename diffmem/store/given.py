@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.measures import Evidence, LevelValue
+from diffmem.measures import Evidence, LevelValue, QualityValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Checkpoint(Evidence):
     score_seconds: float
     attempt_id: str
     levels: Mapping[str, Sequence[LevelValue]] = field(default_factory=dict)  # by measures of a denoiser, by name
+    quality: Sequence[QualityValue] = ()  # of its generated images
 
     @classmethod
     def of(
@@ -38,6 +39,7 @@ class Checkpoint(Evidence):
         train_seconds: float,
         score_seconds: float,
         levels: Mapping[str, Sequence[LevelValue]] = MappingProxyType({}),
+        quality: Sequence[QualityValue] = (),
     ) -> "Checkpoint":
         """Return the checkpoint at which some evidence was taken."""
         return cls(
@@ -56,6 +58,7 @@ class Checkpoint(Evidence):
             train_seconds=train_seconds,
             score_seconds=score_seconds,
             levels=levels,
+            quality=quality,
         )
 
 

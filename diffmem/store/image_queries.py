@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.measures import MEASURES, NEAREST, Measure, is_copy_sql
+from diffmem.measures import MEASURES, NEAREST, QUALITY, Measure, is_copy_sql
 from diffmem.sql import literal
 from diffmem.store.records import Records
 from diffmem.store.rows import (
@@ -69,7 +69,8 @@ class ImageQueries(Records):
         (row,) = self.read(
             f"SELECT count(*) AS lacking FROM checkpoints WHERE {_of_study('$1')} AND (cell_id, epoch) NOT IN "
             "(SELECT (cell_id, epoch) FROM measured WHERE measure = $2 "
-            "UNION SELECT (cell_id, epoch) FROM noise_levels WHERE measure = $2)",
+            "UNION SELECT (cell_id, epoch) FROM noise_levels WHERE measure = $2 "
+            f"UNION SELECT (cell_id, epoch) FROM quality WHERE $2 = {literal(QUALITY)})",
             [study, measure],
         )
         return int(row["lacking"])

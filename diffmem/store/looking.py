@@ -128,7 +128,7 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
         )
         sql = "SELECT epoch, measure, value, low, high, n FROM measurements WHERE cell_id = ? ORDER BY measure, epoch"
         others = store.records(Measurement, sql, [cell_id])
-        levels = store.levels(cell_id)
+        levels, quality = store.levels(cell_id), store.quality(cell_id)
         notes = store.read("SELECT note FROM notes WHERE cell_id = ? ORDER BY note", [cell_id])
     configuration = from_json(cell["configuration"], store.path)
     finished = 0 < cell["expected"] <= len(checkpoints)
@@ -141,6 +141,7 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
         checkpoints=[replace(each, epoch=epoch_of(configuration, int(each.epoch))) for each in checkpoints],
         measurements=[replace(each, epoch=epoch_of(configuration, int(each.epoch))) for each in others],
         levels=levels,
+        quality=quality,
         attempts=[replace(each, outcome=outcome_of(each, finished=finished) or each.outcome) for each in attempts],
         notes=[row["note"] for row in notes],
     )

@@ -37,6 +37,10 @@ CONFLICTS = """
     SELECT cell_id, epoch
     FROM noise_levels AS l JOIN other_.noise_levels AS o USING (cell_id, epoch, measure, quantity, images, sigma)
     WHERE l.n <> o.n
+    UNION
+    SELECT cell_id, epoch
+    FROM quality AS q JOIN other_.quality AS o USING (cell_id, epoch, space, quantity, against)
+    WHERE (q.n, q.real, q.dimensions) <> (o.n, o.real, o.dimensions)
     ORDER BY ALL
 """
 """Checkpoints that two stores have measured differently."""
@@ -52,6 +56,11 @@ LEVELS = """
     SELECT cell_id, epoch, measure, list(value ORDER BY quantity, images, sigma) AS found FROM {} GROUP BY ALL
 """
 """SQL for all that a measure of a denoiser has found of a checkpoint."""
+
+QUALITY = """
+    SELECT cell_id, epoch, space, list(value ORDER BY quantity, against) AS found FROM {} GROUP BY ALL
+"""
+"""SQL for the quality of the images of a checkpoint in a space."""
 
 MERGE = [
     """
@@ -123,6 +132,18 @@ MERGE = [
     )
     """,
     "INSERT OR IGNORE INTO spaces FROM other_.spaces",
+    f"""
+    DELETE FROM quality WHERE (cell_id, epoch, space) IN (
+        SELECT (cell_id, epoch, space) FROM ({QUALITY.format("quality")}) AS q
+            JOIN ({QUALITY.format("other_.quality")}) AS o USING (cell_id, epoch, space)
+        WHERE o.found < q.found
+    )
+    """,
+    """
+    INSERT INTO quality FROM other_.quality AS o WHERE NOT EXISTS (
+        FROM quality AS q WHERE q.cell_id = o.cell_id AND q.epoch = o.epoch AND q.space = o.space
+    )
+    """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",
     "INSERT OR IGNORE INTO notes FROM other_.notes",

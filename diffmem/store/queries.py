@@ -14,6 +14,7 @@ from diffmem.errors import NotInStore, StoreError
 from diffmem.store.copy_queries import CopyQueries
 from diffmem.store.database import Row as Row
 from diffmem.store.names import listed, nearest
+from diffmem.store.quality_queries import QualityQueries
 from diffmem.store.rows import (
     AlikeCells,
     Attempt,
@@ -54,7 +55,7 @@ def _cells(more: str) -> str:
         """
 
 
-class Queries(CopyQueries):
+class Queries(CopyQueries, QualityQueries):
     """What a store has, as rows; every method opens the file to read it, and raises StoreError."""
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffmem.errors import StoreError
 from diffmem.measures import MEASURES, NEAREST, Measure, SpaceIdentity, measure_in
+from diffmem.store.quality_rows import StoredQuality
 from diffmem.store.standing import Kind, Outcome
 
 
@@ -376,6 +377,7 @@ class CellDescription:
     checkpoints: list[MeasuredPoint]
     measurements: list[Measurement]  # by other measures than the paper's
     levels: list[StoredLevel]  # by measures of its denoiser
+    quality: list[StoredQuality]  # of its images
     attempts: list[Try]
     notes: list[str]
 

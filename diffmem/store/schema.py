@@ -196,6 +196,23 @@ MIGRATIONS: list[Migration] = [
         dimensions INTEGER NOT NULL        -- numbers of an image's features
     )
     """,
+    """
+    CREATE TABLE quality (                 -- generated images of a checkpoint beside real ones, as distributions
+        cell_id VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        space VARCHAR NOT NULL,            -- feature space: pixels, ...
+        quantity VARCHAR NOT NULL,         -- frechet_distance, precision, ...
+        against VARCHAR NOT NULL,          -- training, held_out: the real images
+        value DOUBLE NOT NULL,
+        low DOUBLE NOT NULL,               -- its 95% interval over images
+        high DOUBLE NOT NULL,
+        n INTEGER NOT NULL,                -- generated images
+        real INTEGER NOT NULL,             -- real images
+        dimensions INTEGER NOT NULL,       -- of the space
+        null_value DOUBLE,                 -- the same of new real images in the place of the generated ones
+        null_n INTEGER NOT NULL            -- new real images
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

@@ -14,11 +14,20 @@ import numpy.typing as npt
 
 from diffmem.cells import RESULTS_VERSION
 from diffmem.errors import StoreError
-from diffmem.measures import NEAREST, Evidence, LevelValue, MeasureEvidence, SpaceIdentity, wilson
+from diffmem.measures import (
+    NEAREST,
+    Evidence,
+    LevelValue,
+    MeasureEvidence,
+    QualityValue,
+    SpaceIdentity,
+    wilson,
+)
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
 from diffmem.store.naming import another_space
+from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
 from diffmem.text import readable
@@ -221,6 +230,7 @@ class Store(Queries):
                 _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
             for measure, values in c.levels.items():
                 _add_levels(connection, c.cell_id, c.epoch, measure, values)
+            insert_quality(connection, c.cell_id, c.epoch, c.quality)
         return True
 
     def add_held_out(self, cell_id: str, evidence: Evidence) -> None:
@@ -289,6 +299,12 @@ class Store(Queries):
             if not known:
                 _add_levels(connection, cell_id, epoch, measure, values)
         return not known
+
+    def add_quality(self, cell_id: str, epoch: int, values: Sequence[QualityValue], *, anew: bool = False) -> bool:
+        """Add the quality of the images of a checkpoint that is there; False if the store has that already, and it is
+        not measured `anew`."""
+        with self.writing() as connection:
+            return insert_quality(connection, cell_id, epoch, values, anew=anew)
 
 
 def _add_levels(

@@ -140,6 +140,14 @@ RULES = [
         "threshold > 0 AND threshold < 1 AND dimensions >= 1 AND rule IN ('similarity', 'nearest')",
         "a feature space has no rule, threshold or length that there is",
     ),
+    Rule(
+        "quality",
+        "cell_id",
+        "isfinite(low) AND isfinite(high) AND low <= value + 1e-9 AND value <= high + 1e-9 AND n >= 1 AND real >= 1 "
+        "AND dimensions >= 1 AND null_n >= 0 AND isfinite(coalesce(null_value, 0)) "
+        "AND against IN ('training', 'held_out')",
+        "a value of quality is no number within its interval",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""

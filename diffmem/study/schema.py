@@ -3,7 +3,7 @@
 from typing import Any
 
 from diffmem.cells import SPACE_NAME, SpaceSettings
-from diffmem.measures import DENOISER_MEASURES, MEASURES
+from diffmem.measures import MEASURES, all_names
 from diffmem.study.layers import ON_AXES, SECTIONS, SPACES, TEXTS, models_of
 
 
@@ -11,9 +11,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a study file, for completion and checks in an editor."""
     sections = {section: _section(section) for section in SECTIONS}
     in_space = {"type": "string", "pattern": f"^{SPACE_NAME}$"}
-    sections["score"]["properties"]["measures"]["items"] = {
-        "anyOf": [{"enum": [*MEASURES, *DENOISER_MEASURES]}, in_space]
-    }
+    sections["score"]["properties"]["measures"]["items"] = {"anyOf": [{"enum": all_names()}, in_space]}
     sections["emm"]["properties"]["measure"]["anyOf"] = [{"enum": list(MEASURES)}, in_space]
     del sections["emm"]["properties"]["measure"]["type"]
     spaces = {

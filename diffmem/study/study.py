@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from diffmem.cells import AUGMENTATIONS, Estimation
 from diffmem.measures import (
-    DENOISER_MEASURES,
     MEASURES,
     NEAREST,
     DeclaredSpace,
     Measure,
     Spaces,
+    all_names,
     grouped_name,
     measure_named,
     no_copies,
@@ -186,10 +186,10 @@ def _grouped(settings: Mapping[str, Setting]) -> str:
 
 def _measure_fault(name: str, *, copies: bool) -> str:
     """Return what is wrong with the name of a measure, which has to tell copies or not; empty if nothing is."""
-    known = [*MEASURES] if copies else [*MEASURES, *DENOISER_MEASURES]
+    known = [*MEASURES] if copies else all_names()
     if name in known:
         return ""
-    if name in DENOISER_MEASURES:
+    if name in all_names():
         return no_copies(name)
     near = get_close_matches(name, known, n=1)
     there = f"there are {', '.join(known)}, and feature spaces that are declared as [spaces.NAME]"

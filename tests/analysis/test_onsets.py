@@ -9,8 +9,9 @@ import pytest
 import tiny
 from scipy import stats
 
-from diffmem.analysis.onsets import Onset, model_onsets, onsets_of, slope_of
-from diffmem.measures import wilson
+from diffmem.analysis.onsets import Onset, model_onsets, onsets_of, quality_onset, slope_of, space_of
+from diffmem.measures import QualityValue, wilson
+from diffmem.store.quality_rows import StudyQuality
 from diffmem.store.rows import Point
 from diffmem.store.store import Store
 
@@ -255,3 +256,149 @@ def test_a_page_shows_the_onset_against_the_size(store, tmp_path):
     page = tmp_path / "page.html"
     assert tiny.here("report", "tiny", "--store", store.path, "-o", page).returncode == 0
     assert "Onset of memorization against the number of training images" in page.read_text()
+
+
+# --- tau_gen -------------------------------------------------------------------------------------------
+
+
+def distances(size: int, values: list[float], *, position: int, **more: object) -> list[StudyQuality]:
+    """Return Frechet distances to held-out images at the first steps, with intervals of +- 1%."""
+    about = {"space": "pixels", "quantity": "frechet_distance", "against": "held_out", "n": 500, "real": 500}
+    place = {"position": position, "curve": "", "name": "", "size": size, "cell_id": "", "ratio": 0.0}
+    return [
+        StudyQuality(
+            **{**about, **place, "dimensions": 64, "null": None, "null_n": 0, **more},
+            value=value,
+            low=value * 0.99,
+            high=value * 1.01,
+            step=int(step),
+            epoch=int(step),
+        )
+        for step, value in zip(STEPS, values, strict=False)
+    ]
+
+
+def falling(middle: float, floor: float = 100.0) -> list[float]:
+    """Return distances that fall towards a floor, of which they are 1.1 times at `middle`."""
+    return [floor * (1 + 0.1 * (middle / step) ** 2) for step in STEPS]
+
+
+def test_tau_gen_is_the_first_checkpoint_within_a_tenth_of_the_least_distance():
+    found, falls = quality_onset([10, 20, 40, 80, 160], [(d, d, d) for d in (400.0, 111.0, 110.0, 100.0, 300.0)])
+    assert (found, falls) == (Onset(40.0, None, None, 20.0, 40.0), False)  # it became good between 20 and 40
+
+
+def test_tau_gen_is_a_bound_where_the_first_or_only_the_last_checkpoint_is_good():
+    assert quality_onset([10, 20, 40], [(d, d, d) for d in (100.0, 105.0, 300.0)]) == (Onset(None, None, 10.0), False)
+    assert quality_onset([10, 20, 40], [(d, d, d) for d in (300.0, 200.0, 100.0)]) == (Onset(None, 20.0), True)
+    assert quality_onset([10], [(3.0, 2.0, 4.0)]) == (Onset(None, None, 10.0), False)
+
+
+def test_a_distance_still_falls_where_the_last_one_is_below_the_interval_of_the_one_before():
+    rest = [(400.0, 390.0, 410.0), (300.0, 290.0, 310.0), (101.0, 96.0, 106.0)]
+    assert not quality_onset([10, 20, 40, 80], [*rest, (100.0, 95.0, 105.0)])[1]
+    assert quality_onset([10, 20, 40, 80], [*rest, (90.0, 85.0, 95.0)])[1]
+
+
+def test_the_interval_of_tau_gen_has_the_planted_checkpoint_in_most_trainings():
+    """Of noisy distances, 5% of each; the planted first checkpoint is that of distances without noise."""
+    truth = np.array(falling(600.0))
+    planted = STEPS[np.argmax(truth <= 1.1 * truth.min())]
+    generator, inside = np.random.default_rng(3), []
+    for _ in range(200):
+        noisy = truth * (1 + 0.05 * generator.standard_normal(len(truth)))
+        found, _ = quality_onset(STEPS.tolist(), [(d, d * (1 - 0.098), d * (1 + 0.098)) for d in noisy])
+        inside.append((found.low or 0) <= planted <= (found.high or math.inf))
+    assert np.mean(inside) >= 0.9
+
+
+def test_tau_gen_of_models_is_beside_their_onset_and_absent_where_the_quality_is_not_measured():
+    middles = {8: 400.0, 32: 1600.0, 64: 3200.0}
+    found, quality = [], []
+    for place, (size, middle) in enumerate(middles.items()):
+        found += points(size, logistic(middle, 4.0), position=place, samples=10**7)
+        quality += distances(size, falling(600.0), position=place) if size != 64 else []
+        quality += distances(size, falling(100.0), position=place, against="training")
+    (curve,) = onsets_of(found, quality=quality)
+    good = [float(STEPS[np.argmax(np.array(falling(600.0)) <= 1.1 * min(falling(600.0)))])] * 2
+    assert [each.gen and each.gen.value for each in curve.sizes] == [*good, None]
+    assert [each.gen_cells for each in curve.sizes] == [1, 1, 0]
+    assert curve.gen_slope is not None
+    assert curve.gen_slope.value == pytest.approx(0, abs=1e-9)
+    assert curve.slope is not None
+    assert curve.slope.value == pytest.approx(1, abs=0.02)
+    (without,) = onsets_of(found)
+    assert [each.gen for each in without.sizes] == [None] * 3
+    assert without.sizes[0].mem == curve.sizes[0].mem
+
+
+def test_tau_gen_is_by_pixels_only_if_there_is_no_other_space():
+    quality = distances(8, falling(600.0), position=0) + distances(8, falling(80.0), position=0, space="sscd")
+    assert (space_of(quality), space_of(quality[: len(STEPS)]), space_of([])) == ("sscd", "pixels", "")
+    (curve,) = onsets_of(points(8, logistic(400, 4.0), position=0), quality=quality)
+    assert curve.sizes[0].gen is not None
+    assert (
+        curve.sizes[0].gen.value == 80.0
+    )  # of which 1.1 times the least distance, a little above 100, is more than 110
+
+
+def with_quality(store: Store, middle: float = 600.0) -> None:
+    """Add falling distances to the checkpoints of the two smaller sizes of the study."""
+    for row in store.rows(
+        "SELECT cell_id, epoch, step FROM results JOIN checkpoints USING (cell_id, epoch) WHERE size < 32"
+    ):
+        value = 100 * (1 + 0.1 * (middle / row["step"]) ** 2)
+        numbers = value, value * 0.99, value * 1.01, 500, 500, 64, 90.0, 400
+        store.add_quality(
+            row["cell_id"],
+            row["epoch"],
+            [QualityValue("pixels", "frechet_distance", "held_out", *numbers)],
+        )
+
+
+def test_the_command_says_that_there_is_no_tau_gen_without_a_quality(store):
+    result = tiny.here("onset", "tiny", "--store", store.path)
+    assert (
+        'no tau_gen: the quality is not measured; a run measures it with score.measures = ["quality"]' in result.stdout
+    )
+    shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--json").stdout)
+    assert shown["space"] is None
+    assert [each["gen"] for each in shown["curves"][0]["sizes"]] == [None] * 3
+    (row, *_) = json.loads(tiny.here("export", "onsets", "--store", store.path, "--json").stdout)
+    assert (row["tau_gen"], row["tau_gen_value"], row["gen_space"], row["gen_cells"]) == (None, None, None, 0)
+
+
+def test_the_command_the_export_and_the_page_have_tau_gen(store, tmp_path):
+    with_quality(store)
+    result = tiny.here("onset", "tiny", "--store", store.path, COLUMNS="160")
+    said = " ".join(result.stdout.split())
+    assert "all cells: tau_gen grows as N to the power 0.00" in said
+    assert "tau_gen is by the Frechet distance to held-out images (pixels)" in said
+    assert "still falls" not in said
+    shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--json").stdout)
+    sizes = shown["curves"][0]["sizes"]
+    assert shown["space"] == "pixels"
+    assert sizes[0]["gen"]["value"] == sizes[1]["gen"]["value"] > 500
+    assert sizes[2]["gen"] is None
+    rows = json.loads(tiny.here("export", "onsets", "--store", store.path, "--json").stdout)
+    assert [row["tau_gen_value"] for row in rows] == [each["gen"] and each["gen"]["value"] for each in sizes]
+    assert [row["tau_gen_high95"] for row in rows] == [each["gen"] and each["gen"]["high"] for each in sizes]
+    assert {row["gen_slope"] for row in rows} == {shown["curves"][0]["gen_slope"]["value"]}
+    page = tmp_path / "page.html"
+    assert tiny.here("report", "tiny", "--store", store.path, "-o", page).returncode == 0
+    assert "tau_gen, open circles" in page.read_text()
+    assert "tau_gen: all cells, slope" in page.read_text()
+
+
+def test_the_command_says_of_which_sizes_there_is_no_tau_gen_and_where_the_distance_still_falls(store):
+    with_quality(store, middle=10.0)
+    result = tiny.here("onset", "tiny", "--store", store.path, COLUMNS="160")
+    assert "all cells: without a tau_gen between checkpoints: N = 8, 16" in result.stdout
+    with store.writing() as connection:
+        connection.execute("DELETE FROM quality")
+    with_quality(store, middle=10**6)
+    said = " ".join(tiny.here("onset", "tiny", "--store", store.path, COLUMNS="160").stdout.split())
+    assert (
+        "all cells: the distance to held-out images still falls at the last checkpoint at N = 8, 16, so that tau_gen "
+        "may be later with more steps"
+    ) in said

@@ -48,6 +48,7 @@ TABLES = {
     "notes",
     "pairs",
     "spaces",
+    "quality",
     "studies",
     "study_cells",
     "training_images",
