@@ -27,9 +27,17 @@ from .findings import check_findings as check_findings
 from .findings import study_results as study_results
 from .gaps import CellGaps as CellGaps
 from .gaps import cell_gaps as cell_gaps
+from .halves import HalvesAgreement as HalvesAgreement
+from .halves import SizeMean as SizeMean
+from .halves import check_compared as check_compared
+from .halves import halves_of as halves_of
+from .halves import size_means as size_means
 from .onsets import CurveOnsets as CurveOnsets
 from .onsets import Onset as Onset
 from .onsets import onsets_of as onsets_of
+from .other_papers import OtherResult as OtherResult
+from .other_papers import check_other_papers as check_other_papers
+from .other_papers import other_results as other_results
 from .published import Beside as Beside
 from .published import at_paper_scale as at_paper_scale
 from .published import beside as beside

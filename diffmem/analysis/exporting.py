@@ -7,7 +7,9 @@ from typing import Any
 
 from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
+from diffmem.analysis.halves import halves_of
 from diffmem.analysis.onsets import LEVEL, onsets_of
+from diffmem.measures import Bounded
 from diffmem.store import Store, StoredStudy, write_table
 
 
@@ -53,7 +55,7 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write the cells, checkpoints, evidence, gaps, notes, emm, onsets or halves of a store, or a study, to a file.
 
     The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
     they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
@@ -63,6 +65,8 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
         rows = list(map(astuple, _emm_rows(store, study)))
     elif what == "onsets":
         rows = list(_onset_rows(store, study))
+    elif what == "halves":
+        rows = list(_half_rows(store, study))
     write_table(store, what, path, form=form, study=study, rows=rows)
 
 
@@ -76,6 +80,26 @@ def _onset_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
                 for each in curve.sizes:
                     mem, half = ((str(onset), *astuple(onset)) for onset in (each.mem, each.half))
                     yield (*about, each.size, each.cells, *mem, *half, *slope)
+
+
+def _half_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yield a row for each two cells that differ in P.half alone."""
+    for stored in store.studies():
+        for each in halves_of(store, stored) if study in (None, stored.study) else ():
+            found = each.found
+            yield (
+                *(stored.study, each.curve, each.size, each.draw, each.seed, each.cell_a, each.cell_b),
+                *(each.epoch, each.space, each.threshold, each.pairs),
+                *_beside_null(found.cosine, found.cosine_null),
+                *_beside_null(found.psnr, found.psnr_null),
+                *_beside_null(found.reproducible, found.reproducible_null),
+                *_beside_null(found.generalization, found.generalization_null),
+                *(null.n if null else 0 for null in (found.cosine_null, found.generalization_null)),
+            )
+
+
+def _beside_null(found: Bounded, null: Bounded | None) -> tuple[float | None, ...]:
+    return found.value, found.low, found.high, null.value if null else None
 
 
 def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:

@@ -9,7 +9,20 @@ from typing import Any
 
 import click
 
-from diffmem.cli import auditing, gaps, looking, measuring, models, onsets, planning, results, running, status, stores
+from diffmem.cli import (
+    auditing,
+    gaps,
+    halves,
+    looking,
+    measuring,
+    models,
+    onsets,
+    planning,
+    results,
+    running,
+    status,
+    stores,
+)
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError
 
@@ -66,6 +79,8 @@ for command in (
     status.status,
     results.emm,
     gaps.gaps,
+    halves.halves,
+    halves.halves,
     onsets.onset,
     results.report,
     results.findings,

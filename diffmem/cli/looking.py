@@ -191,11 +191,12 @@ def _precise(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+WHAT = ["cells", "checkpoints", "evidence", "gaps", "notes", "emm", "onsets", "halves"]
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["cells", "checkpoints", "evidence", "gaps", "notes", "emm", "onsets"]))
+@click.argument("what", type=click.Choice(WHAT))
 @click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
 @store_option
 @click.option(
@@ -214,8 +215,8 @@ def export(
     WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
     generated image), gaps (what measures of a denoiser found, a row for each noise level), notes (what was done to the
     images of a cell), emm (a row for each curve: lower and upper are the sizes around the crossing, lower95 and upper95
-    the 95% interval) or onsets (a row for each size of a curve). Of a study, cells, checkpoints and gaps come with
-    their place in it.
+    the 95% interval), onsets (a row for each size of a curve) or halves (a row for each two cells that differ in P.half
+    alone, which `diffmem halves` compares). Of a study, cells, checkpoints and gaps come with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -83,7 +83,7 @@ def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tupl
     fitting: list[list[tuple[str, ...]]] = [[] for _ in pictures]
     for rank in range(max(map(len, pictures), default=0)):
         having = [number for number, own in enumerate(pictures) if rank < len(own)]
-        ranked = [tuple(_data_uri(_reduced(png)) for png in pictures[number][rank]) for number in having]
+        ranked = [tuple(data_uri(smaller(png)) for png in pictures[number][rank]) for number in having]
         size = sum(MARKUP + sum(map(len, uris)) for uris in ranked)
         if rank and size > room:
             break
@@ -93,7 +93,7 @@ def _fitting(pictures: Sequence[Sequence[tuple[bytes, ...]]], room: int) -> tupl
     return fitting, max(0, room)
 
 
-def _reduced(png: bytes) -> bytes:
+def smaller(png: bytes) -> bytes:
     """Return a picture with at most PICTURE_SIDE pixels a side; none of none; StoreError if it is no PNG."""
     try:
         return reduced(png, PICTURE_SIDE) if png else png
@@ -103,5 +103,6 @@ def _reduced(png: bytes) -> bytes:
         ) from error
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a picture as the address of itself; empty where there is none."""
     return "data:image/png;base64," + base64.b64encode(png).decode() if png else ""

@@ -14,6 +14,7 @@ from diffmem.analysis import (
     CellWithSettings,
     Curve,
     MeasuredStudy,
+    OtherResult,
     Result,
     at_paper_scale,
     beside,
@@ -21,8 +22,10 @@ from diffmem.analysis import (
     by_position,
     curves_of,
     estimate_emm,
+    halves_of,
     noted,
     only_size,
+    other_results,
     published_values,
     study_cells,
     study_results,
@@ -33,6 +36,7 @@ from diffmem.report import figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
+from diffmem.report.halves import HalfGallery, half_galleries, halves_figure
 from diffmem.report.noise_levels import level_figures, shown_levels
 from diffmem.report.onsets import onset_figure
 from diffmem.store import (
@@ -114,6 +118,9 @@ class Section:
     published: list[Beside]
     cells: list[TriedCell]
     of_denoisers: list[Figure]  # what measures of a denoiser have found
+    other_results: list[OtherResult]
+    halves: Figure | None
+    half_images: list[HalfGallery]
     galleries: Callable[[int], list[dict[str, Any]]]  # that fit into so many bytes
 
     @property
@@ -139,7 +146,8 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published = published_values(store, study.study)
         by_paper = study.by(NEAREST)
         evidence = MeasuredStudy(told(by_paper), told(study_cells(store, by_paper))[0], published)
-        results = study_results(store, evidence)
+        results, others = study_results(store, evidence), told(other_results(store, study))
+        halves, half_images = told(halves_of(store, study)), store.half_images(study.study)
     comparable = [each for each in evidence.cells if at_paper_scale(each)]
     return Section(
         told(study),
@@ -152,6 +160,9 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
         of_denoisers=level_figures(levels, study.kind.clock),
+        other_results=others,
+        halves=halves_figure(halves),
+        half_images=half_galleries(halves, half_images),
         galleries=partial(galleries, pairs, cells, copies, study),
     )
 

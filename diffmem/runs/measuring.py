@@ -58,7 +58,7 @@ NOT_LAST = "the model that is kept is not that of the last checkpoint (score.kee
 NOT_RUN = "nothing is in the store yet; run the study first"
 
 
-class _Model:
+class CheckpointModel:
     """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
 
     def __init__(self, cell: Cell, store: Store, epoch: int, device: Device) -> None:
@@ -106,7 +106,7 @@ def measure_study(
     """
     for name in measures:
         check_measure(name)
-    entries = _entries(study, store)
+    entries = measured_entries(study, store)
     yield from _nulls(entries, store, measures, device)
     if samples or steps:
         yield from _scored_anew(study, entries, store, measures, samples=samples, steps=steps, device=device)
@@ -136,7 +136,7 @@ def _once(found: Iterator[Later | NotMeasured]) -> Iterator[Later | NotMeasured]
         said.add(each)
 
 
-def _entries(study: Study, store: Store) -> list[StudyCell]:
+def measured_entries(study: Study, store: Store) -> list[StudyCell]:
     """Return the cells of a study; of a search, those of each size that anything is measured of."""
     if study.estimation.search != "bisect":
         return study.distinct
@@ -175,7 +175,7 @@ def _added(entry: StudyCell, store: Store, epoch: int, measures: Sequence[str], 
     if not missing:
         return
     _, count = store.counted(cell.cell_id, epoch)
-    model = _Model(cell, store, epoch, device)
+    model = CheckpointModel(cell, store, epoch, device)
     found = model.evidence(count, cell.score, missing)
     note = _difference(store, cell.cell_id, epoch, found, model)
     if note:
@@ -194,7 +194,7 @@ def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -
     return Later(entry.cell.cell_id, entry.name, epoch, found.measure, found.value, *interval, found.n, new, note)
 
 
-def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: _Model) -> str:
+def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: CheckpointModel) -> str:
     """Say how many images are not those that were scored, and why; empty where all are. RunError where the evidence
     of the checkpoint is damaged."""
     stored = store.distances(cell_id, epoch)
@@ -221,7 +221,7 @@ def _denoised(
     had = {each.measure for each in store.levels(cell_id, epoch)}
     found = Denoised()
     if missing := [name for name in names if name not in had]:
-        model = _Model(trained, store, epoch, device)
+        model = CheckpointModel(trained, store, epoch, device)
         set_precision(trained.T)
         found = measure_denoiser(trained, model.denoiser, model.data, missing, group=Group(device=torch.device(device)))
     for note in found.notes:
@@ -317,13 +317,13 @@ def _one_checkpoint(
     had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
     missing = [name for name in measures if name not in had]
     if had and missing:
-        found = _Model(old, store, epoch, device).evidence(cell.score.samples, cell.score, missing)
+        found = CheckpointModel(old, store, epoch, device).evidence(cell.score.samples, cell.score, missing)
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
     elif not had:
         started = time.monotonic()
         with _attempt(store, cell.cell_id, device) as attempt:
-            model = _Model(old, store, epoch, device)
+            model = CheckpointModel(old, store, epoch, device)
             found = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs)
             checkpoint = Checkpoint.of(
                 found,

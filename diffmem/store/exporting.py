@@ -40,14 +40,25 @@ ONSETS = """
 """
 """The columns of the onsets at each size of a curve; the slope is the curve's."""
 
-GIVEN = {"emm": EMM, "onsets": ONSETS}
+HALVES = """
+    study VARCHAR, curve VARCHAR, size INTEGER, draw VARCHAR, seed BIGINT, cell_a VARCHAR, cell_b VARCHAR,
+    epoch INTEGER, space VARCHAR, threshold DOUBLE, pairs INTEGER,
+    cosine DOUBLE, cosine_low95 DOUBLE, cosine_high95 DOUBLE, cosine_null DOUBLE,
+    psnr DOUBLE, psnr_low95 DOUBLE, psnr_high95 DOUBLE, psnr_null DOUBLE,
+    reproducible DOUBLE, reproducible_low95 DOUBLE, reproducible_high95 DOUBLE, reproducible_null DOUBLE,
+    generalization DOUBLE, generalization_low95 DOUBLE, generalization_high95 DOUBLE, generalization_null DOUBLE,
+    null_pairs INTEGER, held_out INTEGER
+"""
+"""The columns of how far the models of two halves agree, a row for each two."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS, "halves": HALVES}
 """The columns of what is not in the store, but read off it."""
 
 
 def write_table(
     store: Store, what: str, path: Path, *, form: str, study: str | None = None, rows: Sequence[Sequence[Any]] = ()
 ) -> None:
-    """Write the cells, checkpoints, evidence, gaps, notes, emm or onsets of a store, or of one study, to a file.
+    """Write the cells, checkpoints, evidence, gaps, notes, emm, onsets or halves of a store, or a study, to a file.
 
     The file is written whole or not at all. With a study, cells, checkpoints and gaps come once for each place that
     they have in it; the rows of GIVEN are given. DiffmemError where the file cannot be written.

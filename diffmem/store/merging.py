@@ -51,6 +51,12 @@ LEVELS = """
 """
 """SQL for all that a measure of a denoiser has found of a checkpoint."""
 
+HALVES = """
+    SELECT cell_a, cell_b, epoch, space, count(*) AS pairs, list(similarity ORDER BY sample) AS found
+    FROM {} GROUP BY ALL
+"""
+"""SQL for all that was found of two halves at a checkpoint."""
+
 MERGE = [
     """
     INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
@@ -117,6 +123,19 @@ MERGE = [
     """
     INSERT INTO noise_levels FROM other_.noise_levels AS o WHERE NOT EXISTS (
         FROM noise_levels AS l WHERE l.cell_id = o.cell_id AND l.epoch = o.epoch AND l.measure = o.measure
+    )
+    """,
+    f"""
+    DELETE FROM halves WHERE (cell_a, cell_b, epoch, space) IN (
+        SELECT (cell_a, cell_b, epoch, space) FROM ({HALVES.format("halves")}) AS h
+            JOIN ({HALVES.format("other_.halves")}) AS o USING (cell_a, cell_b, epoch, space)
+        WHERE (o.pairs, o.found) > (h.pairs, h.found) -- the one of more images, as their number can be chosen later
+    )
+    """,
+    """
+    INSERT INTO halves FROM other_.halves AS o WHERE NOT EXISTS (
+        FROM halves AS h
+        WHERE h.cell_a = o.cell_a AND h.cell_b = o.cell_b AND h.epoch = o.epoch AND h.space = o.space
     )
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from diffmem.errors import NotInStore, StoreError
 from diffmem.store.database import Row as Row
-from diffmem.store.level_queries import LevelQueries
+from diffmem.store.half_queries import HalfQueries
 from diffmem.store.names import listed, nearest
 from diffmem.store.rows import (
     AlikeCells,
@@ -54,7 +54,7 @@ def _cells(more: str) -> str:
         """
 
 
-class Queries(LevelQueries):
+class Queries(HalfQueries):
     """What a store has, as rows; every method opens the file to read it, and raises StoreError."""
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
