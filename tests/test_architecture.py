@@ -42,12 +42,14 @@ MATHEMATICS = {
     "models/processes": {"torch"},
     "models/sampling": {"torch"},
     "models/training": {"torch"},
+    "measures/agreement": {"numpy", "torch"},
     "measures/bootstrap": {"numpy"},
     "measures/calibrated": {"torch"},
     "measures/denoising": {"torch"},
     "measures/gaps": {"numpy"},
     "measures/grouped": {"torch"},
     "measures/group_neighbours": {"torch"},
+    "measures/halves": {"numpy", "torch"},
     "measures/intervals": {"numpy", "scipy"},
     "measures/measure": {"torch"},
     "measures/membership": {"numpy"},
@@ -68,11 +70,17 @@ WITHOUT_TORCH = [
     *("measures/of_denoiser", "measures/gaps", "measures/membership"),
     *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),
     *("store/rows", "store/records", "store/given", "store/standing", "store/attempts"),
-    *("store/queries", "store/image_queries"),
+    *("store/queries", "store/image_queries", "store/half_queries"),
 ]
 """What quick commands use."""
 
-TORCH_FOR_TYPES = ["measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"]
+TORCH_FOR_TYPES = [
+    "measures/measure",
+    "measures/nearest",
+    "measures/calibrated",
+    "measures/grouped",
+    "measures/agreement",
+]
 """What they use too, and what names tensors: for type checkers alone."""
 
 

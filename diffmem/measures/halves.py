@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diffmem.errors import RunError
 from diffmem.measures.agreement import CENTRED_PIXELS, HalfPairs
 from diffmem.measures.spaces import Space
 
@@ -49,9 +50,12 @@ def compare_pairs(
 def directions(images: Tensor, space: Space) -> Tensor:
     """Return the features of images, uint8 [n, c, h, w], with length 1, float64 [n, d + 1].
 
-    Features that are all 0 have no direction: the last value is 1 for them, so that two of them are alike.
+    Features that are all 0 have no direction: the last value is 1 for them, so that two of them are alike. RunError
+    for features that are no numbers.
     """
     features = space.features(images).double().cpu()
+    if not features.isfinite().all():
+        raise RunError(f"the space {space.name} gives features that are no numbers, so no similarity can be computed")
     length = features.norm(dim=1, keepdim=True)
     none = (length == 0).double()
     return torch.cat([features / (length + none), none], dim=1)

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from diffmem.data.training_sets import load_source
+from diffmem.errors import RunError
 from diffmem.measures import PIXELS, Space, wilson
 from diffmem.measures.agreement import CENTRED_PIXELS, SIMILAR, agreement
 from diffmem.measures.halves import compare_pairs, largest_similarity, other_of_label, similarity, squared_error
@@ -79,6 +80,13 @@ def test_a_space_decides_where_images_are_compared():
     np.testing.assert_allclose(similarity(first, second, PIXELS), cosine)
     corner = Space("corner", lambda images: images[:, :, 0, 0].float() - 300)
     np.testing.assert_allclose(similarity(first, second, corner), 1)
+
+
+def test_features_that_are_no_numbers_are_refused():
+    broken = Space("broken", lambda images: images.flatten(1).float() / 0)
+    with pytest.raises(RunError) as error:
+        similarity(noise(2, 1, 4, 4), noise(2, 1, 4, 4), broken)
+    assert str(error.value) == ("the space broken gives features that are no numbers, so no similarity can be computed")
 
 
 def test_a_mismatched_image_has_the_same_label_and_is_used_once():
