@@ -260,6 +260,14 @@ def test_the_held_out_images_are_the_same_for_both_halves_and_in_neither(size, P
     assert not pictures(held[0]) & (first | second)
 
 
+def test_halves_that_take_all_of_a_class_leave_nothing_held_out():
+    """Class 8 has 174 images, 87 of which are in each half of 173 images of classes 8 and 0."""
+    cells = halves_of(173, classes=[8, 0])
+    used = set().union(*(pictures(training_set(cell).images) for cell in cells))
+    assert len(used) == 346
+    assert [len(held_out(cell, 1000)) for cell in cells] == [0, 0]
+
+
 def test_a_cell_without_halves_keeps_its_name_and_its_images():
     P = DataDistribution(dataset="digits", size=30)
     cell = Cell.resolve(P, ModelConfiguration(), TrainingProcedure(), Scoring())
