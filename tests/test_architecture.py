@@ -42,6 +42,7 @@ MATHEMATICS = {
     "models/processes": {"torch"},
     "models/sampling": {"torch"},
     "models/training": {"torch"},
+    "measures/agreement": {"numpy", "torch"},
     "measures/bootstrap": {"numpy"},
     "measures/calibrated": {"torch"},
     "measures/denoising": {"torch"},
@@ -50,6 +51,7 @@ MATHEMATICS = {
     "measures/grouped": {"torch"},
     "measures/group_neighbours": {"torch"},
     "measures/image_quality": {"numpy", "scipy"},
+    "measures/halves": {"numpy", "torch"},
     "measures/intervals": {"numpy", "scipy"},
     "measures/local_density": {"numpy", "torch"},
     "measures/measure": {"torch"},
@@ -76,13 +78,13 @@ WITHOUT_TORCH = [
     *("measures/of_images", "measures/quality", "measures/image_quality"),
     *("store/store", "store/database", "store/merging", "store/looking", "store/checking", "store/exporting"),
     *("store/rows", "store/records", "store/given", "store/standing", "store/attempts"),
-    *("store/queries", "store/image_queries", "store/copy_queries"),
+    *("store/queries", "store/image_queries", "store/copy_queries", "store/half_queries"),
 ]
 """What quick commands use."""
 
 TORCH_FOR_TYPES = [
     *("measures/measure", "measures/nearest", "measures/calibrated", "measures/grouped"),
-    *("measures/spaces", "measures/declared"),
+    *("measures/spaces", "measures/declared", "measures/agreement"),
 ]
 """What they use too, and what names tensors: for type checkers alone."""
 

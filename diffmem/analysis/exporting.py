@@ -8,7 +8,9 @@ from typing import Any
 from diffmem.analysis.copied import copied_images
 from diffmem.analysis.curves import Curve, by_each_measure, curves_of, measured_cells
 from diffmem.analysis.emm import Estimate
+from diffmem.analysis.halves import halves_of
 from diffmem.analysis.onsets import LEVEL, onsets_of, space_of
+from diffmem.measures import Bounded
 from diffmem.store import Store, StoredStudy, write_table
 
 
@@ -66,6 +68,8 @@ def export(store: Store, what: str, path: Path, *, form: str, study: str | None 
         rows = list(_onset_rows(store, study))
     elif what == "extraction":
         rows = list(_extraction_rows(store, study))
+    elif what == "halves":
+        rows = list(_half_rows(store, study))
     write_table(store, what, path, form=form, study=study, rows=rows)
 
 
@@ -100,6 +104,26 @@ def _extraction_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...
                 for often in cell.eidetic:
                     at = ("times", found.threshold, cell.samples, often.times)
                     yield (*known, *at, often.images, often.low, often.high, None)
+
+
+def _half_rows(store: Store, study: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yield a row for each two cells that differ in P.half alone."""
+    for stored in store.studies():
+        for each in halves_of(store, stored) if study in (None, stored.study) else ():
+            found = each.found
+            yield (
+                *(stored.study, each.curve, each.size, each.draw, each.seed, each.cell_a, each.cell_b),
+                *(each.epoch, each.space, each.threshold, each.pairs),
+                *_beside_null(found.cosine, found.cosine_null),
+                *_beside_null(found.psnr, found.psnr_null),
+                *_beside_null(found.reproducible, found.reproducible_null),
+                *_beside_null(found.generalization, found.generalization_null),
+                *(null.n if null else 0 for null in (found.cosine_null, found.generalization_null)),
+            )
+
+
+def _beside_null(found: Bounded, null: Bounded | None) -> tuple[float | None, ...]:
+    return found.value, found.low, found.high, null.value if null else None
 
 
 def _emm_rows(store: Store, study: str | None) -> Iterator[EmmRow]:

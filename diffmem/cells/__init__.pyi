@@ -24,6 +24,7 @@ from .settings import BUDGETS as BUDGETS
 from .settings import MOST_CLASSES as MOST_CLASSES
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation
+from .settings import Half as Half
 from .settings import ModelConfiguration as ModelConfiguration
 from .settings import Scoring as Scoring
 from .settings import TrainingProcedure as TrainingProcedure

@@ -13,7 +13,7 @@ from diffmem.cells.datasets import DATASETS, Facts
 from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, Settings, TrainingProcedure
 from diffmem.networks import Work
 
-REPLICATES = frozenset({"P.draw", "T.seed"})
+REPLICATES = frozenset({"P.draw", "P.half", "T.seed"})
 """Keys over which the ratio is averaged; all others but the size tell one EMM curve from another."""
 
 RESULTS_VERSION = 2

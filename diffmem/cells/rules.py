@@ -76,11 +76,11 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
             faults.append(Fault((classes_key,), message))
             continue
         taken = [sizes[c] for c in (range(len(sizes)) if wanted is None else wanted)]
-        most = len(taken) * min(taken) if P.balance else sum(taken)
+        most = _most_images(taken, P)
         if count > most:
             faults.append(
                 Fault(
-                    ("P.size", classes_key, "P.dataset", "P.blend.share"),
+                    ("P.size", classes_key, "P.dataset", "P.blend.share", "P.half"),
                     _too_few(name, sizes, most, count, P, classes_key),
                 )
             )
@@ -102,6 +102,13 @@ def impossible_data(P: DataDistribution, facts: Facts) -> list[Fault]:
     return faults
 
 
+def _most_images(sizes: Sequence[int], P: DataDistribution) -> int:
+    """Return the images of the largest set that classes of these sizes have, or of the larger of two alike halves."""
+    if P.half is None:
+        return len(sizes) * min(sizes) if P.balance else sum(sizes)
+    return len(sizes) * (min(sizes) // 2) if P.balance else sum(sizes) // 2
+
+
 def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDistribution, classes_key: str) -> str:
     """Return why a dataset has too few images, and what to write instead."""
     empty = [number for number, size in enumerate(sizes) if not size]
@@ -110,6 +117,14 @@ def _too_few(name: str, sizes: Sequence[int], most: int, count: int, P: DataDist
         named = ", ".join(map(str, there[:20])) + (", ..." if len(there) > 20 else "")
         which = f"class {empty[0]}" if len(empty) == 1 else f"classes {', '.join(map(str, empty[:5]))}"
         return f"{name} has no images of {which}; take those that there are with {classes_key} = [{named}]"
+    if P.half is not None:
+        halves = (
+            f"balanced halves of up to {most}; take a smaller size, or P.balance = false for halves of up to "
+            f"{sum(sizes) // 2}"
+            if P.balance
+            else f"halves of up to {most}; take a smaller size"
+        )
+        return f"two halves of {count} images need {2 * count}, and {name} has images for {halves}"
     if P.balance and sum(sizes) >= count:
         return (
             f"{name} has images for balanced sets of up to {most}, not {count}; P.balance = false takes any of its "

@@ -26,6 +26,9 @@ MOST_CHECKPOINTS = 10_000
 BUDGETS = ("epochs", "steps", "images")
 """The keys of T that say how long a model is trained: one of them does."""
 
+Half = Literal["a", "b"]
+"""One of two training sets of the same draw that share no image."""
+
 Classes = Annotated[int, Field(ge=1, le=MOST_CLASSES)] | ClassList
 
 
@@ -48,7 +51,7 @@ class Part(NamedTuple):
 class DataDistribution(Settings):
     """P: which training images, and how many (Gu et al. 2023, Section 3)."""
 
-    NEUTRAL: ClassVar[Mapping[str, Any]] = {"balance": True, "labels": None}
+    NEUTRAL: ClassVar[Mapping[str, Any]] = {"balance": True, "labels": None, "half": None}
 
     dataset: str = Field(
         description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
@@ -71,6 +74,11 @@ class DataDistribution(Settings):
     )
     labels: str | None = Field(
         None, description="The column of a Parquet file that has the classes; default: the first called label."
+    )
+    half: Half | None = Field(
+        None,
+        description="a or b: of every two images of the draw's order, the first or the second, so that two halves of "
+        "any size share no image; default: all.",
     )
 
     def resolved(self, dataset: "Dataset") -> Self:

@@ -195,7 +195,10 @@ def _precise(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-WHAT = ["cells", "checkpoints", "evidence", "gaps", "images", "notes", "emm", "onsets", "extraction"]
+WHAT = [
+    *("cells", "checkpoints", "evidence", "gaps", "quality", "images", "notes"),
+    *("emm", "onsets", "extraction", "halves"),
+]
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 
@@ -221,8 +224,9 @@ def export(
     images of a checkpoint), images (a row for each training image at each checkpoint by each measure: how often it is
     copied, and what it is like), notes (what was done to the images of a cell), emm (a row for each curve: lower and
     upper are the sizes around the crossing, lower95 and upper95 the 95% interval), onsets (a row for each size of a
-    curve) or extraction (how many training images the last checkpoint of each cell copies). Of a study, all but
-    evidence and notes come with their place in it.
+    curve), extraction (how many training images the last checkpoint of each cell copies) or halves (a row for each two
+    cells that differ in P.half alone, which `diffmem halves` compares). Of a study, all but evidence and notes come
+    with their place in it.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

@@ -1,6 +1,7 @@
 """The commands that say what has come out: `status`, `emm`, `report` and `findings`."""
 
 import itertools
+import math
 import signal
 import sys
 import time
@@ -30,7 +31,7 @@ from diffmem.cli.tables import as_markdown, echo, print_json, print_table, print
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffmem.analysis import Curve, Finding, Result
+    from diffmem.analysis import Curve, Finding, OtherResult, Result
     from diffmem.store import Note, StoredStudy
 from diffmem.cli.status import print_notes
 
@@ -216,7 +217,7 @@ def _changed(paths: tuple[Path, ...]) -> list[int]:
 @click.option("--markdown", is_flag=True, help="Print a table for a document.")
 @json_option
 def findings(profile: str | None, store_path: Path, markdown: bool, as_json: bool) -> None:
-    """Check each of the paper's 17 findings against the store: holds, does not hold, cannot be told.
+    """Check the paper's 17 findings, and some of other papers: holds, does not hold, cannot be told.
 
     A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
     holds where its 95% interval lies inside the range that is claimed, does not hold where it lies outside, and
@@ -224,26 +225,32 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
     study's other axes. The intervals are those of `emm`, over images, draws and seeds; with one draw and seed they have
     the noise of the images alone.
 
+    Findings of other papers are read off the studies onset and two_halves: a number, its 95% interval, and the range
+    that is claimed.
+
     Example: diffmem findings --profile laptop
     """
-    from diffmem.analysis import check_findings
+    from diffmem.analysis import check_findings, check_other_papers
     from diffmem.store import Store
 
-    checked = check_findings(Store(store_path), profile)
+    store = Store(store_path)
+    checked, others = check_findings(store, profile), check_other_papers(store, profile)
     if as_json:
         rows = [
             {
                 "number": finding.number,
+                "source": GU,
                 "finding": finding.text,
                 "verdict": verdict,
                 "claims": [vars(r) for r in results],
             }
             for finding, verdict, results in checked
         ]
-        print_json(rows)
+        print_json([*rows, *map(_other_data, others)])
         return
     if markdown:
         echo(as_markdown([row for each in checked for row in _finding_rows(*each)]))
+        echo(f"\n{as_markdown(list(map(_other_row, others)))}")
         return
     echo(f"The paper's findings in {store_path}" + (f" at profile {profile}" if profile else ""))
     for finding, verdict, results in checked:
@@ -252,6 +259,40 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
             print_wrapped(f"    - {_claim(result, verdict)}", indent=6)
     verdicts = Counter(verdict for _, verdict, _ in checked)
     echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    echo("Findings of other papers")
+    for other in others:
+        print_wrapped(f"    {other.verdict:14}  {other.text} ({other.source})", indent=20)
+        print_wrapped(f"    - {_other(other)}", indent=6)
+
+
+GU = "Gu et al. 2023"
+
+
+def _other(result: "OtherResult") -> str:
+    """Return what was measured of a claim of another paper, its range, and where."""
+    low, high = result.within
+    within = f"above {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+    measured = result.quantity if result.value is None else f"{result.quantity}: {result.measured}, claimed {within}"
+    return "; ".join(filter(None, [measured, result.scale, result.behind, result.reason]))
+
+
+def _other_data(result: "OtherResult") -> dict[str, Any]:
+    """Return a finding of another paper as data, as the paper's are."""
+    claim = {key: value for key, value in vars(result).items() if key != "source"}
+    about = {"number": None, "source": result.source, "finding": result.text, "verdict": result.verdict}
+    return {**about, "claims": [claim]}
+
+
+def _other_row(result: "OtherResult") -> dict[str, Any]:
+    return {
+        "source": result.source,
+        "finds": result.text,
+        "verdict": result.verdict,
+        "measured": result.quantity,
+        "value (95%)": result.measured,
+        "scale": result.scale or "-",
+        "behind it": "; ".join(filter(None, [result.behind, result.reason])),
+    }
 
 
 def _claim(result: "Result", verdict: str) -> str:

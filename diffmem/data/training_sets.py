@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmem.cells import DATASETS, MOST_CLASSES, Cell, Dataset
+from diffmem.cells import DATASETS, MOST_CLASSES, Cell, Dataset, Half
 from diffmem.data.collection import Indices, Pixels, Source, check_enlarged, read_images
 from diffmem.data.duplicates import Groups, find_groups, groups_of, keep_groups, note
 from diffmem.data.limits import check_pixels, most_bytes_at_once
@@ -140,7 +140,8 @@ def training_set(cell: Cell) -> TrainingSet:
     for dataset, wanted, count in P.parts:
         source = _source(cell, dataset)
         kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
-        chosen = draw(kinds, count, dataset=_known_as(cell, dataset), number=P.draw, balanced=P.balance)
+        known = _known_as(cell, dataset)
+        chosen = draw(kinds, count, dataset=known, number=P.draw, balanced=P.balance, half=P.half)
         held = count * source.images[0].size
         if held > most_bytes_at_once():
             raise DataError(
@@ -193,7 +194,8 @@ def held_out_set(cell: Cell, most: int) -> TrainingSet:
         source = _source(cell, dataset)
         kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
         known = _known_as(cell, dataset)
-        left.append(draw_held_out(kinds, count, images, dataset=known, number=P.draw, balanced=P.balance))
+        sets = 1 if P.half is None else 2
+        left.append(draw_held_out(kinds, count, images, dataset=known, number=P.draw, balanced=P.balance, sets=sets))
     asked = [images for *_, images in parts]
     share = min((Fraction(len(each), images) for each, images in zip(left, asked, strict=True) if images), default=0)
     found: list[Pixels] = []
@@ -209,16 +211,16 @@ def held_out_set(cell: Cell, most: int) -> TrainingSet:
 
 
 def draw_held_out(
-    classes: Indices, size: int, most: int, *, dataset: str, number: int | str, balanced: bool = True
+    classes: Indices, size: int, most: int, *, dataset: str, number: int | str, balanced: bool = True, sets: int = 1
 ) -> Indices:
     """Return the indices of `most` images at the other end of the orders that `draw` takes `size` from, or as many as
-    it leaves, with equal shares per class if it is balanced."""
+    it leaves, with equal shares per class if it is balanced. Both halves are two sets of that size."""
     if not balanced:
         order = _order(np.flatnonzero(classes >= 0), dataset, number, MOST_CLASSES)
-        return order[size:][::-1][:most]
+        return order[sets * size :][::-1][:most]
     count = int(classes.max()) + 1
     orders = [_order(np.flatnonzero(classes == c), dataset, number, c) for c in range(count)]
-    used = [len(range(c, size, count)) for c in range(count)]  # the classes take turns
+    used = [sets * len(range(c, size, count)) for c in range(count)]  # the classes take turns
     rounds = min(min(len(order) - taken for order, taken in zip(orders, used, strict=True)), -(-most // count))
     return np.stack([order[::-1][:rounds] for order in orders], axis=1).reshape(-1)[:most]
 
@@ -244,7 +246,8 @@ def notes_of(cell: Cell, *, fetch: bool = True) -> tuple[str, ...]:
     for dataset, wanted, count in cell.P.parts:
         if fetch or dataset not in DATASETS or dataset == SHIPPED:
             print_, labels = cell.fingerprints.get(dataset, ""), cell.P.labels if dataset == cell.P.dataset else None
-            said += _notes(dataset, print_, cell.P.resolution, labels, wanted, count, cell.P.draw, cell.P.balance)
+            P = cell.P
+            said += _notes(dataset, print_, P.resolution, labels, wanted, count, P.draw, P.balance, P.half)
     return tuple(said)
 
 
@@ -258,10 +261,11 @@ def _notes(
     count: int,
     number: int | str,
     balanced: bool,
+    half: Half | None,
 ) -> tuple[str, ...]:
     source, groups = _looked_through(dataset, fingerprint, resolution, labels)
     kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
-    chosen = draw(kinds, count, dataset=fingerprint or dataset, number=number, balanced=balanced)
+    chosen = draw(kinds, count, dataset=fingerprint or dataset, number=number, balanced=balanced, half=half)
     said = [*source.notes, note(groups.of(chosen))]
     return tuple(f"{dataset}: {each}" for each in said if each)
 
@@ -292,28 +296,53 @@ def _renumbered(classes: Indices, wanted: tuple[int, ...]) -> Indices:
     return position[classes]
 
 
-def draw(classes: Indices, size: int, *, dataset: str, number: int | str, balanced: bool = True) -> Indices:
+def draw(
+    classes: Indices,
+    size: int,
+    *,
+    dataset: str,
+    number: int | str,
+    balanced: bool = True,
+    half: Half | None = None,
+) -> Indices:
     """Return the indices of `size` images with equal shares per class (Gu et al. 2023, Section 3).
 
     The classes take turns, each in an order of its own that depends on the dataset, the draw's number and the
     class (the file's order for `first`), so a smaller set is the beginning of a larger one. Images of class -1
-    take no part. Not `balanced`: all images in one such order, whatever their class. DataError if there are too few.
+    take no part. Not `balanced`: all images in one such order, whatever their class. A `half` has every other image of
+    each order. DataError if there are too few.
     """
     if not balanced:
-        order = _order(np.flatnonzero(classes >= 0), dataset, number, MOST_CLASSES)
+        order = _of_half(_order(np.flatnonzero(classes >= 0), dataset, number, MOST_CLASSES), half)
         if size > len(order):
+            if half is not None:
+                raise DataError(_halves_too_large(dataset, size, len(order), ""))
             raise DataError(f"{size} images of {dataset}: it has {len(order)}; take a smaller P.size")
         return order[:size]
     count = int(classes.max()) + 1
-    orders = [_order(np.flatnonzero(classes == c), dataset, number, c) for c in range(count)]
+    orders = [_of_half(_order(np.flatnonzero(classes == c), dataset, number, c), half) for c in range(count)]
     rounds = -(-size // count)
     shortest = min(map(len, orders))
     if size > count * shortest:
+        if half is not None:
+            raise DataError(_halves_too_large(dataset, size, count * shortest, "balanced "))
         raise DataError(
             f"{size} images of {dataset}: its smallest class has {shortest}, enough for a balanced set of "
             f"{count * shortest}; take a smaller P.size or fewer P.classes, or P.balance = false"
         )
     return np.stack([order[:rounds] for order in orders], axis=1).reshape(-1)[:size]
+
+
+def _of_half(order: Indices, half: Half | None) -> Indices:
+    """Return every other image of an order, from the first or the second one on; equally many for both halves."""
+    return order if half is None else order[: len(order) // 2 * 2]["ab".index(half) :: 2]
+
+
+def _halves_too_large(dataset: str, size: int, most: int, kind: str) -> str:
+    return (
+        f"two halves of {size} images of {dataset} need {2 * size}, and it has images for {kind}halves of up to "
+        f"{most}; take a smaller P.size"
+    )
 
 
 def _order(members: Indices, dataset: str, number: int | str, class_index: int) -> Indices:

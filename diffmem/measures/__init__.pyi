@@ -1,3 +1,9 @@
+from .agreement import CENTRED_PIXELS as CENTRED_PIXELS
+from .agreement import SIMILAR as SIMILAR
+from .agreement import Agreement as Agreement
+from .agreement import Bounded as Bounded
+from .agreement import HalfPairs as HalfPairs
+from .agreement import agreement as agreement
 from .comparison import MOST_COPIED as MOST_COPIED
 from .comparison import Comparison as Comparison
 from .comparison import png as png
@@ -19,6 +25,7 @@ from .features import Quality as Quality
 from .grouped import AUGMENTATIONS as AUGMENTATIONS
 from .grouped import GROUPED as GROUPED
 from .grouped import grouped_name as grouped_name
+from .halves import compare_pairs as compare_pairs
 from .in_space import identity_of as identity_of
 from .intervals import NORMAL as NORMAL
 from .intervals import p_value as p_value

@@ -121,7 +121,7 @@ def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[t
     fitting: list[list[tuple[str, ...]]] = [[] for _ in places]
     for rank in range(max(map(len, places), default=0)):
         ranked = {
-            number: tuple(_data_uri(_reduced(png)) for png in own[rank].pictures)
+            number: tuple(data_uri(smaller(png)) for png in own[rank].pictures)
             for number, own in enumerate(places)
             if rank < len(own)
         }
@@ -135,7 +135,7 @@ def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[t
     return fitting, max(0, room)
 
 
-def _reduced(png: bytes) -> bytes:
+def smaller(png: bytes) -> bytes:
     """Return a picture with at most PICTURE_SIDE pixels a side; none of none; StoreError if it is no PNG."""
     try:
         return reduced(png, PICTURE_SIDE) if png else png
@@ -145,5 +145,6 @@ def _reduced(png: bytes) -> bytes:
         ) from error
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a picture as the address of itself; empty where there is none."""
     return "data:image/png;base64," + base64.b64encode(png).decode() if png else ""

@@ -15,6 +15,7 @@ from diffmem.analysis import (
     CopiedImages,
     Curve,
     MeasuredStudy,
+    OtherResult,
     Result,
     at_paper_scale,
     beside,
@@ -23,8 +24,10 @@ from diffmem.analysis import (
     copied_images,
     curves_of,
     estimate_emm,
+    halves_of,
     noted,
     only_size,
+    other_results,
     published_values,
     study_cells,
     study_results,
@@ -37,6 +40,7 @@ from diffmem.report.copied import copied_figures
 from diffmem.report.factors import factors, ratio_against_factor
 from diffmem.report.figure import Figure, Panel
 from diffmem.report.galleries import galleries
+from diffmem.report.halves import HalfGallery, half_galleries, halves_figure
 from diffmem.report.noise_levels import level_figures, shown_levels
 from diffmem.report.onsets import onset_figure
 from diffmem.report.quality import quality_figures
@@ -123,6 +127,9 @@ class Section:
     cells: list[TriedCell]
     of_denoisers: list[Figure]  # what measures of a denoiser have found
     of_images: list[Figure]  # how good generated images are
+    other_results: list[OtherResult]
+    halves: Figure | None
+    half_images: list[HalfGallery]
     galleries: Callable[[int], list[dict[str, Any]]]  # that fit into so many bytes
 
     @property
@@ -150,7 +157,8 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published = published_values(store, study.study)
         by_paper = study.by(NEAREST)
         evidence = MeasuredStudy(told(by_paper), told(study_cells(store, by_paper))[0], published)
-        results = study_results(store, evidence)
+        results, others = study_results(store, evidence), told(other_results(store, study))
+        halves, half_images = told(halves_of(store, study)), store.half_images(study.study)
     comparable = [each for each in evidence.cells if at_paper_scale(each)]
     return Section(
         told(study),
@@ -164,6 +172,9 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         cells=_tried(cells, attempts),
         of_denoisers=level_figures(levels, study.kind.clock),
         of_images=quality_figures(quality, _clock(study, cells)),
+        other_results=others,
+        halves=halves_figure(halves),
+        half_images=half_galleries(halves, half_images),
         galleries=partial(galleries, pairs, cells, copies, near, study),
     )
 

@@ -7,6 +7,9 @@ from .events import Measured as Measured
 from .events import Noted as Noted
 from .events import Saved as Saved
 from .events import Trained as Trained
+from .halves import HalfNotCompared as HalfNotCompared
+from .halves import HalvesCompared as HalvesCompared
+from .halves import compare_halves as compare_halves
 from .kept_models import Images as Images
 from .kept_models import generate_images as generate_images
 from .kept_models import prune as prune

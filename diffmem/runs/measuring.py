@@ -73,7 +73,7 @@ NOT_LAST = "the model that is kept is not that of the last checkpoint (score.kee
 NOT_RUN = "nothing is in the store yet; run the study first"
 
 
-class _Model:
+class CheckpointModel:
     """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
 
     def __init__(self, cell: Cell, store: Store, epoch: int, device: Device, spaces: Spaces = NO_SPACES) -> None:
@@ -130,7 +130,7 @@ def measure_study(
     for name in measures:
         check_measure(name, study.space_measures)
     check_spaces(study, store, Group(device=torch.device(device)))
-    entries = _entries(study, store)
+    entries = measured_entries(study, store)
     yield from _nulls(entries, store, measures, device)
     if samples or steps:
         yield from _scored_anew(study, entries, store, measures, samples=samples, steps=steps, device=device)
@@ -161,7 +161,7 @@ def _once(found: Iterator[Later | NotMeasured]) -> Iterator[Later | NotMeasured]
         said.add(each)
 
 
-def _entries(study: Study, store: Store) -> list[StudyCell]:
+def measured_entries(study: Study, store: Store) -> list[StudyCell]:
     """Return the cells of a study; of a search, those of each size that anything is measured of."""
     if study.estimation.search != "bisect":
         return study.distinct
@@ -204,7 +204,7 @@ def _added(
     note = ""
     if missing or new:
         _, count = store.counted(cell.cell_id, epoch)
-        model = _Model(cell, store, epoch, device, entry.spaces)
+        model = CheckpointModel(cell, store, epoch, device, entry.spaces)
         found, images = model.evidence(count, cell.score, missing, keep=GENERATED_IMAGES if new else 0)
         note = _difference(store, cell.cell_id, epoch, found, model)
         if note:
@@ -235,7 +235,7 @@ def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -
     return Later(entry.cell.cell_id, entry.name, epoch, found.measure, found.value, *interval, found.n, new, note)
 
 
-def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: _Model) -> str:
+def _difference(store: Store, cell_id: str, epoch: int, found: Evidence, model: CheckpointModel) -> str:
     """Say how many images are not those that were scored, and why; empty where all are. RunError where the evidence
     of the checkpoint is damaged."""
     stored = store.distances(cell_id, epoch)
@@ -262,7 +262,7 @@ def _denoised(
     had = {each.measure for each in store.levels(cell_id, epoch)}
     found = Denoised()
     if missing := [name for name in names if name not in had]:
-        model = _Model(trained, store, epoch, device)
+        model = CheckpointModel(trained, store, epoch, device)
         set_precision(trained.T)
         found = measure_denoiser(trained, model.denoiser, model.data, missing, group=Group(device=torch.device(device)))
     for note in found.notes:
@@ -361,14 +361,14 @@ def _one_checkpoint(
     keep = GENERATED_IMAGES if new else 0
     images = None
     if had and (missing or new):
-        model = _Model(old, store, epoch, device, entry.spaces)
+        model = CheckpointModel(old, store, epoch, device, entry.spaces)
         found, images = model.evidence(cell.score.samples, cell.score, missing, keep=keep)
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
     elif not had:
         started = time.monotonic()
         with _attempt(store, cell.cell_id, device) as attempt:
-            model = _Model(old, store, epoch, device, entry.spaces)
+            model = CheckpointModel(old, store, epoch, device, entry.spaces)
             found, images = model.evidence(cell.score.samples, cell.score, missing, pairs=cell.score.pairs, keep=keep)
             checkpoint = Checkpoint.of(
                 found,

@@ -32,7 +32,7 @@ def seconds_left(store: Store, study: str) -> dict[str, float | None]:
 
 
 COSTS_NOTHING = {
-    "P": dict.fromkeys(("draw", "classes", "blend")),
+    "P": dict.fromkeys(("draw", "half", "classes", "blend")),
     "T": dict.fromkeys(sorted(TrainingProcedure.model_fields.keys() - {*BUDGETS, "batch_size"})),
 }
 """Settings that cost no operations, as what takes them out of a configuration."""

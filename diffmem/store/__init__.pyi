@@ -12,6 +12,8 @@ from .given import Listing as Listing
 from .given import Provenance as Provenance
 from .given import TrainingImages as TrainingImages
 from .given import new_attempt_id as new_attempt_id
+from .half_queries import HalfImages as HalfImages
+from .half_queries import StudyHalves as StudyHalves
 from .image_queries import THRESHOLD_LEVELS as THRESHOLD_LEVELS
 from .looking import cell_names as cell_names
 from .looking import cell_states as cell_states
@@ -27,6 +29,7 @@ from .names import as_arguments as as_arguments
 from .names import as_options as as_options
 from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
+from .pictures import decoded as decoded
 from .pictures import reduced as reduced
 from .provenance import provenance as provenance
 from .quality_rows import StudyQuality as StudyQuality

@@ -94,6 +94,16 @@ FAULTS = {
     SELECT cell_id, epoch, space, count(*) - count(DISTINCT (quantity, against)) AS twice
     FROM quality GROUP BY ALL HAVING twice > 0
     """: "{cell_id} at checkpoint {epoch}, {space}: {twice} values of quality that are there already",
+    """
+    SELECT DISTINCT cell_a, cell_b, halves.epoch FROM halves
+        LEFT JOIN checkpoints AS a ON a.cell_id = cell_a AND a.epoch = halves.epoch
+        LEFT JOIN checkpoints AS b ON b.cell_id = cell_b AND b.epoch = halves.epoch
+    WHERE a.cell_id IS NULL OR b.cell_id IS NULL
+    """: "{cell_a} and {cell_b} at checkpoint {epoch}: two halves compared without their checkpoints",
+    """
+    SELECT cell_a, cell_b, epoch, space, count(*) - count(DISTINCT sample) AS twice
+    FROM halves GROUP BY ALL HAVING twice > 0
+    """: "{cell_a} and {cell_b} at checkpoint {epoch}, {space}: {twice} pairs of images that are there already",
     "SELECT DISTINCT cell_id FROM copied ANTI JOIN checkpoints USING (cell_id)": (
         "{cell_id}: pictures of copied training images without a checkpoint"
     ),

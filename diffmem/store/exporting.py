@@ -50,7 +50,18 @@ EXTRACTION = """
 """
 """The columns of how many training images a cell copies, against a threshold, generated images, or copies of each."""
 
-GIVEN = {"emm": EMM, "onsets": ONSETS, "extraction": EXTRACTION}
+HALVES = """
+    study VARCHAR, curve VARCHAR, size INTEGER, draw VARCHAR, seed BIGINT, cell_a VARCHAR, cell_b VARCHAR,
+    epoch INTEGER, space VARCHAR, threshold DOUBLE, pairs INTEGER,
+    cosine DOUBLE, cosine_low95 DOUBLE, cosine_high95 DOUBLE, cosine_null DOUBLE,
+    psnr DOUBLE, psnr_low95 DOUBLE, psnr_high95 DOUBLE, psnr_null DOUBLE,
+    reproducible DOUBLE, reproducible_low95 DOUBLE, reproducible_high95 DOUBLE, reproducible_null DOUBLE,
+    generalization DOUBLE, generalization_low95 DOUBLE, generalization_high95 DOUBLE, generalization_null DOUBLE,
+    null_pairs INTEGER, held_out INTEGER
+"""
+"""The columns of how far the models of two halves agree, a row for each two."""
+
+GIVEN = {"emm": EMM, "onsets": ONSETS, "extraction": EXTRACTION, "halves": HALVES}
 """The columns of what is not in the store, but read off it."""
 
 

@@ -62,6 +62,12 @@ QUALITY = """
 """
 """SQL for the quality of the images of a checkpoint in a space."""
 
+HALVES = """
+    SELECT cell_a, cell_b, epoch, space, count(*) AS pairs, list(similarity ORDER BY sample) AS found
+    FROM {} GROUP BY ALL
+"""
+"""SQL for all that was found of two halves at a checkpoint."""
+
 MERGE = [
     """
     INSERT OR REPLACE INTO cells FROM other_.cells AS o WHERE NOT EXISTS (
@@ -142,6 +148,19 @@ MERGE = [
     """
     INSERT INTO quality FROM other_.quality AS o WHERE NOT EXISTS (
         FROM quality AS q WHERE q.cell_id = o.cell_id AND q.epoch = o.epoch AND q.space = o.space
+    )
+    """,
+    f"""
+    DELETE FROM halves WHERE (cell_a, cell_b, epoch, space) IN (
+        SELECT (cell_a, cell_b, epoch, space) FROM ({HALVES.format("halves")}) AS h
+            JOIN ({HALVES.format("other_.halves")}) AS o USING (cell_a, cell_b, epoch, space)
+        WHERE (o.pairs, o.found) > (h.pairs, h.found) -- the one of more images, as their number can be chosen later
+    )
+    """,
+    """
+    INSERT INTO halves FROM other_.halves AS o WHERE NOT EXISTS (
+        FROM halves AS h
+        WHERE h.cell_a = o.cell_a AND h.cell_b = o.cell_b AND h.epoch = o.epoch AND h.space = o.space
     )
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",

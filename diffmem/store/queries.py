@@ -13,6 +13,7 @@ import numpy.typing as npt
 from diffmem.errors import NotInStore, StoreError
 from diffmem.store.copy_queries import CopyQueries
 from diffmem.store.database import Row as Row
+from diffmem.store.half_queries import HalfQueries
 from diffmem.store.names import listed, nearest
 from diffmem.store.quality_queries import QualityQueries
 from diffmem.store.rows import (
@@ -55,7 +56,7 @@ def _cells(more: str) -> str:
         """
 
 
-class Queries(CopyQueries, QualityQueries):
+class Queries(CopyQueries, QualityQueries, HalfQueries):
     """What a store has, as rows; every method opens the file to read it, and raises StoreError."""
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:

@@ -213,6 +213,23 @@ MIGRATIONS: list[Migration] = [
         null_n INTEGER NOT NULL            -- new real images
     )
     """,
+    """
+    CREATE TABLE halves (                  -- images of the models of two halves (P.half) from the same latent
+        cell_a VARCHAR NOT NULL,           -- the cell of half a
+        cell_b VARCHAR NOT NULL,
+        epoch INTEGER NOT NULL,
+        space VARCHAR NOT NULL,            -- where images are compared: centred pixels, ...
+        sample INTEGER NOT NULL,           -- number of the generated image, as in evidence
+        similarity DOUBLE NOT NULL,        -- cosine of the two images
+        mse DOUBLE NOT NULL,               -- mean squared difference on 0..1
+        mismatched DOUBLE,                 -- cosine of half a's image and half b's of another latent: the null
+        mismatched_mse DOUBLE,
+        nearest_a DOUBLE NOT NULL,         -- largest cosine of half a's image to its training images
+        nearest_b DOUBLE NOT NULL,
+        held_out_a DOUBLE,                 -- largest cosine of held-out image `sample` to these: the null
+        held_out_b DOUBLE
+    )
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

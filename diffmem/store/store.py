@@ -4,7 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from diffmem.errors import StoreError
 from diffmem.measures import (
     NEAREST,
     Evidence,
+    HalfPairs,
     LevelValue,
     MeasureEvidence,
     QualityValue,
@@ -305,6 +306,17 @@ class Store(Queries):
         not measured `anew`."""
         with self.writing() as connection:
             return insert_quality(connection, cell_id, epoch, values, anew=anew)
+
+    def add_halves(self, cell_a: str, cell_b: str, epoch: int, space: str, found: HalfPairs) -> None:
+        """Keep what was found of the models of two halves at a checkpoint, in the place of what was there of them."""
+        same, key = "cell_a = ? AND cell_b = ? AND epoch = ? AND space = ?", [cell_a, cell_b, epoch, space]
+        names = [field.name for field in fields(found)]
+        columns = {name: getattr(found, name) for name in names}
+        with self.writing() as connection:
+            connection.register("given_halves", {"sample": np.arange(len(found.mse), dtype=np.int32), **columns})
+            connection.execute(f"DELETE FROM halves WHERE {same}", key)
+            values = ", ".join(f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" for name in names)
+            connection.execute(f"INSERT INTO halves SELECT ?, ?, ?, ?, sample, {values} FROM given_halves", key)
 
 
 def _add_levels(

@@ -148,6 +148,16 @@ RULES = [
         "AND against IN ('training', 'held_out')",
         "a value of quality is no number within its interval",
     ),
+    Rule(
+        "halves",
+        "cell_a",
+        " AND ".join(
+            f"({column} IS NULL OR {column} BETWEEN -1 AND 1)"
+            for column in ("similarity", "mismatched", "nearest_a", "nearest_b", "held_out_a", "held_out_b")
+        )
+        + " AND mse BETWEEN 0 AND 1 AND (mismatched_mse IS NULL OR mismatched_mse BETWEEN 0 AND 1) AND sample >= 0",
+        "two halves have a similarity outside of -1..1, or a squared difference outside of 0..1",
+    ),
     Rule("notes", "cell_id", r"regexp_matches(note, '\S')", "a note is empty"),
 ]
 """Rules of the tables that every command reads."""

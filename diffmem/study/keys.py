@@ -17,6 +17,7 @@ PAPER = {
     "P.classes": "Fig. 2b",
     "P.balance": "Sec. 3",
     "P.labels": "-",
+    "P.half": "-",
     "P.blend.dataset": "Fig. 2c",
     "P.blend.share": "Fig. 2c",
     "P.blend.classes": "Fig. 2c",

@@ -6,9 +6,11 @@ import scipy.stats
 from PIL import Image
 
 from diffmem.cells.cell import Cell
-from diffmem.cells.settings import DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
+from diffmem.cells.datasets import DATASETS
+from diffmem.cells.rules import impossible_data
+from diffmem.cells.settings import Blend, DataDistribution, ModelConfiguration, Scoring, TrainingProcedure
 from diffmem.data.pixels import resized
-from diffmem.data.training_sets import draw, load_source, training_set
+from diffmem.data.training_sets import draw, held_out, load_source, training_set
 from diffmem.errors import DataError, DiffmemError
 
 PER_CLASS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -192,6 +194,130 @@ def test_images_of_the_wanted_side_are_left_as_they_are():
     images = load_source("digits", None).images[:5]
     np.testing.assert_array_equal(resized(images, (8, 8)), images)
     np.testing.assert_array_equal(make(40).images, make(40, resolution=8).images)
+
+
+# --- halves --------------------------------------------------------------------------------------------
+
+
+def half_of(size, half, *, classes=None, draw_key=0, balanced=True):
+    available = load_source("digits", None).classes if classes is None else classes
+    return draw(available, size, dataset="digits", number=draw_key, balanced=balanced, half=half)
+
+
+@pytest.mark.parametrize("draw_key", [0, 3, "first"])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_two_halves_share_no_image_at_any_two_sizes(draw_key, balanced):
+    first, second = (half_of(870, half, draw_key=draw_key, balanced=balanced) for half in "ab")
+    assert len(first) == len(second) == 870
+    assert len(np.unique(np.concatenate([first, second]))) == 1740
+
+
+@pytest.mark.parametrize("half", ["a", "b"])
+def test_a_half_is_nested_and_balanced(half):
+    largest = half_of(870, half)
+    for size in (2, 9, 11, 100, 777):
+        np.testing.assert_array_equal(half_of(size, half), largest[:size])
+        counts = np.bincount(load_source("digits", None).classes[largest[:size]], minlength=10)
+        assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("size", [10, 230, 870])
+def test_the_halves_together_are_the_draw_of_twice_the_size(size):
+    """For whole rounds of the ten classes: half a and half b take turns in each class' order."""
+    both = np.concatenate([half_of(size, half) for half in "ab"])
+    np.testing.assert_array_equal(np.sort(both), np.sort(chosen(2 * size)))
+
+
+def halves_of(size, **P):
+    P = {"dataset": "digits", **P}
+    return [
+        Cell.resolve(DataDistribution(size=size, half=half, **P), ModelConfiguration(), TrainingProcedure(), Scoring())
+        for half in "ab"
+    ]
+
+
+def pictures(images):
+    return {each.tobytes() for each in images}
+
+
+BLEND = {"classes": 5, "blend": Blend(dataset="digits", share=0.3, classes=(5, 6, 7, 8, 9))}
+
+
+@pytest.mark.parametrize("draw_key", [0, 4, "first"])
+@pytest.mark.parametrize(
+    ("size", "P"),
+    [(15, {}), (23, {}), (500, {}), (777, {"balance": False}), (41, {"classes": [3, 7]}), (37, BLEND), (400, BLEND)],
+    ids=str,
+)
+def test_the_held_out_images_are_the_same_for_both_halves_and_in_neither(size, P, draw_key):
+    cells = halves_of(size, draw=draw_key, **P)
+    first, second = (pictures(training_set(cell).images) for cell in cells)
+    assert len(first) == len(second) == size
+    assert not first & second
+    held = [held_out(cell, 1000) for cell in cells]
+    np.testing.assert_array_equal(*held)
+    assert len(held[0])
+    assert not pictures(held[0]) & (first | second)
+
+
+def test_halves_that_take_all_of_a_class_leave_nothing_held_out():
+    """Class 8 has 174 images, 87 of which are in each half of 173 images of classes 8 and 0."""
+    cells = halves_of(173, classes=[8, 0])
+    used = set().union(*(pictures(training_set(cell).images) for cell in cells))
+    assert len(used) == 346
+    assert [len(held_out(cell, 1000)) for cell in cells] == [0, 0]
+
+
+def test_a_cell_without_halves_keeps_its_name_and_its_images():
+    P = DataDistribution(dataset="digits", size=30)
+    cell = Cell.resolve(P, ModelConfiguration(), TrainingProcedure(), Scoring())
+    assert "half" not in cell.identity["P"]
+    assert len({cell.cell_id, *(each.cell_id for each in halves_of(30))}) == 3
+    np.testing.assert_array_equal(training_set(cell).images, make(30).images)
+
+
+@pytest.mark.parametrize(
+    ("size", "balanced", "message"),
+    [
+        (
+            871,
+            True,
+            "two halves of 871 images of digits need 1742, and it has images for balanced halves of up to 870; take a "
+            "smaller P.size",
+        ),
+        (
+            899,
+            False,
+            "two halves of 899 images of digits need 1798, and it has images for halves of up to 898; take a smaller "
+            "P.size",
+        ),
+    ],
+)
+def test_halves_that_are_too_large_are_refused_with_the_numbers(size, balanced, message):
+    for half in "ab":
+        with pytest.raises(DataError) as error:
+            half_of(size, half, balanced=balanced)
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("balanced", "message"),
+    [
+        (
+            True,
+            "two halves of 900 images need 1800, and digits has images for balanced halves of up to 870; take a "
+            "smaller size, or P.balance = false for halves of up to 898",
+        ),
+        (
+            False,
+            "two halves of 900 images need 1800, and digits has images for halves of up to 898; take a smaller size",
+        ),
+    ],
+)
+def test_a_plan_refuses_halves_that_are_too_large(balanced, message):
+    P = DataDistribution(dataset="digits", size=900, half="a", balance=balanced)
+    (fault,) = impossible_data(P, DATASETS)
+    assert (fault.keys[0], fault.message) == ("P.size", message)
 
 
 # --- labels --------------------------------------------------------------------------------------------

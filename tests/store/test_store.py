@@ -40,6 +40,7 @@ TABLES = {
     "checkpoints",
     "copied",
     "evidence",
+    "halves",
     "held_out",
     "measure_evidence",
     "measurements",

@@ -34,6 +34,7 @@ PAPER = {
     "sample_size": 2,
     "paper": 1,
     "onset": 12,
+    "two_halves": 16,
 }
 """Cells of each study at the paper's scale: its levels times its sizes."""
 PROFILES = [("quickstart", None), *((name, profile) for name in PAPER for profile in (None, "laptop"))]
@@ -48,7 +49,9 @@ def test_a_study_has_the_papers_levels_and_sizes(name: str, cells: int) -> None:
     assert len(Study.load(STUDIES / f"{name}.toml").distinct) == cells
 
 
-@pytest.mark.parametrize("name", sorted(set(PAPER) - {"paper", "optimum", "dataset_size", "unique_50k", "onset"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(PAPER) - {"paper", "optimum", "dataset_size", "unique_50k", "onset", "two_halves"})
+)
 def test_a_study_keeps_the_papers_constants(name: str) -> None:
     basic = Study.load(STUDIES / "paper.toml").cells[0].cell.model_dump()
     axes = {key for axis in Study.load(STUDIES / f"{name}.toml").axes for key in axis}
