@@ -19,6 +19,7 @@ import tiny
 import torch
 from scipy.stats import binomtest
 
+from diffmem.data import training_set
 from diffmem.errors import StoreError
 from diffmem.runs import cell_run as cellrun
 from diffmem.runs.cell_run import CellRun, Work
@@ -660,6 +661,7 @@ def test_out_of_memory_while_generating_halves_the_batch(study, tmp_path):
         pass
     small = Small()
     work = CellRun(entry, Work(store, lambda: False), "a", tmp_path / "state")
+    work.data = training_set(entry.cell)
     list(work._measure(small, images, 1, 1, None, 0.0))
     assert set(small.counts) == {12, 6, 3, 2}  # 12 of 20 images, then halves; 20 = 6 * 3 + 2
     (row,) = store.rows("SELECT samples FROM checkpoints")

@@ -479,7 +479,7 @@ MOMENTS = {  # and the checkpoints that the store then has
     ("a state is about to be written", 2, 0): 1,
     ("a state is half written", 2, 0): 1,
     ("a state is not yet in place", 3, 0): 2,
-    ("the store is half written", 3, 0): 1,  # its row is in the write-ahead log, and on its way to the file
+    ("the store is half written", 5, 0): 1,  # its row is in the write-ahead log, and on its way to the file
 }
 
 

@@ -60,7 +60,7 @@ def test_values_come_with_their_checkpoint_or_later_and_once(tmp_path):
             "INSERT INTO noise_levels SELECT * FROM noise_levels LIMIT 1",
             "gaps: 1 values at a noise level that has one already",
         ),
-        ("UPDATE noise_levels SET epoch = 13", "at epoch 13: values at noise levels without their checkpoint"),
+        ("UPDATE noise_levels SET epoch = 13", "at checkpoint 13: values at noise levels without their checkpoint"),
     ],
 )
 def test_a_check_names_values_that_do_not_belong(tmp_path, sql, fault):
@@ -102,5 +102,5 @@ def test_values_of_another_number_of_images_are_not_merged(tmp_path):
         filled(tmp_path / "a"),
         filled(tmp_path / "b", [replace(each, n=31) for each in VALUES]),
     )
-    with pytest.raises(StoreError, match=f"measured otherwise than in .*: {cell_id} at epoch 12; merge only one"):
+    with pytest.raises(StoreError, match=f"measured otherwise than in .*: {cell_id} at checkpoint 12; merge only one"):
         merge(store, other.path)
