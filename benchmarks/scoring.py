@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     print(f"{given.images:,} generated and as many held-out images against {given.training:,} training images")
     for what, ratio, most in bench(given.images, given.training, this_device()):
-        print(f"{ratio:8.3f}  {what}" + (f" (to reach: {most:g})" if most else ""))
+        print(f"{ratio:9.4g}  {what}" + (f" (to reach: {most:g})" if most else ""))
 
 
 if __name__ == "__main__":

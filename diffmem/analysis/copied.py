@@ -13,6 +13,7 @@ from diffmem.analysis.extraction import (
     concentration,
     distinct,
 )
+from diffmem.errors import StoreError
 from diffmem.measures import wilson
 from diffmem.store import CellProgress, CopyFrequency, DensityBin, Store, StoredStudy
 
@@ -84,7 +85,7 @@ class CopiedImages:
 
 def copied_images(store: Store, study: StoredStudy) -> list[CopiedImages]:
     """Return which training images each cell of a study copies at the last checkpoint that the study's measure has
-    scored, at its threshold; none of a cell without any."""
+    scored, at its threshold; none of a cell without any. StoreError if more are copied than there are."""
     name, measure = study.study, study.measure
     thresholds = sorted({study.threshold, *(k * measure.largest / LEVELS for k in range(1, LEVELS + 1))})
     last = {point.position: point for point in store.curve_points(name, measure, study.threshold)}
@@ -148,6 +149,11 @@ def _copied(
     own, levels = thresholds
     frequencies, size = made.at.get(own, {}), cell.size
     extracted, both = distinct(frequencies), min(made.images, unseen.images)
+    if extracted > size:
+        raise StoreError(
+            f"{cell.cell_id}: {extracted} training images are copied, but it has {size}; `diffmem store check` lists "
+            "what else is wrong"
+        )
     low, high = wilson(extracted / size, size).tolist()
     counts = [*(count for count in COUNTS if count < made.images), made.images]
     return CopiedImages(

@@ -126,13 +126,14 @@ def _search_more(images: Tensor, training_images: Tensor, count: int) -> tuple[T
     """
     x = _centred(images)
     x_norms = _squared_norms(x)
-    ranks, kept, products, norms = _best_ranked(x, training_images, count + SPARE + 1)
+    ranks, kept, products, norms, heads = _best_ranked(x, training_images, count + SPARE + 1)
     longest, some = norms.amax(), min(count + SPARE, len(training_images))
     guard = ranks[:, -1].double() if some < len(training_images) else torch.full_like(x_norms, torch.inf)
     chosen, order = kept[:, :some].sort(dim=1)  # lower index first
-    squared = x_norms[:, None] + norms[chosen] - 2 * products[:, :some].gather(1, order).double()
-    # a sum of whole numbers is exact in any order if their sizes add up to at most WHOLE (Cauchy and Schwarz)
-    inexact = (x_norms[:, None] * norms[chosen] > WHOLE**2) & (x.shape[1] > EXACT_TERMS)
+    products = products[:, :some].gather(1, order)
+    squared = x_norms[:, None] + norms[chosen] - 2 * products.double()
+    # exact: sums of all parts but the last, at most WHOLE (Cauchy and Schwarz), and the whole sum, if it is below that
+    inexact = (_head_norms(x)[:, None] * heads[chosen] > WHOLE**2) | (products.abs() >= WHOLE)
     rounded = torch.nonzero(inexact.any(dim=1))[:, 0]
     for rows in torch.split(rounded, max(1, MORE_ELEMENTS // (some * x.shape[1]))):
         squared[rows] = _exact_squared(x[rows], training_images, chosen[rows])
@@ -146,14 +147,15 @@ def _search_more(images: Tensor, training_images: Tensor, count: int) -> tuple[T
     return index, squared
 
 
-def _best_ranked(x: Tensor, training_images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _best_ranked(x: Tensor, training_images: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ranks ||y||^2 - 2 x.y, rounded, indices and products x.y [n, count] of the images y of the lowest ranks,
-    ascending, as many as there are; and the squared norms [N] of all of them."""
+    ascending, as many as there are; and the squared norms [N] of all of them, whole and without their last part."""
     ranks, products = (x.new_empty((len(x), 0)) for _ in range(2))
-    kept, norms = x.new_empty((len(x), 0), dtype=torch.int64), []
+    kept, norms, heads = x.new_empty((len(x), 0), dtype=torch.int64), [], []
     for start in range(0, len(training_images), MORE_TRAINING_ROWS):
         y = _centred(training_images[start : start + MORE_TRAINING_ROWS])
         norms.append(_squared_norms(y))
+        heads.append(_head_norms(y))
         product = x[:, :EXACT_TERMS] @ y[:, :EXACT_TERMS].T
         for first in range(EXACT_TERMS, x.shape[1], EXACT_TERMS):
             part = slice(first, first + EXACT_TERMS)
@@ -164,7 +166,13 @@ def _best_ranked(x: Tensor, training_images: Tensor, count: int) -> tuple[Tensor
         products = torch.cat([products, product.gather(1, column)], dim=1)
         ranks, order = ranks.topk(min(count, ranks.shape[1]), dim=1, largest=False)
         kept, products = kept.gather(1, order), products.gather(1, order)
-    return ranks, kept, products, torch.cat(norms)
+    return ranks, kept, products, torch.cat(norms), torch.cat(heads)
+
+
+def _head_norms(rows: Tensor) -> Tensor:
+    """Return the squared norms of rows without the last part of a product, float64 [n]; 0 where there is one part."""
+    head = (rows.shape[1] - 1) // EXACT_TERMS * EXACT_TERMS
+    return _squared_norms(rows[:, :head]) if head else rows.new_zeros(len(rows), dtype=torch.float64)
 
 
 def _rank_error(x_norms: Tensor, longest: Tensor, pixels: int) -> Tensor:

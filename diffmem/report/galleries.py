@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,22 +42,18 @@ def galleries(
     show equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
     """
     pairs_of, copies_of = by_position(pairs), by_position(copies)
-    about = {(each.position, each.nearest): _about(each, study) for each in near}
+    about = defaultdict(str, {(each.position, each.nearest): _about(each, study) for each in near})
     shown = [each for each in cells if each.cell.position in pairs_of]
     most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
     own = [pairs_of[each.cell.position] for each in shown]
     half = room // 2
     copied, left = _fitting(
-        [[_Place((row.picture or b"",), about.get((row.position, row.nearest), "")) for row in rows] for rows in most],
-        half,
+        [[_Place((row.picture or b"",), about[row.position, row.nearest]) for row in rows] for rows in most], half
     )
-    drawn, _ = _fitting(
-        [
-            [_Place((pair.generated, pair.nearest), about.get((pair.position, pair.number), "")) for pair in rows]
-            for rows in own
-        ],
-        half + left,
-    )
+    paired = [
+        [_Place((pair.generated, pair.nearest), about[pair.position, pair.number]) for pair in rows] for rows in own
+    ]
+    drawn, _ = _fitting(paired, half + left)
     return [
         {
             "name": each.cell.name,
@@ -66,12 +63,7 @@ def galleries(
             "size": each.cell.size,
             "replicated": len(copies_of[each.cell.position]),
             "copied": [
-                {
-                    "nearest": row.nearest,
-                    "copies": row.copies,
-                    "picture": picture,
-                    "about": about.get((row.position, row.nearest), ""),
-                }
+                {**vars(row), "picture": picture, "about": about[row.position, row.nearest]}
                 for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
             "stored": len(own[number]),
@@ -80,7 +72,7 @@ def galleries(
                     "generated": generated,
                     "nearest": nearest,
                     "number": pair.number,
-                    "about": about.get((pair.position, pair.number), ""),
+                    "about": about[pair.position, pair.number],
                     "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
                     "memorized": is_copy(pair.distance, pair.yardstick, study.threshold),
                 }

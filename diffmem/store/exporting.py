@@ -120,27 +120,7 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             ORDER BY {order}cell_id, epoch, measure, quantity, images DESC, sigma DESC
             """
     if what == "images":
-        return f"""
-            WITH counted AS (
-                SELECT cell_id, epoch, measure, nearest, count(*) AS nearest_of,
-                    count(*) FILTER {is_copy_sql("threshold")} AS copies
-                FROM ({_all_evidence()}) JOIN {thresholds()} USING (measure) GROUP BY ALL
-            ), each_image AS (
-                SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
-                    configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
-                    checkpoints.epoch AS known_by, {_epochs(connection)} AS epoch, measured.measure,
-                    unnest(range(size)) AS training_image, {TRAINING_SET} AS training_set
-                FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch)
-            )
-            SELECT e.* EXCLUDE (known_by, training_set), image, alike, local_distance,
-                coalesce(nearest_of, 0) AS nearest_of, coalesce(copies, 0) AS copies
-            FROM each_image AS e
-                LEFT JOIN counted AS c ON (c.cell_id, c.epoch, c.measure, c.nearest)
-                    = (e.cell_id, e.known_by, e.measure, e.training_image)
-                LEFT JOIN training_images AS t
-                    ON t.training_set = e.training_set AND t.position = e.training_image
-            ORDER BY {order and "e.position, "}e.cell_id, e.known_by, e.measure, e.training_image
-            """
+        return _of_images(connection, place, source, order)
     if what == "quality":
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
@@ -163,6 +143,31 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
     return f"""
         SELECT e.* REPLACE ({_epochs(connection, "e")} AS epoch) FROM ({evidence}) AS e LEFT JOIN cells USING (cell_id)
         ORDER BY cell_id, e.epoch, sample
+        """
+
+
+def _of_images(connection: duckdb.DuckDBPyConnection, place: str, source: str, order: str) -> str:
+    """Return the query of each training image at each checkpoint by each measure."""
+    return f"""
+        WITH counted AS (
+            SELECT cell_id, epoch, measure, nearest, count(*) AS nearest_of,
+                count(*) FILTER {is_copy_sql("threshold")} AS copies
+            FROM ({_all_evidence()}) JOIN {thresholds()} USING (measure) GROUP BY ALL
+        ), each_image AS (
+            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
+                configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
+                checkpoints.epoch AS known_by, {_epochs(connection)} AS epoch, measured.measure,
+                unnest(range(size)) AS training_image, {TRAINING_SET} AS training_set
+            FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch)
+        )
+        SELECT e.* EXCLUDE (known_by, training_set), image, alike, local_distance,
+            coalesce(nearest_of, 0) AS nearest_of, coalesce(copies, 0) AS copies
+        FROM each_image AS e
+            LEFT JOIN counted AS c ON (c.cell_id, c.epoch, c.measure, c.nearest)
+                = (e.cell_id, e.known_by, e.measure, e.training_image)
+            LEFT JOIN training_images AS t
+                ON t.training_set = e.training_set AND t.position = e.training_image
+        ORDER BY {order and "e.position, "}e.cell_id, e.known_by, e.measure, e.training_image
         """
 
 

@@ -9,6 +9,7 @@ import tiny
 
 from diffmem.analysis.copied import LEVELS, copied_images
 from diffmem.analysis.extraction import accumulated, all_ever, at_least, concentration, distinct
+from diffmem.errors import StoreError
 from diffmem.measures import MEASURES, Evidence, MeasureEvidence, wilson
 from diffmem.store import TrainingImages
 from diffmem.store.given import Checkpoint
@@ -156,3 +157,15 @@ def test_a_measure_that_has_not_scored_the_last_checkpoint_counts_the_one_that_i
     copies = found.nearest[found.distance < found.yardstick / 3]
     assert (counted.epoch, counted.samples, counted.extracted) == (12, 40, len(set(copies.tolist())))
     assert (counted.null, counted.null_images) == (None, 0)
+
+
+def test_more_copied_images_than_there_are_is_damage(filled) -> None:
+    study, store = filled
+    with store.writing() as connection:
+        connection.execute("UPDATE evidence SET nearest = sample, d1 = 0")
+    with pytest.raises(StoreError) as caught:
+        copied_images(store, store.study("tiny"))
+    assert str(caught.value) == (
+        f"{study.cells[0].cell.cell_id}: 200 training images are copied, but it has 8; `diffmem store check` lists "
+        "what else is wrong"
+    )

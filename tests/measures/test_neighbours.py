@@ -222,6 +222,13 @@ def test_distances_of_large_images_are_exact_to_the_bit(pixels, bright, monkeypa
     assert_nearest_agree(images, training, 50)
 
 
+def test_products_whose_parts_cancel_are_exact_too():
+    """The sum of the first two parts is 3.3e7, past the whole numbers that float32 holds, and that of all is below."""
+    images, training = 255 - random_images(9, 1, 1, 3072, seed=1) % 3, 255 - random_images(200, 1, 1, 3072, seed=2) % 5
+    training[..., 2048:] = random_images(200, 1, 1, 1024, seed=3) % 4
+    assert_nearest_agree(images, training, 50)
+
+
 def test_more_neighbours_that_float32_cannot_tell_apart_are_told_apart():
     """All 200 are one to five levels away in one pixel of 3,072, of an image whose squared norm is 5e7."""
     image = random_images(1, 3, 32, 32, levels=2) * 255
