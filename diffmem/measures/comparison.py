@@ -59,7 +59,7 @@ class Comparison:
         pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
         pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]
         # all or nothing: where memory runs out before this, the batch is added again in parts
-        keeps = [generated.cpu()] if len(self.images) < self.keep else []
+        keeps = [generated.cpu()] if len(self.images) + sum(map(len, self.kept)) < self.keep else []
         self.pairs += pictures
         self.kept += keeps
         for added, compared in zip(self.added, on_cpu, strict=True):
@@ -71,11 +71,18 @@ class Comparison:
             own = _joined([NOTHING, *added])
             gathered.append(Compared(*(group.gather(each, count) for each in own)))
             added.clear()
-        if len(self.images) < self.keep:
-            images = torch.cat(self.kept) if self.kept else self.training_images[:0].cpu()
-            whole = group.gather(images, count)
-            self.images = torch.cat([self.images, whole] if len(self.images) else [whole])[: self.keep]
-            self.kept.clear()
+        if room := min(self.keep - len(self.images), count):
+            self._gather_images(group, count, room)
+
+    def _gather_images(self, group: Group, count: int, room: int) -> None:
+        """Put together the first `room` of the `count` images of which each process has the beginning of its share."""
+        share = group.share(count)
+        own = torch.cat(self.kept or [self.training_images[:0].cpu()])[: max(0, room - share.start)]
+        whole = torch.zeros(room, *own.shape[1:], dtype=torch.uint8, device=group.device)
+        whole[share.start : share.start + len(own)] = own.to(group.device)
+        group.sum_(whole)
+        self.images = torch.cat([self.images, whole.cpu()] if len(self.images) else [whole.cpu()])
+        self.kept.clear()
 
     def half_width(self) -> float:
         """Return half the width of the 95% Wilson interval of the paper's ratio so far."""

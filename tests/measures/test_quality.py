@@ -139,15 +139,17 @@ def test_c_t_of_new_images_varies_around_0_by_less_than_1():
 def test_c_t_is_the_mean_z_of_cells_weighted_by_their_test_images():
     """Three cells far apart, of which one has 20 generated images, which are too few."""
     centres = np.repeat([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]], 60, axis=0)
-    training, test = centres + normal(180, 2), (centres + normal(180, 2, seed=1))[:150]
+    training, test = centres + normal(180, 2), (centres + normal(180, 2, seed=1))[30:150]
     generated = (centres + normal(180, 2, seed=2))[:140]
     zs = []
-    for first, last in ((0, 60), (60, 120)):
-        own = training[first:last]
-        to_own = [[np.linalg.norm(own - x, axis=1).min() for x in each[first:last]] for each in (generated, test)]
+    for own, of_test in ((slice(0, 60), slice(0, 30)), (slice(60, 120), slice(30, 90))):
+        sets = generated[own], test[of_test]
+        to_own = [[np.linalg.norm(training[own] - x, axis=1).min() for x in each] for each in sets]
+        m, n = map(len, to_own)
         u = stats.mannwhitneyu(*to_own, use_continuity=False).statistic
-        zs.append((u - 1800) / np.sqrt(60 * 60 * 121 / 12))
-    assert quality.copying_of(generated, test, training) == pytest.approx(np.mean(zs))
+        zs.append((u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12))
+    weighted = (30 * zs[0] + 60 * zs[1]) / 90
+    assert quality.copying_of(generated, test, training) == pytest.approx(weighted)
     assert quality.copying_of(generated[:20], test, training) is None
 
 

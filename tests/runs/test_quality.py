@@ -120,6 +120,20 @@ def test_the_images_are_found_in_whatever_batches_a_precision_asks_for(tmp_path)
     assert row["n"] == store.rows("SELECT samples FROM checkpoints")[0]["samples"]
 
 
+def test_processes_that_share_the_images_measure_the_quality_of_all_of_them_in_their_order(tmp_path):
+    _, alone = trained(tmp_path / "alone", ASKED, text=OPTIMUM)
+    together = Store(tmp_path / "together.duckdb")
+    shared = ("--processes", "2", "--split", "batch", "--set", ASKED)
+    result = tiny.diffmem("run", tmp_path / "alone" / "tiny.toml", "--store", together.path, *shared)
+    assert result.returncode == 0, result.stderr
+    sql = "SELECT quantity, against, n, value FROM quality ORDER BY ALL"
+    found, expected = ([list(row.values()) for row in store.rows(sql)] for store in (together, alone))
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    assert len(found) > 10
+    # a pixel may be rounded otherwise
+    assert [row[3] for row in found] == pytest.approx([row[3] for row in expected], rel=0.01, abs=0.02)
+
+
 # --- commands ------------------------------------------------------------------------------------------
 
 
