@@ -69,7 +69,7 @@ class SizeMean(NamedTuple):
     """The mean of a number over pairs of models of one size, with its 95% interval."""
 
     size: int
-    models: int  # pairs of them
+    pairs: int  # of models
     value: float
     low: float
     high: float

@@ -120,6 +120,8 @@ def _check(store: Store, claim: OtherClaim, study: StoredStudy) -> OtherResult:
     cells, points = study_cells(store, by_paper)
     finished = {each.cell.position for each in cells if each.cell.finished}
     points = [point for point in points if point.position in finished]
+    if points and not any(point.step for point in points):
+        return _unknown(claim, study.study, "its models are not trained, and this is about those that are")
     found = claim.measure(MeasuredPoints(store, by_paper, points))
     missing = len(cells) - len(finished)
     note = f"{missing} of {len(cells)} cells are not finished" if missing else ""
@@ -199,8 +201,9 @@ def _rise_of(number: Number, null: Number) -> Callable[[MeasuredPoints], Measure
             return Measured(None, None, 0, "fewer than two sizes have halves compared: `diffmem halves` does it")
         at = f"{means[0].value:.3f} at N = {means[0].size}, {means[-1].value:.3f} at N = {means[-1].size}"
         beside = f"; null {nulls[0].value:.3f} and {nulls[-1].value:.3f}" if len(nulls) == len(means) else ""
-        alone = "" if means[0].models > 1 < means[-1].models else "; one pair of models: the noise of latents only"
-        return Measured(*found, means[0].models + means[-1].models, at + beside + alone)
+        pairs = means[0].pairs, means[-1].pairs
+        alone = "" if min(pairs) > 1 else "; one pair of models: the noise of latents only"
+        return Measured(*found, 2 * sum(pairs), at + beside + alone)
 
     return measured
 

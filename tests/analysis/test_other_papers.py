@@ -238,7 +238,7 @@ def test_agreement_that_rises_with_n_holds(store):
     agree, reproducible, general = results(store, "two_halves")
     assert [each.verdict for each in (agree, reproducible, general)] == [HOLDS] * 3
     assert agree.value == pytest.approx(0.57, abs=0.01)
-    assert agree.models == 4
+    assert agree.models == 8
     assert agree.reason.startswith("0.40")
     assert agree.reason.endswith("at N = 128; null 0.300 and 0.300")
 
@@ -254,6 +254,15 @@ def test_one_pair_of_models_is_said_to_have_the_noise_of_latents_alone(store):
     halves_study(store, {8: 0.4, 128: 0.9}, draws="[0]")
     agree, *_ = results(store, "two_halves")
     assert agree.reason.endswith("; one pair of models: the noise of latents only")
+
+
+def test_models_that_are_not_trained_cannot_tell(store):
+    halves_study(store, {8: 0.4, 128: 0.9})
+    with store.writing() as connection:
+        connection.execute("UPDATE checkpoints SET step = 0")
+    assert {(each.verdict, each.reason) for each in results(store, "two_halves")} == {
+        (UNKNOWN, "its models are not trained, and this is about those that are")
+    }
 
 
 def test_halves_that_are_not_compared_cannot_tell(store):
