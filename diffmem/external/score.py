@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,21 +178,12 @@ def score_images(
         raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
     unseen = None if held_out is None else _read_held_out(held_out, source, size, resolution)
-    channels = max(each.images.shape[1] for each in (generated, source))
-    identities = [identity_of(each, (channels, *size[::-1]), this_device()) for each in declared.values()]
-    if identities:
-        store.add_spaces(identities)
+    _know(store, declared.values(), (max(each.images.shape[1] for each in (generated, source)), *size[::-1]))
     null = None if unseen is None else _compared(unseen.images, source.images, measures, in_spaces)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     if unseen is not None and null is not None:
         notes += tuple(_held_out_notes(str(held_out), unseen, null, against))
-    store.register(
-        Listing(name, f"Images called {name}", readable(str(images)), READ_OFF),
-        [ListedCell(cell, curve, f"{curve}, N = {cell.size}", {})],
-        kind=Kind.IMAGES,
-        notes={cell.cell_id: notes},
-        keep=True,  # other images of this name, or another training set, are another curve
-    )
+    _register(store, name, images, cell, curve, notes)
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
@@ -206,6 +197,23 @@ def score_images(
         null=null,
         asked=measures,
         quality=found,
+    )
+
+
+def _know(store: Store, declared: Iterable[DeclaredSpace], shape: tuple[int, int, int]) -> None:
+    """Record what the names of feature spaces stand for; StoreError where the store knows another of a name."""
+    if identities := [identity_of(each, shape, this_device()) for each in declared]:
+        store.add_spaces(identities)
+
+
+def _register(store: Store, name: str, images: Path | str, cell: ForeignCell, curve: str, notes: Sequence[str]) -> None:
+    """Make the images a study, or a curve of one: other images of this name, or another training set, are another."""
+    store.register(
+        Listing(name, f"Images called {name}", readable(str(images)), READ_OFF),
+        [ListedCell(cell, curve, f"{curve}, N = {cell.size}", {})],
+        kind=Kind.IMAGES,
+        notes={cell.cell_id: notes},
+        keep=True,
     )
 
 
