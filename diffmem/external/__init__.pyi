@@ -1,3 +1,3 @@
-from .score import MeasureNull as MeasureNull
-from .score import Score as Score
 from .score import score_images as score_images
+from .scored import MeasureNull as MeasureNull
+from .scored import Score as Score

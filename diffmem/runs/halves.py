@@ -14,8 +14,9 @@ from diffmem.errors import DataError, StoreError
 from diffmem.measures import CENTRED_PIXELS, Space, compare_pairs
 from diffmem.models import sample_labels
 from diffmem.networks import UntrainedModel
+from diffmem.runs.checkpoint_model import CheckpointModel, Device
 from diffmem.runs.kept_models import images_of
-from diffmem.runs.measuring import CheckpointModel, Device, measured_entries
+from diffmem.runs.measuring import measured_entries
 from diffmem.store import UNREADABLE, Store, decoded
 from diffmem.study import Study, StudyCell
 from diffmem.text import counted

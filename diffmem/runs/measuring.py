@@ -10,34 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffmem.cells import Cell, Scoring, epoch_of
+from diffmem.cells import Cell, epoch_of
 from diffmem.data import training_set
 from diffmem.errors import RunError
 from diffmem.measures import (
     DENOISER_MEASURES,
     GENERATED_IMAGES,
-    NO_SPACES,
     QUALITY,
-    Comparison,
     Evidence,
-    Spaces,
     asks_for_quality,
     check_measure,
     of_copies,
     of_denoisers,
 )
-from diffmem.models import ALONE, DenoiserFunction, Group, set_precision
+from diffmem.models import Group, set_precision
 from diffmem.networks import UntrainedModel
+from diffmem.runs.checkpoint_model import CheckpointModel, Device
 from diffmem.runs.denoising import Denoised, measure_denoiser
-from diffmem.runs.kept_models import Made, denoiser_of, find_model, images_of
+from diffmem.runs.kept_models import Made, find_model
 from diffmem.runs.nulls import NullMeasured, measure_null
 from diffmem.runs.quality import CellQuality, add_quality, stored_distances
 from diffmem.runs.spaces import check_spaces
 from diffmem.runs.training_images import look_through
 from diffmem.store import Checkpoint, Listing, Measurement, Outcome, Store, StoredLevel, provenance
 from diffmem.study import Study, StudyCell
-
-Device = torch.device | str
 
 
 @dataclass(frozen=True)
@@ -71,43 +67,6 @@ class NotMeasured:
 NOT_KEPT = 'no trained model is kept; score.keep = "last" keeps it, in a run with another --store'
 NOT_LAST = "the model that is kept is not that of the last checkpoint (score.keep)"
 NOT_RUN = "nothing is in the store yet; run the study first"
-
-
-class CheckpointModel:
-    """The trained model of a checkpoint, or the denoiser that follows from the training images, and these."""
-
-    def __init__(self, cell: Cell, store: Store, epoch: int, device: Device, spaces: Spaces = NO_SPACES) -> None:
-        self.spaces = spaces
-        self.data = data = training_set(cell)
-        self.cell, self.device = cell, device
-        self.images = torch.from_numpy(np.ascontiguousarray(data.images)).to(device)
-        self.made: Made | None = None
-        self.denoiser: DenoiserFunction
-        if isinstance(cell.M, UntrainedModel):
-            labels = None if data.labels is None else torch.from_numpy(data.labels).to(device)
-            self.denoiser = cell.M.from_images(self.images.float() / 127.5 - 1, labels, count=cell.labels)
-        else:
-            kept = find_model(store, cell.cell_id, epoch)
-            self.made, self.denoiser = kept.made, denoiser_of(kept, device)
-
-    def evidence(
-        self, count: int, scoring: Scoring, measures: Sequence[str], *, pairs: int = 0, keep: int = 0
-    ) -> tuple[Evidence, Tensor]:
-        """Generate the first `count` images as a scoring has them, and compare them with the training set.
-
-        The first `keep` of them come too.
-        """
-        keep = min(keep, count)
-        comparison = Comparison(self.images, pairs=pairs, others=measures, spaces=self.spaces, keep=keep)
-        cell = self.cell.model_copy(update={"score": scoring})
-        for batch in images_of(self.denoiser, cell, count, device=self.device):
-            comparison.add(_on(batch.images, self.device))
-        comparison.gather(ALONE, count)
-        return comparison.evidence(), comparison.images
-
-
-def _on(images: Tensor, device: Device) -> Tensor:
-    return images.to(device)
 
 
 def measure_study(

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from diffmem.measures import Measure, is_copy_sql
 from diffmem.sql import literal
 from diffmem.store.image_queries import TRAINING_SET, evidence_of
+from diffmem.store.image_rows import (
+    CopyFrequency,
+    DensityBin,
+    NearImage,
+)
 from diffmem.store.level_queries import LevelQueries
-from diffmem.store.rows import CopyFrequency, DensityBin, NearImage
 
 BINS = 10
 """Equal parts of a training set, by local density."""

@@ -8,17 +8,19 @@ import numpy.typing as npt
 
 from diffmem.measures import MEASURES, NEAREST, QUALITY, Measure, is_copy_sql
 from diffmem.sql import literal
-from diffmem.store.records import Records
-from diffmem.store.rows import (
+from diffmem.store.image_rows import (
     CopyCount,
     ImagePair,
     LevelCount,
+    Replicated,
+    SampleCount,
+)
+from diffmem.store.records import Records
+from diffmem.store.rows import (
     Measurement,
     Null,
     Point,
     Reached,
-    Replicated,
-    SampleCount,
 )
 
 THRESHOLD_LEVELS = 120

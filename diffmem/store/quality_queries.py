@@ -50,6 +50,8 @@ def insert_quality(
 
     If it is measured `anew`, as beside other held-out images, it takes the place of what was there.
     """
+    if not values:
+        return False
     spaces = {each.space for each in values}
     for space in sorted(spaces) if anew else ():
         connection.execute("DELETE FROM quality WHERE cell_id = ? AND epoch = ? AND space = ?", [cell_id, epoch, space])

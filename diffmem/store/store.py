@@ -3,14 +3,13 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from types import MappingProxyType
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 
 from diffmem.cells import RESULTS_VERSION
 from diffmem.errors import StoreError
@@ -22,11 +21,11 @@ from diffmem.measures import (
     MeasureEvidence,
     QualityValue,
     SpaceIdentity,
-    wilson,
 )
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
+from diffmem.store.inserting import insert_held_out, insert_levels, insert_measure, texts
 from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
@@ -228,9 +227,9 @@ class Store(Queries):
                     "INSERT OR IGNORE INTO copied VALUES (?, ?, ?)", [(c.cell_id, *image) for image in c.copied]
                 )
             for measure, evidence in c.others.items():
-                _add_measure(connection, c.cell_id, c.epoch, measure, evidence)
+                insert_measure(connection, c.cell_id, c.epoch, measure, evidence)
             for measure, values in c.levels.items():
-                _add_levels(connection, c.cell_id, c.epoch, measure, values)
+                insert_levels(connection, c.cell_id, c.epoch, measure, values)
             insert_quality(connection, c.cell_id, c.epoch, c.quality)
         return True
 
@@ -241,14 +240,14 @@ class Store(Queries):
         with self.writing() as connection:
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
-                _add_held_out(connection, name, measure, found)
+                insert_held_out(connection, name, measure, found)
 
     def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
         """Keep what the training images of a cell are like, for all cells of the same training set, unless it is there
         already."""
         rows = {
             "position": np.arange(len(images.names), dtype=np.int32),
-            "image": _texts(images.names),
+            "image": texts(images.names),
             "alike": images.alike.astype(np.int32),
             "local_distance": images.local_distance,
         }
@@ -287,7 +286,7 @@ class Store(Queries):
                 "SELECT 1 FROM measurements WHERE cell_id = ? AND epoch = ? AND measure = ?", [cell_id, epoch, measure]
             ).fetchone()
             if not known:
-                _add_measure(connection, cell_id, epoch, measure, evidence)
+                insert_measure(connection, cell_id, epoch, measure, evidence)
         return not known
 
     def add_levels(self, cell_id: str, epoch: int, measure: str, values: Sequence[LevelValue]) -> bool:
@@ -298,7 +297,7 @@ class Store(Queries):
                 "SELECT 1 FROM noise_levels WHERE cell_id = ? AND epoch = ? AND measure = ?", [cell_id, epoch, measure]
             ).fetchone()
             if not known:
-                _add_levels(connection, cell_id, epoch, measure, values)
+                insert_levels(connection, cell_id, epoch, measure, values)
         return not known
 
     def add_quality(self, cell_id: str, epoch: int, values: Sequence[QualityValue], *, anew: bool = False) -> bool:
@@ -319,68 +318,20 @@ class Store(Queries):
             connection.execute(f"INSERT INTO halves SELECT ?, ?, ?, ?, sample, {values} FROM given_halves", key)
 
 
-def _add_levels(
-    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, values: Sequence[LevelValue]
-) -> None:
-    texts = {key: _texts(getattr(each, key) for each in values) for key in ("quantity", "images")}
-    numbers = {key: np.array([getattr(each, key) for each in values]) for key in ("sigma", "value", "low", "high", "n")}
-    connection.register("given_levels", {**texts, **numbers})
-    connection.execute(
-        "INSERT INTO noise_levels SELECT ?, ?, ?, quantity, images, sigma, value, low, high, n FROM given_levels",
-        [cell_id, epoch, measure],
-    )
-
-
-def _add_held_out(
-    connection: duckdb.DuckDBPyConnection, training_set: str, measure: str, evidence: MeasureEvidence
-) -> None:
-    same, images = "training_set = ? AND measure = ?", len(evidence.nearest)
-    ((had,),) = connection.execute(f"SELECT count(*) FROM held_out WHERE {same}", [training_set, measure]).fetchall()
-    if had >= images:
-        return
-    rows = {
-        "sample": np.arange(images, dtype=np.int32),
-        "nearest": evidence.nearest.astype(np.int32),
-        "distance": evidence.distance,
-        "yardstick": evidence.yardstick,
-    }
-    connection.register("given_held_out", rows)
-    connection.execute(f"DELETE FROM held_out WHERE {same}", [training_set, measure])
-    connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [training_set, measure])
-
-
-def _add_measure(
-    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence
-) -> None:
-    n = len(evidence.nearest)
-    ratio = evidence.copies / n
-    connection.execute(
-        "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [cell_id, epoch, measure, ratio, *wilson(ratio, n).tolist(), n],
-    )
-    arrays = {"distance": evidence.distance, "yardstick": evidence.yardstick}
-    numbers = {"sample": np.arange(n, dtype=np.int32), "nearest": evidence.nearest.astype(np.int32)}
-    connection.register("given_measure_evidence", {**numbers, **arrays})
-    connection.execute(
-        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, yardstick FROM given_measure_evidence",
-        [cell_id, epoch, measure],
-    )
-
-
 def _give_cells(connection: duckdb.DuckDBPyConnection, listed: Sequence[Listed]) -> None:
     """Let SQL see cells as `given_cells`, each once, and their places in a study as `given_members`."""
     distinct = {place.cell.cell_id: place.cell for place in listed}.values()
     rows = {
-        "cell_id": _texts(cell.cell_id for cell in distinct),
-        "configuration": _texts(json.dumps(cell.configuration) for cell in distinct),
+        "cell_id": texts(cell.cell_id for cell in distinct),
+        "configuration": texts(json.dumps(cell.configuration) for cell in distinct),
         "expected": np.array([cell.checkpoint_count for cell in distinct], dtype=np.int32),
     }
     members = {
         "position": np.arange(len(listed), dtype=np.int32),
-        "cell_id": _texts(place.cell.cell_id for place in listed),
-        "curve": _texts(place.curve for place in listed),
-        "name": _texts(place.name for place in listed),
-        "axis_values": _texts(json.dumps(dict(place.axis_values)) for place in listed),
+        "cell_id": texts(place.cell.cell_id for place in listed),
+        "curve": texts(place.curve for place in listed),
+        "name": texts(place.name for place in listed),
+        "axis_values": texts(json.dumps(dict(place.axis_values)) for place in listed),
     }
     connection.register("given_cells", rows)
     connection.register("given_members", members)
@@ -389,9 +340,9 @@ def _give_cells(connection: duckdb.DuckDBPyConnection, listed: Sequence[Listed])
 def _replace_notes(connection: duckdb.DuckDBPyConnection, notes: Mapping[str, Sequence[str]]) -> None:
     """Replace the notes of some cells, by cell_id."""
     said = [(cell_id, text) for cell_id, texts in notes.items() for each in texts if (text := readable(each.strip()))]
-    connection.register("noted_cells", {"cell_id": _texts(notes)})
+    connection.register("noted_cells", {"cell_id": texts(notes)})
     connection.register(
-        "given_notes", {"cell_id": _texts(cell_id for cell_id, _ in said), "note": _texts(text for _, text in said)}
+        "given_notes", {"cell_id": texts(cell_id for cell_id, _ in said), "note": texts(text for _, text in said)}
     )
     for statement in REPLACE_NOTES:
         connection.execute(statement)
@@ -402,11 +353,6 @@ def _end(connection: duckdb.DuckDBPyConnection, attempt_id: str, outcome: Outcom
         "UPDATE attempts SET outcome = ?, error = ?, ended_at = greatest(?, started_at) WHERE attempt_id = ?",
         [str(outcome), error, utc_now(), attempt_id],
     )
-
-
-def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
-    """Return texts as an array that DuckDB scans as a column."""
-    return np.array(list(values), dtype=object)
 
 
 def _later(column: str, rows: str) -> str:

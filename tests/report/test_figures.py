@@ -14,7 +14,8 @@ from diffmem.report import figures
 from diffmem.report.drawing import draw
 from diffmem.report.figure import Figure, Panel
 from diffmem.store.image_queries import THRESHOLD_LEVELS
-from diffmem.store.rows import LevelCount, Point, SampleCount
+from diffmem.store.image_rows import LevelCount, SampleCount
+from diffmem.store.rows import Point
 
 SIZES = [8, 16, 32]
 

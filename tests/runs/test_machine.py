@@ -196,19 +196,22 @@ def test_a_search_tries_a_cell_that_needs_more_memory_once(tmp_path: Path) -> No
     assert {row["attempts"] for row in tried} == {1}
 
 
-@pytest.mark.parametrize(
-    ("gpus", "there"),
-    [(1, "1 GPU here, and each needs one of its own"), (2, "2 GPUs here, and each needs one of its own")],
-)
-def test_more_processes_than_gpus_are_refused_before_any_starts(monkeypatch, gpus, there):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    for asked in (lambda: launch.start(3, ["run"]), lambda: joined(monkeypatch, 3)):
+@pytest.mark.parametrize("asks", ["start", "join"])
+def test_more_processes_than_gpus_are_refused_before_any_starts(monkeypatch, asks):
+    def refusal(gpus: int) -> str:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         with pytest.raises(RunError) as caught:
-            asked()
-        assert str(caught.value) == (
-            f"3 processes, but {there}; start at most {gpus} (--processes {gpus}), or set CUDA_VISIBLE_DEVICES to "
-            "nothing to train on the CPU"
-        )
+            launch.start(3, ["run"]) if asks == "start" else joined(monkeypatch, 3)
+        return str(caught.value)
+
+    assert refusal(1) == (
+        "3 processes, but 1 GPU here, and each needs one of its own; start at most 1 (--processes 1), or set "
+        "CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+    )
+    assert refusal(2) == (
+        "3 processes, but 2 GPUs here, and each needs one of its own; start at most 2 (--processes 2), or set "
+        "CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+    )
 
 
 def joined(monkeypatch, processes):

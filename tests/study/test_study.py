@@ -1054,7 +1054,7 @@ def test_the_schema_knows_the_measures():
     of_copies = ["nearest", "calibrated", *GROUPED]
     in_space = {"type": "string", "pattern": "^[a-z][a-z0-9_-]*$"}
     items = sections["score"]["properties"]["measures"]["items"]
-    assert items == {"anyOf": [{"enum": [*of_copies, *DENOISER_MEASURES]}, in_space]}
+    assert items == {"anyOf": [{"enum": [*of_copies, *DENOISER_MEASURES, "quality"]}, in_space]}
     assert sections["emm"]["properties"]["measure"]["anyOf"] == [{"enum": of_copies}, in_space]
 
 

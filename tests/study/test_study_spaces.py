@@ -61,7 +61,7 @@ def test_a_space_that_no_measure_is_in_is_a_fault(tmp_path: Path) -> None:
 def test_a_measure_that_is_no_space_is_a_fault(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, text(""))
     assert fault.startswith(f"tiny.toml:{LINE - 2}: score.measures: no measure 'sscd'; there are nearest, calibrated, ")
-    assert fault.endswith(", gaps, membership, and feature spaces that are declared as [spaces.NAME]")
+    assert fault.endswith(", gaps, membership, quality, and feature spaces that are declared as [spaces.NAME]")
 
 
 MISSING = (

@@ -1,0 +1,65 @@
+"""How what a measure found goes into the tables."""
+
+from collections.abc import Iterable, Sequence
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from diffmem.measures import LevelValue, MeasureEvidence, wilson
+
+
+def insert_levels(
+    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, values: Sequence[LevelValue]
+) -> None:
+    """Add what a measure of a denoiser found at each noise level of a checkpoint."""
+    names = {key: texts(getattr(each, key) for each in values) for key in ("quantity", "images")}
+    numbers = {key: np.array([getattr(each, key) for each in values]) for key in ("sigma", "value", "low", "high", "n")}
+    connection.register("given_levels", {**names, **numbers})
+    connection.execute(
+        "INSERT INTO noise_levels SELECT ?, ?, ?, quantity, images, sigma, value, low, high, n FROM given_levels",
+        [cell_id, epoch, measure],
+    )
+
+
+def insert_held_out(
+    connection: duckdb.DuckDBPyConnection, training_set: str, measure: str, evidence: MeasureEvidence
+) -> None:
+    """Add what a measure says of held-out images against a training set, unless as many are there."""
+    same, images = "training_set = ? AND measure = ?", len(evidence.nearest)
+    ((had,),) = connection.execute(f"SELECT count(*) FROM held_out WHERE {same}", [training_set, measure]).fetchall()
+    if had >= images:
+        return
+    rows = {
+        "sample": np.arange(images, dtype=np.int32),
+        "nearest": evidence.nearest.astype(np.int32),
+        "distance": evidence.distance,
+        "yardstick": evidence.yardstick,
+    }
+    connection.register("given_held_out", rows)
+    connection.execute(f"DELETE FROM held_out WHERE {same}", [training_set, measure])
+    connection.execute("INSERT INTO held_out SELECT ?, ?, * FROM given_held_out", [training_set, measure])
+
+
+def insert_measure(
+    connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, measure: str, evidence: MeasureEvidence
+) -> None:
+    """Add what a measure says of the generated images of a checkpoint."""
+    n = len(evidence.nearest)
+    ratio = evidence.copies / n
+    connection.execute(
+        "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [cell_id, epoch, measure, ratio, *wilson(ratio, n).tolist(), n],
+    )
+    arrays = {"distance": evidence.distance, "yardstick": evidence.yardstick}
+    numbers = {"sample": np.arange(n, dtype=np.int32), "nearest": evidence.nearest.astype(np.int32)}
+    connection.register("given_measure_evidence", {**numbers, **arrays})
+    connection.execute(
+        "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, yardstick FROM given_measure_evidence",
+        [cell_id, epoch, measure],
+    )
+
+
+def texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
+    """Return texts as an array that DuckDB scans as a column."""
+    return np.array(list(values), dtype=object)
