@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -14,7 +14,7 @@ from diffmem.analysis.collapse import collapse
 from diffmem.analysis.curves import CellWithSettings, by_position, study_cells
 from diffmem.analysis.findings import UNKNOWN, verdict
 from diffmem.analysis.halves import Number, halves_of, rise, size_means
-from diffmem.analysis.onsets import LEVEL, CurveOnsets, onsets_of
+from diffmem.analysis.onsets import LEVEL, Slope, onsets_of, space_of
 from diffmem.cells import DATASETS
 from diffmem.measures import NEAREST, wilson
 from diffmem.store import Point, Store, StoredStudy, StudyLevel
@@ -160,7 +160,26 @@ def _onset_slope(evidence: MeasuredPoints) -> Measured:
     curves = onsets_of(evidence.points)
     if len(curves) != 1:
         return Measured(None, None, 0, f"the study has {len(curves)} curves with checkpoints, and this is about one")
-    slope, without = curves[0].slope, _without_onset(curves[0])
+    return _slope_of(curves[0].slope, curves[0].left_out)
+
+
+def _generation_slope(evidence: MeasuredPoints) -> Measured:
+    """Return the slope of log tau_gen against log N."""
+    quality = evidence.store.study_quality(evidence.study.study)
+    if not quality:
+        return Measured(
+            None, None, 0, 'no quality is measured: score.measures = ["quality"] does it at each checkpoint'
+        )
+    curves = onsets_of(evidence.points, quality=quality)
+    if len(curves) != 1:
+        return Measured(None, None, 0, f"the study has {len(curves)} curves with checkpoints, and this is about one")
+    found = _slope_of(curves[0].gen_slope, curves[0].gen_left_out)
+    return replace(found, reason=_joined(f"Frechet distance in {space_of(quality)}", found.reason))
+
+
+def _slope_of(slope: Slope | None, left_out: Sequence[int]) -> Measured:
+    sizes = ", ".join(map(str, left_out))
+    without = f"without an onset between checkpoints: N = {sizes}" if sizes else ""
     if slope is None:
         return Measured(None, None, 0, _joined("fewer than two sizes have an onset between checkpoints", without))
     if slope.low is None or slope.high is None:
@@ -170,11 +189,6 @@ def _onset_slope(evidence: MeasuredPoints) -> Measured:
 
 def _joined(*reasons: str) -> str:
     return "; ".join(filter(None, reasons))
-
-
-def _without_onset(curve: CurveOnsets) -> str:
-    sizes = ", ".join(map(str, curve.left_out))
-    return f"without an onset between checkpoints: N = {sizes}" if sizes else ""
 
 
 def _one_curve(evidence: MeasuredPoints) -> Measured:
@@ -254,10 +268,6 @@ def _first_twice(above: Sequence[bool]) -> int | None:
     return int(both[0]) if len(both) else None
 
 
-def _no_quality(_evidence: MeasuredPoints) -> Measured:
-    return Measured(None, None, 0, "it needs a distance of quality to held-out images, which is not measured here")
-
-
 BONNAIRE, FAVERO = "Bonnaire et al. 2025", "Favero et al. 2025"
 KADKHODAIE, ZHANG = "Kadkhodaie et al. 2024", "Zhang et al. 2024"
 IN_PROPORTION = "Memorization begins after a time in proportion to N"
@@ -271,7 +281,7 @@ OTHER_PAPERS = (
         "slope of log tau_gen against log N",
         "onset",
         (-0.2, 0.2),
-        _no_quality,
+        _generation_slope,
     ),
     OtherClaim(FAVERO, IN_PROPORTION, SLOPE, "onset", PROPORTIONAL, _onset_slope),
     OtherClaim(

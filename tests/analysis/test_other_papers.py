@@ -14,7 +14,7 @@ from diffmem.analysis.collapse import collapse
 from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN
 from diffmem.analysis.halves import SizeMean, rise
 from diffmem.analysis.other_papers import OTHER_PAPERS, OtherResult, check_other_papers
-from diffmem.measures import HalfPairs, LevelValue
+from diffmem.measures import HalfPairs, LevelValue, QualityValue
 from diffmem.report.page import render_page
 from diffmem.store import Point
 from diffmem.store.store import Store
@@ -43,8 +43,9 @@ def logistic(step: float, tau: float) -> float:
     return 1 / (1 + (tau / step) ** 4)
 
 
-def onset_study(store: Store, tau, *, gap=None, axes: str = "") -> Study:
-    """Put a study into the store whose models rise around tau(N), and whose loss gap does around gap(N)."""
+def onset_study(store: Store, tau, *, gap=None, good=None, axes: str = "") -> Study:
+    """Put a study into the store whose models rise around tau(N), and whose loss gap does around gap(N); their
+    distance to held-out images falls around good(N)."""
     study = replace(Study.load(tiny.write(store.path.parent, TEXT + axes, "onset")), name="onset@laptop")
     tiny.register(store, study)
     for entry in study.cells:
@@ -60,6 +61,12 @@ def onset_study(store: Store, tau, *, gap=None, axes: str = "") -> Study:
                 }
             ratio = logistic(step, tau(cell.P.size))
             store.append(replace(tiny.checkpoint(cell.cell_id, known_by, ratio, samples=500), levels=levels))
+            if good is not None:
+                far = 1 + 100 * (1 - logistic(step, good(cell.P.size)))
+                to_held_out = far, far - 0.01, far + 0.01, 500, 1000, 64, 1.0, 500
+                store.add_quality(
+                    cell.cell_id, known_by, [QualityValue("pixels", "frechet_distance", "held_out", *to_held_out)]
+                )
     return study
 
 
@@ -98,8 +105,18 @@ def test_onsets_in_proportion_to_n_and_one_curve_hold(store):
     assert slope.models == one_curve.models == 3
     assert slope.scale == "digits at 8x8, N = 8 to 32, ddpm++ of width 128, 4,000 steps"
     assert (quality.verdict, quality.value) == (UNKNOWN, None)
-    assert quality.reason == "it needs a distance of quality to held-out images, which is not measured here"
+    assert quality.reason == 'no quality is measured: score.measures = ["quality"] does it at each checkpoint'
     assert gap.reason == 'no loss gap is measured: score.measures = ["gaps"] does it at each checkpoint'
+
+
+@pytest.mark.parametrize(("good", "power", "told"), [(lambda _: 60, 0, HOLDS), (lambda size: size**2, 2, FAILS)])
+def test_images_that_become_good_at_one_step_hold_and_later_with_more_images_do_not(store, good, power, told):
+    onset_study(store, lambda size: 40 * size, good=good, axes="[[axes]]\nP.draw = [0, 1, 2]\n")
+    quality = results(store)[1]
+    assert quality.verdict == told
+    assert quality.value == pytest.approx(power, abs=0.25)
+    assert quality.models == 9
+    assert quality.reason == "Frechet distance in pixels"
 
 
 def test_onsets_at_one_step_for_all_sizes_do_not_hold(store):
