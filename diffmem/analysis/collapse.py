@@ -29,6 +29,7 @@ class Collapse:
     interval: tuple[float, float]
     models: int
     rising: list[int]  # sizes of models whose ratio still rises at the end, so that f_max is not reached
+    left_out: list[int]  # sizes of models that never memorize, which the value is without
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class _Training:
 
 def collapse(points: Sequence[Point], *, seed: int = 0) -> Collapse | None:
     """Return how far sizes deviate from their mean curve where any of them rises; None where no two sizes do at a
-    common step / N, or one never memorizes.
+    common step / N.
 
     f is the memorization ratio and f_max its highest of a training. Between checkpoints it is linear in log step;
     trainings of one size are averaged. The interval is over images (Jeffreys' posterior) and, where a size has
     several, over trainings, drawn anew.
     """
     trainings: dict[int, list[_Training]] = defaultdict(list)
-    rising = set()
+    rising, left_out = set(), set()
     for own in by_position(points).values():
         at = [point for point in own if point.step > 0]
         if at and max(point.ratio for point in at) > 0:
@@ -56,6 +57,8 @@ def collapse(points: Sequence[Point], *, seed: int = 0) -> Collapse | None:
             trainings[training.size].append(training)
             if still_rises([p.step for p in at], [p.ratio for p in at], [p.samples for p in at]):
                 rising.add(training.size)
+        elif at:
+            left_out.add(at[0].size)
     if len(trainings) < 2:
         return None
     every = [each for own in trainings.values() for each in own]
@@ -69,7 +72,9 @@ def collapse(points: Sequence[Point], *, seed: int = 0) -> Collapse | None:
     generator = np.random.default_rng(seed)
     drawn = [_deviation(_drawn(list(trainings.values()), generator), grid) for _ in range(RESAMPLES)]
     ends = np.nanquantile(drawn, [0.025, 0.975])
-    return Collapse(value, (min(value, float(ends[0])), max(value, float(ends[1]))), len(every), sorted(rising))
+    return Collapse(
+        value, (min(value, float(ends[0])), max(value, float(ends[1]))), len(every), sorted(rising), sorted(left_out)
+    )
 
 
 def _training(points: Sequence[Point]) -> _Training:

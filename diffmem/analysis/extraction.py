@@ -16,6 +16,8 @@ Frequencies = Mapping[int, int]
 """f_k, by k: training images that k generated images are copies of, k at least 1."""
 
 RESAMPLES = 1000
+POISSON = {0: (0.0, 3.69), 1: (0.97, 4.57)}
+"""How far Poisson's 95% interval reaches below and above a count of 0 and of 1 (Garwood 1936)."""
 
 
 def distinct(frequencies: Frequencies) -> int:
@@ -28,7 +30,8 @@ def accumulated(frequencies: Frequencies, images: int, counts: npt.ArrayLike, *,
     and its 95% interval over other images of the same model, [counts, 2] (Colwell et al. 2012, Eq. 4 and 5).
 
     With f_k training images of k copies, S(n) = sum (1 - a_k) f_k with a_k = C(M - k, n) / C(M, n), and its variance
-    is sum (1 - a_k)^2 f_k - S(n)^2 / S, where S is Chao's estimate of all that are ever copied, `size` at most.
+    is sum (1 - a_k)^2 f_k - S(n)^2 / S, where S is Chao's estimate of all that are ever copied, `size` at most. Where
+    one or none is copied once, which gives no variance, others may be as far as Poisson's interval of that number.
     """
     n = np.asarray(counts, dtype=float)
     k, f = (np.array([*each], dtype=float) for each in (frequencies.keys(), frequencies.values()))
@@ -36,8 +39,10 @@ def accumulated(frequencies: Frequencies, images: int, counts: npt.ArrayLike, *,
     mean = (seen * f[:, None]).sum(axis=0)
     variance = (seen**2 * f[:, None]).sum(axis=0) - mean**2 / max(1.0, all_ever(frequencies, images, size=size))
     width = NORMAL * np.sqrt(np.maximum(0.0, variance))
-    most = np.minimum(n, size)
-    return mean, np.stack([np.clip(mean - width, 0, most), np.clip(mean + width, 0, most)], axis=-1)
+    most, once = np.minimum(n, size), frequencies.get(1, 0)
+    least = POISSON.get(once, (0.0, 0.0))
+    below, above = np.maximum(width, least[0]), np.maximum(width, least[1])
+    return mean, np.stack([np.clip(mean - below, 0, most), np.clip(mean + above, 0, most)], axis=-1)
 
 
 def _unseen(k: Array, n: Array, images: int) -> Array:

@@ -7,7 +7,7 @@ the last does not depend on N.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +105,7 @@ class Model(NamedTuple):
     rises: bool  # whether the ratio does so still, at the end of what is trained
     gen: Onset | None = None
     falls: bool = False  # whether the distance to held-out images does so still
+    gap: float = 0.0  # logarithm of the steps of tau_gen over those of the checkpoint before: it is in between
 
 
 def onsets_of(
@@ -125,7 +126,7 @@ def onsets_of(
             model = model_onsets(steps, ratios, samples, level=level)
             if known := distances.get(own[0].position):
                 gen, falls = quality_onset(list(known), list(known.values()))
-                model = model._replace(gen=gen, falls=falls)
+                model = model._replace(gen=gen, falls=falls, gap=_gap(list(known), gen))
             models[own[0].curve][own[0].size].append(model)
     return [_curve(label, sizes) for label, sizes in models.items()]
 
@@ -205,6 +206,12 @@ def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: 
     return Onset(float(steps[at]), None, None, low_end, None if last == len(steps) - 1 else float(steps[last])), falls
 
 
+def _gap(steps: Sequence[int], onset: Onset) -> float:
+    """Return the logarithm of an onset's step over that of the checkpoint before; 0 where it is at no checkpoint."""
+    before = [step for step in steps if onset.value is not None and step < onset.value]
+    return math.log(onset.value / max(before)) if before and onset.value else 0.0
+
+
 def _first_good(distances: np.ndarray) -> np.ndarray:
     """Return the first checkpoint of each training [n, checkpoints] whose distance is at most 1.1 times the least."""
     first: np.ndarray = (distances <= GOOD * distances.min(axis=1, keepdims=True)).argmax(axis=1)
@@ -266,7 +273,8 @@ def _curve(label: str, models: dict[int, list[Model]]) -> CurveOnsets:
     mem = _means([[model.mem for model in models[size]] for size in sizes])
     half = _means([[model.half for model in models[size]] for size in sizes])
     gens = [[model.gen for model in models[size] if model.gen is not None] for size in sizes]
-    gen = iter(_means([own for own in gens if own]))
+    gap = max(model.gap for own in models.values() for model in own)
+    gen = iter(_from_before(each, gap) for each in _means([own for own in gens if own]))
     found = [
         SizeOnsets(
             *(size, len(models[size]), mem_of, half_of, any(model.rises for model in models[size])),
@@ -278,7 +286,24 @@ def _curve(label: str, models: dict[int, list[Model]]) -> CurveOnsets:
     ]
     mems = [(size, model.mem) for size in sizes for model in models[size]]
     good = [(size, each) for size, own in zip(sizes, gens, strict=True) for each in own]
-    return CurveOnsets(label, found, *_slope_and_rest(mems), *_slope_and_rest(good))
+    slope, rest = _slope_and_rest(good)
+    return CurveOnsets(label, found, *_slope_and_rest(mems), _between_checkpoints(slope, gap, sizes), rest)
+
+
+def _from_before(onset: Onset, gap: float) -> Onset:
+    """Return the mean tau_gen of models with an interval that begins at the checkpoint before at the latest."""
+    if onset.value is None or onset.low is None:
+        return onset
+    return replace(onset, low=min(onset.low, onset.value * math.exp(-gap)))
+
+
+def _between_checkpoints(slope: Slope | None, gap: float, sizes: Sequence[int]) -> Slope | None:
+    """Return the slope of onsets that are known to lie between two checkpoints, `gap` apart on a log scale: as far to
+    either side as it could be if the smallest size had it at one end, and the largest at the other."""
+    if slope is None or slope.low is None or slope.high is None:
+        return slope
+    more = gap / (math.log(sizes[-1]) - math.log(sizes[0]))
+    return replace(slope, low=slope.low - more, high=slope.high + more)
 
 
 def _slope_and_rest(onsets: Sequence[tuple[int, Onset]]) -> tuple[Slope | None, list[int]]:

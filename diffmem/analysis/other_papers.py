@@ -199,7 +199,8 @@ def _one_curve(evidence: MeasuredPoints) -> Measured:
     if found is None:
         return Measured(None, None, 0, "no two sizes rise at the same step / N")
     rising = f"f still rises at the end at N = {', '.join(map(str, found.rising))}" if found.rising else ""
-    return Measured(found.value, found.interval, found.models, rising)
+    never = f"without copies, and left out: N = {', '.join(map(str, found.left_out))}" if found.left_out else ""
+    return Measured(found.value, found.interval, found.models, _joined(rising, never))
 
 
 # --- two halves ----------------------------------------------------------------------------------------
@@ -209,6 +210,8 @@ def _rise_of(number: Number, null: Number) -> Callable[[MeasuredPoints], Measure
     def measured(evidence: MeasuredPoints) -> Measured:
         """Return by how much a number of two halves is higher at the largest size than at the smallest."""
         rows = halves_of(evidence.store, evidence.study)
+        if (curves := len({row.curve for row in rows})) > 1:
+            return Measured(None, None, 0, f"the study has {curves} curves with halves, and this is about one")
         means, nulls = size_means(rows, number), size_means(rows, null)
         found = rise(means)
         if found is None:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffmem.cli.options import json_option, measure_option, profile_option, store_option, stored, study_argument
+from diffmem.cli.options import (
+    by_measure,
+    json_option,
+    measure_option,
+    profile_option,
+    store_option,
+    stored,
+    study_argument,
+)
 from diffmem.cli.tables import print_json, print_table, print_wrapped
 
 if TYPE_CHECKING:
@@ -34,10 +42,9 @@ def extraction(study: str, profile: str | None, measure: str | None, store_path:
     Example: diffmem extraction quickstart --json
     """
     from diffmem.analysis import check_measured, copied_images
-    from diffmem.measures import MEASURES
 
     store, found = stored(store_path, study, profile)
-    found = found if measure is None else found.by(MEASURES[measure])
+    found = by_measure(found, measure)
     with store.snapshot():
         check_measured(store, found)
         cells = copied_images(store, found)

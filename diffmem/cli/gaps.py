@@ -24,8 +24,8 @@ def gaps(study: str, profile: str | None, store_path: Path, as_json: bool) -> No
     STUDY is a study file, or the name that the store knows it by or the beginning of it. The measures gaps and
     membership find this without generating an image: a run computes them if score.measures names them, `diffmem
     measure` from trained models that are kept. A row is a cell at its last checkpoint. `gap` is the loss gap as a share
-    of the held-out loss, at the sigma where it is largest; AUC and TPR say how well the loss of an image gives away
-    that the model was trained on it, TPR at 1% false positives.
+    of the held-out loss, at the sigma where it is largest, with the interval of that one alone; AUC and TPR say how
+    well the loss of an image gives away that the model was trained on it, TPR at 1% false positives.
 
     With --json, every value at every noise level and checkpoint is printed.
 

@@ -30,7 +30,7 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
 
     Example: diffmem show 3f2a
     """
-    from diffmem.cells import dotted
+    from diffmem.cells import clock_of, dotted
     from diffmem.store import Store, describe_cell, find_cell
 
     store = Store(store_path)
@@ -51,10 +51,11 @@ def show(cell: str, store_path: Path, as_json: bool) -> None:
     if described.levels:
         epoch = max(each.epoch for each in described.levels)
         levels = [each for each in described.levels if each.epoch == epoch]
-        print_table(f"at each noise level, epoch {epoch}", _by_sigma(levels))
+        print_table(f"at each noise level, {clock_of(described.configuration)} {epoch}", _by_sigma(levels))
     if described.quality:
         epoch = max(each.epoch for each in described.quality)
-        print_table(f"quality, epoch {epoch}", quality_rows([e for e in described.quality if e.epoch == epoch]))
+        of_last = [each for each in described.quality if each.epoch == epoch]
+        print_table(f"quality, {clock_of(described.configuration)} {epoch}", quality_rows(of_last))
     print_table("attempts", [_attempt(row) for row in described.attempts])
     for versions in dict.fromkeys(_versions(row) for row in described.attempts):
         since = next(row.started_at for row in described.attempts if _versions(row) == versions)

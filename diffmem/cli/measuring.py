@@ -197,8 +197,9 @@ def measure(
     a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
 
     The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
-    level, and here the largest value is printed. `diffmem gaps STUDY` and the page show them all. quality compares all
-    generated images with training images and with held-out ones; `diffmem quality STUDY` shows all that it found.
+    level, and here the largest value is printed, with the interval of that level alone. `diffmem gaps STUDY` and the
+    page show them all. quality compares all generated images with training images and with held-out ones; `diffmem
+    quality STUDY` shows all that it found.
 
     Exits with 1 if a cell could not be measured.
 

@@ -62,14 +62,14 @@ def quality_rows(values: "Sequence[QualityValue]") -> list[dict[str, Any]]:
 
 def quality_row(against: str, found: "Mapping[str, QualityValue]") -> dict[str, Any]:
     """Return what a table shows of the quality against one kind of real images, by quantity."""
-    distance = found["frechet_distance"]
+    distance, images = found.get("frechet_distance"), next(iter(found.values()))
     values = {name: found[quantity].value if quantity in found else None for name, quantity in SHOWN.items()}
     return {
         "against": against.replace("_", "-"),
-        "images": f"{distance.n}/{distance.real}",
-        "FD": f"{distance.value:.4g}",
-        "95%": f"{distance.low:.4g} to {distance.high:.4g}",
-        "null": None if distance.null is None else f"{distance.null:.4g}",
+        "images": f"{images.n}/{images.real}",
+        "FD": None if distance is None else f"{distance.value:.4g}",
+        "95%": None if distance is None else f"{distance.low:.4g} to {distance.high:.4g}",
+        "null": None if distance is None or distance.null is None else f"{distance.null:.4g}",
         **values,
     }
 

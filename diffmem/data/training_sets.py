@@ -164,7 +164,8 @@ def names_and_groups(cell: Cell) -> tuple[list[str], Indices]:
         labels = cell.P.labels if dataset == cell.P.dataset else None
         source, groups = _looked_through(dataset, cell.fingerprints.get(dataset, ""), cell.P.resolution, labels)
         kinds = source.classes if wanted is None else _renumbered(source.classes, wanted)
-        chosen = draw(kinds, count, dataset=_known_as(cell, dataset), number=cell.P.draw, balanced=cell.P.balance)
+        half, known_as = cell.P.half, _known_as(cell, dataset)
+        chosen = draw(kinds, count, dataset=known_as, number=cell.P.draw, balanced=cell.P.balance, half=half)
         names += [f"{dataset}:{number}" for number in chosen.tolist()]
         _, group, sizes = np.unique(groups.of(chosen).widest, return_inverse=True, return_counts=True)
         alike.append(sizes[group])

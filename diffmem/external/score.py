@@ -38,6 +38,7 @@ from diffmem.measures import (
     MOST_COPIED,
     NEAREST,
     NO_SPACES,
+    PIXELS,
     Comparison,
     DeclaredSpace,
     Evidence,
@@ -45,8 +46,10 @@ from diffmem.measures import (
     QualityValue,
     Spaces,
     identity_of,
+    joined,
     measure_named,
     p_value,
+    spaces_of,
     wilson,
 )
 from diffmem.models import ALONE, this_device
@@ -141,7 +144,7 @@ def score_images(
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
         store.add_held_out(cell.cell_id, null)
-    found, more = _quality(cell, store, generated, source, unseen if quality else None)
+    found, more = _quality(cell, store, generated, source, unseen if quality else None, in_spaces)
     files = [] if against in DATASETS else image_files(against)
     return _result(
         *(name, cell, checkpoint, store),
@@ -175,7 +178,7 @@ NO_HELD_OUT = "quality is measured beside held-out images too, and none are give
 
 
 def _quality(
-    cell: ForeignCell, store: Store, generated: Source, source: Source, unseen: Source | None
+    cell: ForeignCell, store: Store, generated: Source, source: Source, unseen: Source | None, in_spaces: Spaces
 ) -> tuple[list[QualityValue], list[str]]:
     """Measure generated images beside training images and unseen ones, and store that; return it with its notes."""
     if unseen is None:
@@ -184,7 +187,8 @@ def _quality(
     sets = generated.images[order], source.images, unseen.images
     channels = max(each.shape[1] for each in sets)
     of, training, held_out = (np.broadcast_to(each, (len(each), channels, *each.shape[2:])) for each in sets)
-    found = ImageQuality(training, held_out, device=this_device()).of(of)
+    spaces = [PIXELS, *spaces_of(in_spaces)]
+    found = joined([ImageQuality(training, held_out, space=each, device=this_device()).of(of) for each in spaces])
     store.add_quality(cell.cell_id, 0, found.values, anew=True)
     notes = [*found.notes, *filter(None, [found.reason])]
     for said in notes:

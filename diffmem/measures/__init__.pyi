@@ -22,6 +22,8 @@ from .features import GENERATED_IMAGES as GENERATED_IMAGES
 from .features import HELD_OUT_IMAGES as HELD_OUT_IMAGES
 from .features import ImageQuality as ImageQuality
 from .features import Quality as Quality
+from .features import joined as joined
+from .features import spaces_of as spaces_of
 from .grouped import AUGMENTATIONS as AUGMENTATIONS
 from .grouped import GROUPED as GROUPED
 from .grouped import grouped_name as grouped_name

@@ -95,7 +95,8 @@ class DeclaredSpace:
         identity = SpaceIdentity(
             self.name, self.shown, "", settings.resize, settings.pixels, settings.rule, self.threshold, 0
         )
-        return measure_in(identity, partial(_compare, space=self), partial(_prepare, space=self))
+        compare, prepare = partial(_compare, space=self), partial(_prepare, space=self)
+        return measure_in(identity, compare, prepare, partial(_features, space=self))
 
 
 def called(function: Function) -> str:
@@ -133,12 +134,21 @@ def _prepare(training_images: "Tensor", *, space: DeclaredSpace) -> Compare:
     return compare_in(space, training_images)
 
 
+def _features(images: "Tensor", *, space: DeclaredSpace) -> "Tensor":
+    from diffmem.measures.in_space import opened
+
+    return opened(space, images.device)[0].features(images)
+
+
 def _unknown(*_given: "Tensor") -> Compared:
     raise DataError("a store knows a space by its name alone; declare it to compare images in it")
 
 
 def measure_in(
-    space: SpaceIdentity, compare: Compare = _unknown, prepare: "Callable[[Tensor], Compare] | None" = None
+    space: SpaceIdentity,
+    compare: Compare = _unknown,
+    prepare: "Callable[[Tensor], Compare] | None" = None,
+    features: "Callable[[Tensor], Tensor] | None" = None,
 ) -> Measure:
     """Return the measure that tells copies in a space: by cosine similarity, or by two distances."""
     name = space.measure
@@ -156,6 +166,7 @@ def measure_in(
             largest=1.0,
             compare=compare,
             prepare=prepare,
+            features=features,
         )
     return Measure(
         name=name,
@@ -168,5 +179,6 @@ def measure_in(
         largest=1.0,
         compare=compare,
         prepare=prepare,
+        features=features,
         similarity=True,
     )

@@ -1,6 +1,6 @@
 """The quality of images, through their features in a space."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from diffmem.errors import DataError
-from diffmem.measures.image_quality import RealImages, shuffled
+from diffmem.measures.image_quality import MOST_DIMENSIONS, RealImages, shuffled
+from diffmem.measures.members import Spaces
 from diffmem.measures.of_images import QualityValue, small_sample, too_few
 from diffmem.measures.spaces import PIXELS, Space
 from diffmem.text import counted
@@ -72,12 +73,28 @@ class ImageQuality:
         if held_out < FEW_HELD_OUT:
             yield f"only {counted(held_out, 'held-out image')}, half of them for the null, so intervals are wide"
         yield from filter(None, map(small_sample, values))
+        if (d := self._real.features["training"].shape[1]) > MOST_DIMENSIONS:
+            yield (
+                f"no Frechet distance in {self.space.name}: {d:,} values an image take too long, {MOST_DIMENSIONS:,} "
+                "at most; a feature space ([spaces.NAME]) has fewer"
+            )
         missing = {"training", "held_out"} - {each.against for each in values if each.quantity == "c_t"}
         for against in sorted(missing, reverse=True):
             yield (
                 f"no C_T against {against.replace('_', '-')} images: no k-means cell has more than 20 generated images "
                 "and a test image"
             )
+
+
+def spaces_of(measures: Spaces) -> list[Space]:
+    """Return the feature spaces that measures are in."""
+    return [Space(name, each.features) for name, each in measures.items() if each.features]
+
+
+def joined(found: Sequence[Quality]) -> Quality:
+    """Return what was found in several spaces as one."""
+    notes = dict.fromkeys(note for each in found for note in each.notes)
+    return Quality([value for each in found for value in each.values], list(notes), found[0].reason if found else "")
 
 
 def most_images(images: Images, wanted: int) -> int:

@@ -22,6 +22,8 @@ NEIGHBOUR_IMAGES = 2000
 MANY_DIMENSIONS = 256
 HALVES, FEWER_HALVES = 50, 20
 """Half samples behind an interval: fewer of Frechet distances in many dimensions, which take long."""
+MOST_DIMENSIONS = 2560
+"""Dimensions of a Frechet distance, whose time grows as their third power: more than the features of networks have."""
 
 
 class RealImages:
@@ -61,7 +63,7 @@ class RealImages:
         among = quality.squared_distances(some, some)
         found: list[QualityValue] = []
         for against in self.features:
-            found.append(self._distance(generated, against, intervals=intervals))
+            found += self._distance(generated, against, intervals=intervals)
             between = quality.squared_distances(some, self.some[against])
             distances = quality.Distances(among, self._among[against], between)
             found += self._overlap(distances, against, intervals=intervals)
@@ -89,8 +91,11 @@ class RealImages:
     def _moments(self) -> dict[Against, quality.Moments]:
         return {against: quality.moments(features) for against, features in self.features.items()}
 
-    def _distance(self, generated: Array, against: Against, *, intervals: bool) -> QualityValue:
-        real, whole = self.features[against], self._moments[against]
+    def _distance(self, generated: Array, against: Against, *, intervals: bool) -> Iterator[QualityValue]:
+        real = self.features[against]
+        if real.shape[1] > MOST_DIMENSIONS:
+            return
+        whole = self._moments[against]
         value = quality.frechet(quality.moments(generated), whole)
         count = HALVES if real.shape[1] <= MANY_DIMENSIONS else FEWER_HALVES
         halves = self._pairs(len(generated), len(real), against, count) if intervals else iter(())
@@ -99,7 +104,7 @@ class RealImages:
             for rows, own in halves
         ]
         numbers = interval(value, drawn, n=len(generated))
-        return self._value("frechet_distance", against, numbers, len(generated), len(real))
+        yield self._value("frechet_distance", against, numbers, len(generated), len(real))
 
     def _overlap(self, distances: quality.Distances, against: Against, *, intervals: bool) -> Iterator[QualityValue]:
         n, m = distances.between.shape

@@ -40,6 +40,8 @@ class Measure:
     """Of a measure that has to look through the training images [N, c, h, w] first: what compares with them."""
     neighbours: int = 2
     """Training images whose distances it is given; all of them, of a smaller training set."""
+    features: "Callable[[Tensor], Tensor] | None" = None
+    """Of a measure in a feature space: the features [n, d] of images, uint8 [n, c, h, w]."""
     similarity: bool = False
     """Whether the distance is 1 - a similarity, and a threshold is said as the similarity that copies exceed."""
 

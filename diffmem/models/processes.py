@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from diffmem.errors import OutOfMemory, RunError
+from diffmem.errors import DiffmemError, OutOfMemory, RunError
 
 CPU = torch.device("cpu")
 
@@ -104,16 +104,26 @@ class Group:
 
     @contextmanager
     def memory(self) -> Iterator[None]:
-        """Raise OutOfMemory in every process if memory runs out in one of them in the block, which sends nothing."""
+        """Raise OutOfMemory in every process if memory runs out in one of them in the block, which sends nothing.
+
+        What is wrong with its input, an error of diffmem's own, ends the block in all of them too: as it is where it
+        was met, and as a RunError that says so in the others.
+        """
         short: Exception | None = None
+        wrong: DiffmemError | None = None
         try:
             yield
         except Exception as error:
-            if not ran_out_of_memory(error):
+            if ran_out_of_memory(error):
+                short = error
+            elif isinstance(error, DiffmemError) and not isinstance(error, LostProcess):
+                wrong = error
+            else:
                 raise
-            short = error
         if self.any(short is not None):
             raise OutOfMemory from short
+        if self.any(wrong is not None):
+            raise wrong or RunError("it failed in another process of the run, whose own message says why")
 
 
 ALONE = Group()

@@ -170,7 +170,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         results=results,
         published=beside(published, comparable) if comparable else [],
         cells=_tried(cells, attempts),
-        of_denoisers=level_figures(levels, study.kind.clock),
+        of_denoisers=level_figures(levels, _clock(study, cells)),
         of_images=quality_figures(quality, _clock(study, cells)),
         other_results=others,
         halves=halves_figure(halves),

@@ -171,8 +171,9 @@ class CellRun:
 
     def events(self, missing: set[int]) -> Iterator[Event]:
         """Train from checkpoint to checkpoint and score those of `missing` epochs."""
+        set_precision(self.cell.T)  # before features are found, which the same rounding is to find again
         self.data = data = training_set(self.cell)
-        self.quality = CellQuality(self.cell, self.group.device, data)
+        self.quality = CellQuality(self.cell, self.group.device, data, self.entry.spaces)
         with self.group.memory():
             images, labels = self._on_device(data)
         measure_null(self.cell, self.store, lambda: images, self.group, self.entry.spaces)
@@ -182,7 +183,6 @@ class CellRun:
             yield CellStarted(self.entry, 0, 0)
             yield from self._measure(denoiser, images, 0, 0, None, 0.0, last=True)
             return
-        set_precision(self.cell.T)
         state, note = self._restore(missing)
         if self.compiled:
             compile_networks(state, self.group.device)
@@ -319,7 +319,8 @@ class CellRun:
         score = self.cell.score
         others, spaces = of_copies(score.measures, self.entry.spaces), self.entry.spaces
         pairs, keep = score.pairs if self.group.leads else 0, images_kept(score)
-        comparison = Comparison(images, pairs=pairs, others=others, spaces=spaces, keep=keep)
+        with self.group.memory():
+            comparison = Comparison(images, pairs=pairs, others=others, spaces=spaces, keep=keep)
         for first in range(0, score.samples, score.at_once):
             part = range(first, min(first + score.at_once, score.samples))
             with self.group.memory():
@@ -327,6 +328,7 @@ class CellRun:
             comparison.gather(self.group, len(part))
             if score.precision and comparison.half_width() <= score.precision:
                 break
+        self.launched = None  # training needs the memory
         levels, quality = self._levels(denoiser), self.quality.measured(comparison.images, self.group, self.store)
         checkpoint = Checkpoint.of(
             comparison.evidence(),

@@ -24,6 +24,9 @@ from diffmem.models import ALONE, DenoiserFunction, Group, sampler_levels
 from diffmem.networks import OptimalDenoiser
 from diffmem.text import counted
 
+FEW_MEMBERS = 20
+"""Training images below which the halves of `membership` are too few for their intervals."""
+
 
 @dataclass(frozen=True)
 class Denoised:
@@ -46,6 +49,8 @@ def measure_denoiser(
     Images are some of the training set at random and some held-out ones, at most DENOISING_IMAGES of either. Where
     there are too few, it is said why nothing is found.
     """
+    if not names:
+        return Denoised()
     unseen, notes = _of_known_labels(held_out_set(cell, DENOISING_IMAGES), data.labels)
     sets = {"training": _some(data, cell.T.seed), "held_out": unseen}
     sizes = {"training": len(data.images), "held_out": len(unseen.images)}
@@ -122,6 +127,9 @@ def _notes(cell: Cell, names: Sequence[str], held_out: int) -> list[str]:
     said = []
     if held_out < DENOISING_IMAGES:
         said.append(f"only {counted(held_out, 'held-out image')} instead of {DENOISING_IMAGES}, so intervals are wide")
+    if "membership" in names and cell.P.size < FEW_MEMBERS:
+        few = counted(cell.P.size, "training image")
+        said.append(f"only {few}, half of them to choose sigma and threshold by, so intervals are too narrow")
     if cell.M.condition == "unique":
         said.append("held-out images have no label of their own, so each has that of a training image drawn at random")
     return [f"{', '.join(names)}: {each}" for each in said]

@@ -100,7 +100,7 @@ def measure_study(
         epochs = measured if isinstance(cell.M, UntrainedModel) else kept.get(cell.cell_id, {}).keys()
         if not epochs & measured:
             yield NotMeasured(cell.cell_id, entry.name, NOT_KEPT if measured else NOT_RUN)
-        beside = CellQuality(cell, device) if asks_for_quality(measures) else None
+        beside = CellQuality(cell, device, in_spaces=entry.spaces) if asks_for_quality(measures) else None
         yield from _once(
             found
             for epoch in sorted(epochs & measured)
@@ -159,7 +159,7 @@ def _added(
     had = {each.measure: each for each in store.measurements(cell.cell_id, epoch)}
     yield from (_later(entry, had[name], new=False) for name in measures if name in had)
     missing = [name for name in measures if name not in had]
-    new = beside is not None and not store.quality(cell.cell_id, epoch)
+    new = beside.missing(store.quality(cell.cell_id, epoch)) if beside else set()
     note = ""
     if missing or new:
         _, count = store.counted(cell.cell_id, epoch)
@@ -167,11 +167,11 @@ def _added(
         found, images = model.evidence(count, cell.score, missing, keep=GENERATED_IMAGES if new else 0)
         note = _difference(store, cell.cell_id, epoch, found, model)
         if note:
-            store.add_note(cell.cell_id, f"{', '.join([*missing, *[QUALITY] * new])}: {note}")
+            store.add_note(cell.cell_id, f"{', '.join([*missing, *[QUALITY] * bool(new)])}: {note}")
         for name in missing:
             store.add_measure(cell.cell_id, epoch, name, found.others[name])
         if beside and new:
-            reasons = add_quality(store, cell.cell_id, epoch, beside.of(images))
+            reasons = add_quality(store, cell.cell_id, epoch, beside.of(images, new))
             yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
     yield from (
         _later(entry, each, new=True, note=note)
@@ -182,11 +182,11 @@ def _added(
         yield from _distances(entry, store, epoch, new=new, note=note)
 
 
-def _distances(entry: StudyCell, store: Store, epoch: int, *, new: bool, note: str = "") -> Iterator[Later]:
+def _distances(entry: StudyCell, store: Store, epoch: int, *, new: set[str], note: str = "") -> Iterator[Later]:
     """Yield the Frechet distances to training and held-out images that the store has of a checkpoint."""
     for quantity, each in stored_distances(store, entry.cell.cell_id, epoch):
         about = entry.cell.cell_id, entry.name, epoch_of(entry.cell.configuration, epoch), QUALITY
-        yield Later(*about, each.value, each.low, each.high, each.n, new, note, quantity)
+        yield Later(*about, each.value, each.low, each.high, each.n, each.space in new, note, quantity)
 
 
 def _later(entry: StudyCell, found: Measurement, *, new: bool, note: str = "") -> Later:
@@ -240,7 +240,7 @@ def _largest(entry: StudyCell, values: Sequence[StoredLevel], *, new: bool) -> L
     """Return the value of the noise level at which it is largest."""
     found = max(values, key=lambda each: each.value)
     interval = found.low, found.high
-    about = entry.cell.cell_id, entry.name, found.epoch, found.measure
+    about = entry.cell.cell_id, entry.name, epoch_of(entry.cell.configuration, found.epoch), found.measure
     return Later(*about, found.value, *interval, found.n, new, "", found.quantity, found.sigma)
 
 
@@ -316,7 +316,8 @@ def _one_checkpoint(
     cell, (epoch, step) = entry.cell, entry.cell.checkpoints[-1]
     had = {each.measure for each in store.measurements(cell.cell_id, epoch)}
     missing = [name for name in of_copies(asked, entry.spaces) if name not in had]
-    new = asks_for_quality(asked) and not store.quality(cell.cell_id, epoch)
+    beside = CellQuality(old, device, in_spaces=entry.spaces)
+    new = beside.missing(store.quality(cell.cell_id, epoch)) if asks_for_quality(asked) else set()
     keep = GENERATED_IMAGES if new else 0
     images = None
     if had and (missing or new):
@@ -343,7 +344,7 @@ def _one_checkpoint(
     for each in store.measurements(cell.cell_id, epoch):
         yield _later(entry, each, new=each.measure not in had)
     if new and images is not None:
-        reasons = add_quality(store, cell.cell_id, epoch, CellQuality(old, device).of(images))
+        reasons = add_quality(store, cell.cell_id, epoch, beside.of(images, new))
         yield from (NotMeasured(cell.cell_id, entry.name, reason) for reason in reasons)
     if asks_for_quality(asked):
         yield from _distances(entry, store, epoch, new=new)

@@ -43,9 +43,9 @@ def measure_null(
     images = held_out(cell, wanted)
     if len(images) <= had:
         return 0
-    comparison = Comparison(training_images(), pairs=0, others=others, spaces=spaces)
     share = group.share(len(images))
     with group.memory():
+        comparison = Comparison(training_images(), pairs=0, others=others, spaces=spaces)
         for start in range(share.start, share.stop, AT_ONCE):
             part = images[start : min(start + AT_ONCE, share.stop)]
             comparison.add(torch.from_numpy(np.ascontiguousarray(part)).to(group.device))

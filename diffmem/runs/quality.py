@@ -1,6 +1,7 @@
 """The quality of the images of a cell, beside its training images and held-out ones."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -11,10 +12,14 @@ from diffmem.data import TrainingSet, held_out_set, training_set
 from diffmem.measures import (
     GENERATED_IMAGES,
     HELD_OUT_IMAGES,
+    PIXELS,
     ImageQuality,
     Quality,
     QualityValue,
+    Spaces,
     asks_for_quality,
+    joined,
+    spaces_of,
 )
 from diffmem.models import Group
 from diffmem.store import Store
@@ -27,10 +32,21 @@ class CellQuality:
     cell: Cell
     device: torch.device | str = "cpu"
     data: TrainingSet | None = None  # where its training set is there already
+    in_spaces: Spaces = field(default_factory=dict)  # in whose features it is measured too
 
-    def of(self, generated: Tensor) -> Quality:
-        """Measure generated images, uint8 [n, c, h, w]; DataError as `held_out_set`."""
-        return self._beside.of(generated)
+    def __post_init__(self) -> None:
+        self.spaces = [PIXELS, *spaces_of(self.in_spaces)]
+
+    def missing(self, had: Iterable[QualityValue]) -> set[str]:
+        """Return the names of the spaces in which a checkpoint that `had` some quality is not measured yet."""
+        return {space.name for space in self.spaces} - {each.space for each in had}
+
+    def of(self, generated: Tensor, names: Collection[str] | None = None) -> Quality:
+        """Measure generated images, uint8 [n, c, h, w], in all spaces or some; DataError as `held_out_set`."""
+        found = [
+            self._beside[space.name].of(generated) for space in self.spaces if names is None or space.name in names
+        ]
+        return joined(found)
 
     def measured(self, generated: Tensor, group: Group, store: Store) -> list[QualityValue]:
         """Measure generated images in the leading process of a group, if the cell asks for it, and note why not."""
@@ -42,10 +58,11 @@ class CellQuality:
         return found.values
 
     @cached_property
-    def _beside(self) -> ImageQuality:
+    def _beside(self) -> dict[str, ImageQuality]:
         held_out = held_out_set(self.cell, HELD_OUT_IMAGES).images
         training = training_set(self.cell) if self.data is None else self.data
-        return ImageQuality(training.images, held_out, device=self.device)
+        sets = training.images, held_out
+        return {space.name: ImageQuality(*sets, space=space, device=self.device) for space in self.spaces}
 
 
 def images_kept(score: Scoring) -> int:

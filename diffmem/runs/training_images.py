@@ -25,6 +25,7 @@ def look_through(cell: Cell, store: Store, training_images: Callable[[], Tensor]
     with group.memory():
         own = torch.from_numpy(local_distances(images[group.share(len(images))], images))
     distances = group.gather(own, len(images))
-    if group.leads:
-        names, alike = names_and_groups(cell)
-        store.add_training_images(cell.cell_id, TrainingImages(names, alike, distances.numpy()))
+    with group.memory():
+        found = names_and_groups(cell) if group.leads else None
+    if found:
+        store.add_training_images(cell.cell_id, TrainingImages(*found, distances.numpy()))

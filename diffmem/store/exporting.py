@@ -115,9 +115,9 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
                 configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
-                epoch, measure, quantity, images, sigma, value, low, high, n
+                {_epochs(connection, "noise_levels")} AS epoch, measure, quantity, images, sigma, value, low, high, n
             FROM {source} JOIN noise_levels USING (cell_id)
-            ORDER BY {order}cell_id, epoch, measure, quantity, images DESC, sigma DESC
+            ORDER BY {order}cell_id, noise_levels.epoch, measure, quantity, images DESC, sigma DESC
             """
     if what == "images":
         return _of_images(connection, place, source, order)
@@ -125,9 +125,10 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
                 configuration->>'$.P.draw' AS draw, (configuration->>'$.T.seed')::BIGINT AS seed,
-                epoch, step, space, quantity, against, value, low, high, n, real, dimensions, null_value, null_n
+                {_epochs(connection)} AS epoch, step, space, quantity, against, value, low, high, n, real, dimensions,
+                null_value, null_n
             FROM {source} JOIN quality USING (cell_id) JOIN checkpoints USING (cell_id, epoch)
-            ORDER BY {order}cell_id, epoch, space, against DESC, quantity
+            ORDER BY {order}cell_id, checkpoints.epoch, space, against DESC, quantity
             """
     only = "" if study is None else f"WHERE cell_id IN (SELECT cell_id FROM study_cells WHERE study = {literal(study)})"
     if what == "notes":

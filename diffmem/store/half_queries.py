@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diffmem.measures import CENTRED_PIXELS
 from diffmem.store.level_queries import LevelQueries
 
 
@@ -76,19 +77,20 @@ class HalfQueries(LevelQueries):
         )
 
     def half_images(self, study: str) -> list[HalfImages]:
-        """Return the pictures that the store has of both images of a latent, at each pair's last checkpoint."""
+        """Return the pictures that the store has of both images of a latent, at each pair's last checkpoint, with
+        their similarity in centred pixels."""
         return self.records(
             HalfImages,
             f"""
             SELECT position, cell_a, cell_b, placed.sample, one.generated AS first, other.generated AS second,
                 similarity
-            FROM ({PLACED} QUALIFY epoch = max(epoch) OVER (PARTITION BY cell_a, cell_b)) AS placed
+            FROM ({PLACED} AND space = ? QUALIFY epoch = max(epoch) OVER (PARTITION BY cell_a, cell_b)) AS placed
                 JOIN pairs AS one ON one.cell_id = cell_a AND one.epoch = placed.epoch AND one.sample = placed.sample
                 JOIN pairs AS other
                     ON other.cell_id = cell_b AND other.epoch = placed.epoch AND other.sample = placed.sample
             ORDER BY position, placed.sample
             """,
-            [study],
+            [study, CENTRED_PIXELS.name],
         )
 
     def half_pairs(self, cell_a: str, cell_b: str, epoch: int, space: str) -> int:

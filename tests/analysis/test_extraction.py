@@ -61,7 +61,7 @@ def test_images_that_are_copied_at_least_so_often_are_counted() -> None:
 
 def test_nothing_is_extracted_where_nothing_is_copied() -> None:
     mean, ends = accumulated({}, 100, [10, 100], size=50)
-    assert (mean.tolist(), ends.tolist()) == ([0, 0], [[0, 0]] * 2)
+    assert (mean.tolist(), ends.tolist()) == ([0, 0], [[0, 3.69]] * 2)
     assert concentration({}, size=50) is None
 
 
@@ -169,3 +169,16 @@ def test_more_copied_images_than_there_are_is_damage(filled) -> None:
         f"{study.cells[0].cell.cell_id}: 200 training images are copied, but it has 8; `diffmem store check` lists "
         "what else is wrong"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({}, (0, 3.69)), ({1: 1}, (0.03, 5.57)), ({40: 8}, (8, 8)), ({40: 6}, (6, 8)), ({2: 3, 1: 1}, None)],
+)
+def test_few_copies_leave_an_interval_though_they_have_no_variance(found, expected) -> None:
+    """Poisson's 95% interval of 0 or 1 training image copied once; no more than there are."""
+    _, ends = accumulated(found, 1000, [1000], size=8)
+    if expected is None:
+        assert ends[0][0] < 4 < ends[0][1]
+    else:
+        assert ends[0].tolist() == pytest.approx(expected)

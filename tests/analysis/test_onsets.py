@@ -332,6 +332,19 @@ def test_tau_gen_of_models_is_beside_their_onset_and_absent_where_the_quality_is
     assert without.sizes[0].mem == curve.sizes[0].mem
 
 
+def test_a_tau_gen_that_is_the_same_checkpoint_for_all_is_known_to_a_checkpoint_and_so_is_its_slope():
+    found, quality = [], []
+    for place, size in enumerate([8, 8, 32, 32]):
+        found += points(size, logistic(400.0, 4.0), position=place, samples=10**7)
+        quality += distances(size, falling(600.0), position=place)
+    (curve,) = onsets_of(found, quality=quality)
+    at = int(np.argmax(np.array(falling(600.0)) <= 1.1 * min(falling(600.0))))
+    for each in curve.sizes:
+        assert (each.gen.low, each.gen.high) == pytest.approx((STEPS[at - 1], STEPS[at]))
+    step = np.log(STEPS[at] / STEPS[at - 1]) / np.log(32 / 8)
+    assert (curve.gen_slope.low, curve.gen_slope.high) == pytest.approx((-step, step))
+
+
 def test_tau_gen_is_by_pixels_only_if_there_is_no_other_space():
     quality = distances(8, falling(600.0), position=0) + distances(8, falling(80.0), position=0, space="sscd")
     assert (space_of(quality), space_of(quality[: len(STEPS)]), space_of([])) == ("sscd", "pixels", "")
@@ -358,9 +371,8 @@ def with_quality(store: Store, middle: float = 600.0) -> None:
 
 def test_the_command_says_that_there_is_no_tau_gen_without_a_quality(store):
     result = tiny.here("onset", "tiny", "--store", store.path)
-    assert (
-        'no tau_gen: the quality is not measured; a run measures it with score.measures = ["quality"]' in result.stdout
-    )
+    said = " ".join(result.stdout.split())
+    assert 'no tau_gen: the quality is not measured; a run measures it with score.measures = ["quality"]' in said
     shown = json.loads(tiny.here("onset", "tiny", "--store", store.path, "--json").stdout)
     assert shown["space"] is None
     assert [each["gen"] for each in shown["curves"][0]["sizes"]] == [None] * 3

@@ -109,8 +109,10 @@ def test_onsets_in_proportion_to_n_and_one_curve_hold(store):
     assert gap.reason == 'no loss gap is measured: score.measures = ["gaps"] does it at each checkpoint'
 
 
-@pytest.mark.parametrize(("good", "power", "told"), [(lambda _: 60, 0, HOLDS), (lambda size: size**2 / 2, 2, FAILS)])
-def test_images_that_become_good_at_one_step_hold_and_later_with_more_images_do_not(store, good, power, told):
+@pytest.mark.parametrize(("good", "power", "told"), [(lambda _: 60, 0, UNKNOWN), (lambda size: size**2 / 2, 2, FAILS)])
+def test_images_that_become_good_later_with_more_images_fail_and_one_checkpoint_for_all_cannot_tell(
+    store, good, power, told
+):
     onset_study(store, lambda size: 40 * size, good=good, axes="[[axes]]\nP.draw = [0, 1, 2]\n")
     quality = results(store)[1]
     assert quality.verdict == told
@@ -174,6 +176,11 @@ def test_the_deviation_between_sizes_is_that_of_a_few_lines_of_numpy():
     assert found.value == pytest.approx(expected)
     assert found.interval[0] <= found.value <= found.interval[1]
     assert (found.models, found.rising) == (2, [])
+
+
+def test_sizes_that_never_memorize_are_named(store):
+    onset_study(store, lambda size: 40 * size if size < 32 else 1e9)
+    assert results(store)[3].reason.endswith("without copies, and left out: N = 32")
 
 
 def test_trainings_that_still_rise_are_named():
@@ -279,6 +286,15 @@ def test_models_that_are_not_trained_cannot_tell(store):
         connection.execute("UPDATE checkpoints SET step = 0")
     assert {(each.verdict, each.reason) for each in results(store, "two_halves")} == {
         (UNKNOWN, "its models are not trained, and this is about those that are")
+    }
+
+
+def test_halves_of_several_curves_cannot_tell(store):
+    halves_study(store, {8: 0.4, 128: 0.9})
+    with store.writing() as connection:
+        connection.execute("UPDATE study_cells SET curve = CASE WHEN position < 4 THEN 'one' ELSE 'two' END")
+    assert {each.reason for each in results(store, "two_halves")} == {
+        "the study has 2 curves with halves, and this is about one"
     }
 
 

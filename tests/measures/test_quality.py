@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy import linalg, stats
 
+from diffmem.cli.quality import quality_row
 from diffmem.data import load_source
 from diffmem.errors import DataError
-from diffmem.measures import PIXELS, ImageQuality, Space, image_quality, quality
+from diffmem.measures import PIXELS, ImageQuality, Space, features, image_quality, quality
 from diffmem.measures.image_quality import RealImages
 from diffmem.measures.of_images import QualityValue, small_sample
 
@@ -212,6 +213,20 @@ def test_an_interval_of_a_distance_in_many_dimensions_costs_fewer_half_samples(m
     assert fewer.value == usual.value
     assert fewer.high - fewer.value == pytest.approx(usual.high - usual.value, rel=0.5)
     assert fewer.high != usual.high
+
+
+def test_a_distance_in_too_many_dimensions_is_left_out_and_that_is_said(monkeypatch):
+    images = as_images(digits())
+    usual = ImageQuality(images[:100], images[100:300]).of(images[300:400])
+    for module in (image_quality, features):
+        monkeypatch.setattr(module, "MOST_DIMENSIONS", 63)
+    fewer = ImageQuality(images[:100], images[100:300]).of(images[300:400])
+    assert fewer.values == [each for each in usual.values if each.quantity != "frechet_distance"]
+    assert fewer.notes[-1] == (
+        "quality: no Frechet distance in pixels: 64 values an image take too long, 63 at most; a feature space "
+        "([spaces.NAME]) has fewer"
+    )
+    assert quality_row("training", {each.quantity: each for each in fewer.values})["FD"] is None
 
 
 def value(n: int, real: int, dimensions: int) -> QualityValue:

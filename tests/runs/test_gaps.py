@@ -130,6 +130,20 @@ def test_too_few_held_out_images_are_counted_and_none_are_a_sentence(tmp_path, s
     assert found == [NotMeasured(cell_id, "M.dropout = 0.0", reason)]
 
 
+def test_few_training_images_are_said_to_make_the_intervals_of_membership_too_narrow(tmp_path):
+    _, store = trained(tmp_path, BOTH, "P.size=10", text=OPTIMUM)
+    assert [row["note"] for row in store.rows("FROM notes")] == [
+        "gaps, membership: only 10 training images, half of them to choose sigma and threshold by, so intervals are "
+        "too narrow"
+    ]
+
+
+def test_a_study_without_a_measure_of_denoisers_looks_at_no_held_out_image_for_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffmem.runs.denoising.held_out_set", None)
+    _, store = trained(tmp_path, "M.condition='true'", text=OPTIMUM)
+    assert store.rows("FROM notes") == []
+
+
 def test_a_model_that_is_not_kept_is_told_of_with_the_key_that_keeps_it(tmp_path):
     study, store = trained(tmp_path, "score.keep='none'")
     (found,) = measure_study(study, store, measures=["gaps"])

@@ -480,6 +480,20 @@ def test_what_nobody_foresaw_in_one_process_ends_all_with_its_traceback(study, t
     assert "another process of the run has ended" in first
 
 
+def test_input_that_is_wrong_in_one_process_alone_fails_the_cells_in_both(study, tmp_path):
+    """As a feature of an image of its share that is no number; nobody waits for the other."""
+    store = tmp_path / "s.duckdb"
+    error = "__import__('diffmem.errors').errors.DataError('the space own: it has returned NaN')"
+    script = BROKEN.format(function="__import__('diffmem.runs.cell_run').runs.cell_run.Comparison.add", error=error)
+    with pair(study, (store, store), script) as processes:
+        codes = [code for code, _ in last_words(processes)]
+    assert codes == [1, 1]
+    attempts = Store(store).rows("SELECT DISTINCT outcome, error FROM attempts")
+    assert attempts == [
+        {"outcome": "failed", "error": "it failed in another process of the run, whose own message says why"}
+    ]
+
+
 def test_memory_that_one_process_lacks_where_the_others_cannot_know_ends_all(study, tmp_path):
     store = tmp_path / "s.duckdb"
     script = BROKEN.format(function="numpy.load", error="MemoryError")

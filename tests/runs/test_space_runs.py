@@ -311,3 +311,37 @@ def test_generated_images_have_the_similarities_of_numpy(made: tuple[Study, Stor
     np.testing.assert_allclose(1 - found["distance"], similarity.max(axis=1), atol=1e-6)
     (row,) = store.rows("SELECT value FROM measurements WHERE measure = 'net' AND cell_id = ?", [cell.cell_id])
     assert row["value"] == (similarity.max(axis=1) > 0.95).mean()
+
+
+QUALITY = STUDY.replace('measures = ["own", "net"]', 'measures = ["own", "net", "quality"]').replace(
+    "size = [8, 12]", "size = [100]"
+)
+
+
+def test_the_quality_is_measured_in_every_space_and_in_pixels_as_features_like_in_pixels(tmp_path: Path) -> None:
+    _, store = run(tmp_path, QUALITY)
+    found = {
+        space: {
+            (row["against"], row["quantity"]): row["value"]
+            for row in store.rows("SELECT * FROM quality WHERE space = ?", [space])
+        }
+        for space in ("pixels", "own", "net")
+    }
+    assert len(found["pixels"]) > 10
+    assert found["own"] == found["pixels"]
+    assert found["net"].keys() == found["pixels"].keys()
+    assert found["net"] != found["pixels"]
+
+
+def test_a_space_that_a_checkpoint_lacks_is_added_to_its_quality_and_what_it_has_stays(tmp_path: Path) -> None:
+    study, store = run(tmp_path, QUALITY)
+    whole = store.rows("FROM quality ORDER BY ALL")
+    with store.writing() as connection:
+        connection.execute("DELETE FROM quality WHERE space = 'net'")
+    found = [each for each in measure_study(study, store, measures=["quality"]) if isinstance(each, Later)]
+    assert store.rows("FROM quality ORDER BY ALL") == whole
+    assert {(each.quantity, each.new) for each in found} == {
+        (f"Frechet distance ({space}) to {against} images", space == "net")
+        for space in ("pixels", "own", "net")
+        for against in ("training", "held-out")
+    }

@@ -83,6 +83,15 @@ def test_a_run_keeps_what_its_training_images_are_like(tmp_path: Path) -> None:
         np.testing.assert_array_equal(digits[int(number)], image)
 
 
+@pytest.mark.parametrize("half", ["a", "b"])
+def test_the_names_of_a_half_are_those_of_its_own_images(half: str, tmp_path: Path) -> None:
+    cell = Study.load(tiny.write(tmp_path, OPTIMUM), overrides=["P.size=40", f'P.half="{half}"']).cells[0].cell
+    names, _ = names_and_groups(cell)
+    digits = load_source("digits", None).images
+    named = digits[[int(name.removeprefix("digits:")) for name in names]]
+    np.testing.assert_array_equal(named, training_set(cell).images)
+
+
 def test_cells_of_one_training_set_share_them_and_they_are_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,12 @@ def test_a_measure_that_has_scored_nothing_is_refused(store: Store) -> None:
     assert "tiny: nothing is scored by the measure calibrated" in refused.stderr
 
 
+def test_a_name_that_is_no_measure_of_the_store_is_refused(store: Store) -> None:
+    refused = tiny.here("extraction", "tiny", "--store", store.path, "--measure", "calibratd")
+    assert refused.returncode == 2
+    assert "Invalid value for '--measure': 'calibratd' is not one of 'nearest', 'calibrated'" in refused.stderr
+
+
 def test_a_study_without_a_checkpoint_has_no_row(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.duckdb")
     tiny.register(store, tiny.load(tmp_path, tiny.TEXT))
