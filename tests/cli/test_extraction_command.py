@@ -36,7 +36,7 @@ def hold_out(store: Store, images: int, copies: int) -> None:
 
 
 def said(store: Store, *arguments: str) -> str:
-    result = tiny.here("extraction", "tiny", "--store", store.path, *arguments)
+    result = tiny.here("extraction", "tiny", "--store", store.path, *arguments, COLUMNS="200")
     assert result.returncode == 0, result.stderr
     return str(result.stdout)
 

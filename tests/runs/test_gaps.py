@@ -39,7 +39,7 @@ def test_gaps_measured_later_are_those_of_a_run_bit_by_bit_and_no_image_is_gener
     asked, run = trained(tmp_path / "run", "score.keep='all'", BOTH)
     assert [entry.cell.cell_id for entry in asked.cells] == [entry.cell.cell_id for entry in study.cells]
     assert later.rows("FROM evidence ORDER BY ALL") == run.rows("FROM evidence ORDER BY ALL")
-    monkeypatch.setattr("diffmem.runs.measuring.images_of", None)
+    monkeypatch.setattr("diffmem.runs.checkpoint_model.images_of", None)
     found = list(measure_study(study, later, measures=["gaps", "membership"]))
     assert [(each.epoch, each.measure, each.new) for each in found] == [
         (epoch, measure, True) for epoch in tiny.EPOCHS for measure in ("gaps", "membership")

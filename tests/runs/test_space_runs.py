@@ -290,7 +290,7 @@ def test_a_space_is_measured_later_from_kept_weights_as_a_run_would_have(tmp_pat
     refused = tiny.here("measure", path, "--measure", "nosuch", "--store", store.path)
     assert refused.returncode == 2
     assert "'nosuch' is not one of 'nearest', 'calibrated', " in refused.stderr
-    assert "'net', 'gaps', 'membership'." in refused.stderr
+    assert "'gaps', 'membership', 'quality', 'net'." in refused.stderr
 
 
 def test_generated_images_have_the_similarities_of_numpy(made: tuple[Study, Store]) -> None:
