@@ -495,6 +495,7 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "grouped_ratios": {},
         "null_ratios": {"4": None, "8": None},
         "null_samples": {"4": 0, "8": 0},
+        "null_thresholds": {"4": None, "8": None},
         "p_values": {"4": None, "8": None},
         "note": "",
     }

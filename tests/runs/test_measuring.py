@@ -65,7 +65,7 @@ def test_a_measure_added_later_is_the_one_that_a_run_stores_bit_by_bit(tmp_path:
 
 def test_a_measure_that_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, store = trained(tmp_path, "score.measures=['calibrated']")
-    monkeypatch.setattr("diffmem.runs.measuring.images_of", None)
+    monkeypatch.setattr("diffmem.runs.checkpoint_model.images_of", None)
     (found,) = measured(study, store, measures=["calibrated"])
     assert (found.epoch, found.n, found.new) == (30, 20, False)
 
@@ -139,7 +139,7 @@ def test_a_measurement_that_fails_ends_its_attempt(tmp_path: Path, monkeypatch: 
     def fails(*_arguments: object, **_options: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diffmem.runs.measuring.images_of", fails)
+    monkeypatch.setattr("diffmem.runs.checkpoint_model.images_of", fails)
     with pytest.raises(KeyboardInterrupt):
         list(measured(study, store, samples=30))
     (cell,) = store.cells("tiny+samples=30")
@@ -162,7 +162,7 @@ def test_a_measure_that_nobody_knows_is_refused_before_anything_is_done(tmp_path
     study, store = trained(tmp_path)
     with pytest.raises(DataError) as refused:
         list(measured(study, store, measures=["nosuch"]))
-    known = ", ".join(["nearest", "calibrated", *GROUPED, "gaps", "membership"])
+    known = ", ".join(["nearest", "calibrated", *GROUPED, "gaps", "membership", "quality"])
     assert str(refused.value) == f"no measure 'nosuch'; there are {known}"
 
 

@@ -24,6 +24,7 @@ from diffmem.errors import StoreError
 from diffmem.runs import cell_run as cellrun
 from diffmem.runs.cell_run import CellRun, Work
 from diffmem.runs.events import CellEnded
+from diffmem.runs.quality import CellQuality
 from diffmem.runs.runner import Failures, Options, _run_apart, shard_of
 from diffmem.store.database import Row
 from diffmem.store.merging import merge, merged
@@ -676,6 +677,7 @@ def test_out_of_memory_while_generating_halves_the_batch(study, tmp_path):
     small = Small()
     work = CellRun(entry, Work(store, lambda: False), "a", tmp_path / "state")
     work.data = training_set(entry.cell)
+    work.quality = CellQuality(entry.cell)
     list(work._measure(small, images, 1, 1, None, 0.0))
     assert set(small.counts) == {12, 6, 3, 2}  # 12 of 20 images, then halves; 20 = 6 * 3 + 2
     (row,) = store.rows("SELECT samples FROM checkpoints")
