@@ -23,6 +23,8 @@ PAPER: dict[str, Any] = {}
 LAPTOP = {"width": 16, "blocks": 1, "channel_mult": (2, 2)}
 PRECISIONS = {"fp32": ("ieee", torch.float32), "tf32": ("tf32", torch.float32), "bf16": ("ieee", torch.bfloat16)}
 EVALUATIONS = 35
+WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+"""Calls in which a step waits for the device, as `.item()` does; the bench itself waits for the whole device."""
 
 Row = dict[str, Any]
 
@@ -136,13 +138,9 @@ def _profiled(step: Callable[[], object], device: torch.device) -> dict[str, flo
         torch.cuda.synchronize(device)
     events = seen.key_averages()
     launches = sum(e.count for e in events if e.key.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch")))
-    waits = sum(e.count for e in events if _waits(e.key)) - 2  # that of the line above, and the profiler's own
+    waits = sum(e.count for e in events if e.key in WAITS)
     kernels = sum(e.self_device_time_total for e in events if e.device_type.name == "CUDA") / 1e6
-    return {"kernels": kernels / times, "launches": launches / times, "waits": max(0, waits) / times}
-
-
-def _waits(name: str) -> bool:
-    return name in ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+    return {"kernels": kernels / times, "launches": launches / times, "waits": waits / times}
 
 
 def _generation(

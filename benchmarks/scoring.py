@@ -3,8 +3,8 @@
     python -m benchmarks.scoring --images 10000 --training 50000
 
 Images are 32x32 RGB, coarse noise with some fine noise on it. All is measured in turn, in one run, and given as ratios.
-A cell is ten checkpoints, each with its generated images, which are as many as the held-out ones. The time to generate
-them is that of the network "32x32, width 64, 2 blocks" of `python -m benchmarks`, of a few images with 35 evaluations
+A cell is ten checkpoints, each with as many generated images as there are held-out ones. How long generating takes is
+measured on a few images, with the network "32x32, width 64, 2 blocks" of `python -m benchmarks` and 35 evaluations
 each. Measures of the denoiser count by their evaluations. Groups under augmentation are left out: each transform is one
 more search for neighbours. What is found once for a training set is timed once.
 """
