@@ -34,7 +34,7 @@ class Extracted:
     extracted: float  # distinct training images, on average over all orders of the images
     low: float  # 95% interval, over other images of the same model
     high: float
-    null: float | None  # as many held-out images would do it; None where there are fewer of them, or none
+    null: float | None  # the count for as many held-out images; None if there are fewer of them
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Counted:
         ]
 
     def would(self, threshold: float, count: int, size: int) -> float | None:
-        """Return the distinct training images that so many images are copies of; None where there are fewer."""
+        """Return how many training images so many of these images copy, on average; None if there are fewer images."""
         if not 0 < count <= self.images:
             return None
         (mean,), _ = accumulated(self.at.get(threshold, {}), self.images, [count], size=size)
@@ -181,7 +181,7 @@ def _copied(
 
 
 def _eidetic(frequencies: Frequencies, size: int) -> list[Eidetic]:
-    """Return how many training images are copied at least how often, up to where there are none."""
+    """Return how many training images are copied at least twice, three times and so on, as long as any are."""
     counted = [(times, at_least(frequencies, times)) for times in TIMES]
     several = [(times, images) for times, images in counted if images or times == 1]
     return [Eidetic(times, images, *(size * wilson(images / size, size)).tolist()) for times, images in several]

@@ -73,7 +73,7 @@ class SizeOnsets:
 
 @dataclass(frozen=True)
 class Slope:
-    """The slope of a log onset against log N, with its 95% interval where there are three models or more."""
+    """How steeply log onset rises with log N, with a 95% interval if there are three models or more."""
 
     value: float
     low: float | None
@@ -207,7 +207,7 @@ def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: 
 
 
 def _gap(steps: Sequence[int], onset: Onset) -> float:
-    """Return the logarithm of an onset's step over that of the checkpoint before; 0 where it is at no checkpoint."""
+    """Return log(step of the onset / step of the checkpoint before it); 0 if there is no such checkpoint."""
     before = [step for step in steps if onset.value is not None and step < onset.value]
     return math.log(onset.value / max(before)) if before and onset.value else 0.0
 
@@ -287,7 +287,8 @@ def _curve(label: str, models: dict[int, list[Model]]) -> CurveOnsets:
     mems = [(size, model.mem) for size in sizes for model in models[size]]
     good = [(size, each) for size, own in zip(sizes, gens, strict=True) for each in own]
     slope, rest = _slope_and_rest(good)
-    return CurveOnsets(label, found, *_slope_and_rest(mems), _between_checkpoints(slope, gap, sizes), rest)
+    known = sorted(size for size, each in good if each.value is not None)
+    return CurveOnsets(label, found, *_slope_and_rest(mems), _between_checkpoints(slope, gap, known), rest)
 
 
 def _from_before(onset: Onset, gap: float) -> Onset:

@@ -16,8 +16,10 @@ COMPILE_SECONDS = 180.0
 """What compiling a network's training and generation takes where nothing is cached."""
 SAVED = {"cpu": 0.1, "cuda": 0.4}
 """Share of the time that compiling saves, about as `python -m benchmarks --compile` measures it."""
-OPERATIONS_A_SECOND = {"cpu": 3e10, "fp32": 3e13, "tf32": 1e14, "bf16": 1.3e14}
-"""What a CPU thread does of a cell's work, or an H100 by T.precision; rough, as it only tells minutes from hours."""
+THREAD = 3e10
+H100 = {"fp32": 3e13, "tf32": 1e14, "bf16": 1.3e14}
+"""Operations of a cell's work that a CPU thread, or a GPU by T.precision, does in a second; rough, since they only tell
+minutes from hours."""
 
 
 def is_compiled(cell: Cell, device: torch.device, choice: Compile) -> bool:
@@ -38,8 +40,7 @@ def is_compiled(cell: Cell, device: torch.device, choice: Compile) -> bool:
 
 def pays(cell: Cell, device: torch.device) -> bool:
     """Return whether compiling saves more time than it takes."""
-    on_cpu = device.type == "cpu"
-    speed = torch.get_num_threads() * OPERATIONS_A_SECOND["cpu"] if on_cpu else OPERATIONS_A_SECOND[cell.T.precision]
+    speed = THREAD * torch.get_num_threads() if device.type == "cpu" else H100[cell.T.precision]
     return SAVED[device.type] * cell_cost(cell).operations / speed > COMPILE_SECONDS
 
 

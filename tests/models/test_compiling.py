@@ -11,7 +11,8 @@ import torch
 
 from diffmem.cells.cost import cell_cost
 from diffmem.errors import RunError
-from diffmem.models.compiling import OPERATIONS_A_SECOND, is_compiled, pays
+from diffmem.models import compiling
+from diffmem.models.compiling import H100, is_compiled, pays
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -39,17 +40,17 @@ def test_compiling_pays_for_the_papers_cells_and_not_for_those_of_seconds(tmp_pa
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiling_pays_on_a_gpu_where_two_fifths_of_the_time_are_more_than_it_takes(monkeypatch, tmp_path, precision):
     wanted = cell(tmp_path, f'T.precision="{precision}"')
-    monkeypatch.setitem(OPERATIONS_A_SECOND, precision, cell_cost(wanted).operations / 449)
+    monkeypatch.setitem(H100, precision, cell_cost(wanted).operations / 449)
     assert not pays(wanted, CUDA)  # 450 s is where three minutes are two fifths
-    monkeypatch.setitem(OPERATIONS_A_SECOND, precision, cell_cost(wanted).operations / 451)
+    monkeypatch.setitem(H100, precision, cell_cost(wanted).operations / 451)
     assert pays(wanted, CUDA)
 
 
 def test_compiling_pays_on_a_cpu_where_a_tenth_of_the_time_is_more_than_it_takes(monkeypatch, tmp_path):
     operations = cell_cost(cell(tmp_path)).operations / torch.get_num_threads()
-    monkeypatch.setitem(OPERATIONS_A_SECOND, "cpu", operations / 1790)
+    monkeypatch.setattr(compiling, "THREAD", operations / 1790)
     assert not pays(cell(tmp_path), CPU)  # half an hour is where three minutes are a tenth
-    monkeypatch.setitem(OPERATIONS_A_SECOND, "cpu", operations / 1810)
+    monkeypatch.setattr(compiling, "THREAD", operations / 1810)
     assert pays(cell(tmp_path), CPU)
 
 
