@@ -12,12 +12,14 @@ import sys
 
 import numpy as np
 import pytest
+import spaces
 import tiny
 import torch
 from reference import CASES, golden_arrays, golden_denoiser, random_images, relative_error, tiny_denoiser
 
 from diffmem.cells.settings import TrainingProcedure
-from diffmem.measures import MEASURES, Comparison, two_nearest
+from diffmem.measures import MEASURES, Comparison, DeclaredSpace, denoising_errors, nearest_distances, two_nearest
+from diffmem.measures.in_space import compare_in, opened
 from diffmem.models import (
     Group,
     LaunchedDenoiser,
@@ -32,6 +34,7 @@ from diffmem.models import (
 )
 from diffmem.models.launching import WARM_UP, Launched
 from diffmem.models.training import autocast
+from diffmem.networks.closed_form import OptimalDenoiser
 from diffmem.store.store import Store
 
 pytestmark = pytest.mark.gpu
@@ -73,12 +76,15 @@ def arrays_of(name):
 
 @every_case
 def test_denoised_images_losses_gradients_and_samples_agree_with_the_reference(name):
+    # the last bit of 999 t(sigma), which devices round differently, moves one network's images by 4e-5 and the norm of
+    # its gradients by 2e-4
+    bound, of_gradients = (1e-5, 1e-5) if DEVICE.type == "cpu" else (1e-4, 5e-4)
     arrays, denoiser = arrays_of(name), golden_denoiser(name).to(DEVICE)
     denoised = denoiser(arrays["noisy"], arrays["sigma"], arrays.get("labels"))
-    assert relative_error(denoised.detach(), arrays["denoised"]) < 1e-5
+    assert relative_error(denoised.detach(), arrays["denoised"]) < bound
     denoised.square().mean().backward()
     norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in denoiser.parameters()))
-    assert norm == pytest.approx(CASES[name]["gradient_norm"], rel=1e-5)
+    assert norm == pytest.approx(CASES[name]["gradient_norm"], rel=of_gradients)
     with torch.no_grad():
         errors = loss(
             denoiser,
@@ -87,9 +93,9 @@ def test_denoised_images_losses_gradients_and_samples_agree_with_the_reference(n
             noise=arrays["noise"],
             labels=arrays.get("labels"),
         )
-    assert relative_error(errors, arrays["loss"]) < 1e-5
+    assert relative_error(errors, arrays["loss"]) < bound
     samples = heun(denoiser, arrays["latents"], arrays.get("labels"), steps=18)
-    assert relative_error(samples, arrays["samples"]) < 1e-4
+    assert relative_error(samples, arrays["samples"]) < 10 * bound
 
 
 @every_case
@@ -288,3 +294,37 @@ def test_every_measure_is_the_same_on_this_device_as_on_the_cpu(name):
         found.append([evidence.nearest, evidence.d1, evidence.d2, *itertools.chain.from_iterable(others)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize(("N", "shape", "levels"), [(20_000, (1, 8, 8), 17), (3000, (3, 32, 32), 2)])
+def test_the_50_nearest_are_at_the_distances_of_whole_numbers(precision, N, shape, levels):
+    set_precision(TrainingProcedure(precision=precision))
+    spread = 255 // (levels - 1)
+    images, training = (random_images(k, *shape, seed=s, levels=levels) * spread for k, s in ((50, 1), (N, 2)))
+    index, distance = nearest_distances(images.to(DEVICE), training.to(DEVICE), 50)
+    x, y = images.flatten(1).long(), training.flatten(1).long()
+    squared = torch.stack([(row - y).square().sum(dim=1) for row in x])
+    expected = squared.sort(dim=1, stable=True)
+    assert torch.equal(index.cpu(), expected.indices[:, :2])
+    np.testing.assert_allclose(distance.cpu().square(), expected.values[:, :50], rtol=1e-15)
+
+
+def test_a_space_and_the_errors_of_a_denoiser_are_those_of_the_cpu_but_for_rounding(tmp_path):
+    module = spaces.torchscript(tmp_path / "features.pt")
+    space = DeclaredSpace.of("own", {"features": str(module), "rule": "nearest"})
+    training = random_images(300, 1, 8, 8, seed=3)
+    generated = torch.cat([training[:40], random_images(60, 1, 8, 8, seed=4)])
+    clean = training[:20].float() / 127.5 - 1
+    ratios, features, errors = [], [], []
+    for device in (torch.device("cpu"), DEVICE):
+        compare = compare_in(space, training.to(device))
+        compared = compare(generated.to(device), training.to(device), None, None)
+        ratios.append((compared.distance / compared.yardstick).cpu())
+        features.append(opened(space, device)[0].features(generated.to(device)).cpu())
+        optimum = OptimalDenoiser(training.to(device).float() / 127.5 - 1)
+        denoiser = tiny_denoiser().to(device)
+        errors.append(denoising_errors(denoiser, optimum, clean.to(device), name="training", seed=0))
+    assert relative_error(*reversed(features)) < 1e-5
+    np.testing.assert_allclose(ratios[1], ratios[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-4, atol=1e-7)

@@ -29,9 +29,11 @@ from diffmem.networks.unet import (
     Block,
     Dropout,
     FourierEmbedding,
+    GroupNorm,
     LabelEmbedding,
     PositionalEmbedding,
     UNet,
+    _Doubled,
     initialise,
 )
 
@@ -475,3 +477,39 @@ def test_kept_skips_do_not_change_when_others_are_removed():
 def test_a_wrong_number_of_skips_is_refused():
     with pytest.raises(ValueError, match="9 skip connections, not 6"):
         build_denoiser(ModelConfiguration(width=8, skips="111 111"), resolution=16, channels=3)
+
+
+# --- what a compiler is given --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 16), (6, 1), (128, 32)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_group_norm_by_channels_is_that_of_float64_with_its_gradients(channels, groups, layout):
+    norm, exact = GroupNorm(groups, channels, eps=1e-6), nn.GroupNorm(groups, channels, eps=1e-6)
+    for parameter, values in zip(norm.parameters(), torch.randn(2, channels, generator=generator(0)), strict=True):
+        parameter.data = values
+    exact.load_state_dict(norm.state_dict())
+    exact.double()
+    images = torch.randn(4, channels, 8, 8, generator=generator(0)) * 2 + 30  # a mean that squares would not survive
+    x = images.clone(memory_format=layout).requires_grad_()
+    y = images.double().requires_grad_()
+    wanted = torch.randn(images.shape, generator=generator(0))
+    found = norm.by_channels(x)
+    expected = exact(y)
+    (found * wanted).sum().backward()
+    (expected * wanted).sum().backward()
+    assert found.is_contiguous(memory_format=layout)
+    assert relative_error(found.detach(), expected.detach()) < 3e-6
+    assert relative_error(x.grad, y.grad) < 3e-6
+    for own, other in zip(norm.parameters(), exact.parameters(), strict=True):
+        assert relative_error(own.grad, other.grad) < 3e-6
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_doubled_images_and_their_gradients_have_the_bits_of_torch(layout):
+    x = torch.randn(3, 5, 7, 6, generator=generator(0)).to(memory_format=layout).requires_grad_()
+    wanted = torch.randn(3, 5, 14, 12, generator=generator(0)).to(memory_format=layout)
+    found, expected = _Doubled.apply(x), functional.interpolate(x, scale_factor=2.0)
+    assert torch.equal(found, expected)
+    (own,), (other,) = (torch.autograd.grad(each, x, wanted) for each in (found, expected))
+    assert torch.equal(own, other)
