@@ -17,9 +17,6 @@ CANDIDATES = 4
 IMAGE_ROWS, TRAINING_ROWS, TRAINING_ROWS_ON_GPU = 4096, 2048, 16_384
 """Images compared at once: a CPU is fastest where they stay in its caches, a GPU where they fill it."""
 
-MORE_IMAGE_ROWS, MORE_TRAINING_ROWS = 1024, 8192
-"""The same where more than two are looked for: rows of distances are longer, since each is sorted in part."""
-
 SPARE = 4
 """Images that are kept beyond the nearest ones, whose ranks are rounded."""
 
@@ -63,7 +60,7 @@ def nearest_distances(images: Tensor, training_images: Tensor, count: int) -> tu
     The arguments are those of `two_nearest`; there are `count` training images at least, and `count` is at least 2.
     Squared distances are exact; of equally near images the two with the lowest indices are named.
     """
-    parts = [_search_more(rows, training_images, count) for rows in torch.split(images, MORE_IMAGE_ROWS)]
+    parts = [_search_more(rows, training_images, count) for rows in torch.split(images, IMAGE_ROWS)]
     index = torch.cat([part[0] for part in parts]) if parts else images.new_empty((0, 2), dtype=torch.int64)
     squared = torch.cat([part[1] for part in parts]) if parts else images.new_empty((0, count), dtype=torch.float64)
     return index, squared.sqrt()
@@ -152,8 +149,8 @@ def _best_ranked(x: Tensor, training_images: Tensor, count: int) -> tuple[Tensor
     ascending, as many as there are; and the squared norms [N] of all of them, whole and without their last part."""
     ranks, products = (x.new_empty((len(x), 0)) for _ in range(2))
     kept, norms, heads = x.new_empty((len(x), 0), dtype=torch.int64), [], []
-    for start in range(0, len(training_images), MORE_TRAINING_ROWS):
-        y = _centred(training_images[start : start + MORE_TRAINING_ROWS])
+    for start, block in _blocks(training_images):
+        y = _centred(block)
         norms.append(_squared_norms(y))
         heads.append(_head_norms(y))
         product = x[:, :EXACT_TERMS] @ y[:, :EXACT_TERMS].T

@@ -16,8 +16,6 @@ from diffmem.measures.neighbours import (
     CANDIDATES,
     EXACT_TERMS,
     IMAGE_ROWS,
-    MORE_IMAGE_ROWS,
-    MORE_TRAINING_ROWS,
     TRAINING_ROWS,
     nearest_distances,
     two_nearest,
@@ -191,12 +189,12 @@ def assert_nearest_agree(images, training, count):
     np.testing.assert_allclose(distance.numpy(), np.sqrt(expected.astype(float)), rtol=1e-15)
 
 
-@pytest.mark.parametrize("blocks", [(MORE_IMAGE_ROWS, MORE_TRAINING_ROWS), (7, 5), (7, 60)], ids=str)
+@pytest.mark.parametrize("blocks", [(IMAGE_ROWS, TRAINING_ROWS), (7, 5), (7, 60)], ids=str)
 @pytest.mark.parametrize("count", [2, 5, 56, 57, 61])
 @pytest.mark.parametrize("levels", [2, 256])
 def test_distances_of_the_nearest_are_those_of_brute_force(count, blocks, levels, monkeypatch):
-    monkeypatch.setattr(neighbours, "MORE_IMAGE_ROWS", blocks[0])
-    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", blocks[1])
+    monkeypatch.setattr(neighbours, "IMAGE_ROWS", blocks[0])
+    monkeypatch.setattr(neighbours, "TRAINING_ROWS", blocks[1])
     images = random_images(20, 1, 3, 3, seed=1, levels=levels)
     training = random_images(61, 1, 3, 3, seed=2, levels=levels)
     assert_nearest_agree(images, training, count)
@@ -204,7 +202,7 @@ def test_distances_of_the_nearest_are_those_of_brute_force(count, blocks, levels
 
 def test_many_ties_are_told_apart_by_their_index():
     assert_nearest_agree(random_images(40, 1, 1, 3, levels=2), random_images(500, 1, 1, 3, seed=1, levels=2), 50)
-    same = torch.zeros(2 * MORE_TRAINING_ROWS + 1, 1, 2, 2, dtype=torch.uint8)
+    same = torch.zeros(2 * TRAINING_ROWS + 1, 1, 2, 2, dtype=torch.uint8)
     assert_nearest_agree(same[:3], same, 50)
 
 
@@ -212,7 +210,7 @@ def test_many_ties_are_told_apart_by_their_index():
 @pytest.mark.parametrize("pixels", [EXACT_TERMS, EXACT_TERMS + 1, 3 * EXACT_TERMS])
 def test_distances_of_large_images_are_exact_to_the_bit(pixels, bright, monkeypatch):
     """Squared norms of bright images are past the whole numbers that float32 holds, and so are their products."""
-    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", 64)
+    monkeypatch.setattr(neighbours, "TRAINING_ROWS", 64)
     monkeypatch.setattr(neighbours, "MORE_ELEMENTS", 10_000)
     images, training = random_images(9, 1, 1, pixels, seed=1), random_images(200, 1, 1, pixels, seed=2)
     if bright:
@@ -251,8 +249,8 @@ def test_the_nearest_two_are_those_of_the_search_for_two():
 
 
 def test_memory_for_more_neighbours_does_not_grow_with_the_number_of_images(monkeypatch):
-    monkeypatch.setattr(neighbours, "MORE_IMAGE_ROWS", 128)
-    monkeypatch.setattr(neighbours, "MORE_TRAINING_ROWS", 512)
+    monkeypatch.setattr(neighbours, "IMAGE_ROWS", 128)
+    monkeypatch.setattr(neighbours, "TRAINING_ROWS", 512)
     largest = []
     for n, N in ((128, 600), (300, 3000)):
         images, training = random_images(n, 1, 8, 8), random_images(N, 1, 8, 8, seed=1)
