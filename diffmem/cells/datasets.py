@@ -20,6 +20,7 @@ class Dataset(NamedTuple):
 
 DATASETS = {
     "digits": Dataset((178, 182, 177, 183, 181, 182, 181, 179, 174, 180), resolution=8, channels=1),
+    "emoji": Dataset((169, 381, 159, 131, 218, 85, 264, 224, 261), resolution=32, channels=3),
     "cifar10": Dataset((5000,) * 10, resolution=32, channels=3),
     # ImageNet's classes hold at most 1,300 training images each; how many, only the files tell
     "imagenet-dogs": Dataset((1300,) * 123, resolution=32, channels=3),

@@ -54,8 +54,8 @@ class DataDistribution(Settings):
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"balance": True, "labels": None, "half": None}
 
     dataset: str = Field(
-        description="Where the images come from: digits (ships with diffmem), cifar10, imagenet-dogs, or a folder of "
-        "images (one sub-folder a class), a .zip of one, a .npz, a Parquet file or a pattern of them."
+        description="Where the images come from: digits or emoji (ship with diffmem), cifar10, imagenet-dogs, or a "
+        "folder of images (one sub-folder a class), a .zip of one, a .npz, a Parquet file or a pattern of them."
     )
     size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
     draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(

@@ -42,9 +42,10 @@ def audit(
 ) -> None:
     """List the images of a dataset that are identical or nearly so.
 
-    DATASET is digits, cifar10, imagenet-dogs, or a path, as P.dataset. Groups are those of the measure `grouped`:
-    images are of one group if they are nearly identical, or if others connect them. A model that copies such an image
-    has a memorization ratio that is too low, because its two nearest training images are about equally far away.
+    DATASET is digits, emoji, cifar10, imagenet-dogs, or a path, as P.dataset. Groups are those of the measure
+    `grouped`: images are of one group if they are nearly identical, or if others connect them. A model that copies such
+    an image has a memorization ratio that is too low, because its two nearest training images are about equally far
+    away.
 
     Example: diffmem audit data/train/ -o audit.html
     """

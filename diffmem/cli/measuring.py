@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--against",
     required=True,
     metavar="DATASET",
-    help="The training set: digits, cifar10, imagenet-dogs, or a path, as P.dataset.",
+    help="The training set: digits, emoji, cifar10, imagenet-dogs, or a path, as P.dataset.",
 )
 @click.option(
     "--resolution",

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from diffmem.text import with_unit
 
 IMAGENET_DOGS = range(151, 274)
 """The 123 classes of ImageNet-1k that the paper's code takes: 118 breeds, and wolves, coyote and dingo."""
-SHIPPED = "digits"
-"""The dataset that needs no files."""
+SHIPPED = ("digits", "emoji")
+"""The datasets that come with diffmem; diffmem/data/README.md says what they are."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def load_source(
         raise NoSuchData(f"{error} (datasets with a name: {', '.join(sorted(DATASETS))})") from error
 
 
-def _shipped(resolution: int | Size | None, enlarge: bool) -> Source:
-    source = _digits(resolution)
+def _shipped(dataset: str, resolution: int | Size | None, enlarge: bool) -> Source:
+    source = _resized(dataset, resolution)
     if not enlarge:
-        check_enlarged(source, SHIPPED)
+        check_enlarged(source, dataset)
     return source
 
 
@@ -73,25 +73,29 @@ def _imagenet_dogs(resolution: int | Size | None, _enlarge: bool) -> Source:
 Reader = Callable[[int | Size | None, bool], Source]
 """From the size that images are wanted in, and whether they may be enlarged to it."""
 
-READERS: dict[str, Reader] = {SHIPPED: _shipped, "cifar10": _cifar10, "imagenet-dogs": _imagenet_dogs}
+READERS: dict[str, Reader] = {
+    **{dataset: partial(_shipped, dataset) for dataset in SHIPPED},
+    "cifar10": _cifar10,
+    "imagenet-dogs": _imagenet_dogs,
+}
 """How the images of each dataset with a name are read; cells/datasets.py has what settings are checked against."""
 
 
 @lru_cache(maxsize=4)
-def _digits(resolution: int | Size | None) -> Source:
-    """The UCI handwritten digits: 1,797 grey 8x8 images of ten classes, values 0..255."""
-    with resources.as_file(resources.files("diffmem.data") / "digits.npz") as path, np.load(path) as file:
+def _resized(dataset: str, resolution: int | Size | None) -> Source:
+    """Return a dataset that comes with diffmem, at a resolution or in its own."""
+    with resources.as_file(resources.files("diffmem.data") / f"{dataset}.npz") as path, np.load(path) as file:
         images: Pixels = file["images"]
         classes = file["labels"].astype(np.int64)
     own = (images.shape[3], images.shape[2])
     size = own if resolution is None else (resolution, resolution) if isinstance(resolution, int) else resolution
-    check_pixels("digits", len(images), size[0] * size[1])
+    check_pixels(dataset, len(images), size[0] * size[1])
     seen = Seen(images=len(images), smallest=own, largest=own)
     seen.done.update(dict.fromkeys(changes(own, size), len(images)))
     return Source(
         resized(images, size),
         classes,
-        notes=tuple(alterations(seen, 1, size)),
+        notes=tuple(alterations(seen, images.shape[1], size)),
         largest=own,
         enlarged=seen.done["enlarged"],
     )
@@ -245,7 +249,7 @@ def notes_of(cell: Cell, *, fetch: bool = True) -> tuple[str, ...]:
     """
     said: list[str] = []
     for dataset, wanted, count in cell.P.parts:
-        if fetch or dataset not in DATASETS or dataset == SHIPPED:
+        if fetch or dataset not in DATASETS or dataset in SHIPPED:
             print_, labels = cell.fingerprints.get(dataset, ""), cell.P.labels if dataset == cell.P.dataset else None
             P = cell.P
             said += _notes(dataset, print_, P.resolution, labels, wanted, count, P.draw, P.balance, P.half)

@@ -104,8 +104,8 @@ FAULTS = {
     f"title = {list(range(100))}": "study.toml:1: title: must be text, not [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1 ... 7, 98, 99]",
     "P.blend.share = 0.5": "study.toml: P.blend.dataset: missing; every cell needs it",
     # values of several keys
-    'P.blend = {dataset = "nowhere", share = 0.5}': "study.toml:1: P.blend.dataset: nowhere: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
-    'P.blend = {dataset = "~nobody-of-that-name", share = 0.5}': "study.toml:1: P.blend.dataset: ~nobody-of-that-name: no such user (datasets with a name: cifar10, digits, imagenet-dogs)",
+    'P.blend = {dataset = "nowhere", share = 0.5}': "study.toml:1: P.blend.dataset: nowhere: no such file or folder (datasets with a name: cifar10, digits, emoji, imagenet-dogs)",
+    'P.blend = {dataset = "~nobody-of-that-name", share = 0.5}': "study.toml:1: P.blend.dataset: ~nobody-of-that-name: no such user (datasets with a name: cifar10, digits, emoji, imagenet-dogs)",
     'P.blend = {dataset = "study.toml", share = 0.5}': "study.toml:1: P.blend.dataset: study.toml: not a folder of images, a .npz, a .zip or a Parquet file",
     'P.blend = {dataset = "/dev/null", share = 0.5}': "study.toml:1: P.blend.dataset: /dev/null: neither a file nor a folder",
     'P.blend = {dataset = "digits", share = 0.5}': "study.toml:1: P.blend.classes: class 0 of digits is in both parts of the blend, and an image must not be there twice",
@@ -456,7 +456,7 @@ CASES = [
     ),
     Case(
         "score --images images --against digts",
-        "digts: no such file or folder (datasets with a name: cifar10, digits, imagenet-dogs)",
+        "digts: no such file or folder (datasets with a name: cifar10, digits, emoji, imagenet-dogs)",
         pictures((8, 8)),
     ),
     Case(

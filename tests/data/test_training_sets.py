@@ -1,4 +1,7 @@
-"""Training sets: the digits, nested and balanced draws, resizing and labels."""
+"""Training sets: the digits, the emoji, nested and balanced draws, resizing and labels."""
+
+import io
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -70,6 +73,45 @@ def test_digits_of_one_class_look_alike():
     squared = (x**2).sum(axis=1)[:, None] + (x**2).sum(axis=1) - 2 * x @ x.T
     np.fill_diagonal(squared, np.inf)
     assert (source.classes[squared.argmin(axis=1)] == source.classes).mean() > 0.97
+
+
+# --- the emoji -----------------------------------------------------------------------------------------
+
+
+def test_emoji_are_1892_different_rgb_images_of_nine_classes():
+    source = load_source("emoji", None)
+    assert source.images.shape == (1892, 3, 32, 32)
+    assert source.images.dtype == np.uint8
+    assert len(np.unique(source.images.reshape(1892, -1), axis=0)) == 1892
+    assert tuple(np.bincount(source.classes)) == DATASETS["emoji"].class_sizes
+    assert (source.images[:, :, 0, 0] == 255).mean() > 0.7  # on white, red first
+
+
+def test_emoji_and_their_classes_have_the_names_that_the_readme_gives():
+    folder = resources.files("diffmem.data")
+    with np.load(io.BytesIO((folder / "emoji.npz").read_bytes())) as file:
+        classes, names, labels = file["classes"].tolist(), file["names"].tolist(), file["labels"]
+    table = "\n".join(f"| {i} | {name} | {(labels == i).sum()} |" for i, name in enumerate(classes))
+    assert table in (folder / "README.md").read_text()
+    assert len(set(names)) == 1892
+    assert [classes[labels[names.index(name)]] for name in ("grinning", "pizza", "flag-gr")] == [
+        "Smileys & Emotion",
+        "Food & Drink",
+        "Flags",
+    ]
+    assert "Apache License" in (folder / "LICENSE.emoji.txt").read_text()
+
+
+@pytest.mark.parametrize("resolution", [16, 8])
+def test_emoji_are_made_smaller_as_pillow_does_and_that_is_said(resolution):
+    source = load_source("emoji", resolution)
+    image = Image.fromarray(load_source("emoji", None).images[7].transpose(1, 2, 0))
+    expected = np.asarray(image.resize((resolution, resolution), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(source.images[7], expected)
+    assert source.notes == (
+        f"all 1,892 images were resized: they were 32x32, and are read at {resolution}x{resolution} "
+        "(centre crop, Lanczos)",
+    )
 
 
 # --- draws ---------------------------------------------------------------------------------------------
