@@ -1,6 +1,7 @@
 """A study so small that both its cells train in seconds, how to run it, and stores filled by hand."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -304,3 +305,26 @@ def png(seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+SAMPLES = 200
+"""Images behind each ratio of `fill`."""
+
+
+def fill(
+    store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str], *, samples: int = SAMPLES
+) -> None:
+    """Put a study of the paper's with finished cells into the store: a ratio for each combination of axis values."""
+    path = store.path.parent / f"{name.partition('@')[0]}.toml"
+    lines = ['[P]\ndataset = "digits"\nsize = 8\n[M]\nchannel_mult = [2, 2]\nlabels = 2\n']
+    for key in axes:
+        values = list(dict.fromkeys(combination[axes.index(key)] for combination in ratios))
+        lines.append(f"[[axes]]\n{key} = {json.dumps(values)}\n")
+    lines.append(f"[score]\nsamples = {samples}\nevery = 1000000000\n")
+    path.write_text("".join(lines))
+    study = replace(Study.load(path), name=name)
+    register(store, study)
+    for entry in study.cells:
+        ratio = ratios.get(tuple(entry.axis_values[key] for key in axes))
+        if ratio is not None:
+            measure(store, entry.cell, [ratio], samples=samples)

@@ -51,3 +51,6 @@ from .published import published_values as published_values
 from .quality import QualityRow as QualityRow
 from .quality import cautions as cautions
 from .quality import cell_quality as cell_quality
+from .scales import ClaimAtScales as ClaimAtScales
+from .scales import FindingsAtScales as FindingsAtScales
+from .scales import findings_at_scales as findings_at_scales

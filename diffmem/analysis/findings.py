@@ -228,6 +228,11 @@ def verdict(interval: Range, within: Range) -> str:
     return FAILS if interval[1] < within[0] or within[1] < interval[0] else UNKNOWN
 
 
+def published_effect(store: Store, claim: Claim) -> float | None:
+    """Return the value that the paper's own numbers give a claim, whatever was run; None where they do not have it."""
+    return _published_value(claim, published_values(store, claim.study))
+
+
 def _published_value(claim: Claim, published: Sequence[Published]) -> float | None:
     """Return the value that the paper's own numbers give a claim, None where they do not have both levels."""
     part = []

@@ -215,8 +215,14 @@ def _changed(paths: tuple[Path, ...]) -> list[int]:
 )
 @store_option
 @click.option("--markdown", is_flag=True, help="Print a table for a document.")
+@click.option(
+    "--report",
+    "page",
+    type=FileName(dir_okay=False),
+    help="Also write a page with the paper's effects beside those measured at every scale that the store has.",
+)
 @json_option
-def findings(profile: str | None, store_path: Path, markdown: bool, as_json: bool) -> None:
+def findings(profile: str | None, store_path: Path, markdown: bool, page: Path | None, as_json: bool) -> None:
     """Check the paper's 17 findings, and some of other papers: holds, does not hold, cannot be told.
 
     A finding consists of claims about ratios, or differences of ratios (of the best checkpoint, as in the paper). One
@@ -230,10 +236,15 @@ def findings(profile: str | None, store_path: Path, markdown: bool, as_json: boo
 
     Example: diffmem findings --profile laptop
     """
-    from diffmem.analysis import check_findings, check_other_papers
+    from diffmem.analysis import check_findings, check_other_papers, findings_at_scales
     from diffmem.store import Store
 
     store = Store(store_path)
+    if page is not None:
+        from diffmem.report import write_findings
+
+        write_findings(findings_at_scales(store), page, source=str(store_path))
+        echo(f"findings: {page}", err=True)
     checked, others = check_findings(store, profile), check_other_papers(store, profile)
     if as_json:
         rows = [

@@ -12,7 +12,7 @@ from diffmem.report.figure import Axis, Interval, Panel, Series
 BAND_OPACITY = 0.18
 """Of the bands of 95% intervals, so that several can be seen through each other."""
 MOST_TICKS = 12
-GREY = "#888"
+GREY = "#888888"
 
 MARKERS: dict[str, dict[str, object]] = {
     "published": {"symbol": "circle-open", "size": 11},
@@ -24,6 +24,8 @@ def draw(panel: Panel) -> go.Figure:
     """Return a panel drawn."""
     if panel.rows:
         return _heat_map(panel)
+    if panel.ranges:
+        return _across(panel)
     figure = go.Figure()
     for series in panel.series:
         _add(figure, series)
@@ -57,6 +59,34 @@ def _heat_map(panel: Panel) -> go.Figure:
     figure.update_xaxes(title=panel.x.title, type="category")
     figure.update_yaxes(title=panel.rows, type="category")
     return _styled(figure, panel.height)
+
+
+def _across(panel: Panel) -> go.Figure:
+    """Return a panel of names from top to bottom: at each its range, and the series' values with their intervals."""
+    figure = go.Figure()
+    names = {name: plain(name) for name in panel.x.ticks}
+    lows, highs = zip(*panel.ranges.values(), strict=True)
+    widths = [high - low for low, high in zip(lows, highs, strict=True)]
+    in_range: dict[str, Any] = {"y": [names[name] for name in panel.ranges], "name": "claimed", "hoverinfo": "skip"}
+    in_range |= {"width": 0.9, "offset": -0.45, "marker_color": f"rgba{(*hex_to_rgb(GREY), BAND_OPACITY)}"}
+    figure.add_bar(**in_range, x=widths, base=lows, orientation="h")
+    for series in panel.series:
+        marker = {"color": series.colour, "size": 8, **MARKERS.get(series.look, {})}
+        figure.add_scatter(
+            x=series.y,
+            y=[names[name] for name in series.x],
+            name=plain(series.name),
+            error_x=_error_bars(series.y, series.intervals, series.colour) if series.intervals else None,
+            mode="markers",
+            marker=marker,
+            orientation="h",
+            offsetgroup=series.name,
+            hovertemplate="%{y}: %{x:.3f}",
+        )
+    figure.update_xaxes(title=panel.y.title, range=panel.y.range and list(panel.y.range))
+    figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True)
+    above = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
+    return _styled(figure, panel.height).update_layout(scattermode="group", legend=above)
 
 
 def plain(text: str) -> str:
@@ -108,12 +138,12 @@ def _add_band(figure: go.Figure, series: Series, name: str) -> None:
     )
 
 
-def _error_bars(values: Sequence[float], intervals: Sequence[Interval]) -> dict[str, object]:
+def _error_bars(values: Sequence[float], intervals: Sequence[Interval], colour: Any = GREY) -> dict[str, object]:
     ends = list(zip(values, intervals, strict=True))
     return {
         "array": [max(0.0, high - value) for value, (_, high) in ends],
         "arrayminus": [max(0.0, value - low) for value, (low, _) in ends],
-        "color": GREY,
+        "color": colour,
         "thickness": 1.5,
         "width": 3,
     }

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plotly.colors import qualitative
@@ -57,6 +57,7 @@ class Panel:
     line_text: str = ""
     mark: float | None = None  # upright, at this x
     rows: str = ""  # of a heat map: what its rows are, which are series, named by their place on this axis
+    ranges: Mapping[str, Interval] = field(default_factory=dict)  # of y at each x, which is a name; drawn across
 
 
 @dataclass(frozen=True)

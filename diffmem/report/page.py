@@ -1,26 +1,21 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
-import base64
-import gzip
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from plotly.offline import get_plotlyjs
 
 from diffmem.atomic import whole
 from diffmem.measures import NEAREST
-from diffmem.report.drawing import draw
-from diffmem.report.figure import Figure, Panel
+from diffmem.report.figure import Panel
 from diffmem.report.galleries import room_beside
 from diffmem.report.private import Private
 from diffmem.report.section import section_of, share
+from diffmem.report.template import beside, drawn, template
 from diffmem.store import Store
-
-PLOTLY_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
 def write_page(
@@ -45,30 +40,22 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     with store.snapshot():
         studies = [store.study(name) for name in names]
         told = _as_it_is if hosts else Private(store.hosts())
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("diffmem.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    drawn: dict[int, str] = {}  # once, though the page is put together twice
+    once: dict[int, str] = {}  # though the page is put together twice
 
-    def once(panel: Panel) -> str:
-        return drawn.get(id(panel)) or drawn.setdefault(id(panel), _drawn(panel))
+    def drawn_once(panel: Panel) -> str:
+        return once.get(id(panel)) or once.setdefault(id(panel), drawn(panel))
 
-    environment.filters |= {"drawn": once, "as_download": _as_download}
     sections = [section_of(store, study, told) for study in studies]
     going_on = any(section.going_on for section in sections)
     rules = {(by.measure.name, by.threshold): by.measure for section in sections for by in section.by_measure}
     page = partial(
-        environment.get_template("page.html").render,
+        template("page.html", drawn=drawn_once).render,
         sections=sections,
         watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
-        css=_beside("page.css"),
-        script=_beside("page.js"),
+        css=beside("page.css"),
+        script=beside("page.js"),
         store=told(source or str(store.path)),
         hosts=hosts,
         version=version("diffmem"),
@@ -78,20 +65,6 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     )
     room = room_beside(page(galleries=[[] for _ in sections]))
     return page(galleries=[section.galleries(room // len(sections)) for section in sections])
-
-
-def _drawn(panel: Panel) -> str:
-    return str(draw(panel).to_html(full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG))
-
-
-def _as_download(figure: Figure) -> str:
-    """Return what a figure shows as the address of a CSV file, packed: galleries have the room that this saves."""
-    packed = gzip.compress(figure.as_csv().encode(), mtime=0)
-    return "data:application/gzip;base64," + base64.b64encode(packed).decode()
-
-
-def _beside(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _as_it_is(value: Any) -> Any:

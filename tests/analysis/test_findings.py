@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +20,7 @@ from diffmem.cli import main
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
-SAMPLES = 200
 STUDIES = Path(__file__).parents[2] / "studies"
-
-
-def fill(
-    store: Store, name: str, ratios: dict[tuple[Any, ...], float], axes: Sequence[str], *, samples: int = SAMPLES
-) -> None:
-    """Put a study with finished cells into the store: a ratio for each combination of axis values."""
-    path = store.path.parent / f"{name.partition('@')[0]}.toml"
-    lines = ['[P]\ndataset = "digits"\nsize = 8\n[M]\nchannel_mult = [2, 2]\nlabels = 2\n']
-    for key in axes:
-        values = list(dict.fromkeys(combination[axes.index(key)] for combination in ratios))
-        lines.append(f"[[axes]]\n{key} = {json.dumps(values)}\n")
-    lines.append(f"[score]\nsamples = {samples}\nevery = 1000000000\n")
-    path.write_text("".join(lines))
-    study = replace(Study.load(path), name=name)
-    tiny.register(store, study)
-    for entry in study.cells:
-        ratio = ratios.get(tuple(entry.axis_values[key] for key in axes))
-        if ratio is not None:
-            tiny.measure(store, entry.cell, [ratio], samples=samples)
 
 
 @pytest.fixture
@@ -78,7 +56,7 @@ def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expect
 def test_a_difference_of_replicated_levels_has_about_the_interval_of_the_two_sample_t_test(store):
     low, high = [0.2, 0.25, 0.3], [0.5, 0.6, 0.4]
     ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
-    fill(store, "width", ratios, ["M.width", "P.draw"])
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
     result = check(store, WIDER)
     expected = stats.ttest_ind(high, low).confidence_interval()
     assert result.interval == pytest.approx((expected.low, expected.high), abs=0.05)
@@ -94,50 +72,51 @@ def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says(ratio
     covered = 0
     for _ in range(1000):
         models = special.expit(special.logit(np.repeat(ratios, 3)) + spread * random.standard_normal(6))
-        found = random.binomial(SAMPLES, models) / SAMPLES
-        means = mean_ratios([0, 0, 0, 1, 1, 1], found.tolist(), [SAMPLES] * 6)
+        found = random.binomial(tiny.SAMPLES, models) / tiny.SAMPLES
+        means = mean_ratios([0, 0, 0, 1, 1, 1], found.tolist(), [tiny.SAMPLES] * 6)
         _, (low, high) = weighted_sum(means, [-1, 1])
         covered += low <= truth[1] - truth[0] <= high
     assert 0.93 <= covered / 1000 <= 0.97
 
 
 def test_a_difference_the_other_way_does_not_hold(store):
-    fill(store, "width", {(8, 0): 0.9, (8, 1): 0.88, (16, 0): 0.1, (16, 1): 0.12}, ["M.width", "P.draw"])
+    tiny.fill(store, "width", {(8, 0): 0.9, (8, 1): 0.88, (16, 0): 0.1, (16, 1): 0.12}, ["M.width", "P.draw"])
     assert check(store, WIDER).verdict == FAILS
 
 
 def test_sizes_are_compared_each_with_itself(store):
     ratios = {(8, 8): 0.9, (16, 8): 0.95, (8, 16): 0.3, (16, 16): 0.4}
-    fill(store, "width", ratios, ["M.width", "P.size"])
+    tiny.fill(store, "width", ratios, ["M.width", "P.size"])
     result = check(store, WIDER)
     assert result.value == pytest.approx((0.05 + 0.1) / 2)
 
 
 def test_one_draw_leaves_the_noise_of_the_images_and_says_so(store):
-    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    tiny.fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
     result = check(store, WIDER)
     (low, _), (_, high) = (
-        stats.binomtest(round(ratio * SAMPLES), SAMPLES).proportion_ci(method="wilson") for ratio in (0.6, 0.4)
+        stats.binomtest(round(ratio * tiny.SAMPLES), tiny.SAMPLES).proportion_ci(method="wilson")
+        for ratio in (0.6, 0.4)
     )
     assert result.interval[0] == pytest.approx(0.2 - math.hypot(0.6 - low, high - 0.4))  # Newcombe 1998, method 10
     assert "one draw and seed" in result.reason
 
 
 def test_cells_that_are_not_finished_do_not_count_and_are_told(store):
-    fill(store, "width", {(8, 0): 0.2, (8, 1): 0.2, (16, 0): 0.5}, ["M.width", "P.draw"])
+    tiny.fill(store, "width", {(8, 0): 0.2, (8, 1): 0.2, (16, 0): 0.5}, ["M.width", "P.draw"])
     result = check(store, WIDER)
     assert result.high == 0.5
     assert "1 of 4 cells are not finished" in result.reason
 
 
 def test_levels_that_are_not_there_cannot_be_told(store):
-    fill(store, "width", {(8,): 0.4}, ["M.width"])
+    tiny.fill(store, "width", {(8,): 0.4}, ["M.width"])
     result = check(store, WIDER)
     assert (result.verdict, result.reason) == (UNKNOWN, "the study has no cells at the levels that this is about")
 
 
 def test_a_study_that_was_not_run_names_the_command(store):
-    fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
+    tiny.fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
     (result,) = next(results for finding, _, results in check_findings(store, "laptop") if finding.number == 6)
     assert result.verdict == UNKNOWN
     assert result.reason == "not run: diffmem run studies/width.toml --profile laptop"
@@ -145,21 +124,21 @@ def test_a_study_that_was_not_run_names_the_command(store):
 
 def test_draws_are_counted_where_they_are_compared(store):
     ratios = {(8, 0): 0.2, (8, 1): 0.3, (16, 0): 0.5, (16, 1): 0.6, (12, 2): 0.4}
-    fill(store, "width", ratios, ["M.width", "P.draw"])
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
     assert check(store, WIDER).draws == 2
 
 
 def test_little_effect_needs_a_narrow_interval(store):
     alike = Claim("alike", "ema", ("T.ema",), LOWEST, HIGHEST, ALIKE)
     ratios = {(rate, draw): 0.5 + 0.01 * draw for rate in (0.0, 0.9) for draw in (0, 1, 2)}
-    fill(store, "ema", ratios, ["T.ema", "P.draw"])
+    tiny.fill(store, "ema", ratios, ["T.ema", "P.draw"])
     assert check(store, alike).verdict == HOLDS
 
 
 def test_skips_are_compared_by_where_the_one_kept_is(store):
     masks = {"111 111": 0.7, "100 000": 0.72, "001 000": 0.68, "000 010": 0.0, "110 000": 0.3}
     ratios = {(mask, draw): ratio for mask, ratio in masks.items() for draw in (0, 1)}
-    fill(store, "skip", ratios, ["M.skips", "P.draw"])
+    tiny.fill(store, "skip", ratios, ["M.skips", "P.draw"])
     finding = next(finding for finding in FINDINGS if finding.number == 9)
     higher, enough = (check(store, claim) for claim in finding.claims)
     assert (higher.low, higher.high, higher.verdict) == (0.0, pytest.approx(0.7), HOLDS)
@@ -186,7 +165,7 @@ def test_the_paper_s_own_value_comes_from_its_numbers(store, number, claim, expe
         "M.skips": ["111 111", "100 000", "001 000", "000 010"],
     }
     key = wanted.keys[0]
-    fill(store, wanted.study, {(level,): 0.5 for level in levels[key]}, [key])
+    tiny.fill(store, wanted.study, {(level,): 0.5 for level in levels[key]}, [key])
     assert check(store, wanted).published == pytest.approx(expected)
 
 
@@ -196,7 +175,7 @@ def sample_counts(store: Store) -> Any:
 
 
 def test_too_few_images_do_not_tell_how_much_a_ratio_varies(store):
-    fill(store, "sample_size", {(8,): 0.5}, ["P.size"])
+    tiny.fill(store, "sample_size", {(8,): 0.5}, ["P.size"])
     assert (sample_counts(store).verdict, sample_counts(store).reason) == (
         UNKNOWN,
         "no cell has 10000 generated images",
@@ -205,7 +184,7 @@ def test_too_few_images_do_not_tell_how_much_a_ratio_varies(store):
 
 @pytest.mark.parametrize(("independent", "expected"), [(True, HOLDS), (False, FAILS)])
 def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, independent, expected):
-    fill(store, "sample_size", {(8,): 0.5}, ["P.size"], samples=10_000)
+    tiny.fill(store, "sample_size", {(8,): 0.5}, ["P.size"], samples=10_000)
     flags = np.random.default_rng(5).random(10_000) < 0.5
     if not independent:  # a hundred at a time are alike
         flags = np.repeat(flags[:100], 100)
@@ -224,7 +203,7 @@ def test_how_much_a_ratio_varies_is_told_from_groups_of_its_images(store, indepe
 
 def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkeypatch):
     monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
-    fill(
+    tiny.fill(
         store,
         "weight_decay@laptop",
         {(0.0, 0): 0.9, (0.0, 1): 0.92, (0.1, 0): 0.0, (0.1, 1): 0.01},
@@ -237,7 +216,7 @@ def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkey
 
 def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypatch):
     monkeypatch.setenv("DIFFMEM_STORE", str(store.path))
-    fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])
+    tiny.fill(store, "width@laptop", {(8, 0): 0.1, (8, 1): 0.12, (16, 0): 0.9, (16, 1): 0.92}, ["M.width", "P.draw"])
     arguments = ["findings", "--profile", "laptop"]
     monkeypatch.setenv("COLUMNS", "80")
     listed = CliRunner().invoke(main, arguments)
@@ -255,12 +234,12 @@ def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypat
 
 
 def test_a_study_that_only_has_the_name_of_the_papers_says_so(store: Store) -> None:
-    fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    tiny.fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
     found = {finding.number: results for finding, _, results in check_findings(store)}
     (result,) = found[6]
     assert result.reason.endswith(
         f"not at the paper's scale: the study was run from {store.path.parent / 'width.toml'}"
     )
-    fill(store, "width@laptop", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    tiny.fill(store, "width@laptop", {(4,): 0.3, (8,): 0.6}, ["M.width"])
     found = {finding.number: results for finding, _, results in check_findings(store, "laptop")}
     assert "scale" not in found[6][0].reason
