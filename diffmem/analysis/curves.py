@@ -254,7 +254,7 @@ def _caveat(cells: Sequence[MeasuredCell]) -> str:
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     had = sum(each.cell.measured for each in cells)
     if lacking := had - sum(each.scored for each in cells):
-        caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure")
+        caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure; those kept can be (score.keep)")
     if rising:
         at = ", ".join(map(str, sorted(rising)))
         caveats.append(f"the ratio still rises at the end of training at N = {at}")

@@ -6,7 +6,7 @@ the last does not depend on N.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -169,19 +169,20 @@ def model_onsets(
     best = _log_odds((copies + 0.5) / (n + 1))[None]
     rises = still_rises(steps, ratios, samples)
     above = wilson(ratio, n)[:, 0] > level
-    at = _first_twice(above)
-    if at is None:
-        before = last - 1 if above[last] else last  # at the last one, no other checkpoint confirms it
-        later = Onset(None, float(steps[before]) if before >= 0 else None)
+    at, half_at = _first_twice(above), _first_twice(ratio >= ratio[last] / 2)
+
+    def onset(line: Callable[[np.ndarray], np.ndarray], where: int) -> Onset:
+        found, resampled = (_crossing(log_steps, odds, line(odds), where) for odds in (best, drawn))
+        return _estimate(found, resampled, steps)
+
+    if at is None and not above[last]:
+        later = Onset(None, float(steps[last]))
         return Model(later, later, rises)
-    half_at = _first_twice(ratio >= ratio[last] / 2)
+    half = onset(_half_of_last, last if half_at is None else half_at)
+    if at is None:  # above at the last one, which no other checkpoint confirms
+        return Model(Onset(None, float(steps[last - 1]) if last else None), half, rises)
     line = float(special.logit(level))
-    half_at = last if half_at is None else half_at
-    mem, half = (
-        _estimate(_crossing(log_steps, best, of(best), where), _crossing(log_steps, drawn, of(drawn), where), steps)
-        for of, where in ((lambda odds: np.full(len(odds), line), at), (_half_of_last, half_at))
-    )
-    return Model(mem, half, rises)
+    return Model(onset(lambda odds: np.full(len(odds), line), at), half, rises)
 
 
 def quality_onset(steps: Sequence[int], distances: Sequence[Distance], *, seed: int = 0) -> tuple[Onset, bool]:

@@ -1,14 +1,16 @@
 """The commands that measure without training: `score` the images of other tools, `measure` models that are kept."""
 
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffmem.cli.options import (
+    DEFAULT_STORE,
     FileName,
     all_measures_option,
     augment_option,
@@ -30,7 +32,8 @@ from diffmem.text import counted
 if TYPE_CHECKING:
     from diffmem.external import MeasureNull, Score
     from diffmem.measures import Measure
-    from diffmem.runs import Later, NotMeasured
+    from diffmem.runs import Later, NotMeasured, NullMeasured
+    from diffmem.store import Store
 
 
 @click.command()
@@ -117,10 +120,11 @@ def score(
         copied = [{key: value for key, value in vars(each).items() if value is not None} for each in result.most_copied]
         print_json({**vars(result), "most_copied": copied, "ratio": result.ratio})
         return
-    _print_score(result, against, store.study(result.study).measures)
+    _print_score(result, against, store)
 
 
-def _print_score(result: "Score", against: str, measures: "Mapping[str, Measure]") -> None:
+def _print_score(result: "Score", against: str, store: "Store") -> None:
+    measures = store.study(result.study).measures
     echo(
         f"memorization ratio {result.ratio:.4f} (95% interval {result.low:.4f} to {result.high:.4f}): "
         f"{result.memorized} of {result.samples} images are memorized, which is that their nearest image of {against} "
@@ -150,7 +154,8 @@ def _print_score(result: "Score", against: str, measures: "Mapping[str, Measure]
         ]
         most = "" if len(rows) == result.replicated else f"; the {len(rows)} that are copied most"
         print_table(f"{result.replicated} of {result.size} training images are replicated{most}:", rows)
-    echo(f"`diffmem report {result.study}` shows them")
+    named = "" if store.path == DEFAULT_STORE else f" --store {shlex.quote(str(store.path))}"
+    echo(f"`diffmem report {shlex.quote(result.study)}{named}` shows them")
 
 
 def _null_of(null: "MeasureNull", measure: "Measure") -> str:
@@ -215,11 +220,10 @@ def measure(
     from diffmem.store import Store
 
     with shown_reading():
-        found = list(
-            measure_study(
-                loaded, Store(store_path), measures=wanted, samples=samples, steps=steps, device=this_device()
-            )
+        measured = measure_study(
+            loaded, Store(store_path), measures=wanted, samples=samples, steps=steps, device=this_device()
         )
+        found = list(_as_it_goes(measured))
     rows = [each for each in found if isinstance(each, Later)]
     left_out = [each for each in found if isinstance(each, NotMeasured)]
     nulls = [each for each in found if isinstance(each, NullMeasured)]
@@ -232,6 +236,20 @@ def measure(
         _print_measured(loaded.name, rows, left_out, samples, steps)
     if left_out:
         sys.exit(1)
+
+
+def _as_it_goes(
+    found: "Iterator[Later | NotMeasured | NullMeasured]",
+) -> "Iterator[Later | NotMeasured | NullMeasured]":
+    """Pass on what is measured, and say so on stderr as it comes, for it can take long."""
+    from diffmem.runs import Later
+
+    said = None
+    for each in found:
+        if isinstance(each, Later) and each.new and said != (each.name, each.epoch, each.measure):
+            said = (each.name, each.epoch, each.measure)
+            echo(f"measured {each.name}, epoch {each.epoch}: {each.measure}", err=True)
+        yield each
 
 
 def _print_measured(

@@ -288,7 +288,7 @@ def _recall(store: Store, *, cell_id: str, ratios: dict[int, float]) -> None:
 
 
 def _add_held_out(store: Store, *, cell_id: str, evidence: Evidence) -> None:
-    store.add_held_out(cell_id, evidence)
+    store.add_held_out(cell_id, evidence, newest=True)
 
 
 def _append(store: Store, *, checkpoint: Checkpoint) -> None:

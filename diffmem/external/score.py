@@ -43,6 +43,7 @@ from diffmem.measures import (
     DeclaredSpace,
     Evidence,
     ImageQuality,
+    Measure,
     QualityValue,
     Spaces,
     identity_of,
@@ -53,7 +54,7 @@ from diffmem.measures import (
     wilson,
 )
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Store, provenance
+from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Null, Outcome, Store, provenance
 from diffmem.text import counted, readable
 
 BATCH = 1000
@@ -143,7 +144,7 @@ def score_images(
     _register(store, name, images, cell, curve, notes)
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
-        store.add_held_out(cell.cell_id, null)
+        store.add_held_out(cell.cell_id, null, newest=True)
     found, more = _quality(cell, store, generated, source, unseen if quality else None, in_spaces)
     files = [] if against in DATASETS else image_files(against)
     return _result(
@@ -151,7 +152,6 @@ def score_images(
         files=files,
         twins=groups.identical,
         notes=(*notes, *more),
-        null=null,
         asked=measures,
         quality=found,
     )
@@ -205,7 +205,6 @@ def _result(
     files: Sequence[str],
     twins: int,
     notes: tuple[str, ...],
-    null: Evidence | None,
     asked: Sequence[str],
     quality: list[QualityValue],
 ) -> Score:
@@ -213,7 +212,7 @@ def _result(
     those of the training images, if each has one."""
     found = {each.measure: each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name}
     low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
-    replicated = store.replicated(cell.cell_id)
+    replicated, null = store.replicated(cell.cell_id), _null(store, name, cell, NEAREST)
     return Score(
         name,
         checkpoint.samples,
@@ -233,25 +232,29 @@ def _result(
         p_value=None if null is None else _chance(checkpoint, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
-        nulls=[] if null is None else _nulls(store, name, asked),
+        nulls=list(_nulls(store, name, cell, asked)),
         quality=quality,
     )
 
 
-def _nulls(store: Store, study: str, asked: Sequence[str]) -> list[MeasureNull]:
-    """Return what the measures asked for say of held-out images, which the store has."""
-    stored, found = store.study(study), []
-    for name in asked:
-        measure = stored.measures[name]
-        null = next(iter(store.nulls(study, measure, measure.threshold).values()), None)
-        if null is not None and measure is not NEAREST:
+def _null(store: Store, study: str, cell: ForeignCell, measure: Measure) -> Null | None:
+    """Return what a measure says of the held-out images that the store has of a cell's training set, None of none."""
+    positions = [each.position for each in store.cells(study) if each.cell_id == cell.cell_id]
+    nulls = store.nulls(study, measure, measure.threshold)
+    return next((nulls[position] for position in positions if position in nulls), None)
+
+
+def _chance(found: Checkpoint, null: Null) -> float:
+    return p_value(found.memorized, found.samples, null.copies, null.samples)
+
+
+def _nulls(store: Store, study: str, cell: ForeignCell, asked: Sequence[str]) -> Iterator[MeasureNull]:
+    """Yield the same of the measures asked for beside the paper's."""
+    measures = store.study(study).measures
+    for measure in (measures[name] for name in asked if name != NEAREST.name):
+        if (null := _null(store, study, cell, measure)) is not None:
             at = None if math.isinf(null.at_one_percent) else measure.shown(null.at_one_percent)
-            found.append(MeasureNull(name, null.ratio, null.samples, at))
-    return found
-
-
-def _chance(found: Evidence, null: Evidence) -> float:
-    return p_value(found.memorized, found.samples, null.memorized, null.samples)
+            yield MeasureNull(measure.name, null.ratio, null.samples, at)
 
 
 def _read_held_out(images: Path | str, source: Source, size: Size, resolution: int | None) -> Source:

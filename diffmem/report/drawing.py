@@ -36,7 +36,7 @@ def draw(panel: Panel) -> go.Figure:
         figure.add_vline(panel.mark, line_color="#b3261e")
     figure.update_xaxes(**_axis(panel.x))
     figure.update_yaxes(**_axis(panel.y))
-    return _styled(figure, panel.height)
+    return _styled(figure, panel)
 
 
 def _heat_map(panel: Panel) -> go.Figure:
@@ -58,7 +58,7 @@ def _heat_map(panel: Panel) -> go.Figure:
     )
     figure.update_xaxes(title=panel.x.title, type="category")
     figure.update_yaxes(title=panel.rows, type="category")
-    return _styled(figure, panel.height)
+    return _styled(figure, panel)
 
 
 def _across(panel: Panel) -> go.Figure:
@@ -86,7 +86,7 @@ def _across(panel: Panel) -> go.Figure:
     figure.update_xaxes(title=panel.y.title, range=panel.y.range and list(panel.y.range))
     figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True)
     above = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
-    return _styled(figure, panel.height).update_layout(scattermode="group", legend=above)
+    return _styled(figure, panel).update_layout(scattermode="group", legend=above)
 
 
 def plain(text: str) -> str:
@@ -168,15 +168,38 @@ def _axis(axis: Axis) -> dict[str, object]:
     return drawn
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
-    """Give a figure the look of the page; its script recolours text and grid."""
+def _styled(figure: go.Figure, panel: Panel) -> go.Figure:
+    """Give a figure the look of the page; its script recolours text and grid. It is higher by what its legend needs."""
+    legend_height = LEGEND_ROW * _legend_rows(figure, NARROW if panel.label else WIDE)
     return figure.update_layout(
-        height=height,
+        height=panel.height + legend_height,
         bargap=0 if any(trace.type == "bar" and trace.name == "images" for trace in figure.data) else None,
         template="plotly_white",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": "#444"},
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        legend={"orientation": "h", "y": -0.2},
+        margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM + legend_height},
+        legend={
+            "orientation": "h",
+            "yanchor": "top",
+            "y": -AXIS_TITLE / (panel.height - TOP - BOTTOM),
+            "maxheight": 1.0,  # all of it: by default, half of the figure scrolls
+        },
     )
+
+
+TOP, BOTTOM, AXIS_TITLE, LEGEND_ROW = 40, 50, 55, 20
+"""Pixels above the axes, below them without a legend, from the axis to below its title, and of a row of a legend."""
+WIDE, NARROW = 880, 320
+"""Pixels that a legend has across: of a panel alone, and of one beside others."""
+LETTER, LINE_AND_GAP = 7, 48
+"""Pixels of a letter of a legend, and of what is drawn before it, at most."""
+
+
+def _legend_rows(figure: go.Figure, width: int) -> int:
+    """Return how many rows a legend has in this width, 0 where there is none."""
+    names = {trace.name for trace in figure.data if trace.showlegend is not False and trace.name}
+    if len(names) < 2:
+        return 0
+    columns = max(1, width // (LINE_AND_GAP + LETTER * max(map(len, names))))
+    return -(-len(names) // columns)

@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.measures import LevelValue, MeasureEvidence, wilson
+from diffmem.measures import NEAREST, LevelValue, MeasureEvidence, wilson
 
 
 def insert_levels(
@@ -20,6 +20,17 @@ def insert_levels(
         "INSERT INTO noise_levels SELECT ?, ?, ?, quantity, images, sigma, value, low, high, n FROM given_levels",
         [cell_id, epoch, measure],
     )
+
+
+def forget_other_held_out(connection: duckdb.DuckDBPyConnection, training_set: str, distances: MeasureEvidence) -> None:
+    """Remove what all measures say of held-out images against a training set, unless it is of these images, which have
+    these distances by the paper's measure."""
+    had = connection.execute(
+        "SELECT distance, yardstick FROM held_out WHERE training_set = ? AND measure = ? ORDER BY sample",
+        [training_set, NEAREST.name],
+    ).fetchnumpy()
+    if not all(np.array_equal(had[name], getattr(distances, name)) for name in ("distance", "yardstick")):
+        connection.execute("DELETE FROM held_out WHERE training_set = ?", [training_set])
 
 
 def insert_held_out(

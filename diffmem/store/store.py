@@ -25,7 +25,7 @@ from diffmem.measures import (
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
-from diffmem.store.inserting import insert_held_out, insert_levels, insert_measure, texts
+from diffmem.store.inserting import forget_other_held_out, insert_held_out, insert_levels, insert_measure, texts
 from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
@@ -233,12 +233,14 @@ class Store(Queries):
             insert_quality(connection, c.cell_id, c.epoch, c.quality)
         return True
 
-    def add_held_out(self, cell_id: str, evidence: Evidence) -> None:
+    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> None:
         """Keep the evidence of images that were not trained on, for all cells of the same training set, in the place of
-        what a measure had of fewer."""
+        what a measure had of fewer; with `newest`, in the place of all that was there of other images."""
         distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
         with self.writing() as connection:
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
+            if newest:
+                forget_other_held_out(connection, name, distances)
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
                 insert_held_out(connection, name, measure, found)
 

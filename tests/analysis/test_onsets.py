@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from scipy import stats
+from scipy import special, stats
 
 from diffmem.analysis.onsets import Onset, model_onsets, onsets_of, quality_onset, slope_of, space_of
 from diffmem.measures import QualityValue, wilson
@@ -85,6 +85,14 @@ def test_a_training_that_never_memorizes_has_its_onsets_after_its_last_checkpoin
 
 def test_an_onset_that_only_the_last_checkpoint_has_is_after_the_one_before():
     assert str(model_onsets([10, 20, 40], [0.0, 0.0, 0.9], [500] * 3).mem) == "> 20"
+
+
+def test_half_of_the_last_ratio_needs_no_other_checkpoint_to_confirm_it():
+    found = model_onsets([10, 20, 40], [0.0, 0.0, 0.9], [100_000] * 3)
+    assert str(found.mem) == "> 20"
+    odds = special.logit([0.5 / 100_001, 90_000.5 / 100_001])
+    share = (special.logit(special.expit(odds[1]) / 2) - odds[0]) / (odds[1] - odds[0])
+    assert found.half.value == pytest.approx(20 * 2**share)
 
 
 def test_a_training_that_memorizes_from_its_first_checkpoint_on_has_its_onset_before():

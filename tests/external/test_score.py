@@ -123,6 +123,45 @@ def test_a_score_is_said_as_a_test_against_held_out_images(samples: Path) -> Non
     assert [(row["null_ratio"], row["null_samples"]) for row in status] == [(0.05, 40)]
 
 
+@pytest.mark.parametrize("images", [40, 30])
+def test_the_held_out_images_given_last_are_the_null_also_where_they_are_no_more(samples: Path, images: int) -> None:
+    digits, store = load_source("digits", None).images[:, 0], Store(Path("s.duckdb"))
+    np.savez("noise.npz", images=np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8))
+    np.savez("trained.npz", images=digits[:images])
+    score_images(samples, "digits", store, held_out="noise.npz", measures=["calibrated"])
+    again = score_images(samples, "digits", store, held_out="noise.npz")  # the same ones: nothing is forgotten
+    assert (again.null_ratio, again.null_samples) == (0.0, 40)
+    assert sorted(store.held_out_counts(store.cells("samples")[0].cell_id)) == ["calibrated", "nearest"]
+    other = score_images(samples, "digits", store, held_out="trained.npz")
+    assert (other.null_ratio, other.null_samples) == (1.0, images)
+    (null,) = store.nulls("samples", NEAREST, NEAREST.threshold).values()
+    assert (null.ratio, null.samples) == (1.0, images)
+    assert [*store.held_out_counts(store.cells("samples")[0].cell_id)] == ["nearest"]  # no measure has another null
+    later = score_images(samples, "digits", store)
+    assert (later.null_ratio, later.null_samples, later.p_value) == (1.0, images, 1.0)  # which the store has
+
+
+def test_each_training_set_has_its_own_null(samples: Path) -> None:
+    digits, store = load_source("digits", None).images[:, 0], Store(Path("s.duckdb"))
+    for name, images in (("train", digits[:20]), ("other", digits[20:60])):
+        np.savez(f"{name}.npz", images=images)
+    found = [
+        score_images(samples, f"{name}.npz", store, held_out="other.npz", measures=["calibrated"])
+        for name in ("train", "other", "train")
+    ]
+    assert [score.null_ratio for score in found] == [0.0, 1.0, 0.0]
+    assert [score.nulls[0].ratio for score in found][1:] == [1.0, found[0].nulls[0].ratio]
+    assert found[0].nulls[0].ratio < 1
+
+
+def test_the_command_that_shows_a_score_names_its_store(samples: Path) -> None:
+    arguments = ["score", "--images", samples.name, "--against", "digits"]
+    said = CliRunner().invoke(main, arguments).stdout
+    assert said.endswith("`diffmem report samples` shows them\n")
+    said = CliRunner().invoke(main, [*arguments, "--store", "my results/s.duckdb"]).stdout
+    assert said.endswith("`diffmem report samples --store 'my results/s.duckdb'` shows them\n")
+
+
 def test_a_chance_that_is_next_to_none_is_said_so() -> None:
     digits = load_source("digits", None).images
     np.savez("copies.npz", images=digits[:100].transpose(0, 2, 3, 1))

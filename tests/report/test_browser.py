@@ -132,6 +132,23 @@ def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webd
     assert sum(urlparse(url).scheme == "file" for url in urls) == 1
 
 
+def test_legends_are_whole_and_below_the_titles_of_their_axes(browser: webdriver.Chrome) -> None:
+    plots = browser.execute_script(
+        "return [...document.querySelectorAll('.plotly-graph-div')].filter(plot => plot.querySelector('.legend'))"
+        ".map(plot => { const box = name => plot.querySelector(name).getBoundingClientRect();"
+        "const ends = [...plot.querySelectorAll('.legend .traces')].map(each => each.getBoundingClientRect().bottom);"
+        "return [box('.xtitle').bottom, box('.legend').top, Math.max(...ends), plot.getBoundingClientRect().bottom,"
+        "plot.querySelector('.legend .scrollbar').getBoundingClientRect().height,"
+        "box('.cartesianlayer .xy').height]; })"
+    )
+    assert len(plots) >= 6
+    for title, legend, lowest, bottom, scrollbar, axes in plots:
+        assert legend >= title - 1
+        assert lowest <= bottom + 1
+        assert scrollbar == 0
+        assert axes > 150
+
+
 def test_the_threshold_starts_at_a_third_with_the_numbers_of_the_store(
     browser: webdriver.Chrome, study: tuple[Study, Store]
 ) -> None:

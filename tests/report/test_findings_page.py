@@ -91,7 +91,7 @@ def test_the_command_writes_the_page_beside_its_list(store: Store, tmp_path: Pat
     assert result.stdout == CliRunner().invoke(main, [*arguments[:-2], "--json"]).stdout
     text = (tmp_path / "page.html").read_text()
     assert "desk: 16 cannot be told, 1 holds" in text
-    assert "laptop: 15 cannot be told, 1 holds, 1 does not hold" in text
+    assert "laptop: 15 cannot be told, 1 does not hold, 1 holds" in text
 
 
 def test_a_store_without_such_studies_says_what_adds_one(tmp_path: Path) -> None:
