@@ -252,13 +252,16 @@ def _caveat(cells: Sequence[MeasuredCell]) -> str:
     ended = (State.FINISHED, State.ENDED)
     rising = {each.cell.size for each in cells if each.rises and state_of(each.cell) in ended}
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
-    had = sum(each.cell.measured for each in cells)
+    had, trained = sum(each.cell.measured for each in cells), any(each.cell.expected for each in cells)
     if lacking := had - sum(each.scored for each in cells):
-        caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure; those kept can be (score.keep)")
+        caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure" + MEASURE_KEPT * trained)
     if rising:
         at = ", ".join(map(str, sorted(rising)))
         caveats.append(f"the ratio still rises at the end of training at N = {at}")
     return "; ".join(caveats)
+
+
+MEASURE_KEPT = "; `diffmem measure` scores those whose model is kept (score.keep)"
 
 
 def _noise(points: Sequence[SizePoint], significant: Sequence[bool]) -> str:

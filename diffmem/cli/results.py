@@ -236,14 +236,14 @@ def findings(profile: str | None, store_path: Path, markdown: bool, page: Path |
 
     Example: diffmem findings --profile laptop
     """
-    from diffmem.analysis import check_findings, check_other_papers, findings_at_scales
+    from diffmem.analysis import check_findings, check_other_papers
     from diffmem.store import Store
 
     store = Store(store_path)
     if page is not None:
         from diffmem.report import write_findings
 
-        write_findings(findings_at_scales(store), page, source=str(store_path))
+        write_findings(store, page)
         echo(f"findings: {page}", err=True)
     checked, others = check_findings(store, profile), check_other_papers(store, profile)
     if as_json:

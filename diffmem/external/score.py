@@ -140,7 +140,10 @@ def score_images(
     null = None if unseen is None else _compared(unseen.images, source.images, measures, in_spaces)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     if unseen is not None and null is not None:
-        notes += tuple(_held_out_notes(str(held_out), unseen, null, against))
+        notes += tuple(f"{held_out}: {each}" for each in unseen.notes)
+        notes += tuple(_caveats(str(held_out), null.samples, int((null.d1 == 0).sum()), against))
+    elif store.exists() and (stored := _null(store, name, cell, NEAREST)) is not None:
+        notes += tuple(_caveats("held-out images given before", stored.samples, stored.trained_on, against))
     _register(store, name, images, cell, curve, notes)
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
@@ -249,7 +252,7 @@ def _chance(found: Checkpoint, null: Null) -> float:
 
 
 def _nulls(store: Store, study: str, cell: ForeignCell, asked: Sequence[str]) -> Iterator[MeasureNull]:
-    """Yield the same of the measures asked for beside the paper's."""
+    """Yield what the measures asked for, but for the paper's, say of the held-out images that the store has."""
     measures = store.study(study).measures
     for measure in (measures[name] for name in asked if name != NEAREST.name):
         if (null := _null(store, study, cell, measure)) is not None:
@@ -265,13 +268,12 @@ def _read_held_out(images: Path | str, source: Source, size: Size, resolution: i
     return found
 
 
-def _held_out_notes(images: str, unseen: Source, null: Evidence, against: str) -> Iterator[str]:
-    """Yield what was done to held-out images, and in what they are no null."""
-    yield from (f"{images}: {each}" for each in unseen.notes)
-    if trained_on := int((null.d1 == 0).sum()):
-        yield f"{images}: {trained_on} of {null.samples} held-out images are also in {against}"
-    if null.samples < FEW_HELD_OUT:
-        yield f"{images}: {counted(null.samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
+def _caveats(images: str, samples: int, trained_on: int, against: str) -> Iterator[str]:
+    """Yield in what so many held-out images are no null."""
+    if trained_on:
+        yield f"{images}: {trained_on} of {samples} held-out images are also in {against}"
+    if samples < FEW_HELD_OUT:
+        yield f"{images}: {counted(samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
 
 
 FEW_HELD_OUT = 100

@@ -86,7 +86,8 @@ def _across(panel: Panel) -> go.Figure:
     figure.update_xaxes(title=panel.y.title, range=panel.y.range and list(panel.y.range))
     figure.update_yaxes(categoryorder="array", categoryarray=[*names.values()][::-1], automargin=True)
     above = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
-    return _styled(figure, panel).update_layout(scattermode="group", legend=above)
+    margins = {"t": TOP, "b": BOTTOM}
+    return _styled(figure, panel).update_layout(scattermode="group", legend=above, height=panel.height, margin=margins)
 
 
 def plain(text: str) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from diffmem.analysis import ClaimAtScales, FindingsAtScales
+from diffmem.analysis import ClaimAtScales, FindingsAtScales, findings_at_scales
 from diffmem.atomic import whole
 from diffmem.report.figure import COLOURS, Axis, Figure, Panel, Series
+from diffmem.report.private import Private
 from diffmem.report.template import beside, template
+from diffmem.store import Store
 
 BESIDE = (
     "Each line is a claim of the paper: a difference of memorization ratios between two levels of a factor, or, of "
@@ -25,13 +27,15 @@ LINE = 44
 """Pixels that a claim has in the figure's height."""
 
 
-def write_findings(found: FindingsAtScales, path: Path | str, *, source: str = "") -> None:
-    """Write the page of findings to `path`, whole or not at all; `source` is the store that they are from."""
+def write_findings(store: Store, path: Path | str) -> None:
+    """Write the page of findings to `path`, whole or not at all; it names no machine and no folder of one."""
+    found, told = findings_at_scales(store), Private(store.hosts())
     text = template("findings.html").render(
         found=found,
         figure=findings_figure(found),
         findings=[(finding, list(claims)) for finding, claims in groupby(found.claims, key=lambda each: each.finding)],
-        source=source,
+        told=told,
+        source=told(str(store.path)),
         plotly=get_plotlyjs(),
         css=beside("page.css"),
         script=beside("page.js"),
@@ -47,17 +51,14 @@ def findings_figure(found: FindingsAtScales) -> Figure:
     published = {each.name: each.published for each in found.claims if each.published is not None}
     series = [Series("the paper", list(published), list(published.values()), "published", "#444")]
     for number, scale in enumerate(found.scales):
-        measured = {each.name: each.results[scale] for each in found.claims if each.results[scale].value is not None}
-        series.append(
-            Series(
-                scale,
-                list(measured),
-                [result.value or 0.0 for result in measured.values()],
-                "markers",
-                COLOURS[number % len(COLOURS)],
-                intervals=[result.interval or ENDS for result in measured.values()],
-            )
-        )
+        measured = [
+            (each.name, result.value, result.interval)
+            for each in found.claims
+            if (result := each.results[scale]).value is not None and result.interval is not None
+        ]
+        names, values, intervals = zip(*measured, strict=True) if measured else ((), (), ())
+        colour = COLOURS[number % len(COLOURS)]
+        series.append(Series(scale, names, values, "markers", colour, intervals=intervals))
     panel = Panel(
         series,
         Axis("claim", names=True, ticks=[each.name for each in found.claims]),

@@ -52,6 +52,12 @@ GROWING = """
 """
 """Studies of both stores that list a cell more as they go on: searches, monitored trainings, scored images."""
 
+NULLS = """
+    SELECT training_set, count(*) AS images, sum(distance + yardstick) AS total
+    FROM {} WHERE measure = 'nearest' GROUP BY ALL
+"""
+"""The held-out images that each training set has been compared with, and what tells them from others."""
+
 LEVELS = """
     SELECT cell_id, epoch, measure, list(value ORDER BY quantity, images, sigma) AS found FROM {} GROUP BY ALL
 """
@@ -114,14 +120,19 @@ MERGE = [
     )
     """,
     "INSERT OR IGNORE INTO measurements FROM other_.measurements",
-    """
-    DELETE FROM held_out AS h WHERE
-        (SELECT count(*) FROM other_.held_out AS o WHERE o.training_set = h.training_set AND o.measure = h.measure)
-        > (SELECT count(*) FROM held_out AS own WHERE own.training_set = h.training_set AND own.measure = h.measure)
+    f"""
+    DELETE FROM held_out WHERE training_set IN (
+        SELECT training_set FROM ({NULLS.format("held_out")}) AS own
+            JOIN ({NULLS.format("other_.held_out")}) AS o USING (training_set) WHERE o.images > own.images
+    )
     """,
-    """
+    f"""
     INSERT INTO held_out FROM other_.held_out AS o WHERE NOT EXISTS (
         FROM held_out AS h WHERE h.training_set = o.training_set AND h.measure = o.measure
+    ) AND training_set NOT IN ( -- all measures of a training set are of the same held-out images
+        SELECT training_set FROM ({NULLS.format("held_out")}) AS own
+            JOIN ({NULLS.format("other_.held_out")}) AS o USING (training_set)
+        WHERE own.images <> o.images OR abs(own.total - o.total) > 1e-9 * own.total
     )
     """,
     "INSERT INTO training_images FROM other_.training_images ANTI JOIN training_images USING (training_set)",

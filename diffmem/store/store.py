@@ -234,8 +234,8 @@ class Store(Queries):
         return True
 
     def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> None:
-        """Keep the evidence of images that were not trained on, for all cells of the same training set, in the place of
-        what a measure had of fewer; with `newest`, in the place of all that was there of other images."""
+        """Keep the evidence of images that were not trained on, for all trained cells of the same training set, in the
+        place of what a measure had of fewer; with `newest`, in the place of what was there of other images."""
         distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
         with self.writing() as connection:
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()

@@ -139,6 +139,8 @@ def test_the_held_out_images_given_last_are_the_null_also_where_they_are_no_more
     assert [*store.held_out_counts(store.cells("samples")[0].cell_id)] == ["nearest"]  # no measure has another null
     later = score_images(samples, "digits", store)
     assert (later.null_ratio, later.null_samples, later.p_value) == (1.0, images, 1.0)  # which the store has
+    given = f"held-out images given before: {images} of {images} held-out images are also in digits"
+    assert [note for note in later.notes if "also in" in note] == [given]
 
 
 def test_each_training_set_has_its_own_null(samples: Path) -> None:

@@ -1,6 +1,7 @@
 """The page of findings: the paper's effects beside those of each scale, each where it belongs."""
 
 import csv
+import html
 import io
 import shutil
 from pathlib import Path
@@ -91,13 +92,24 @@ def test_the_command_writes_the_page_beside_its_list(store: Store, tmp_path: Pat
     assert result.stdout == CliRunner().invoke(main, [*arguments[:-2], "--json"]).stdout
     text = (tmp_path / "page.html").read_text()
     assert "desk: 16 cannot be told, 1 holds" in text
+    assert str(tmp_path) not in text  # neither the store's folder nor those of studies
     assert "laptop: 15 cannot be told, 1 does not hold, 1 holds" in text
+
+
+def test_the_page_says_what_stands_behind_a_value(store: Store, tmp_path: Path) -> None:
+    tiny.fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    write_findings(store, tmp_path / "page.html")
+    text = " ".join((tmp_path / "page.html").read_text().split())
+    behind = (
+        "one draw and seed: the interval has the images' noise only; not at the paper's scale: the study was run from"
+    )
+    assert f"0.300 to 0.600: +0.300 (+0.204 to +0.388); {behind} …/width.toml" in html.unescape(text)
 
 
 def test_a_store_without_such_studies_says_what_adds_one(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.duckdb")
     tiny.fill(store, "another", {(8,): 0.5}, ["M.width"])
-    write_findings(findings_at_scales(store), tmp_path / "page.html")
+    write_findings(store, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert (
         "The store has no study of a finding yet: <code>diffmem run studies/condition.toml --profile laptop</code>"
@@ -109,7 +121,7 @@ def test_a_store_without_such_studies_says_what_adds_one(tmp_path: Path) -> None
 @pytest.mark.skipif(not (DRIVER and CHROMIUM), reason="needs chromium and its driver")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_page_is_drawn_in_a_browser_without_an_error_and_fits_a_phone(store: Store, tmp_path: Path) -> None:
-    write_findings(findings_at_scales(store), tmp_path / "page.html")
+    write_findings(store, tmp_path / "page.html")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for switch in (

@@ -194,6 +194,8 @@ def test_cells_whose_model_is_not_kept_are_counted(tmp_path: Path) -> None:
     assert (said.exit_code, said.stderr) == (1, "")
     said_how = 'score.keep = "last" keeps it, in a run with another --store'
     assert f"1 cell not measured: no trained model is kept; {said_how}\n" in said.stdout
+    said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--measure", "grouped")
+    assert said.stderr == f"measured {study.cells[1].name}, epoch 30: grouped\n"  # as it comes
     said = diffmem("measure", tmp_path / "tiny.toml", "--store", store.path, "--samples", 30, "--json")
     assert said.exit_code == 1
     data = json.loads(said.stdout)

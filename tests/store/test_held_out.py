@@ -1,5 +1,6 @@
 """Held-out images in the store: the null of all cells of a training set, merged and checked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import tiny
 
 from diffmem.analysis.curves import noted, study_cells, study_curves
-from diffmem.measures import NEAREST, Evidence
+from diffmem.measures import NEAREST, Evidence, MeasureEvidence
 from diffmem.store.checking import faults
 from diffmem.store.merging import merge
 from diffmem.store.store import Store
@@ -92,3 +93,30 @@ def test_held_out_images_that_were_trained_on_are_told(tmp_path: Path) -> None:
         "3 of 200 held-out images are also in the training set (most of 2 cells): the null is not of new images alone"
     ]
     assert noted([], study_cells(filled(tmp_path / "none")[1], store.study("tiny"))[0]) == []
+
+
+CALIBRATED = MeasureEvidence(np.zeros(100, np.int64), np.ones(100), np.ones(100), 0)
+
+
+def test_all_measures_of_a_training_set_have_the_null_of_the_same_images_also_after_merging(tmp_path: Path) -> None:
+    """Equally many other held-out images, of which only one store has another measure."""
+    _, into = filled(tmp_path / "one", unseen(100, 3))
+    _, same = filled(tmp_path / "same", replace(unseen(100, 3), others={"calibrated": CALIBRATED}))
+    _, other = filled(tmp_path / "other", replace(unseen(100, 9), others={"calibrated": CALIBRATED}))
+    merge(into, other.path)
+    assert [row["measure"] for row in into.rows("SELECT DISTINCT measure FROM held_out")] == ["nearest"]
+    assert {copies for _, copies, _ in counts(into)} == {3}
+    merge(into, same.path)
+    assert len(into.rows("SELECT DISTINCT measure FROM held_out")) == 2
+
+
+def test_the_newest_held_out_images_replace_others_and_not_the_same_ones_rounded_otherwise(tmp_path: Path) -> None:
+    study, store = filled(tmp_path, unseen(100, 3))
+    cell_id = study.cells[0].cell.cell_id
+    store.add_held_out(cell_id, replace(unseen(100, 3), others={"calibrated": CALIBRATED}), newest=True)
+    rounded = unseen(100, 3)
+    store.add_held_out(cell_id, replace(rounded, d1=np.nextafter(rounded.d1, 9)), newest=True)
+    assert store.held_out_counts(cell_id) == {"nearest": 100, "calibrated": 100}
+    store.add_held_out(cell_id, unseen(50, 9), newest=True)
+    assert store.held_out_counts(cell_id) == {"nearest": 50}
+    assert {copies for _, copies, _ in counts(store)} == {9}

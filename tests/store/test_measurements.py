@@ -271,7 +271,10 @@ def test_stores_that_measure_otherwise_do_not_merge(store: Store, tmp_path: Path
 @pytest.mark.usefixtures("study")
 def test_checkpoints_that_a_measure_has_not_scored_are_counted_beside_its_curve(store: Store) -> None:
     (curve, *_) = study_curves(store, "tiny", measure="calibrated")
-    assert "1 of 3 checkpoints are not scored by this measure" in curve.caveat
+    assert (
+        "1 of 3 checkpoints are not scored by this measure; `diffmem measure` scores those whose model is kept "
+        "(score.keep)" in curve.caveat
+    )
     (curve, *_) = study_curves(store, "tiny")
     assert "scored" not in curve.caveat
 
