@@ -97,7 +97,7 @@ def test_the_command_writes_the_page_beside_its_list(store: Store, tmp_path: Pat
 
 
 def test_the_page_says_what_stands_behind_a_value(store: Store, tmp_path: Path) -> None:
-    tiny.fill(store, "width", {(4,): 0.3, (8,): 0.6}, ["M.width"])
+    tiny.fill(store, "width", {(12,): 0.3, (20,): 0.6}, ["M.width"])
     write_findings(store, tmp_path / "page.html")
     text = " ".join((tmp_path / "page.html").read_text().split())
     behind = (
