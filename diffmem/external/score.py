@@ -140,19 +140,17 @@ def score_images(
     null = None if unseen is None else _compared(unseen.images, source.images, measures, in_spaces)
     notes = tuple(_notes(str(images), generated, against, source, note(groups)))
     if unseen is not None and null is not None:
-        notes += tuple(f"{held_out}: {each}" for each in unseen.notes)
-        notes += tuple(_caveats(str(held_out), null.samples, int((null.d1 == 0).sum()), against))
+        notes += _of_given(str(held_out), unseen, null, against)
     elif store.exists() and (stored := _null(store, name, cell, NEAREST)) is not None:
-        notes += tuple(_caveats("held-out images given before", stored.samples, stored.trained_on, against))
+        notes += _caveats("held-out images given before", stored.samples, stored.trained_on, against)
     _register(store, name, images, cell, curve, notes)
     checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
     if null is not None:
         store.add_held_out(cell.cell_id, null, newest=True)
     found, more = _quality(cell, store, generated, source, unseen if quality else None, in_spaces)
-    files = [] if against in DATASETS else image_files(against)
     return _result(
         *(name, cell, checkpoint, store),
-        files=files,
+        files=[] if against in DATASETS else image_files(against),
         twins=groups.identical,
         notes=(*notes, *more),
         asked=measures,
@@ -268,12 +266,20 @@ def _read_held_out(images: Path | str, source: Source, size: Size, resolution: i
     return found
 
 
-def _caveats(images: str, samples: int, trained_on: int, against: str) -> Iterator[str]:
-    """Yield in what so many held-out images are no null."""
-    if trained_on:
-        yield f"{images}: {trained_on} of {samples} held-out images are also in {against}"
-    if samples < FEW_HELD_OUT:
-        yield f"{images}: {counted(samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
+def _of_given(images: str, unseen: Source, null: Evidence, against: str) -> tuple[str, ...]:
+    """Return what was done to held-out images, and in what they are no null."""
+    trained_on = int((null.d1 == 0).sum())
+    return (
+        *(f"{images}: {each}" for each in unseen.notes),
+        *_caveats(images, null.samples, trained_on, against),
+    )
+
+
+def _caveats(images: str, samples: int, trained_on: int, against: str) -> tuple[str, ...]:
+    """Return in what so many held-out images are no null."""
+    also = f"{images}: {trained_on} of {samples} held-out images are also in {against}"
+    few = f"{images}: {counted(samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
+    return (*[also] * bool(trained_on), *[few] * (samples < FEW_HELD_OUT))
 
 
 FEW_HELD_OUT = 100
