@@ -9,3 +9,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leave a GPU to the tests that check it (`-m gpu`): the others compare to the bit, and start more processes."""
     if "gpu" not in config.option.markexpr:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say where the tests compute: without `-m gpu`, those that check a GPU run on the CPU too."""
+    return (
+        "devices: GPUs where there are any" if "gpu" in config.option.markexpr else "devices: CPU (-m gpu takes GPUs)"
+    )

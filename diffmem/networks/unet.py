@@ -108,7 +108,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Map [n, c, h, w] to the same shape: mean 0 and variance 1 over each group's channels and pixels, scaled."""
         # Compiled for a GPU, torch's own writes its input out in float32, and the gradient of the convolution before it
-        # in another layout: a seventh of a step. On a CPU this form takes minutes to compile.
+        # in another layout: an eighth of a step. On a CPU this form takes minutes to compile.
         return self.by_channels(x) if x.is_cuda and torch.compiler.is_compiling() else super().forward(x)
 
     def by_channels(self, x: Tensor) -> Tensor:

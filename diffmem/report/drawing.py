@@ -198,7 +198,7 @@ LETTER, LINE_AND_GAP = 7, 48
 
 
 def _legend_rows(figure: go.Figure, width: int) -> int:
-    """Return how many rows a legend has in this width, 0 where there is none."""
+    """Return how many rows the legend takes at this width; 0 without a legend."""
     names = {trace.name for trace in figure.data if trace.showlegend is not False and trace.name}
     if len(names) < 2:
         return 0

@@ -56,7 +56,7 @@ NULLS = """
     SELECT training_set, count(*) AS images, sum(distance + yardstick) AS total
     FROM {} WHERE measure = 'nearest' GROUP BY ALL
 """
-"""The held-out images that each training set has been compared with, and what tells them from others."""
+"""How many held-out images each training set has been compared with, and a sum that tells them from others."""
 
 LEVELS = """
     SELECT cell_id, epoch, measure, list(value ORDER BY quantity, images, sigma) AS found FROM {} GROUP BY ALL
