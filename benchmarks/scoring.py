@@ -5,8 +5,10 @@
 Images are 32x32 RGB, coarse noise with some fine noise on it. All is measured in turn, in one run, and given as ratios.
 A cell is ten checkpoints, each with as many generated images as there are held-out ones. How long generating takes is
 measured on a few images, with the network "32x32, width 64, 2 blocks" of `python -m benchmarks` and 35 evaluations
-each. Measures of the denoiser count by their evaluations. Groups under augmentation are left out: each transform is one
-more search for neighbours. What is found once for a training set is timed once.
+each. Measures of the denoiser count by their evaluations. All measures are those, `grouped`, `calibrated`, a feature
+space that costs next to nothing (means of 8x8 pixels), and quality in that space and in pixels. Groups under
+augmentation are left out: each transform is one more search for neighbours. What is found once for a training set is
+timed once.
 """
 
 import argparse
@@ -15,11 +17,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from benchmarks.groups import seconds, textured
 from benchmarks.speed import NETWORKS, cell_of
 from diffmem.data import find_groups
-from diffmem.measures import Comparison, local_distances, nearest_distances, two_nearest
+from diffmem.measures import (
+    PIXELS,
+    Comparison,
+    DeclaredSpace,
+    ImageQuality,
+    Spaces,
+    local_distances,
+    nearest_distances,
+    spaces_of,
+    two_nearest,
+)
 from diffmem.models import this_device
 from diffmem.runs import EVALUATIONS, generation, seconds_in_turn, training_step
 
@@ -31,14 +44,21 @@ AT_ONCE = 500
 """Images that are generated and compared at once."""
 SECONDS = 5.0
 """How long each is measured, at least."""
-GROUPED, ALL = ["grouped"], ["grouped", "calibrated"]
+CHEAP = DeclaredSpace.of("cheap", {"features": lambda images: means(images), "rule": "nearest"})
+IN_SPACE: Spaces = {"cheap": CHEAP.measure}
+GROUPED, ALL = ["grouped"], ["grouped", "calibrated", "cheap"]
+
+
+def means(images: Tensor) -> Tensor:
+    """Return features that cost next to nothing: the means of 8x8 pixels [n, 48]."""
+    return avg_pool2d(images.float(), 8).flatten(1)
 
 
 def scored(images: Tensor, training_images: Tensor, others: Sequence[str]) -> Callable[[], object]:
     """Return what compares images with a training set by the paper's measure and others, whose groups are known."""
 
     def work() -> None:
-        comparison = Comparison(training_images, pairs=0, others=others)
+        comparison = Comparison(training_images, pairs=0, others=others, spaces=IN_SPACE)
         for part in images.split(AT_ONCE):
             comparison.add(part)
 
@@ -58,7 +78,9 @@ def bench(images: int, training: int, device: torch.device) -> list[tuple[str, f
     """Return what was measured, the ratio, and what it is to be at most."""
     generator = np.random.default_rng(0)
     pixels = textured(training, generator)
-    generated, against = (torch.from_numpy(each).to(device) for each in (textured(images, generator), pixels))
+    generated, held_out, against = (
+        torch.from_numpy(each).to(device) for each in (*(textured(images, generator) for _ in range(2)), pixels)
+    )
     works = [
         *(scored(generated, against, others) for others in ([], GROUPED, ALL)),
         lambda: two_nearest(generated, against),
@@ -69,16 +91,21 @@ def bench(images: int, training: int, device: torch.device) -> list[tuple[str, f
         seconds(lambda: find_groups(pixels, thorough=True)),
         seconds(lambda: local_distances(against, against)),
     )
+    qualities = [ImageQuality(against, held_out, space=each, device=device) for each in (PIXELS, *spaces_of(IN_SPACE))]
+    first, again = (seconds(lambda: [each.of(generated) for each in qualities]) for _ in range(2))
     image = seconds_to_generate(device)
     base, denoised = CHECKPOINTS * (images * image + alone), DENOISER_EVALUATIONS / 35 * image
     with_groups = CHECKPOINTS * (images * image + grouped) + grouped + groups
-    with_all = CHECKPOINTS * (images * image + everything + denoised) + everything + groups + density
+    at_each = images * image + everything + denoised + again
+    with_all = CHECKPOINTS * at_each + everything + groups + density + (first - again)
     return [
         ("50 neighbours, of 2", fifty / two, 1.3),
         ("a cell with null and groups, of the paper's measure alone", with_groups / base, 1.1),
         ("a cell with all measures, null, groups and local density, of the same", with_all / base, 2.0),
         ("comparing by `grouped` too, groups known, of the paper's measure alone", grouped / alone, None),
-        ("comparing by `grouped` and `calibrated` too, of the same", everything / alone, None),
+        ("comparing by `grouped`, `calibrated` and in a space too, of the same", everything / alone, None),
+        ("quality in pixels and in a space, of comparing one checkpoint", again / alone, None),
+        ("quality of real images, found once, of the same", (first - again) / alone, None),
         ("null and groups, found once, of comparing one checkpoint", (grouped + groups) / alone, None),
         ("local density, found once, of comparing one checkpoint", density / alone, None),
         ("comparing, of generating and comparing", alone / (images * image + alone), None),
