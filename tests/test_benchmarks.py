@@ -96,7 +96,7 @@ def test_scoring_stands_beside_that_by_the_paper_s_measure_alone(capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "20 generated and as many held-out images against 60 training images"
     ratios = {line.split("  ")[-1]: float(line.split()[0]) for line in lines}
-    assert len(ratios) == 8
+    assert len(ratios) == 10
     assert all(ratio > 0 for ratio in ratios.values())
     assert [name for name in ratios if "to reach" in name] == [
         "50 neighbours, of 2 (to reach: 1.3)",

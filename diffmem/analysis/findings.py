@@ -61,14 +61,19 @@ class Result:
     @property
     def paper(self) -> str:
         """Return what the paper has, as text."""
-        if self.published is None:
-            return "-"
-        return f"{self.published:.3f}" if self.low is None else f"{self.published:+.3f}"
+        return effect_text(self.published, difference=self.low is not None)
 
     @property
     def behind(self) -> str:
         """Return how many draws and seeds stand behind it, as text."""
         return f"{counted(self.draws, 'draw')}, {counted(self.seeds, 'seed')}" if self.draws else "-"
+
+
+def effect_text(value: float | None, *, difference: bool) -> str:
+    """Return a ratio, or a difference of ratios, as text."""
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if difference else f"{value:.3f}"
 
 
 class MeasuredStudy(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffmem.analysis.claims import FINDINGS, IMAGES, Claim, Finding
-from diffmem.analysis.findings import Result, check_findings, published_effect
+from diffmem.analysis.findings import Result, check_findings, effect_text, published_effect
 from diffmem.analysis.other_papers import OTHER_PAPERS, OtherResult, check_other_papers
 from diffmem.store import Store
 
@@ -30,9 +30,7 @@ class ClaimAtScales:
     @property
     def paper(self) -> str:
         """Return what the paper's numbers give it, as text."""
-        if self.published is None:
-            return "-"
-        return f"{self.published:.3f}" if self.claim.low is None else f"{self.published:+.3f}"
+        return effect_text(self.published, difference=self.claim.low is not None)
 
 
 @dataclass(frozen=True)

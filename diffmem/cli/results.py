@@ -269,7 +269,7 @@ def findings(profile: str | None, store_path: Path, markdown: bool, page: Path |
         for result in results:
             print_wrapped(f"    - {_claim(result, verdict)}", indent=6)
     verdicts = Counter(verdict for _, verdict, _ in checked)
-    echo(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    echo(", ".join(f"{verdict}: {count}" for verdict, count in verdicts.most_common()))
     echo("Findings of other papers")
     for other in others:
         print_wrapped(f"    {other.verdict:14}  {other.text} ({other.source})", indent=20)

@@ -225,7 +225,7 @@ def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypat
     one = " ".join(listed.stdout.split())
     assert "6 holds Wider: higher - wider: higher; M.width 8 to 16, 0.110 to 0.910: +0.800 (" in one
     assert "7 cannot be told Deeper: up to 6 blocks higher, then lower - up to 6: higher; not run: diffmem run" in one
-    assert "16 cannot be told, 1 holds Findings of other papers" in one
+    assert "cannot be told: 16, holds: 1 Findings of other papers" in one
     rows = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert [row["verdict"] for row in rows if row["number"] == 6] == [HOLDS]
     markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.partition("\n\n")[0].splitlines()
