@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,12 +21,13 @@ def this_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-NO_MEMORY = (
-    "can't allocate memory",  # torch's allocator on a CPU
-    "std::bad_alloc",  # C++ beneath torch
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+NO_MEMORY = re.compile(
+    "can't allocate memory"  # torch's allocator on a CPU
+    "|std::bad_alloc"  # C++ beneath torch
+    "|could not create a primitive$"  # oneDNN, which has no room for a kernel's code; more words are of other failures
+    "|CUDA error: out of memory"
+    "|CUBLAS_STATUS_ALLOC_FAILED"
+    "|CUDNN_STATUS_ALLOC_FAILED"
 )
 """What libraries say of too little memory, in errors that have no type of their own."""
 
@@ -36,7 +38,7 @@ def ran_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
 
 
 def give_back_memory(error: BaseException | None) -> None:
