@@ -13,6 +13,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say where the tests compute: without `-m gpu`, those that check a GPU run on the CPU too."""
-    return (
-        "devices: GPUs where there are any" if "gpu" in config.option.markexpr else "devices: CPU (-m gpu takes GPUs)"
-    )
+    return "device: a GPU if there is one" if "gpu" in config.option.markexpr else "device: CPU (use -m gpu for a GPU)"

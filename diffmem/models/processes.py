@@ -24,7 +24,7 @@ def this_device() -> torch.device:
 NO_MEMORY = re.compile(
     "can't allocate memory"  # torch's allocator on a CPU
     "|std::bad_alloc"  # C++ beneath torch
-    "|could not create a primitive$"  # oneDNN, which has no room for a kernel's code; more words are of other failures
+    "|could not create a primitive$"  # oneDNN, without room for a kernel's code; more words after it: another failure
     "|CUDA error: out of memory"
     "|CUBLAS_STATUS_ALLOC_FAILED"
     "|CUDNN_STATUS_ALLOC_FAILED"

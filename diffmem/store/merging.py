@@ -56,7 +56,7 @@ NULLS = """
     SELECT training_set, count(*) AS images, sum(distance + yardstick) AS total
     FROM {} WHERE measure = 'nearest' GROUP BY ALL
 """
-"""How many held-out images each training set has been compared with, and a sum that tells them from others."""
+"""How many held-out images each training set was compared with, and a checksum that identifies them."""
 
 LEVELS = """
     SELECT cell_id, epoch, measure, list(value ORDER BY quantity, images, sigma) AS found FROM {} GROUP BY ALL
