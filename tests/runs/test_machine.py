@@ -164,27 +164,6 @@ def test_too_little_memory_is_told_from_other_failures(error: Exception, expecte
     assert ran_out_of_memory(error) is expected
 
 
-CONVOLVED = """
-import resource, sys
-from pathlib import Path
-import torch
-from diffmem.models.processes import ran_out_of_memory
-images, weights = torch.zeros(16, 8, 8, 8), torch.zeros(8, 8, 3, 3)
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used,) * 2)
-try:
-    torch.conv2d(images, weights, padding=1)
-except Exception as error:
-    sys.exit(0 if ran_out_of_memory(error) else repr(error))
-sys.exit("a convolution without memory went through")
-"""
-
-
-def test_a_convolution_without_room_for_its_own_code_lacks_memory() -> None:
-    result = subprocess.run([sys.executable, "-c", CONVOLVED], capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stderr
-
-
 def test_what_a_step_without_memory_held_is_free_before_the_store_is_written() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
