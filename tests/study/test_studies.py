@@ -1,4 +1,4 @@
-"""Every study file, at the paper's scale and at a laptop's, resolves, and its first cell takes a step."""
+"""Every study file, at the paper's scale and at the two small ones, resolves, and its first cell takes a step."""
 
 from pathlib import Path
 
@@ -38,7 +38,8 @@ PAPER = {
     "two_halves": 16,
 }
 """Cells of each study at the paper's scale: its levels times its sizes."""
-PROFILES = [("quickstart", None), *((name, profile) for name in PAPER for profile in (None, "laptop"))]
+SMALL = ("laptop", "desk")
+PROFILES = [("quickstart", None), *((name, profile) for name in PAPER for profile in (None, *SMALL))]
 
 
 def test_every_study_file_is_here() -> None:
@@ -86,7 +87,9 @@ def test_the_first_cell_builds_and_takes_a_step(name: str, profile: str | None) 
     assert next(train(TrainingState(denoiser, cell.T), images, labels)).isfinite()
 
 
-@pytest.mark.parametrize(("name", "profile"), [("quickstart", None), *((name, "laptop") for name in PAPER)])
+@pytest.mark.parametrize(
+    ("name", "profile"), [("quickstart", None), *((name, profile) for name in PAPER for profile in SMALL)]
+)
 def test_a_small_study_uses_only_what_ships(name: str, profile: str | None) -> None:
     for entry in Study.load(STUDIES / f"{name}.toml", profile=profile).cells:
         assert {part.dataset for part in entry.cell.P.parts} <= set(SHIPPED)
