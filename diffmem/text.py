@@ -13,13 +13,15 @@ def with_unit(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that fits: 59 s, 12 min, 47.5 h, 3.2 d."""
+    """Return a time in the unit that fits: 59 s, 12 min, 47.5 h, 3.2 d, 20 years."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if minutes < 60:
         return f"{minutes:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} d"
+    if hours < 48:
+        return f"{hours:.1f} h"
+    return f"{days:.1f} d" if days < 730 else f"{days / 365.25:,.0f} years"
 
 
 def moment(time: datetime | None) -> str | None:

@@ -73,7 +73,7 @@ def project(tmp_path_factory) -> Path:
     """Return a folder with the studies, a filled store, parts of it for merging, and images to score."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "studies", folder / "studies")
-    for name in ("results", "samples", "data/train", "data/heldout", "store"):
+    for name in ("results", "samples", "photos", "data/train", "data/heldout", "store"):
         (folder / name).mkdir(parents=True)
     numbers = Path("diffmem/analysis/published.csv")
     (folder / numbers).parent.mkdir(parents=True)
@@ -82,6 +82,7 @@ def project(tmp_path_factory) -> Path:
         (folder / "data" / "train" / f"{i}.png").write_bytes(tiny.png(i))
         (folder / "data" / "heldout" / f"{i}.png").write_bytes(tiny.png(100 + i))
         (folder / "samples" / f"{i}.png").write_bytes(tiny.png(i % 3))
+        (folder / "photos" / f"{i}.png").write_bytes(tiny.png(200 + i))
     store = Store(folder / "store" / "diffmem.duckdb")
     fill(store, folder / "studies")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
@@ -110,7 +111,8 @@ def fill(store: Store, studies: Path) -> None:
 
 @pytest.fixture
 def inside(project, monkeypatch) -> Path:
-    """Work in the folder, with nothing said by the environment."""
+    """Work in the folder, with nothing said by the environment, and no study that another document has written."""
+    (project / "mine.toml").unlink(missing_ok=True)
     monkeypatch.chdir(project)
     monkeypatch.delenv("DIFFMEM_STORE", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

@@ -259,8 +259,12 @@ def checkpoint(
     samples: int = 20,
     attempt: str = "by hand",
     pairs: Sequence[tuple[bytes, bytes]] = (),
+    epoch_steps: int = 100,
 ) -> Checkpoint:
-    """Return a checkpoint of which a share `ratio` has d1/d2 = 0.1, half of the rest 0.4 and half 0.8."""
+    """Return a checkpoint of which a share `ratio` has d1/d2 = 0.1, half of the rest 0.4 and half 0.8.
+
+    An epoch has so many steps that a network would have learned something.
+    """
     memorized = round(ratio * samples)
     middle = (samples - memorized) // 2
     share = np.repeat([0.1, 0.4, 0.8], [memorized, middle, samples - memorized - middle])
@@ -268,7 +272,7 @@ def checkpoint(
     return Checkpoint(
         cell_id=cell_id,
         epoch=epoch,
-        step=epoch,
+        step=epoch_steps * epoch,
         loss=1 / epoch,
         nearest=np.arange(samples) % 8,
         d1=share * d2,

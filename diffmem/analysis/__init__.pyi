@@ -16,6 +16,7 @@ from .curves import one_percent as one_percent
 from .curves import only_size as only_size
 from .curves import study_cells as study_cells
 from .curves import threshold_notes as threshold_notes
+from .curves import undertrained as undertrained
 from .emm import Mean as Mean
 from .emm import emm_interval as emm_interval
 from .emm import estimate_emm as estimate_emm

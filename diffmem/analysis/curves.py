@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, Protocol, TypeVar
 
 from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estimate_emm, mean_ratios, rises, still_rises
-from diffmem.cells import dotted
+from diffmem.cells import FEW_STEPS, dotted
 from diffmem.errors import StoreError
 from diffmem.measures import GROUPED, Measure, measure_named, p_value
 from diffmem.store import (
@@ -43,6 +43,7 @@ class SizePoint:
     null_samples: int  # held-out images
     p_value: float | None  # the largest of the cells'
     null_threshold: float | None = None  # at which at most 1% of held-out images are called copies, at any of the cells
+    steps: int = 0  # the fewest optimizer steps of the cells up to their last checkpoint; 0: of no training
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Curve:
     last_estimate: Estimate | None  # from the last checkpoints
     caveat: str  # what to know of the trainings: unfinished, or ended too early
     noise: str = ""  # which of the rises with N that the estimate names are none to rely on
+    undertrained: bool = False  # some of its cells have had next to no optimizer steps
+
+    @property
+    def answer(self) -> str:
+        """Return the EMM as text, with the word that takes it back where cells are undertrained."""
+        return str(self.estimate or "not measured") + " (undertrained)" * bool(self.estimate and self.undertrained)
 
     @property
     def highest_null(self) -> float | None:
@@ -78,8 +85,14 @@ class MeasuredCell:
     samples: int | None  # images behind it
     last: float | None  # the ratio of the last checkpoint
     rises: bool  # still, at the end of what is trained
+    steps: int | None  # optimizer steps up to the last checkpoint; 0: of no training that is known
     scored: int  # checkpoints that the measure has scored
     null: Null | None  # of its training set; None where no image is held out
+
+    @property
+    def undertrained(self) -> bool:
+        """Return whether it was trained for too few optimizer steps for its ratio to say anything."""
+        return self.cell.expected > 0 and 0 < (self.steps or 0) < FEW_STEPS
 
     @property
     def p_value(self) -> float | None:
@@ -158,18 +171,21 @@ def measured_cells(store: Store, study: StoredStudy) -> list[MeasuredCell]:
     return [MeasuredCell(each, *ratios(each.position), null=nulls.get(each.position)) for each in cells]
 
 
-def _ratios_of(points: Sequence[Point]) -> Callable[[int], tuple[float | None, int | None, float | None, bool, int]]:
+Ratios = tuple[float | None, int | None, float | None, bool, int | None, int]
+
+
+def _ratios_of(points: Sequence[Point]) -> Callable[[int], Ratios]:
     """Return a function of a position: the best ratio there and the images behind it, the last one, whether it rises
-    still, and how many checkpoints are scored."""
+    still, the optimizer steps, and how many checkpoints are scored."""
     measured = by_position(points)  # one cell may be at several
 
-    def ratios(position: int) -> tuple[float | None, int | None, float | None, bool, int]:
+    def ratios(position: int) -> Ratios:
         own = measured[position]
         if not own:
-            return None, None, None, False, 0
+            return None, None, None, False, None, 0
         best = max(own, key=lambda point: (point.ratio, point.samples))
         rises = still_rises([p.epoch for p in own], [p.ratio for p in own], [p.samples for p in own])
-        return best.ratio, best.samples, own[-1].ratio, rises, len(own)
+        return best.ratio, best.samples, own[-1].ratio, rises, own[-1].step, len(own)
 
     return ratios
 
@@ -204,6 +220,7 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
             mean.low,
             mean.high,
             *_null(at[mean.group]),
+            steps=min(each.steps for each in at[mean.group] if each.steps is not None),
         )
         for mean in mean_ratios(sizes, best, samples)
     ]
@@ -213,7 +230,8 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
     noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
-    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise)
+    undertrained = any(each.undertrained for each in cells)
+    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise, undertrained)
 
 
 def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None, float | None]:
@@ -255,10 +273,23 @@ def _caveat(cells: Sequence[MeasuredCell]) -> str:
     had, trained = sum(each.cell.measured for each in cells), any(each.cell.expected for each in cells)
     if lacking := had - sum(each.scored for each in cells):
         caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure" + MEASURE_KEPT * trained)
+    if few := [each for each in cells if each.undertrained]:
+        caveats.append(undertrained([each.steps or 0 for each in few], {each.cell.size for each in few}))
     if rising:
         at = ", ".join(map(str, sorted(rising)))
         caveats.append(f"the ratio still rises at the end of training at N = {at}")
     return "; ".join(caveats)
+
+
+def undertrained(steps: Sequence[int], sizes: Iterable[int]) -> str:
+    """Say that the trainings on sets of these sizes have so few steps each, and what to change."""
+    least, most = min(steps), max(steps)
+    have = counted(most, "optimizer step") if least == most else f"{least} to {most} optimizer steps"
+    at = ", ".join(map(str, sorted(set(sizes))))
+    return (
+        f"undertrained at N = {at}: after {have} a network has learned next to nothing, and its ratio says nothing "
+        "about memorization; train longer, or with smaller batches"
+    )
 
 
 MEASURE_KEPT = "; `diffmem measure` scores those whose model is kept (score.keep)"

@@ -112,12 +112,13 @@ def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:
 
 
 def still_rises(epochs: Sequence[int], ratios: Sequence[float], samples: Sequence[int]) -> bool:
-    """Return whether a model's ratio is highest, but not 1, at its last checkpoint, and above that at three quarters of
-    its training: by more than the noise of the generated images leaves open (95%).
+    """Return whether a model's ratio is highest, but not 1, at its last checkpoint, and above the highest of the first
+    three quarters of its training: by more than the noise of the generated images leaves open (95%).
 
     Checkpoints come in order of their epochs.
     """
-    before = max(0, sum(epoch <= 0.75 * epochs[-1] for epoch in epochs) - 1)
+    early = max(1, sum(epoch <= 0.75 * epochs[-1] for epoch in epochs))
+    before = max(range(early), key=lambda at: ratios[at])
     rise = math.asin(math.sqrt(ratios[-1])) - math.asin(math.sqrt(ratios[before]))
     noise = math.sqrt(1 / (4 * samples[before]) + 1 / (4 * samples[-1]))
     return max(ratios) <= ratios[-1] < 1 and rise > NORMAL * noise

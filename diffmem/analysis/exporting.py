@@ -47,7 +47,8 @@ def emm_row(study: StoredStudy, curve: Curve) -> EmmRow:
     about = (study.study, curve.label, study.measure.name, curve.epsilon, study.threshold, len(curve.points))
     low, high = curve.interval or (None, None)
     null = curve.highest_null, sum(point.null_samples for point in curve.points)
-    return EmmRow(*about, *_told(curve.estimate), low, high, *_told(curve.last_estimate), *null, curve.note)
+    best = (curve.answer, *_told(curve.estimate)[1:]) if curve.estimate else _told(None)
+    return EmmRow(*about, *best, low, high, *_told(curve.last_estimate), *null, curve.note)
 
 
 def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | None, float | None]:

@@ -17,7 +17,7 @@ from diffmem.measures import NEAREST
 from diffmem.store import Store, StoredStudy
 from diffmem.text import counted
 
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
 
 
 class CellRatio(NamedTuple):
@@ -46,7 +46,7 @@ class Result:
     published: float | None  # the same value of the paper
     draws: int
     seeds: int
-    reason: str  # why it cannot be told, or what the interval leaves out
+    reason: str  # why it is inconclusive, or what the interval leaves out
 
     @property
     def measured(self) -> str:

@@ -74,7 +74,7 @@ class OtherResult:
     within: Range
     models: int  # behind the value
     scale: str
-    reason: str  # why it cannot be told, or what the value leaves out
+    reason: str  # why it is inconclusive, or what the value leaves out
 
     @property
     def measured(self) -> str:

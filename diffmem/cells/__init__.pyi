@@ -6,6 +6,7 @@ from .cell import clock_of as clock_of
 from .cell import content_hash as content_hash
 from .cell import epoch_of as epoch_of
 from .cell import fingerprints_of as fingerprints_of
+from .cost import FEW_STEPS as FEW_STEPS
 from .cost import PASSES as PASSES
 from .cost import Cost as Cost
 from .cost import cell_cost as cell_cost

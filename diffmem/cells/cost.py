@@ -11,6 +11,10 @@ PASSES = 3
 """Forward passes that a training step costs: one forward, and the backward pass as much as two."""
 
 
+FEW_STEPS = 100
+"""Optimizer steps below which a network has hardly left its initial weights: its ratio says nothing of memorization."""
+
+
 class Cost(NamedTuple):
     """The work on a cell; operations are floating-point operations."""
 

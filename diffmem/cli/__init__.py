@@ -11,7 +11,9 @@ import click
 
 from diffmem.cli import (
     auditing,
+    beginning,
     extraction,
+    findings,
     gaps,
     halves,
     looking,
@@ -31,8 +33,16 @@ from diffmem.errors import DiffmemError
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+ALIASES = {"ls": "list"}
+"""Other names of commands."""
+
+
 class Group(click.Group):
     """A group whose commands end with a sentence and an exit code where a DiffmemError comes through."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name or another one."""
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -56,26 +66,46 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
-@click.version_option(package_name="diffmem")
+@click.version_option(None, "-V", "--version", package_name="diffmem")
 def main() -> None:
-    """Measure how much of its training data a diffusion model copies, and up to how much data it does so.
+    """Measure how much of its training data a diffusion model copies, and up to what dataset size.
 
     \b
-    diffmem plan studies/quickstart.toml      what would be trained
-    diffmem run studies/quickstart.toml       train and score what the store does not have yet
-    diffmem emm quickstart                    the largest training sets that are still memorized
-    diffmem report                            everything as one HTML page
+    diffmem init mine --images photos/   write a study file to start from
+    diffmem plan quickstart              show what would be trained
+    diffmem run quickstart               train and score what is missing
+    diffmem emm quickstart               the largest memorized training sets
+    diffmem report                       everything as one HTML page
 
     \b
     Exit codes:
       0    done
-      1    something could not be done: a cell failed, the store is locked or damaged, the machine lacks space or memory
-      2    wrong input: a command line, a study, a query, or a name that the store does not have
+      1    something could not be done: a cell failed, the store is locked or
+           damaged, the machine lacks space or memory
+      2    wrong input: a command line, a study, a query, or a name that the
+           store does not have
       130  stopped by Ctrl-C (SIGINT); 143: by SIGTERM
     """
 
 
+@main.command("help")
+@click.argument("command", required=False)
+@click.pass_context
+def help_(context: click.Context, command: str | None) -> None:
+    """Show the help of a command.
+
+    Example: diffmem help run
+    """
+    known = main.get_command(context, command) if command else main
+    if known is None:
+        raise click.UsageError(f"No such command {command!r}.")
+    above = context.parent or context
+    click.echo(known.get_help(click.Context(known, parent=above, info_name=command) if command else above))
+
+
 for command in (
+    beginning.init,
+    beginning.list_,
     running.run,
     planning.plan,
     status.status,
@@ -86,7 +116,7 @@ for command in (
     onsets.onset,
     extraction.extraction,
     results.report,
-    results.findings,
+    findings.findings,
     looking.show,
     looking.diff,
     looking.query,

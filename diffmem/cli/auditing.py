@@ -31,21 +31,27 @@ LISTED, NAMED = 20, 6
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
-    help="Images that differ by less are nearly identical: root mean square of pixels, as a share of the scale.",
+    help="Images that differ by less are nearly identical. The difference is the root mean square over "
+    "pixels, as a share of the scale.",
 )
 @augment_option
-@click.option("-o", "--output", type=FileName(dir_okay=False), help="Write a page with pictures of the largest groups.")
+@click.option(
+    "-o", "--output", type=FileName(dir_okay=False), help="Also write a page with pictures of the largest groups."
+)
 @max_pixels_option
 @json_option
 def audit(
     dataset: str, resolution: int | None, delta: float, augment: tuple[str, ...], output: Path | None, as_json: bool
 ) -> None:
-    """List the images of a dataset that are identical or nearly so.
+    """Find identical and nearly identical images in a dataset.
 
-    DATASET is digits, emoji, cifar10, imagenet-dogs, or a path, as P.dataset. Groups are those of the measure
-    `grouped`: images are of one group if they are nearly identical, or if others connect them. A model that copies such
-    an image has a memorization ratio that is too low, because its two nearest training images are about equally far
-    away.
+    DATASET is digits, emoji, cifar10, imagenet-dogs, or a path, as in P.dataset.
+
+    The images are listed in groups. Two images are in one group if they are nearly identical, or if other images
+    connect them. The measure `grouped` uses the same groups.
+
+    If a model copies such an image, its memorization ratio is too low: the two nearest training images of the copy are
+    about equally far away.
 
     Example: diffmem audit data/train/ -o audit.html
     """

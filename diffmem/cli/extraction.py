@@ -29,15 +29,30 @@ if TYPE_CHECKING:
 def extraction(study: str, profile: str | None, measure: str | None, store_path: Path, as_json: bool) -> None:
     """Count the distinct training images that each model copies.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it. A row is a cell at its last
-    checkpoint: `extracted` training images have a copy among the generated ones, with the 95% interval over other
-    images of the same model; `>= 2` and `>= 10` have as many copies or more. `null` is how many of them as many
-    held-out images would be copies of. `top 1%` is the share of all copies that the training images copied most have, a
-    hundredth of them; `even` is what it would be if copies fell on all training images alike. --measure calibrated
-    counts as Carlini et al. 2023 do.
+    STUDY is a study file, or the name of a study in the store, or the beginning of that name.
 
-    With --json, the counts against the threshold and against generated images are printed too. `diffmem export images`
-    names each image.
+    Each row is a cell at its last checkpoint. Each generated copy counts for its nearest training image.
+
+    \b
+    Columns:
+      N          training images
+      images     generated images
+      extracted  training images with a copy among the generated images
+      95%        interval of extracted, over other images of the same model
+      of N       extracted as a share of all training images
+      null       training images that held-out images would be copies of,
+                 counted with as many held-out images as generated ones
+      >= 2       training images with at least 2 copies
+      >= 10      training images with at least 10 copies
+      top 1%     share of all copies that fall on the most copied 1% of the
+                 training images
+      even       what top 1% would be if copies fell evenly on all training
+                 images
+
+    With --measure calibrated, it counts as Carlini et al. 2023 do.
+
+    With --json, it also prints the counts at other thresholds and for fewer generated images. `diffmem export images`
+    lists the counts of each image.
 
     Example: diffmem extraction quickstart --json
     """

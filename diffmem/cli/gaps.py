@@ -19,15 +19,27 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def gaps(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
-    """Show how much better each model denoises its training images than held-out ones.
+    """Show the loss gap between training and held-out images.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it. The measures gaps and
-    membership find this without generating an image: a run computes them if score.measures names them, `diffmem
-    measure` from trained models that are kept. A row is a cell at its last checkpoint. `gap` is the loss gap as a share
-    of the held-out loss, at the sigma where it is largest, with the interval of that one alone; AUC and TPR say how
-    well the loss of an image gives away that the model was trained on it, TPR at 1% false positives.
+    It shows how much better each model denoises its training images than held-out ones. No images are generated for
+    this. A run measures it if score.measures names gaps or membership. `diffmem measure` measures it with trained
+    models that are kept.
 
-    With --json, every value at every noise level and checkpoint is printed.
+    STUDY is a study file, or the name of a study in the store, or the beginning of that name.
+
+    Each row is a cell at its last checkpoint.
+
+    \b
+    Columns:
+      gap    loss gap as a share of the held-out loss, at the noise level
+             where it is largest
+      95%    interval of the gap, at that noise level alone
+      sigma  that noise level
+      AUC    how well the loss of an image reveals that the model was trained
+             on it: the area under the ROC curve
+      TPR    the same: the true positive rate at 1% false positives
+
+    With --json, it prints every value at every noise level and checkpoint.
 
     Example: diffmem gaps quickstart
     """

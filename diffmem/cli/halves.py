@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=-1, max=1, min_open=True, max_open=True),
     default=SIMILAR,
     show_default=True,
-    help="The similarity t above which two images are the same.",
+    help="The similarity t: above it, two images count as the same.",
 )
 @store_option
 @max_pixels_option
@@ -45,18 +45,34 @@ if TYPE_CHECKING:
 def halves(
     study: str, profile: str | None, overrides: tuple[str, ...], threshold: float, store_path: Path, as_json: bool
 ) -> None:
-    """Compare models that are trained on two halves of a draw, which share no image: do they generate the same?
+    """Compare pairs of models that share no training image.
 
-    STUDY is a study file with P.half = ["a", "b"] on an axis: each two cells that differ in P.half alone, and are not
-    compared yet, generate from the same latents, with models that their run has kept (score.keep); where one is not
-    kept, the pictures in the store are compared. Or STUDY is the name that the store knows it by or the beginning of
-    it: then what was compared is shown.
+    Each model of a pair is trained on one half of a draw. The comparison shows whether the two generate the same images
+    from the same latents.
 
-    A row is one pair of models, which start from the same weights and see the same noise (T.seed). `cosine` is the mean
-    correlation of their images of one latent, PSNR is in dB, RP is the share of latents whose two images are more
-    similar than t, GL the share of images that are less similar than t to every training image of their model. The null
-    beside cosine, PSNR and RP is of images of different latents (of the same label), the one beside GL of held-out
-    images. 95% intervals are over latents.
+    STUDY can be a study file with P.half = ["a", "b"] on an axis. Cells that differ only in P.half are a pair. Each
+    pair that has not been compared yet generates images, with the models that the run has kept (score.keep). If a model
+    is not kept, the pictures in the store are compared instead.
+
+    STUDY can also be the name of a study in the store, or the beginning of that name. Then only earlier comparisons are
+    shown.
+
+    Each row is one pair of models. Both start from the same weights and see the same noise (T.seed). t is the value of
+    --threshold.
+
+    \b
+    Columns:
+      N       training images of each model
+      pairs   latents
+      cosine  mean correlation of the two images of a latent
+      PSNR    peak signal-to-noise ratio between the two images, in dB
+      RP      share of latents whose two images are more similar than t
+      GL      share of images that are less similar than t to every training
+              image of their model
+      null    of cosine, PSNR and RP: the value for images of different
+              latents (of the same label); of GL: the value for held-out
+              images
+      95%     interval over latents
 
     Exits with 1 if two halves could not be compared.
 

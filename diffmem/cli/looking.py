@@ -1,5 +1,7 @@
 """The commands that look into a store: `show`, `diff`, `query` and `export`."""
 
+import csv
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def show(cell: str, store_path: Path, as_json: bool) -> None:
-    """Show all about one cell: its settings, studies, checkpoints and attempts, and what was done to its
-    images.
+    """Show everything about one cell.
 
-    CELL is a cell_id, as `diffmem status` lists them, or the beginning of one. Ratios come with their 95% Wilson
-    interval: low and high.
+    This is its settings, studies, checkpoints and attempts, and what was done to its images.
+
+    CELL is a cell_id from `diffmem status`, or the beginning of one. `low` and `high` are the ends of the 95% Wilson
+    interval of a ratio.
 
     Example: diffmem show 3f2a
     """
@@ -131,7 +134,7 @@ def _attempt(row: "Try") -> dict[str, Any]:
 def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
     """Show the settings in which two cells differ.
 
-    Each CELL is a cell_id or the beginning of one.
+    Each CELL is a cell_id, or the beginning of one.
 
     Example: diffmem diff 3f2a 91c0
     """
@@ -152,36 +155,45 @@ def diff(cell: str, other: str, store_path: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("sql", metavar="SELECT")
 @store_option
-@click.option("--files", is_flag=True, help="Let the query read files of this machine too, as in FROM 'table.csv'.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of a table.")
+@click.option("--files", is_flag=True, help="Let the query also read files of this machine, as in FROM 'table.csv'.")
 @click.option(
     "--memory",
     type=click.FloatRange(min=0.1, max=1e6),
     default=4.0,
     show_default=True,
     metavar="GB",
-    help="About the most memory that the query and its rows may take.",
+    help="Approximate memory limit for the query and its rows.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.001, max=1e6),
     default=600.0,
     show_default=True,
-    help="The longest time that the query may take.",
+    help="Time limit for the query.",
 )
 @json_option
-def query(sql: str, store_path: Path, files: bool, memory: float, seconds: float, as_json: bool) -> None:
-    """Run a SELECT on the store; store/README.md describes the tables.
+def query(sql: str, store_path: Path, as_csv: bool, files: bool, memory: float, seconds: float, as_json: bool) -> None:
+    """Run a SELECT on the store.
 
-    It changes nothing: the store is opened to be read, and no other file is opened unless --files lets it read some.
+    If SELECT is -, the query is read from standard input. store/README.md describes the tables. The query cannot change
+    the store, which is opened read-only. It can read other files only with --files.
 
     Example: diffmem query "SELECT curve, size, max(ratio) FROM results WHERE study = 'quickstart' GROUP BY ALL"
     """
     from diffmem.store import Limits, Store, bounded_memory
     from diffmem.store import query as select
 
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json are two ways to print the rows; take one")
+    sql = sys.stdin.read() if sql == "-" else sql
     limits = Limits(gigabytes=memory, seconds=seconds, files=files)
+    most = None if as_json or as_csv else MOST_ROWS
     with bounded_memory(memory):
-        columns, values, count = select(Store(store_path), sql, limits=limits, most=None if as_json else MOST_ROWS)
+        columns, values, count = select(Store(store_path), sql, limits=limits, most=most)
+    if as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *values])
+        return
     rows = [dict(zip(columns, row, strict=True)) for row in values]
     if as_json:
         print_json(rows)
@@ -205,29 +217,42 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 
 @click.command()
 @click.argument("what", type=click.Choice(WHAT))
-@click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only what this study has.")
+@click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Export only this study.")
 @store_option
 @click.option(
     "--format",
     "form",
     type=click.Choice(["csv", "parquet", "json"]),
-    help="What to write.  [default: by the suffix of -o, or CSV]",
+    help="Output format.  [default: from the suffix of -o, or CSV]",
 )
-@click.option("-o", "--output", type=FileName(dir_okay=False), help="Where to.  [default: standard output]")
+@click.option("-o", "--output", type=FileName(dir_okay=False), help="Output file.  [default: standard output]")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def export(
     what: str, study: str | None, store_path: Path, form: str | None, output: Path | None, as_json: bool
 ) -> None:
     """Write what the store has as CSV, Parquet or JSON.
 
-    WHAT is cells (a column for each setting), checkpoints (with their 95% Wilson interval), evidence (a row for each
-    generated image), gaps (what measures of a denoiser found, a row for each noise level), quality (of the generated
-    images of a checkpoint), images (a row for each training image at each checkpoint by each measure: how often it is
-    copied, and what it is like), notes (what was done to the images of a cell), emm (a row for each curve: lower and
-    upper are the sizes around the crossing, lower95 and upper95 the 95% interval), onsets (a row for each size of a
-    curve), extraction (how many training images the last checkpoint of each cell copies) or halves (a row for each two
-    cells that differ in P.half alone, which `diffmem halves` compares). Of a study, all but evidence and notes come
-    with their place in it.
+    \b
+    WHAT is one of:
+      cells        one row per cell, with a column for each setting
+      checkpoints  one row per checkpoint and measure, with the 95% Wilson
+                   interval of the ratio
+      evidence     one row per generated image
+      gaps         results of the measures of a denoiser, one row per noise
+                   level
+      quality      quality of the generated images of each checkpoint
+      images       one row per training image, checkpoint and measure: how
+                   often the image is copied, and what it is like
+      notes        what was done to the images of each cell
+      emm          one row per curve; lower and upper are the sizes around the
+                   crossing, lower95 and upper95 are the 95% interval
+      onsets       one row per size of a curve
+      extraction   how many training images the last checkpoint of each cell
+                   copies
+      halves       one row per pair of cells that differ only in P.half, as
+                   compared by `diffmem halves`
+
+    With --study, every row except those of evidence and notes also gives its place in the study.
 
     Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
     """

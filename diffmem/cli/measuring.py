@@ -41,31 +41,36 @@ if TYPE_CHECKING:
     "--images",
     type=click.Path(path_type=Path),  # any bytes, unlike a which a store may have to keep
     required=True,
-    help="Generated images: a folder of them, a .zip, a .npz, a Parquet file or a pattern of them.",
+    help="Generated images: a folder, a .zip, .npz or Parquet file, or a pattern that matches several of these.",
 )
 @click.option(
     "--against",
     required=True,
     metavar="DATASET",
-    help="The training set: digits, emoji, cifar10, imagenet-dogs, or a path, as P.dataset.",
+    help="The training set: digits, emoji, cifar10, imagenet-dogs, or a path, as in P.dataset.",
 )
 @click.option(
     "--resolution",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Compare all images at N x N pixels, by centre crop and Lanczos resize, also where that enlarges them.",
+    help="Compare all images at N x N pixels, by centre crop and Lanczos resize, even if that enlarges them.",
 )
 @click.option(
     "--held-out",
     metavar="IMAGES",
-    help="Images of the same distribution that are not in the training set: how many are called copies is the null.",
+    help="Images of the same distribution that are not in the training set. The share of them called "
+    "copies is the null.",
 )
-@click.option("--quality", is_flag=True, help="Also compare all images with training and with --held-out images.")
+@click.option(
+    "--quality",
+    is_flag=True,
+    help="Also compare the images as a whole with training images and with --held-out images.",
+)
 @measures_option
 @click.option(
     "--groups",
     type=click.Choice(["exact", "near"]),
-    help="Also score between groups of identical or of nearly identical training images.",
+    help="Also score between groups of training images that are identical (exact) or nearly identical (near).",
 )
 @augment_option
 @space_option
@@ -85,12 +90,19 @@ def score(
     store_path: Path,
     as_json: bool,
 ) -> None:
-    """Measure how many images of any generator are copies of training images.
+    """Measure how many images are copies of training images.
 
-    Training images are cropped and resized to the size of the generated ones, unless that enlarges them, and named by
-    their position in the dataset. The score is stored like any checkpoint; `diffmem report NAME` shows the images
-    beside what they copy. With --quality, the images as a whole are compared with the training images and with new ones
-    (Frechet distance, precision, recall, density, coverage, authentic share, C_T), by the values of their pixels.
+    The images can come from any generator.
+
+    Training images are cropped and resized to the size of the generated ones. If that would enlarge all of them, the
+    command refuses; --resolution allows it. A training image is named by its position in the dataset.
+
+    The score is stored like any checkpoint. `diffmem report NAME` shows the images beside the training images that they
+    copy.
+
+    With --quality, the generated images as a whole are also compared with the training images and with held-out ones,
+    by the values of their pixels and in each --space. The results are Frechet distance, precision, recall, density,
+    coverage, authentic share and C_T.
 
     Example: diffmem score --images samples/ --against data/train/
     """
@@ -177,8 +189,12 @@ def _chance(p_value: float | None) -> str:
 @profile_option
 @set_option
 @all_measures_option
-@click.option("--samples", type=click.IntRange(1, 10**9), metavar="N", help="Score the last checkpoints by N images.")
-@click.option("--steps", type=click.IntRange(2, 10**9), metavar="N", help="Score them by images of N noise levels.")
+@click.option(
+    "--samples", type=click.IntRange(1, 10**9), metavar="N", help="Score the last checkpoints again, with N images."
+)
+@click.option(
+    "--steps", type=click.IntRange(2, 10**9), metavar="N", help="Score the last checkpoints again, with N noise levels."
+)
 @store_option
 @max_pixels_option
 @json_option
@@ -192,19 +208,26 @@ def measure(
     store_path: Path,
     as_json: bool,
 ) -> None:
-    """Measure trained models that are kept (score.keep), without training.
+    """Measure trained models that are kept, without training.
 
-    Held-out images are compared with each training set that they have not been compared with yet: how many of them are
-    called copies is the null of a ratio. Training images are compared with each other, once for each training set, for
-    `diffmem export images`. Measures (those of --measure, or else the study's score.measures) are added to every
-    checkpoint whose model is kept: its images are generated again, and are the scored ones. With --samples or --steps,
-    the last checkpoints are scored anew: as a study of its own, quickstart+samples=1000 for instance, of the cells that
-    a run with that score.samples or score.steps, and score.every = T.epochs, would have trained.
+    The setting score.keep says which models a run keeps. The measures are those of --measure, or else those of
+    score.measures in the study. They are added to every checkpoint whose model is kept. For this, the images of the
+    checkpoint are generated again; they are the ones that were scored.
 
-    The measures gaps and membership generate no images: they denoise training images and held-out ones at each noise
-    level, and here the largest value is printed, with the interval of that level alone. `diffmem gaps STUDY` and the
-    page show them all. quality compares all generated images with training images and with held-out ones; `diffmem
-    quality STUDY` shows all that it found.
+    Held-out images are compared with each training set that they have not been compared with yet. The share of them
+    that is called copies is the null of a ratio. The images of each training set are also compared with each other,
+    once, for `diffmem export images`.
+
+    With --samples or --steps, the last checkpoints are scored again. The result is a new study, for example
+    quickstart+samples=1000. Its cells are those that a run with this score.samples or score.steps, and with score.every
+    = T.epochs, would have trained.
+
+    The measures gaps and membership generate no images. They denoise training images and held-out ones at each noise
+    level. The table shows the largest value, with the interval at that level alone. `diffmem gaps STUDY` and the report
+    show all values.
+
+    The measure quality compares all generated images with training images and with held-out ones. `diffmem quality
+    STUDY` shows all results.
 
     Exits with 1 if a cell could not be measured.
 

@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("cell", shell_complete=complete_cell)
-@click.option("--count", type=click.IntRange(min=1), required=True, help="How many images.")
-@click.option("--labels", metavar="L[,L...]", help="One label for all images, or one for each, instead of drawn ones.")
+@click.option("--count", type=click.IntRange(min=1), required=True, help="Number of images.")
+@click.option(
+    "--labels", metavar="L[,L...]", help="One label for all images, or one for each, instead of random labels."
+)
 @click.option(
     "--epoch",
     type=click.IntRange(min=1),
-    help="Of which checkpoint; its step where the cell has score.points, or T.steps that end inside an epoch.  "
-    "[default: the last that is kept]",
+    help="Checkpoint to use: its epoch, or its step if the cell has score.points, or T.steps that end inside an "
+    "epoch.  [default: the last that is kept]",
 )
 @click.option("-o", "--output", type=FileName(), required=True, help="A folder for PNG files, or a .npz file.")
 @store_option
 def generate(cell: str, count: int, labels: str | None, epoch: int | None, output: Path, store_path: Path) -> None:
-    """Write images of a trained model, which its run has kept (score.keep).
+    """Generate images with a trained model that a run has kept.
 
-    CELL is a cell_id, as `diffmem status` lists them, or the beginning of one. Image i is the one that was scored as
-    number i, so that the first images are those of the gallery.
+    The setting score.keep says which models a run keeps. CELL is a cell_id from `diffmem status`, or the beginning of
+    one. Image i is the image that was scored as number i, so the first images are those of the gallery.
 
     Example: diffmem generate 3f2a --count 100 -o samples/
     """
@@ -95,12 +97,12 @@ def _write_folder(made: "Iterator[Images]", folder: Path) -> None:
 
 
 @click.command()
-@click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only those of the cells of this study.")
-@click.option("--cell", metavar="CELL", shell_complete=complete_cell, help="Only those of this cell.")
+@click.option("--study", metavar="STUDY", shell_complete=complete_study, help="Only models of this study.")
+@click.option("--cell", metavar="CELL", shell_complete=complete_cell, help="Only models of this cell.")
 @click.option(
-    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only those that were kept so many days ago."
+    "--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only models that are at least DAYS days old."
 )
-@click.option("--all", "everything", is_flag=True, help="Those of all cells of the store.")
+@click.option("--all", "everything", is_flag=True, help="Models of all cells of the store.")
 @store_option
 @json_option
 def prune(
@@ -111,7 +113,9 @@ def prune(
     store_path: Path,
     as_json: bool,
 ) -> None:
-    """Remove trained models that are kept; what was measured stays.
+    """Remove trained models that are kept.
+
+    Everything that was measured stays.
 
     Example: diffmem store prune --study quickstart --older-than 30
     """

@@ -29,20 +29,37 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
     default=0.01,
     show_default=True,
-    help="The ratio that a model has from its onset on.",
+    help="The ratio at which memorization begins.",
 )
 @store_option
 @json_option
 def onset(study: str, profile: str | None, measure: str | None, level: float, store_path: Path, as_json: bool) -> None:
-    """Estimate at which step memorization begins (tau_mem), and is half of what it becomes (tau_half).
+    """Estimate when memorization begins, in optimizer steps.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it. tau_mem is where the ratio
-    rises through --level, next to the first checkpoint whose 95% interval is above it, as that of the next checkpoint
-    is. Values are geometric means over draws and seeds; 95% intervals are over these, or over images where a size has
-    one model; "?" is an end that the checkpoints do not bound. The slope of log tau_mem against log N is 1 where the
-    onset grows in proportion to the training images. If the quality of images is measured, tau_gen is the first
-    checkpoint whose Frechet distance to held-out images is at most 1.1 times the least: from there on images are good,
-    and from tau_mem on copied. Checkpoints log-spaced in steps (score.points) suit it best.
+    STUDY is a study file, or the name of a study in the store, or the beginning of that name.
+
+    Each row is a training set size of a curve.
+
+    \b
+    Columns:
+      N         training images
+      cells     models of this size
+      tau_mem   step at which memorization begins: the ratio rises through
+                --level
+      tau_half  step at which the ratio is half of its last value
+      tau_gen   step at which images become good: the first checkpoint whose
+                Frechet distance to held-out images is at most 1.1 times the
+                least; only if the quality of images is measured
+      95%       interval; "?" is an end that the checkpoints do not bound
+
+    tau_mem is next to the first checkpoint whose 95% interval is above --level, if the interval of the next checkpoint
+    is above it too. Values are geometric means over draws and seeds. Intervals are over draws and seeds, or over images
+    if a size has only one model.
+
+    The slope of log tau_mem against log N is 1 if the onset grows in proportion to the number of training images. From
+    tau_gen on, images are good. From tau_mem on, they are copied.
+
+    Checkpoints that are log-spaced in steps (score.points) work best.
 
     Example: diffmem onset quickstart --json
     """

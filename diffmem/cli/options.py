@@ -39,6 +39,16 @@ class FileName(click.Path):
         return super().convert(value, param, ctx)
 
 
+class StudyFile(FileName):
+    """A study file, or the name of one in the folder `studies` or of one that ships with diffmem."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the file."""
+        from diffmem.study import study_file
+
+        return study_file(super().convert(value, param, ctx))
+
+
 def store_option(command: Any) -> Any:
     """Add --store."""
     return click.option(
@@ -49,7 +59,7 @@ def store_option(command: Any) -> Any:
         default=DEFAULT_STORE,
         show_default=True,
         show_envvar=True,
-        help="The DuckDB file that results are kept in.",
+        help="The DuckDB file that holds the results.",
     )(command)
 
 
@@ -59,7 +69,7 @@ def profile_option(command: Any) -> Any:
         "--profile",
         metavar="NAME",
         shell_complete=complete_profile,
-        help="The study at another scale: a table of its [profiles].",
+        help="Use the study at another scale: NAME is a table of its [profiles].",
     )(command)
 
 
@@ -103,7 +113,7 @@ def max_pixels_option(command: Any) -> Any:
         show_envvar=True,
         expose_value=False,
         callback=_hand_on_max_pixels,
-        help="Most pixels that one collection of images may have, all decoded images together.  [default: 5000000000]",
+        help="Limit on the pixels of one collection of images, summed over its decoded images.  [default: 5000000000]",
     )(command)
 
 
@@ -180,7 +190,7 @@ def measure_option(command: Any) -> Any:
         "--measure",
         type=StoredMeasure(),
         metavar="MEASURE",
-        help="Ratios by this measure, as docs/measures.md names them.  [default: emm.measure of the study]",
+        help="Use the ratios of this measure; docs/measures.md lists them.  [default: emm.measure of the study]",
     )(command)
 
 
@@ -192,7 +202,7 @@ def measures_option(command: Any) -> Any:
         multiple=True,
         type=CopyMeasure(),
         metavar="MEASURE",
-        help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
+        help="Also score by this measure; docs/measures.md lists them. The paper's measure is always included.",
     )(command)
 
 
@@ -204,7 +214,7 @@ def all_measures_option(command: Any) -> Any:
         multiple=True,
         type=MeasureName(all_names()),
         metavar="MEASURE",
-        help="Also score by this measure, as docs/measures.md names them; the paper's is always there.",
+        help="Also score by this measure; docs/measures.md lists them. The paper's measure is always included.",
     )(command)
 
 
@@ -216,7 +226,7 @@ def space_option(command: Any) -> Any:
         multiple=True,
         metavar="NAME={...}",
         callback=_spaces,
-        help="Also score in this feature space, in TOML syntax, with the keys of [spaces.NAME] in a study: "
+        help="Also score in this feature space. It is given in TOML, with the keys of [spaces.NAME] in a study: "
         """--space 'sscd = {features = "sscd.pt", resize = "short 288", pixels = "imagenet", threshold = 0.5}'.""",
     )(command)
 
@@ -243,7 +253,7 @@ def augment_option(command: Any) -> Any:
         "--augment",
         multiple=True,
         type=click.Choice(AUGMENTATIONS),
-        help="What the training did to its images: an image's group then has those too.",
+        help="Augmentation that the training used. The group of an image then includes its augmented versions.",
     )(command)
 
 

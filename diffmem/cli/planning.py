@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import (
-    FileName,
+    StudyFile,
     json_option,
     load_study,
     max_pixels_option,
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study", type=FileName())
+@click.argument("study", type=StudyFile())
 @profile_option
 @set_option
 @store_option
 @max_pixels_option
-@click.option("--measure", is_flag=True, help="Train and generate a little with each network to tell the time.")
-@click.option(
-    "--tflops", type=click.FloatRange(min=1e-6, max=1e9), help="Tell the time at so many 10^12 operations a second."
-)
+@click.option("--measure", is_flag=True, help="Benchmark each network briefly to estimate the time.")
+@click.option("--tflops", type=click.FloatRange(min=1e-6, max=1e9), help="Estimate the time at this many TFLOP/s.")
 @json_option
 def plan(
     study: Path,
@@ -46,12 +44,25 @@ def plan(
     tflops: float | None,
     as_json: bool,
 ) -> None:
-    """Show the cells of a study file, how much of each the store already has, and what the rest costs.
+    """Show what a run would train, and what it would cost.
 
-    Nothing is written. `done` are the checkpoints measured of all; images to train and to generate, and floating-point
-    operations (FLOP), are those of what is left. `shared` counts the other study files of the folder that have the
-    cell too, so that it is trained for all of them at once: those of 1,000 cells at most, on datasets with a name or on
-    the study's own images.
+    For each cell of the study file, it shows how much the store already has and what the rest costs. It writes nothing.
+
+    STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
+
+    \b
+    Columns:
+      params    parameters of the network
+      steps     optimizer steps of the whole training
+      done      checkpoints measured / all checkpoints
+      shared    other study files in the folder that have the cell too
+      train     images still to train
+      generate  images still to generate
+      FLOP      floating-point operations still to do
+      time      time still to go; only with --measure or --tflops
+
+    A shared cell is trained once for all of its studies. `shared` counts only studies of at most 1,000 cells, on
+    datasets with a name or on this study's own images.
 
     Example: diffmem plan studies/skip.toml --tflops 40
     """
@@ -90,7 +101,7 @@ def plan(
 def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path: Path) -> None:
     """Print what all cells of a plan have in common, and what is left of their work."""
     from diffmem.cells import kept_bytes
-    from diffmem.runs import plan_search, without_steps_between
+    from diffmem.runs import plan_search, undertrained_cells, without_steps_between
 
     echo(
         f"{counted(len(planned), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
@@ -105,6 +116,9 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
     if kept := sum(kept_bytes(each.cell, each.cost.parameters) for each in planned if not each.finished):
         most = f"at most {with_unit(kept * search.sizes / 2)}B" if search else f"{with_unit(kept)}B"  # of two ends
         echo(f"to keep: {most} of trained models in {store_path.parent / 'weights'} (score.keep)")
+    count, warning = undertrained_cells([each.cell for each in planned])
+    if count:
+        echo(f"warning: {warning} ({count} of {len(planned)} cells)")
     if idle := without_steps_between([each.cell for each in planned]):
         echo(
             f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "
@@ -118,7 +132,7 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
         )
 
 
-MAGNITUDES = ("parameters", "images to train", "images to generate", "operations")
+MAGNITUDES = ("parameters", "steps", "images to train", "images to generate", "operations")
 """Columns of a plan that are shown with a unit."""
 HEADINGS = {
     "parameters": "params",
@@ -139,6 +153,7 @@ def _planned_row(planned: "PlannedCell", speed: "Mapping[str, Throughput] | None
         "P.size": cell.P.size,
         **planned.entry.axis_values,
         "parameters": cost.parameters,
+        "steps": cell.last_step if cell.M.trained else 0,
         "checkpoints": cell.checkpoint_count,
         "measured": planned.measured,
         "shared": planned.shared,
@@ -166,9 +181,11 @@ def _shown_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print tables of all keys for people instead.")
+@click.option("--markdown", is_flag=True, help="Print Markdown tables of all keys instead.")
 def schema(markdown: bool) -> None:
-    """Print the JSON schema of a study file, for completion in an editor.
+    """Print the JSON schema of study files.
+
+    Editors use it to complete keys.
 
     Example: diffmem schema > studies/study.schema.json
     """

@@ -21,15 +21,29 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def quality(study: str, profile: str | None, store_path: Path, as_json: bool) -> None:
-    """Show how good the images of each model are, against its training images and against held-out ones.
+    """Show how good the generated images of each model are.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it. A run measures the quality if
-    score.measures names it, `diffmem measure --measure quality` with trained models that are kept. Two rows are a cell
-    at its last checkpoint: FD is the Frechet distance, C_T is far below 0 if generated images are nearer to these real
-    images than other real images are, `authentic` the share that is no copy by Alaa's rule. `null` is the FD of new
-    real images in the place of the generated ones. A model that copies is good against its training images alone.
+    They are compared with the model's training images and with held-out images. A run measures the quality if
+    score.measures names it. `diffmem measure --measure quality` measures it with trained models that are kept.
 
-    With --json, every value at every checkpoint is printed, with its interval and its null.
+    STUDY is a study file, or the name of a study in the store, or the beginning of that name.
+
+    Each cell has two rows at its last checkpoint: against training images and against held-out ones. With several
+    feature spaces, it has two rows in each space. A model that copies is good against its training images only.
+
+    \b
+    Columns:
+      against    the real images of this row
+      images     generated images / real images
+      FD         Frechet distance between the two
+      95%        interval of FD
+      null       FD of new real images in place of the generated ones
+      authentic  share of generated images that are not copies by the rule of
+                 Alaa et al. 2022
+      C_T        far below 0 if the generated images are nearer to these real
+                 images than other real images are
+
+    With --json, it prints every value at every checkpoint, with its interval and its null.
 
     Example: diffmem quality quickstart
     """

@@ -1,15 +1,17 @@
 """The command that trains: `run`."""
 
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from diffmem.cli.options import (
-    FileName,
+    StudyFile,
     file_of,
     is_another_file,
     load_study,
@@ -18,7 +20,10 @@ from diffmem.cli.options import (
     set_option,
     store_option,
 )
+from diffmem.cli.planning import plan
+from diffmem.cli.relay import Sender, relayed
 from diffmem.cli.signals import StopOnSignal
+from diffmem.cli.starting import tell_the_cost
 from diffmem.cli.tables import echo
 from diffmem.runs import OrphanWatch
 from diffmem.text import counted
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study", type=FileName())
+@click.argument("study", type=StudyFile())
 @profile_option
 @set_option
 @store_option
@@ -42,32 +47,41 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     envvar="DIFFMEM_PROCESSES",
     show_envvar=True,
-    help="Processes on this machine.  [default: one per GPU, or one per CPU core but no more than cells]",
+    help="Number of processes on this machine.  [default: one per GPU; without GPUs, one per CPU "
+    "core but no more than cells]",
 )
 @click.option(
     "--split",
     type=click.Choice(["auto", "cells", "batch"]),
     default="auto",
-    help="Several processes train a cell each, or one cell together. auto: together where cells are fewer.",
+    help="With several processes: train a cell each (cells), or one cell together (batch). auto: together if there "
+    "are fewer cells than processes.",
 )
 @click.option(
     "--compile",
     "compiling",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
-    help="torch.compile the networks. auto: where a cell's work is long enough to pay for it.",
+    help="Compile the networks with torch.compile. auto: only if a cell's work is long enough to pay for it.",
 )
-@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the cells, for machines that share no disk.")
+@click.option(
+    "--shard", metavar="I/N", help="Run only the I-th of N parts of the cells. For machines that share no disk."
+)
 @click.option(
     "--log-with",
     multiple=True,
     metavar="TRACKER",
-    help="Also log loss and ratio of each checkpoint: tensorboard, wandb, mlflow, ... (those of Accelerate).",
+    help="Also log the loss and ratio of each checkpoint to tensorboard, wandb, mlflow or another tracker that "
+    "Accelerate supports.",
 )
-@click.option("--fail-fast", is_flag=True, help="End at the first cell that fails.")
-@click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
-@click.option("--quiet", "detail", flag_value="quiet", help="Say only what fails, and how it ended.")
-@click.option("--verbose", "detail", flag_value="verbose", help="Also say what is saved and each batch of images.")
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, as `diffmem plan` does, and train nothing.")
+@click.option(
+    "--yes", is_flag=True, help="Start without asking, however long the run takes or however much memory it needs."
+)
+@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
+@click.option("--retry-failed", is_flag=True, help="Retry cells that failed before.")
+@click.option("--quiet", "-q", "detail", flag_value="quiet", help="Print only failures and the summary.")
+@click.option("--verbose", "-v", "detail", flag_value="verbose", help="Also print each save and each batch of images.")
 def run(
     study: Path,
     profile: str | None,
@@ -78,18 +92,29 @@ def run(
     compiling: "Compile",
     shard: str | None,
     log_with: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
     fail_fast: bool,
     retry_failed: bool,
     detail: "Detail | None",
 ) -> None:
-    """Train and score every cell of a study file that the store does not have yet.
+    """Train and score every cell the store does not have yet.
 
-    Stopped at any moment, the same command goes on where it was. Ctrl-C saves first; a second one does not.
+    STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
+
+    You can stop a run at any moment; the same command resumes it. Ctrl-C saves first; a second Ctrl-C does not. If a
+    run would take more than a day here, or more than the free memory, it asks before it starts.
+
     `accelerate launch -m diffmem run` and `torchrun -m diffmem run` use the processes that they start.
 
     Example: diffmem run studies/quickstart.toml
     """
+    if dry_run:
+        shown = {"study": study, "profile": profile, "overrides": overrides, "store_path": store_path}
+        click.get_current_context().invoke(plan, **shown, measure=False, tflops=None, as_json=False)
+        return
     watch = OrphanWatch()
+    sender = relayed(int(os.environ.get("RANK", "0")))
     loaded = load_study(study, profile, overrides)
     part = _shard(shard)
     if log_with:
@@ -101,13 +126,17 @@ def run(
     from diffmem.store import Store
 
     store = Store(store_path)
-    if not launched() and (count := processes or default_processes(_waiting(loaded, store))) > 1:
+    count = 1 if launched() else processes or default_processes(_waiting(loaded, store))
+    if not launched():
+        tell_the_cost(loaded, store, processes=count, profile=profile, yes=yes, quiet=detail == "quiet")
+    if count > 1:
         given: dict[str, Sequence[str]] = {"--store": [str(store_path)], "--split": [split], "--compile": [compiling]}
         given |= {"--set": overrides, "--profile": _one(profile), "--shard": _one(shard), "--log-with": log_with}
         flags = {"--fail-fast": fail_fast, "--retry-failed": retry_failed, f"--{detail}": detail is not None}
-        _hand_on(count, [str(study), *_options(given), *(flag for flag, on in flags.items() if on)], loaded, store)
+        arguments = [str(study), *_options(given), *(flag for flag, on in flags.items() if on)]
+        _hand_on(count, arguments, loaded, store, shown=detail != "quiet")
     options = Options(split, part, fail_fast, retry_failed, compiling)
-    _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal")
+    _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal", sender=sender)
 
 
 def _work(
@@ -119,28 +148,45 @@ def _work(
     watch: OrphanWatch,
     log_with: tuple[str, ...],
     detail: "Detail",
+    sender: Sender | None,
 ) -> None:
     """Do this process' share of a run, and say how it goes and how it ended."""
+    from diffmem.cli.board import Board
     from diffmem.cli.progress import show
-    from diffmem.runs import Ended, Interrupted, join, leave, log_events, most_cells, run_study, trackers_of
+    from diffmem.runs import Ended, Interrupted, join, leave, log_events, run_study, trackers_of
 
     group = join()
     watch.joined(stop.stop)
     if group.leads:
         _tell_what_is_replaced(study, store)
-    total = most_cells(study) if study.estimation.search == "bisect" else len(study.distinct)
+    total = _total(study)
     events = run_study(study, store, stop=stop, group=group, options=options)
     if log_with:
         events = log_events(events, trackers_of(log_with, study=study.name, folder=store.path.parent / "logs"))
+    board = None if group.count > 1 or sender else Board(total, shown=detail != "quiet")
+    tell = sender.send if sender else partial(board.hear_of, 0) if board else _nobody
     try:
-        outcomes = show(events, total=total, label=f"[{group.rank}] " if group.count > 1 else "", detail=detail)
+        outcomes = show(events, total=total, tell=tell, detail=detail, several=group.count > 1)
     except Interrupted:
         if group.leads:
             echo("stopped; everything is saved, the same command goes on from here", err=True)
         sys.exit(128 + (stop.signal or signal.SIGINT))
     finally:
+        if board:
+            board.close()
         leave()
     _conclude(study, store, several=group.count > 1, busy=outcomes[Ended.BUSY], total=total)
+
+
+def _total(study: "Study") -> int:
+    """Return how many cells a run of a study has, at most if it is a search."""
+    from diffmem.runs import most_cells
+
+    return most_cells(study) if study.estimation.search == "bisect" else len(study.distinct)
+
+
+def _nobody(**_told: object) -> None:
+    """Take what a process does where nobody shows it: another launcher has started several."""
 
 
 def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
@@ -204,11 +250,19 @@ def _ending(study: "Study", store: "Store") -> str:
     return "\n".join(lines)
 
 
-def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store") -> NoReturn:
-    """Let so many processes do the run, and end as they do."""
+def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store", *, shown: bool) -> NoReturn:
+    """Let so many processes do the run, show how far they are, and end as they do."""
+    from diffmem.cli.board import Board
+    from diffmem.cli.relay import Relay
     from diffmem.runs import start
 
-    code = start(count, ["run", *arguments])
+    board = Board(_total(study), shown=shown)
+    relay = Relay(board.hear)
+    try:
+        code = start(count, ["run", *arguments])
+    finally:
+        relay.close()
+        board.close()
     if code == 0:
         echo(_ending(study, store))
     sys.exit(code)

@@ -32,15 +32,31 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def status(study: str | None, profile: str | None, store_path: Path, as_json: bool) -> None:
-    """Show how far each cell of a study is, what runs now, the time left, why a failed one failed, and what was done
-    to its images.
+    """Show the progress of a study, or of all studies.
 
-    STUDY is a study file, or the name that the store knows it by or the beginning of it. Without one, how far each
-    study of the store is.
+    STUDY is a study file, or the name of a study in the store, or the beginning of that name. Without STUDY, summarise
+    all studies.
 
-    A cell is waiting, running, finished, interrupted (by a signal, or because the machine lacked memory or space), lost
-    (its process died), failed, crossed (a search stopped it early) or ended (a monitor that is closed). `diffmem run`
-    resumes those that are waiting, interrupted or lost, and with --retry-failed the failed ones too.
+    For each cell it shows how far it is and the time left. It also shows what runs now, why a cell failed, and what was
+    done to the images.
+
+    \b
+    Columns:
+      checkpoints  checkpoints measured / all checkpoints
+      best ratio   the highest ratio of a checkpoint
+      last ratio   the ratio of the last checkpoint
+      null         share of held-out images that are called copies
+
+    \b
+    A cell is waiting, running, finished or failed, or:
+      interrupted  stopped by a signal, or because the machine lacked memory
+                   or space
+      lost         its process died
+      crossed      a search stopped it early
+      ended        its monitor is closed
+
+    `diffmem run` resumes cells that are waiting, interrupted or lost. With --retry-failed, it also tries failed ones
+    again.
 
     Example: diffmem status quickstart
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("store")
 def store_group() -> None:
-    """Work on stores themselves.
+    """Inspect, check, merge or prune stores.
 
     Example: diffmem store merge one.duckdb two.duckdb -o both.duckdb
     """
@@ -43,9 +43,11 @@ def _the_store(named: Path | None, store_path: Path) -> "Store":
 @_store_argument
 @json_option
 def info(named: Path | None, store_path: Path, as_json: bool) -> None:
-    """Show what a store holds: its size and schema, studies, cells by state, and how much is measured.
+    """Show what a store holds.
 
-    STORE is a DuckDB file, the same as --store STORE.
+    This is its size and schema, its studies, its cells by state, and how much is measured.
+
+    STORE is a DuckDB file; it means the same as --store STORE.
 
     Example: diffmem store info
     """
@@ -84,9 +86,12 @@ def info(named: Path | None, store_path: Path, as_json: bool) -> None:
 @_store_argument
 @json_option
 def check(named: Path | None, store_path: Path, as_json: bool) -> None:
-    """Check that a store agrees with itself: each ratio with its evidence, each row with those it belongs to.
+    """Check that a store is undamaged and consistent.
 
-    STORE is a DuckDB file, the same as --store STORE. Faults are printed one a line, and the exit code is then 1.
+    Each ratio must agree with its evidence, and each row with the rows it belongs to. Faults are printed one per line.
+    Exits with 1 if there are any.
+
+    STORE is a DuckDB file; it means the same as --store STORE.
 
     Example: diffmem store check results/1.duckdb
     """
@@ -109,10 +114,10 @@ def check(named: Path | None, store_path: Path, as_json: bool) -> None:
 @click.option("-o", "--output", required=True, type=FileName(), help="The store to merge into.")
 @json_option
 def merge(stores: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Take what other stores have measured into one, which is made where it is not there.
+    """Merge what several stores have measured into one store.
 
-    Again, or in another order, it gives the same. A checkpoint that two of them have measured differently is
-    reported, and nothing of the second one is taken.
+    The output store is created if it does not exist. Merging again, or in another order, gives the same result. If two
+    stores have measured a checkpoint differently, the command reports it and copies nothing from the second store.
 
     Example: diffmem store merge machine1.duckdb machine2.duckdb -o store/diffmem.duckdb
     """

@@ -103,10 +103,8 @@ def _resized(dataset: str, resolution: int | Size | None) -> Source:
 
 def _downloaded(repository: str, files: list[str]) -> str:
     """Return the path, or the pattern, of a collection's Parquet files, fetched into huggingface_hub's own cache."""
-    from huggingface_hub import hf_hub_download
-
     try:
-        paths = [Path(hf_hub_download(repository, name, repo_type="dataset")) for name in files]
+        paths = [_one_downloaded(repository, name) for name in files]
     except Exception as error:  # the library raises its own, the network's and the system's errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         others = f" and the {len(files) - 1} files like it" if len(files) > 1 else ""
@@ -115,6 +113,18 @@ def _downloaded(repository: str, files: list[str]) -> str:
             'P.dataset = "FOLDER/*.parquet" in the study'
         ) from error
     return str(paths[0]) if len(paths) == 1 else str(paths[0].parent / "train-*.parquet")
+
+
+def _one_downloaded(repository: str, name: str) -> Path:
+    """Return one file of a repository, from the library's cache if it is there; without a network, fail at once."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, name, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset"), timeout=10)  # hf_hub_download retries
+        return Path(hf_hub_download(repository, name, repo_type="dataset"))
 
 
 def describe(dataset: str, resolution: int | None, labels: str | None = None) -> Dataset:

@@ -7,6 +7,8 @@ from .events import Measured as Measured
 from .events import Noted as Noted
 from .events import Saved as Saved
 from .events import Trained as Trained
+from .forecast import Forecast as Forecast
+from .forecast import forecast as forecast
 from .halves import HalfNotCompared as HalfNotCompared
 from .halves import HalvesCompared as HalvesCompared
 from .halves import compare_halves as compare_halves
@@ -27,6 +29,7 @@ from .plan import PlannedCell as PlannedCell
 from .plan import Throughput as Throughput
 from .plan import plan_cells as plan_cells
 from .plan import plan_search as plan_search
+from .plan import undertrained_cells as undertrained_cells
 from .plan import without_steps_between as without_steps_between
 from .runner import Options as Options
 from .runner import run_study as run_study

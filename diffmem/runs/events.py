@@ -22,7 +22,7 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True)
 class Noted:
-    """Something was done to training images when they were read, or some are alike."""
+    """Something was done to training images when they were read, some are alike, or trainings are too short."""
 
     note: str
     cells: int  # cells that it is about

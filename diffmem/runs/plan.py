@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffmem.analysis import most_sizes
-from diffmem.cells import DATASETS, Cell, Cost, cell_cost
+from diffmem.analysis import most_sizes, undertrained
+from diffmem.cells import DATASETS, FEW_STEPS, Cell, Cost, cell_cost
 from diffmem.data import notes_of
 from diffmem.store import Store
 from diffmem.study import FirstFault, Layer, Study, StudyCell, read_study
@@ -111,6 +111,12 @@ def without_steps_between(cells: Sequence[Cell]) -> int:
         pace for pace, cell in examples.items() if len({step for _, step in cell.checkpoints}) < cell.checkpoint_count
     }
     return sum(_pace(cell) in idle for cell in cells)
+
+
+def undertrained_cells(cells: Sequence[Cell]) -> tuple[int, str]:
+    """Return how many cells have too few optimizer steps for a network to learn anything, and what to say of them."""
+    few = [cell for cell in cells if cell.M.trained and cell.last_step < FEW_STEPS]
+    return len(few), undertrained([cell.last_step for cell in few], {cell.P.size for cell in few}) if few else ""
 
 
 def _pace(cell: Cell) -> tuple[int | None, ...]:

@@ -17,6 +17,7 @@ from diffmem.models import Compile, Group, this_device
 from diffmem.runs.cell_run import Work, run_cell
 from diffmem.runs.events import CellEnded, Ended, Event, Noted
 from diffmem.runs.launch import leave
+from diffmem.runs.plan import undertrained_cells
 from diffmem.runs.search import enough, next_round
 from diffmem.runs.spaces import check_spaces
 from diffmem.runs.stopping import Interrupted, Stop
@@ -62,6 +63,7 @@ def run_study(
         _register(store, study, study.cells, notes)
         close_attempts(store)
         yield from _told(notes)
+        yield from _undertrained(study.distinct)
     group.any(True)  # the others read the store after this
     failures = Failures(store)
     entries = shard_of(study, options.shard)
@@ -106,6 +108,13 @@ def _told(notes: Mapping[str, tuple[str, ...]]) -> list[Noted]:
     return [Noted(note, count, len(notes)) for note, count in cells.items()]
 
 
+def _undertrained(entries: Sequence[StudyCell]) -> Iterator[Noted]:
+    """Yield what is to be said of cells with too few optimizer steps, if there are any."""
+    count, note = undertrained_cells([entry.cell for entry in entries])
+    if count:
+        yield Noted(note, count, len(entries))
+
+
 def _end_if(stop: Stop) -> None:
     if stop():
         raise Interrupted
@@ -127,8 +136,9 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
         notes = _notes(state.wanted, store)
         _register(store, study, [*state.used, *state.wanted], notes)
         if group.leads:
-            yield from (each for each in _told(notes) if each not in told)
-            told.update(_told(notes))
+            said = [*_told(notes), *_undertrained(state.wanted)]
+            yield from (each for each in said if each not in told)
+            told.update(said)
         wanted = [e for e in state.wanted if e.cell.cell_id not in left_out and not failures.new(e.cell)]
         if not wanted:
             return

@@ -15,7 +15,7 @@ class Operations(NamedTuple):
 
 
 def seconds_left(store: Store, study: str) -> dict[str, float | None]:
-    """Return the seconds of one device that each cell of a study still needs; None where that cannot be told.
+    """Return the seconds of one device that each cell of a study still needs; None if that is unknown.
 
     Training and scoring each take as long per operation as in the study's checkpoints so far, all together.
     """

@@ -58,6 +58,11 @@ class StoredStudy:
         estimation = {**self.estimation, "measure": measure.name, "threshold": measure.threshold}
         return replace(self, estimation=estimation)
 
+    def at(self, *, threshold: float | None = None, epsilon: float | None = None) -> "StoredStudy":
+        """Return the study with its ratios at another threshold, and its EMM at another epsilon; None: its own."""
+        given = {key: value for key, value in (("threshold", threshold), ("epsilon", epsilon)) if value is not None}
+        return replace(self, estimation={**self.estimation, **given})
+
 
 @dataclass(frozen=True)
 class LatestAttempt:

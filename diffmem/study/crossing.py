@@ -31,7 +31,7 @@ from diffmem.errors import DataError
 from diffmem.measures import Spaces
 from diffmem.networks import member
 from diffmem.settings import Settings
-from diffmem.study.layers import SECTIONS, Faults, Layer, Place, Setting, known_keys, shown
+from diffmem.study.layers import ON_AXES, SECTIONS, Faults, Layer, Place, Setting, known_keys, shown
 
 S = TypeVar("S", bound=Settings)
 
@@ -283,6 +283,7 @@ def _messages(error: ValidationError, prefix: str) -> dict[str, str]:
     """Return one sentence per key of a section: the alternatives of a union are joined by `or`."""
     alternatives: dict[str, list[str]] = {}
     values: dict[str, str] = {}
+    advice: dict[str, str] = {}
     for item in error.errors():
         loc = [str(part) for part in item["loc"]]
         key = ".".join(loc[:2]) if prefix + ".".join(loc[:2]) in known_keys() else loc[0]
@@ -290,9 +291,11 @@ def _messages(error: ValidationError, prefix: str) -> dict[str, str]:
         text = PLAIN_WORDS.get(item["type"], text)
         alternatives.setdefault(key, []).append(text)
         values[key] = "missing" if item["type"] == "missing" else shown(item["input"])
+        if prefix.rstrip(".") in ON_AXES and isinstance(item["input"], list):
+            advice[key] = f"; several values are an axis: [[axes]] with {prefix}{key} = {shown(item['input'])}"
     return {
         key: "missing; every cell needs it"
         if values[key] == "missing"
-        else f"must be {' or '.join(dict.fromkeys(texts))}, not {values[key]}"
+        else f"must be {' or '.join(dict.fromkeys(texts))}, not {values[key]}{advice.get(key, '')}"
         for key, texts in alternatives.items()
     }

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from diffmem.study.layers import (
     networks_of,
     shown,
 )
+from diffmem.study.shipped import shipped_studies
 
 MOST_BYTES = 10_000_000
 """No study file is longer."""
@@ -115,11 +117,19 @@ def _parsed(
     except OSError as error:
         where = f"; {above[-1]} extends it" if above else ""
         if path.suffix != ".toml":
-            where += "; a study file ends in .toml, as studies/quickstart.toml"
+            where += f"; {_no_study(path)}"
         place = Place("".join(letter if letter.isprintable() else "?" for letter in str(path)))
         fault = f"cannot be read: {error.strerror or error}{where}"
     faults.add(place, "", fault)
     return None
+
+
+def _no_study(path: Path) -> str:
+    """Return what to say of a path that is no study file: of a mere name, that no study has it."""
+    if len(path.parts) != 1 or path.suffix or path.exists():
+        return "a study file ends in .toml, as studies/quickstart.toml"
+    near = "".join(f"; did you mean {name}?" for name in get_close_matches(str(path), list(shipped_studies()), n=1))
+    return f"no study that ships has this name either{near or '; `diffmem list` shows them'}"
 
 
 def _text_of(path: Path, most_bytes: int) -> str:

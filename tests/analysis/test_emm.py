@@ -339,6 +339,11 @@ def test_a_ratio_that_was_higher_before_or_has_settled_does_not_rise_still():
     assert not still_rises(list(range(1, 17)), [min(0.1 * i, 0.9) for i in range(1, 17)], [1000] * 16)
 
 
+def test_a_ratio_that_comes_back_to_where_it_was_does_not_rise_still():
+    assert not still_rises([1, 2, 3, 4], [0.50, 0.48, 0.24, 0.50], [1000] * 4)
+    assert still_rises([1, 2, 3, 4], [0.24, 0.24, 0.24, 0.50], [1000] * 4)
+
+
 def test_a_ratio_of_1_can_rise_no_further():
     assert not still_rises([1, 2], [0.2, 1.0], [500, 500])
     assert still_rises([1, 2], [0.2, 0.998], [500, 500])

@@ -210,7 +210,7 @@ def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkey
         ["T.weight_decay", "P.draw"],
     )
     printed = " ".join(CliRunner().invoke(main, ["findings", "--profile", "laptop"]).stdout.split())
-    assert "11 cannot be told Weight decay from 1e-2 on: drops to 0 - up to 1e-3: alike;" in printed
+    assert "11 inconclusive Weight decay from 1e-2 on: drops to 0 - up to 1e-3: alike;" in printed
     assert "- the largest: much lower (holds); T.weight_decay 0.0 to 0.1," in printed
 
 
@@ -224,8 +224,8 @@ def test_findings_are_printed_as_a_list_as_data_and_as_markdown(store, monkeypat
     assert max(map(len, listed.stdout.splitlines()[1:])) <= 80
     one = " ".join(listed.stdout.split())
     assert "6 holds Wider: higher - wider: higher; M.width 8 to 16, 0.110 to 0.910: +0.800 (" in one
-    assert "7 cannot be told Deeper: up to 6 blocks higher, then lower - up to 6: higher; not run: diffmem run" in one
-    assert "cannot be told: 16, holds: 1 Findings of other papers" in one
+    assert "7 inconclusive Deeper: up to 6 blocks higher, then lower - up to 6: higher; not run: diffmem run" in one
+    assert "inconclusive: 16, holds: 1 Findings of other papers" in one
     rows = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert [row["verdict"] for row in rows if row["number"] == 6] == [HOLDS]
     markdown = CliRunner().invoke(main, [*arguments, "--markdown"]).stdout.partition("\n\n")[0].splitlines()

@@ -200,7 +200,9 @@ def store(tmp_path: Path) -> Store:
     tiny.register(store, study)
     for entry in study.cells:
         steps = np.array([step for _, step in entry.cell.checkpoints])
-        tiny.measure(store, entry.cell, logistic(60 * entry.cell.P.size, 4.0, steps).tolist(), samples=1000)
+        tiny.measure(
+            store, entry.cell, logistic(60 * entry.cell.P.size, 4.0, steps).tolist(), samples=1000, epoch_steps=1
+        )
     return store
 
 

@@ -60,7 +60,9 @@ def onset_study(store: Store, tau, *, gap=None, good=None, axes: str = "") -> St
                     ]
                 }
             ratio = logistic(step, tau(cell.P.size))
-            store.append(replace(tiny.checkpoint(cell.cell_id, known_by, ratio, samples=500), levels=levels))
+            store.append(
+                replace(tiny.checkpoint(cell.cell_id, known_by, ratio, samples=500, epoch_steps=1), levels=levels)
+            )
             if good is not None:
                 far = 10 + 100 * (1 - logistic(step, good(cell.P.size)))
                 to_held_out = far, far - 0.01, far + 0.01, 500, 1000, 64, 1.0, 500

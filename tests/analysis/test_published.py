@@ -49,7 +49,10 @@ def published_studies() -> list[str]:
 @pytest.mark.parametrize("stem", published_studies())
 def test_every_published_ratio_has_a_cell_in_its_study(store, stem):
     register(store, stem)
-    cells = [CellWithSettings(cell, 0.5, 100, 0.5, rises=False, scored=1, null=None) for cell in store.cells(stem)]
+    cells = [
+        CellWithSettings(cell, 0.5, 100, 0.5, rises=False, steps=1000, scored=1, null=None)
+        for cell in store.cells(stem)
+    ]
     rows = beside(published_values(store, stem), cells)
     alone = [row.settings for row in rows if not row.cells]
     assert alone == []

@@ -118,7 +118,7 @@ def checkpoint(cell_id: str, epoch: int, *, ratio: float, attempt: str) -> Check
     return Checkpoint(
         cell_id=cell_id,
         epoch=epoch,
-        step=epoch,
+        step=100 * epoch,
         loss=None,
         nearest=np.zeros(10, dtype=np.int64),
         d1=np.where(np.arange(10) < memorized, 1.0, 9.0),
@@ -194,8 +194,8 @@ def test_every_command_says_what_it_does_with_an_example(path):
         assert ["Example:", "diffmem", *path] in [line.split()[: len(path) + 2] for line in result.stdout.splitlines()]
 
 
-PRINT_NO_DATA = {"run", "report", "generate", "schema", "store"}
-"""Commands that write a store, a page or images, or print JSON anyway, and the group."""
+PRINT_NO_DATA = {"run", "report", "generate", "schema", "store", "init", "help"}
+"""Commands that write a store, a page, images or a study, or print JSON anyway, the group, and help."""
 
 
 def test_every_command_that_prints_data_prints_it_as_json_too():
@@ -308,6 +308,7 @@ def test_plan_as_data_has_the_same_cells():
         "M.condition": "none",
         "P.size": 4,
         "parameters": cost.parameters,
+        "steps": 1,
         "checkpoints": 2,
         "measured": 0,
         "shared": 0,
@@ -497,6 +498,7 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "null_samples": {"4": 0, "8": 0},
         "null_thresholds": {"4": None, "8": None},
         "p_values": {"4": None, "8": None},
+        "steps": {"4": 1000, "8": 1000},
         "note": "",
     }
     assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == ("> 8", None, 8, None)
@@ -508,6 +510,23 @@ def test_emm_as_a_table_has_the_same_numbers():
     assert "ratio >= 0.9" in lines[0]
     (line,) = [line for line in lines if "M.condition = none" in line]
     assert cells_of(line) == ["M.condition = none", "4.4", "4.0 to 4.4", "1.000", "0.000", "-"]
+    assert lines[-1] == "optimizer steps at the last checkpoint: N=4: 1,000, N=8: 1,000"
+
+
+@pytest.mark.usefixtures("filled")
+def test_emm_at_another_threshold_and_epsilon():
+    # all distances are a tenth of the second nearest, or nine tenths
+    none, _ = data("emm", "small", "--threshold", "0.05")["curves"]
+    assert none["ratios"] == {"4": 0.0, "8": 0.0}
+    everything, _ = data("emm", "small", "--threshold", "0.95")["curves"]
+    assert everything["ratios"] == {"4": 1.0, "8": 1.0}
+    result = data("emm", "small", "--epsilon", "0.5")
+    assert (result["threshold"], result["epsilon"]) == (pytest.approx(1 / 3), 0.5)
+    assert result["curves"][0]["value"] == pytest.approx(6.0)
+    assert "ratio >= 0.5 at threshold 0.95" in diffmem("emm", "small", "--epsilon", "0.5", "--threshold", "0.95").stdout
+    wrong = diffmem("emm", "small", "--threshold", "1.5")
+    assert wrong.exit_code == 2
+    assert "Invalid value for --threshold: must be at most 1 for the measure nearest, not 1.5" in wrong.stderr
 
 
 def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
@@ -520,6 +539,7 @@ def test_emm_of_one_size_is_its_ratios_with_their_intervals(folder):
     assert second.split() == ["M.dropout", "=", "0.2", "-", "-", "-"]
     assert notes == [
         "M.dropout = 0.2: 1 of 1 cells are not finished",
+        "optimizer steps at the last checkpoint: N=8: 3,000",
         "a single size gives no EMM, the largest N with memorization ratio >= 0.9",
     ]
 

@@ -364,6 +364,21 @@ def test_an_export_to_a_pipe_goes_through_it():
     assert Path("pipe").is_fifo()
 
 
+def test_a_query_comes_from_standard_input():
+    asked = CliRunner().invoke(main, ["query", "-"], input="SELECT count(*) AS cells FROM cells\n")
+    assert asked.exit_code == 0, asked.stderr
+    assert asked.stdout == diffmem("query", "SELECT count(*) AS cells FROM cells").stdout
+
+
+def test_rows_of_a_query_are_csv_too():
+    printed = diffmem("query", "SELECT ratio, 'a \"b\", c' AS words, NULL AS none FROM results ORDER BY ALL", "--csv")
+    read = list(csv.reader(printed.stdout.splitlines()))
+    assert read == [["ratio", "words", "none"], *([str(ratio), 'a "b", c', ""] for ratio in sorted(RATIOS))]
+    both = diffmem("query", "SELECT 1", "--csv", "--json")
+    assert both.exit_code == 2
+    assert "--csv and --json are two ways to print the rows; take one" in both.stderr
+
+
 def test_a_pivot_is_a_query_too():
     rows = data("query", "PIVOT results ON epoch USING max(ratio)")
     assert {"12", "24", "30"} <= rows[0].keys()

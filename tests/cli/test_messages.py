@@ -259,7 +259,7 @@ def two_stores() -> None:
 
 
 def state_is_a_file() -> None:
-    tiny.write(Path())
+    tiny.write(Path(), tiny.TEXT.replace("epochs = 30 ", "epochs = 300 "))
     Path("states").write_text("a file where the folder should be")
 
 

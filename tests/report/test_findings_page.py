@@ -91,9 +91,9 @@ def test_the_command_writes_the_page_beside_its_list(store: Store, tmp_path: Pat
     assert result.stderr == f"findings: {tmp_path / 'page.html'}\n"
     assert result.stdout == CliRunner().invoke(main, [*arguments[:-2], "--json"]).stdout
     text = (tmp_path / "page.html").read_text()
-    assert "desk (17 findings): cannot be told: 16, holds: 1" in text
+    assert "desk (17 findings): inconclusive: 16, holds: 1" in text
     assert str(tmp_path) not in text  # neither the store's folder nor those of studies
-    assert "laptop (17 findings): cannot be told: 15, does not hold: 1, holds: 1" in text
+    assert "laptop (17 findings): inconclusive: 15, does not hold: 1, holds: 1" in text
 
 
 def test_the_page_says_what_stands_behind_a_value(store: Store, tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(reference: Run) -> 
     assert "\r" not in printed
     lines = printed.splitlines()
     assert [line for line in lines if line.startswith("cell ")] == [
-        "cell 1/2 M.dropout = 0.0",
-        "cell 2/2 M.dropout = 0.2",
+        "cell 1/2 M.dropout = 0.0, 30 steps",
+        "cell 2/2 M.dropout = 0.2, 30 steps",
     ]
     assert sum("memorization ratio" in line for line in lines) == 6
     assert all(f"  epoch {epoch}: memorization ratio 0." in printed for epoch in tiny.EPOCHS)
@@ -203,8 +203,8 @@ def test_a_verbose_run_tells_of_each_saved_state_and_each_batch_of_images(tmp_pa
         "  epoch 12: 12 of 20 images generated",
         "  epoch 12: 20 of 20 images generated",
     ]
-    assert printed[1:4] == of_first
-    assert printed[4].startswith("  epoch 12: memorization ratio 0.")
+    assert printed[2:5] == of_first
+    assert printed[5].startswith("  epoch 12: memorization ratio 0.")
     assert sum("training state saved" in line for line in printed) == 3
 
 
@@ -317,6 +317,7 @@ def test_the_optimum_replicates_its_training_set_without_training(condition: str
 @contextmanager
 def held(store: Store, process: subprocess.Popen[str]) -> Iterator[None]:
     """Hold the store's lock from when a run has begun its first cell, so that it cannot end meanwhile."""
+    assert process.stdout.readline().startswith("note: undertrained at N = 8: "), process.communicate()
     assert process.stdout.readline().startswith("cell 1/2 "), process.communicate()
     with filelock.FileLock(f"{store.path}.lock", timeout=100):
         yield

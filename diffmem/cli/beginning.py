@@ -1,0 +1,71 @@
+"""The commands to begin with: `init` and `list`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffmem.cli.options import json_option, store_option
+from diffmem.cli.tables import echo, print_json, print_table
+from diffmem.errors import DiffmemError
+
+
+@click.command()
+@click.argument("name", default="study")
+@click.option(
+    "--images",
+    "dataset",
+    metavar="IMAGES",
+    default="emoji",
+    help="Training images: a folder, or a .zip, .npz, .npy or Parquet file.  [default: emoji, which ship with diffmem]",
+)
+def init(name: str, dataset: str) -> None:
+    """Write a commented study file to start from.
+
+    The file is called NAME.toml. Its study takes minutes on two CPU cores.
+
+    Example: diffmem init mine --images photos/
+    """
+    from diffmem.cli.reading import shown_reading
+    from diffmem.study import starter
+
+    path = Path(f"{name.removesuffix('.toml')}.toml")
+    with shown_reading():
+        text = starter(path.stem, dataset)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise DiffmemError(f"{path}: exists already; give another name, `diffmem init NAME`") from None
+    except OSError as error:
+        raise DiffmemError(f"{path}: cannot be written: {error.strerror}") from error
+    echo(f"{path}: written. `diffmem plan {path}` shows what it trains, `diffmem run {path}` trains it.")
+
+
+@click.command("list")
+@store_option
+@json_option
+def list_(store_path: Path, as_json: bool) -> None:
+    """List stored studies and those that ship with diffmem.
+
+    You can run a shipped study by its name, as in `diffmem run quickstart` or `diffmem run skip --profile laptop`.
+
+    Example: diffmem list
+    """
+    from diffmem.store import Store
+    from diffmem.study import Study, profiles_of, shipped_studies
+
+    store = Store(store_path)
+    rows: list[dict[str, Any]] = []
+    if store.exists():
+        for study in store.studies():
+            cells = {cell.cell_id: cell for cell in store.progress(study.study)}.values()
+            finished = f"{sum(cell.finished for cell in cells)}/{len(cells)}"
+            rows.append({"study": study.study, "title": study.title, "finished": finished, "profiles": None})
+    for name, path in shipped_studies().items():
+        profiles = ", ".join(profiles_of(path))
+        rows.append({"study": name, "title": Study.load(path).title, "finished": None, "profiles": profiles or None})
+    if as_json:
+        print_json(rows)
+        return
+    print_table("", rows)

@@ -1,0 +1,22 @@
+"""The studies that ship with diffmem: those of the paper, and the quickstart."""
+
+from pathlib import Path
+
+import diffmem
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the study files that ship, by name; those of the source tree where diffmem runs from it."""
+    package = Path(diffmem.__file__).parent
+    inside = package / "studies"
+    folder = inside if inside.is_dir() else package.parent / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def study_file(path: Path) -> Path:
+    """Return the file that is meant: `path` if it is one, else `studies/NAME.toml` here, or one that ships, if it is
+    only a name; `path` if there is none."""
+    if path.suffix or len(path.parts) != 1 or path.exists():
+        return path
+    here = Path("studies") / f"{path}.toml"
+    return here if here.exists() else shipped_studies().get(str(path), path)

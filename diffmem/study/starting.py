@@ -1,0 +1,33 @@
+"""A study to start from: commented, of a dataset, of minutes on two CPU cores."""
+
+import json
+from pathlib import Path
+
+from diffmem.data import describe
+from diffmem.errors import DataError
+
+STARTER = Path(__file__).with_name("starter.toml")
+SIZES = (8, 16, 32)
+"""Training set sizes of which the small network memorizes the first and not the last, in a few thousand steps."""
+LEAST = 4
+"""Images of the smallest training set that a study is started with: a ratio needs two that differ."""
+
+
+def starter(name: str, dataset: str) -> str:
+    """Return the text of a study of a dataset, whose images are looked through; DataError where they are too few.
+
+    The sizes leave at least as many images held out as the largest training set has, where there are enough of them.
+    """
+    side = 8
+    images = sum(describe(dataset, side).class_sizes)
+    largest = min(SIZES[-1], images // 2 if images >= 2 * LEAST else images)
+    sizes = [size for size in (largest // 4, largest // 2, largest) if size >= LEAST]
+    if not sizes:
+        raise DataError(f"{dataset}: {images} images, and a training set of a study to start from has at least {LEAST}")
+    return STARTER.read_text(encoding="utf-8").format(
+        file=f"{name}.toml",
+        title=f"Memorization of {Path(dataset).name}",
+        dataset=json.dumps(dataset, ensure_ascii=False),
+        resolution=side,
+        sizes=sizes,
+    )

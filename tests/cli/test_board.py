@@ -1,0 +1,96 @@
+"""How far a run is: the lines of a board without a terminal, and what its processes send to it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+
+import pytest
+import tiny
+
+from diffmem.cli.board import Board
+from diffmem.cli.relay import ADDRESS, KEY, Relay
+
+STEP = {"doing": "N = 8", "step": 10, "steps": 100, "about": "loss 1.5"}
+SPEAKS = """
+import sys
+from diffmem.cli.relay import relayed
+sender = relayed(int(sys.argv[1]))
+print("one line\\nand a half", end="")
+print("an error", file=sys.stderr)
+sender.send(ended="finished")
+sys.stdout.flush()
+"""
+
+
+def test_a_line_says_how_many_cells_are_done_and_what_each_process_does():
+    board = Board(4, shown=False)
+    board.hear_of(0, **STEP)
+    board.hear_of(1, doing="N = 16", step=0, steps=0, about="image 8 of 20")
+    assert str(board) == "0 of 4 cells done; N = 8: step 10 of 100; N = 16: image 8 of 20"
+    board.hear_of(1, ended="finished")
+    assert str(board) == "1 of 4 cells done; N = 8: step 10 of 100"
+
+
+def test_a_line_has_the_rate_and_the_time_left():
+    board = Board(1, shown=False)
+    board.hear_of(0, **STEP)
+    board.rows[0].since -= 10  # ten seconds ago
+    board.hear_of(0, **STEP | {"step": 60})
+    assert str(board) == "0 of 1 cells done; N = 8: step 60 of 100, 5 a second, 8 s left"
+
+
+def test_a_cell_that_another_process_has_is_not_done():
+    board = Board(2, shown=False)
+    board.hear_of(0, ended="busy elsewhere")
+    assert str(board) == "0 of 2 cells done"
+    board.hear_of(0, ended="failed")
+    assert str(board) == "1 of 2 cells done"
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(capsys):
+    board = Board(3, every=0.01)
+    board.hear_of(0, **STEP)
+    printed = ""
+    for _ in range(500):
+        threading.Event().wait(0.01)
+        printed += capsys.readouterr().out
+        if "N = 8" in printed:
+            break
+    board.close()
+    assert "0 of 3 cells done; N = 8: step 10 of 100" in printed
+
+
+def test_what_processes_print_arrives_whole_with_its_stream():
+    heard = []
+    relay = Relay(heard.append)
+    workers = [subprocess.Popen([sys.executable, "-c", SPEAKS, str(rank)], env=tiny.environment()) for rank in (0, 1)]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    relay.close()
+    for rank in (0, 1):
+        assert [message for message in heard if message["rank"] == rank] == [
+            {"rank": rank, "text": "one line", "err": False},
+            {"rank": rank, "text": "an error", "err": True},
+            {"rank": rank, "ended": "finished"},
+            {"rank": rank, "text": "and a half", "err": False},
+        ]
+
+
+def test_only_who_knows_the_key_is_heard():
+    heard = []
+    relay = Relay(heard.append)
+    address, key = os.environ[ADDRESS], bytes.fromhex(os.environ[KEY])
+    with pytest.raises((AuthenticationError, EOFError, ConnectionError)):
+        Client(address, authkey=b"another")
+    with Client(address, authkey=key) as connection:  # who comes after is heard all the same
+        connection.send_bytes(json.dumps({"rank": 0, "text": "heard", "err": False}).encode())
+    for _ in range(500):
+        if heard:
+            break
+        threading.Event().wait(0.01)
+    relay.close()
+    assert [message["text"] for message in heard] == ["heard"]
+    assert ADDRESS not in os.environ
