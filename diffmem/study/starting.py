@@ -26,7 +26,7 @@ def starter(name: str, dataset: str) -> str:
         raise DataError(f"{dataset}: {images} images, and a training set of a study to start from has at least {LEAST}")
     return STARTER.read_text(encoding="utf-8").format(
         file=f"{name}.toml",
-        title=f"Memorization of {Path(dataset).name}",
+        title=json.dumps(f"Memorization of {Path(dataset).name}", ensure_ascii=False),
         dataset=json.dumps(dataset, ensure_ascii=False),
         resolution=side,
         sizes=sizes,

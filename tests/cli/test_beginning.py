@@ -55,10 +55,10 @@ def test_a_study_to_start_from_is_written_and_is_a_study():
 
 
 def test_a_study_to_start_from_of_a_folder_of_photos_runs(tmp_path):
-    photos(tmp_path / "my photos", 20)
-    assert tiny.here("init", "mine", "--images", "my photos").returncode == 0
+    photos(tmp_path / 'my "photos" {1}', 20)
+    assert tiny.here("init", "mine", "--images", 'my "photos" {1}').returncode == 0
     study = Study.load("mine.toml")
-    assert study.title == "Memorization of my photos"
+    assert study.title == 'Memorization of my "photos" {1}'
     assert sorted({entry.cell.P.size for entry in study.cells}) == [5, 10]
     result = tiny.here("run", "mine.toml", *QUICK)
     assert result.returncode == 0, result.stderr
