@@ -35,7 +35,7 @@ class Row:
         return (self.step - self.first) / max(time.monotonic() - self.since, 1e-9)
 
     def __str__(self) -> str:
-        if not self.steps:
+        if not self.steps or self.about.startswith("image "):  # which are generated now
             return f"{self.doing}: {self.about}" if self.about else self.doing
         rate = self.rate
         left = f", {rate:.3g} a second, {duration((self.steps - self.step) / rate)} left" if rate else ""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffmem.cells import PASSES, Cell, cell_cost
-from diffmem.models import Denoiser, build_denoiser, set_precision, this_device
+from diffmem.models import Denoiser, build_denoiser, cpu_threads, set_precision, this_device
 from diffmem.networks import UntrainedModel
 from diffmem.runs.launch import cpu_cores
 from diffmem.runs.plan import plan_search
@@ -84,7 +84,8 @@ def _speed(cell: Cell, device: torch.device, *, processes: int) -> float:
     set_precision(cell.T)
     try:
         _, step = training_step(cell, batch, device)
-        (seconds,) = seconds_in_turn([step], device, at_least=SECONDS)
+        with cpu_threads(cell):
+            (seconds,) = seconds_in_turn([step], device, at_least=SECONDS)
     finally:
         torch.set_num_threads(before)
         if device.type == "cuda":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffmem.data import describe
 from diffmem.errors import DataError
+from diffmem.text import counted
 
 STARTER = Path(__file__).with_name("starter.toml")
 SIZES = (8, 16, 32)
@@ -23,7 +24,9 @@ def starter(name: str, dataset: str) -> str:
     largest = min(SIZES[-1], images // 2 if images >= 2 * LEAST else images)
     sizes = [size for size in (largest // 4, largest // 2, largest) if size >= LEAST]
     if not sizes:
-        raise DataError(f"{dataset}: {images} images, and a training set of a study to start from has at least {LEAST}")
+        raise DataError(
+            f"{dataset}: {counted(images, 'image')}, and a training set of a study to start from has at least {LEAST}"
+        )
     return STARTER.read_text(encoding="utf-8").format(
         file=f"{name}.toml",
         title=json.dumps(f"Memorization of {Path(dataset).name}", ensure_ascii=False),

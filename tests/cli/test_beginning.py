@@ -60,7 +60,8 @@ def test_a_study_to_start_from_of_a_folder_of_photos_runs(tmp_path):
     study = Study.load("mine.toml")
     assert study.title == 'Memorization of my "photos" {1}'
     assert sorted({entry.cell.P.size for entry in study.cells}) == [5, 10]
-    result = tiny.here("run", "mine.toml", *QUICK)
+    assert tiny.here("plan", "mine").stdout == tiny.here("plan", "mine.toml").stdout != ""
+    result = tiny.here("run", "mine", *QUICK)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("mine: 4 of 4 cells are finished")
 

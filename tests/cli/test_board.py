@@ -43,6 +43,13 @@ def test_a_line_has_the_rate_and_the_time_left():
     assert str(board) == "0 of 1 cells done; N = 8: step 60 of 100, 5 a second, 8 s left"
 
 
+def test_images_that_are_generated_are_counted_in_the_place_of_steps():
+    board = Board(1, shown=False)
+    board.hear_of(0, **STEP)
+    board.hear_of(0, **STEP | {"step": 100, "about": "image 8 of 20"})
+    assert str(board) == "0 of 1 cells done; N = 8: image 8 of 20"
+
+
 def test_a_cell_that_another_process_has_is_not_done():
     board = Board(2, shown=False)
     board.hear_of(0, ended="busy elsewhere")
