@@ -62,7 +62,7 @@ class Curve:
 
     @property
     def answer(self) -> str:
-        """Return the EMM as text, with the word that takes it back where cells are undertrained."""
+        """Return the EMM as text, and whether it comes from undertrained cells."""
         return str(self.estimate or "not measured") + " (undertrained)" * bool(self.estimate and self.undertrained)
 
     @property
@@ -91,8 +91,8 @@ class MeasuredCell:
 
     @property
     def undertrained(self) -> bool:
-        """Return whether it was trained for too few optimizer steps for its ratio to say anything."""
-        return self.cell.expected > 0 and 0 < (self.steps or 0) < FEW_STEPS
+        """Return whether all of its training was too few optimizer steps for its ratio to say anything."""
+        return self.cell.finished and 0 < (self.steps or 0) < FEW_STEPS
 
     @property
     def p_value(self) -> float | None:

@@ -5,21 +5,22 @@ from typing import Any
 
 import click
 
-from diffmem.cli.options import json_option, store_option
+from diffmem.cli.options import FileName, json_option, store_option
 from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.errors import DiffmemError
 
 
 @click.command()
-@click.argument("name", default="study")
+@click.argument("name", type=FileName(), default="study")
 @click.option(
     "--images",
     "dataset",
     metavar="IMAGES",
+    type=FileName(),
     default="emoji",
     help="Training images: a folder, or a .zip, .npz, .npy or Parquet file.  [default: emoji, which ship with diffmem]",
 )
-def init(name: str, dataset: str) -> None:
+def init(name: Path, dataset: Path) -> None:
     """Write a commented study file to start from.
 
     The file is called NAME.toml. Its study takes minutes on two CPU cores.
@@ -29,9 +30,12 @@ def init(name: str, dataset: str) -> None:
     from diffmem.cli.reading import shown_reading
     from diffmem.study import starter
 
-    path = Path(f"{name.removesuffix('.toml')}.toml")
+    stem = name.name.removesuffix(".toml")
+    if stem in ("", "..") or not stem.isprintable():
+        raise DiffmemError(f"{str(name)!r} is no name for a study; give another one, `diffmem init NAME`")
+    path = name.with_name(f"{stem}.toml")
     with shown_reading():
-        text = starter(path.stem, dataset)
+        text = starter(stem, str(dataset))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -15,40 +15,39 @@ from diffmem.runs import Ended
 from diffmem.text import duration
 
 EVERY = 30.0
-"""Seconds between two lines of how far a run is, where there is no terminal."""
+"""Without a terminal, a line says how far a run is once in so many seconds."""
 
 
 @dataclass
 class Row:
-    """What a process does: steps of a cell, and since when."""
+    """What a process does: steps of a cell's training, or images of a checkpoint, and since when."""
 
     doing: str
-    step: int
-    steps: int
+    unit: str  # step or image
+    done: int
+    of: int
     about: str
-    first: int  # the step at which it began here
-    since: float = field(default_factory=time.monotonic)
+    first: int  # what was done when it began
+    since: float
 
-    @property
-    def rate(self) -> float:
-        """Return its steps per second, 0 where nothing is known yet."""
-        return (self.step - self.first) / max(time.monotonic() - self.since, 1e-9)
-
-    def __str__(self) -> str:
-        if not self.steps or self.about.startswith("image "):  # which are generated now
-            return f"{self.doing}: {self.about}" if self.about else self.doing
-        rate = self.rate
-        left = f", {rate:.3g} a second, {duration((self.steps - self.step) / rate)} left" if rate else ""
-        return f"{self.doing}: step {self.step:,} of {self.steps:,}{left}"
+    def told(self, now: float) -> str:
+        """Return it as text, with the rate and the time left."""
+        if not self.of:
+            return self.doing
+        rate = (self.done - self.first) / max(now - self.since, 1e-9)
+        left = f", {rate:.3g} a second, {duration((self.of - self.done) / rate)} left" if rate else ""
+        return f"{self.doing}: {self.unit} {self.done:,} of {self.of:,}{left}"
 
 
 class Board:
     """How far a run of one or several processes is: bars on a terminal, else a line now and then; only what they say if
     it is not `shown`."""
 
-    def __init__(self, total: int, *, shown: bool = True, every: float = EVERY) -> None:
+    def __init__(
+        self, total: int, *, shown: bool = True, every: float = EVERY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self.total, self.done = total, 0
+        self.total, self.done, self.clock = total, 0, clock
         self.rows: dict[int, Row] = {}
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -69,18 +68,21 @@ class Board:
             if self.bars is not None:
                 self.bars.draw(self.done, self.rows)
 
-    def hear_of(self, rank: int, **message: Any) -> None:
-        """Take what the process of a rank says or does."""
-        self.hear({"rank": rank, **message})
+    def tell(self, **message: Any) -> None:
+        """Take what the only process does."""
+        self.hear({"rank": 0, **message})
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.hear({"text": line, "err": False})
 
     def _move(self, rank: int, message: Mapping[str, Any]) -> None:
+        doing, unit, done, of, about = (message[key] for key in ("doing", "unit", "done", "of", "about"))
         row = self.rows.get(rank)
-        if row is None or row.doing != message["doing"]:
-            self.rows[rank] = Row(
-                message["doing"], message["step"], message["steps"], message["about"], message["step"]
-            )
+        if row is None or (row.doing, row.unit) != (doing, unit) or done < row.done:
+            self.rows[rank] = Row(doing, unit, done, of, about, first=done, since=self.clock())
         else:
-            row.step, row.about = message["step"], message["about"]
+            row.done, row.about = done, about
 
     def _print(self, words: str, *, err: bool) -> None:
         if err:
@@ -94,7 +96,8 @@ class Board:
                 self.console.print(printable(str(self)), markup=False)
 
     def __str__(self) -> str:
-        return "; ".join([f"{self.done} of {self.total} cells done", *map(str, self.rows.values())])
+        now = self.clock()
+        return "; ".join([f"{self.done} of {self.total} cells done", *(row.told(now) for row in self.rows.values())])
 
     def close(self) -> None:
         """Take the bars off the screen."""
@@ -104,7 +107,7 @@ class Board:
 
 
 class Rate(ProgressColumn):
-    """Steps per second."""
+    """Steps or images per second."""
 
     def render(self, task: Task) -> Text:
         """Return the rate of a task as text."""
@@ -118,24 +121,22 @@ class Bars:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate())
         self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self.cells = self.progress.add_task("cells", total=total)
-        self.tasks: dict[int, Any] = {}
-        self.doing: dict[int, str] = {}
+        self.tasks: dict[int, tuple[Row, Any]] = {}
         self.progress.start()
 
     def draw(self, done: int, rows: Mapping[int, Row]) -> None:
         """Move the bars."""
         self.progress.update(self.cells, completed=done)
-        for rank in self.tasks.keys() - rows.keys():
-            self.progress.remove_task(self.tasks.pop(rank))
+        for rank, (row, task) in list(self.tasks.items()):
+            if rows.get(rank) is not row:  # it does something else now
+                self.progress.remove_task(task)
+                del self.tasks[rank]
         for rank, row in rows.items():
-            about = f"{printable(row.doing)[:60]}  {row.about}"
-            if rank not in self.tasks or self.doing[rank] != row.doing:
-                if rank in self.tasks:
-                    self.progress.remove_task(self.tasks[rank])
-                self.doing[rank] = row.doing
-                whole = row.steps or None
-                self.tasks[rank] = self.progress.add_task(about, total=whole, completed=row.step, rated=True)
-            self.progress.update(self.tasks[rank], completed=row.step, description=about)
+            about = "  ".join(filter(None, [printable(row.doing)[:60], f"{row.unit}s", row.about]))
+            if rank not in self.tasks:
+                task = self.progress.add_task(about, total=row.of or None, completed=row.done, rated=True)
+                self.tasks[rank] = row, task
+            self.progress.update(self.tasks[rank][1], completed=row.done, description=about)
 
     def stop(self) -> None:
         """Take the bars off the screen."""

@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
-from diffmem.cli.tables import printable
 from diffmem.runs import CellEnded, CellStarted, Ended, Event, Generated, Measured, Noted, Saved, Trained
 from diffmem.text import counted
 
@@ -16,19 +13,20 @@ if TYPE_CHECKING:
 
 Detail = Literal["quiet", "normal", "verbose"]
 """How much a run says."""
+Say = Callable[[str], object]
+"""Prints a line."""
 Tell = Callable[..., object]
-"""Is told how far a process is: `doing`, `step`, `steps`, `about`; or the outcome of a cell that `ended`."""
+"""Is told how far a process is: `doing`, `unit`, `done`, `of`, `about`; or the outcome of a cell that `ended`."""
 
 
 def show(
-    events: Iterator[Event], *, total: int, tell: Tell, detail: Detail = "normal", several: bool = False
+    events: Iterator[Event], *, total: int, say: Say, tell: Tell, detail: Detail = "normal", several: bool = False
 ) -> Counter[str]:
-    """Print a run's events as they come, and tell how far it is; return how many cells ended how.
+    """Say a run's events as they come, and tell how far it is; return how many cells ended how.
 
     Of several processes each names the cell in every line. `quiet` says only what has failed, `verbose` also what is
     saved and each batch of generated images.
     """
-    console = Console(highlight=False, soft_wrap=True)
     outcomes: Counter[str] = Counter()
     doing = Doing(tell)
     cell = ""
@@ -42,7 +40,7 @@ def show(
         if detail == "verbose":
             line = line or _detail(event, cell)
         if line:
-            console.print(printable(line), markup=False)
+            say(line)
     return outcomes
 
 
@@ -98,18 +96,20 @@ class Doing:
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
         self.told = 0.0
+        self.steps = 0
         self.state: dict[str, Any] = {}
 
     def update(self, event: Event) -> None:
         """Take note of an event."""
         match event:
             case CellStarted(entry=entry, step=step, steps=steps):
-                self.state = {"doing": entry.name or "the cell", "step": step, "steps": steps, "about": ""}
+                self.steps = steps
+                self.state = {"doing": entry.name or "the cell", "unit": "step", "done": step, "of": steps, "about": ""}
                 self.told = 0.0
             case Trained(step=step, loss=loss):
-                self.state |= {"step": step, "about": f"loss {loss:.4g}"}
+                self.state |= {"unit": "step", "done": step, "of": self.steps, "about": f"loss {loss:.4g}"}
             case Generated(cell=cell, count=count):
-                self.state |= {"about": f"image {count} of {cell.score.samples}"}
+                self.state |= {"unit": "image", "done": count, "of": cell.score.samples, "about": ""}
             case CellEnded(outcome=outcome):
                 self.tell(ended=str(outcome))
                 return
@@ -121,4 +121,4 @@ class Doing:
 
 
 OFTEN = 0.2
-"""Seconds between two times that a process tells how far it is."""
+"""A process tells how far it is once in so many seconds, at most."""

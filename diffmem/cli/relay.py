@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 ADDRESS, KEY = "DIFFMEM_RELAY", "DIFFMEM_RELAY_KEY"
 """Environment variables with which `diffmem run` tells its processes where to send what they say."""
 
 Message = Mapping[str, Any]
-"""`text`, `err` and the process that says it; or `rank` and what it does: `doing`, `step`, `steps`, `about`."""
+"""`rank`, the process, and what it says (`text`, `err`), does (`doing`, `unit`, `done`, `of`, `about`) or has ended."""
 
 
 class Relay:
@@ -26,7 +27,9 @@ class Relay:
     def __init__(self, receive: Callable[[Message], None]) -> None:
         self.receive = receive
         key = os.urandom(32)
-        self.listener = Listener(authkey=key)
+        # the path of a socket may have about 100 characters, and TMPDIR may be longer
+        self.folder = TemporaryDirectory(prefix="diffmem-", dir="/tmp")
+        self.listener = Listener(f"{self.folder.name}/relay", backlog=128, authkey=key)
         os.environ |= {ADDRESS: str(self.listener.address), KEY: key.hex()}
         self.threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -51,6 +54,7 @@ class Relay:
         for thread in self.threads:
             thread.join(timeout=5)
         self.listener.close()
+        self.folder.cleanup()
         for name in (ADDRESS, KEY):
             os.environ.pop(name, None)
 

@@ -4,12 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from diffmem.cli.cost import tell_the_cost
 from diffmem.cli.options import (
     StudyFile,
     file_of,
@@ -23,7 +23,6 @@ from diffmem.cli.options import (
 from diffmem.cli.planning import plan
 from diffmem.cli.relay import Sender, relayed
 from diffmem.cli.signals import StopOnSignal
-from diffmem.cli.starting import tell_the_cost
 from diffmem.cli.tables import echo
 from diffmem.runs import OrphanWatch
 from diffmem.text import counted
@@ -125,17 +124,18 @@ def run(
     from diffmem.runs import Options, default_processes, launched
     from diffmem.store import Store
 
-    store = Store(store_path)
-    count = 1 if launched() else processes or default_processes(_waiting(loaded, store))
+    store, count = Store(store_path), 1
+    options = Options(split, part, fail_fast, retry_failed, compiling)
     if not launched():
-        tell_the_cost(loaded, store, processes=count, profile=profile, yes=yes, quiet=detail == "quiet")
+        with stop.asleep():
+            count = processes or default_processes(_at_once(loaded, store, options))
+            tell_the_cost(loaded, store, options, processes=count, profile=profile, yes=yes, quiet=detail == "quiet")
     if count > 1:
         given: dict[str, Sequence[str]] = {"--store": [str(store_path)], "--split": [split], "--compile": [compiling]}
         given |= {"--set": overrides, "--profile": _one(profile), "--shard": _one(shard), "--log-with": log_with}
         flags = {"--fail-fast": fail_fast, "--retry-failed": retry_failed, f"--{detail}": detail is not None}
         arguments = [str(study), *_options(given), *(flag for flag, on in flags.items() if on)]
-        _hand_on(count, arguments, loaded, store, shown=detail != "quiet")
-    options = Options(split, part, fail_fast, retry_failed, compiling)
+        _hand_on(count, arguments, loaded, store, total=_total(loaded, options), shown=detail != "quiet")
     _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal", sender=sender)
 
 
@@ -159,14 +159,15 @@ def _work(
     watch.joined(stop.stop)
     if group.leads:
         _tell_what_is_replaced(study, store)
-    total = _total(study)
+    total = _total(study, options)
     events = run_study(study, store, stop=stop, group=group, options=options)
     if log_with:
         events = log_events(events, trackers_of(log_with, study=study.name, folder=store.path.parent / "logs"))
     board = None if group.count > 1 or sender else Board(total, shown=detail != "quiet")
-    tell = sender.send if sender else partial(board.hear_of, 0) if board else _nobody
+    tell = sender.send if sender else board.tell if board else _nobody
+    say = board.say if board else echo
     try:
-        outcomes = show(events, total=total, tell=tell, detail=detail, several=group.count > 1)
+        outcomes = show(events, total=total, say=say, tell=tell, detail=detail, several=group.count > 1)
     except Interrupted:
         if group.leads:
             echo("stopped; everything is saved, the same command goes on from here", err=True)
@@ -178,11 +179,11 @@ def _work(
     _conclude(study, store, several=group.count > 1, busy=outcomes[Ended.BUSY], total=total)
 
 
-def _total(study: "Study") -> int:
+def _total(study: "Study", options: "Options") -> int:
     """Return how many cells a run of a study has, at most if it is a search."""
-    from diffmem.runs import most_cells
+    from diffmem.runs import most_cells, shard_of
 
-    return most_cells(study) if study.estimation.search == "bisect" else len(study.distinct)
+    return most_cells(study) if study.estimation.search == "bisect" else len(shard_of(study, options.shard))
 
 
 def _nobody(**_told: object) -> None:
@@ -250,13 +251,13 @@ def _ending(study: "Study", store: "Store") -> str:
     return "\n".join(lines)
 
 
-def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store", *, shown: bool) -> NoReturn:
+def _hand_on(count: int, arguments: list[str], study: "Study", store: "Store", *, total: int, shown: bool) -> NoReturn:
     """Let so many processes do the run, show how far they are, and end as they do."""
     from diffmem.cli.board import Board
     from diffmem.cli.relay import Relay
     from diffmem.runs import start
 
-    board = Board(_total(study), shown=shown)
+    board = Board(total, shown=shown)
     relay = Relay(board.hear)
     try:
         code = start(count, ["run", *arguments])
@@ -288,12 +289,12 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _waiting(study: "Study", store: "Store") -> int:
-    """Return how many cells of a study can be trained at once: all that are not finished; of a search one a curve."""
-    if study.estimation.search == "bisect":
-        return len({entry.curve for entry in study.cells})
-    finished = store.finished_cells() if store.exists() else set()
-    return sum(entry.cell.cell_id not in finished for entry in study.distinct)
+def _at_once(study: "Study", store: "Store", options: "Options") -> int:
+    """Return how many cells of a study can be trained at once: all that are left; of a search one a curve."""
+    from diffmem.runs import waiting_cells
+
+    waiting = waiting_cells(study, store, options)
+    return len({entry.curve for entry in waiting}) if study.estimation.search == "bisect" else len(waiting)
 
 
 def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -18,6 +20,17 @@ class StopOnSignal:
         self.at = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Leave both signals to Python in a block in which nothing is to be saved."""
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
 
     def __call__(self) -> bool:
         """Return whether a signal has come."""

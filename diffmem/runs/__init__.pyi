@@ -33,6 +33,8 @@ from .plan import undertrained_cells as undertrained_cells
 from .plan import without_steps_between as without_steps_between
 from .runner import Options as Options
 from .runner import run_study as run_study
+from .runner import shard_of as shard_of
+from .runner import waiting_cells as waiting_cells
 from .search import most_cells as most_cells
 from .stopping import Interrupted as Interrupted
 from .throughput import EVALUATIONS as EVALUATIONS

@@ -71,7 +71,7 @@ def run_study(
     # as the first process sees it, for the others look a moment later
     flags = group.first([int(entry.cell.cell_id in settled) for entry in entries])
     waiting = [entry for entry, flag in zip(entries, flags, strict=True) if not flag]
-    (together,) = group.first([int(group.count > 1 and _work_together(options, waiting, group.count))])
+    (together,) = group.first([int(group.count > 1 and work_together(options, waiting, group.count))])
     if group.leads:
         for entry in entries:
             if outcome := settled.get(entry.cell.cell_id):
@@ -188,6 +188,18 @@ class Failures:
         return self.store.failures().get(cell.cell_id, 0) > self.before.get(cell.cell_id, 0)
 
 
+def waiting_cells(study: Study, store: Store, options: Options) -> list[StudyCell]:
+    """Return the cells that a run would train; of a search those of its next round."""
+    failed = store.last_failed() if store.exists() and not options.retry_failed else set()
+    if study.estimation.search == "bisect":
+        low, high = study.search_range
+        wanted = next_round(study, store).wanted if store.exists() else [*study.at(low), *study.at(high)]
+    else:
+        finished = store.finished_cells() if store.exists() else set()
+        wanted = [entry for entry in shard_of(study, options.shard) if entry.cell.cell_id not in finished]
+    return [entry for entry in wanted if entry.cell.cell_id not in failed]
+
+
 def shard_of(study: Study, shard: tuple[int, int]) -> list[StudyCell]:
     """Return the cells of shard I of N, dealt out from the costliest on."""
     part, count = shard
@@ -213,7 +225,7 @@ def _settled(study: Study, store: Store, options: Options) -> dict[str, Ended]:
     return found
 
 
-def _work_together(options: Options, waiting: Sequence[StudyCell], processes: int) -> bool:
+def work_together(options: Options, waiting: Sequence[StudyCell], processes: int) -> bool:
     """Return whether all processes train one cell, by default where there are fewer cells than processes."""
     if options.split == "auto":
         return len(waiting) < processes and all(_batch_is_shared(entry.cell, processes) for entry in waiting)

@@ -6,7 +6,7 @@ from .layers import known_keys as known_keys
 from .schema import json_schema as json_schema
 from .shipped import shipped_studies as shipped_studies
 from .shipped import study_file as study_file
-from .starting import starter as starter
+from .starter import starter as starter
 from .study import Study as Study
 from .study import study_name as study_name
 from .toml import profiles_of as profiles_of

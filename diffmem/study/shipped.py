@@ -16,7 +16,7 @@ def shipped_studies() -> dict[str, Path]:
 def study_file(path: Path) -> Path:
     """Return the file that is meant: `path` if it is one, else `NAME.toml` or `studies/NAME.toml` here, or one that
     ships, if it is only a name; `path` if there is none."""
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if path.suffix or len(path.parts) != 1 or path.is_file():
         return path
     here = [file for file in (Path(f"{path}.toml"), Path("studies") / f"{path}.toml") if file.exists()]
     return here[0] if here else shipped_studies().get(str(path), path)

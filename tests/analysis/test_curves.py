@@ -214,17 +214,21 @@ def test_a_ratio_that_rises_in_a_cell_that_is_not_finished_is_not_noted(store: S
 def test_an_answer_of_cells_with_next_to_no_steps_says_so(store: Store) -> None:
     study = registered(store, SIZES)
     for entry in study.cells:
-        steps = 3 if entry.cell.P.size == 8 else 4  # a step an epoch, and 99 or 132 at the last
-        for epoch in (11, 33):
-            store.append(tiny.checkpoint(entry.cell.cell_id, epoch, 0.0, epoch_steps=steps))
+        steps = 3 if entry.cell.P.size == 8 else 4  # an epoch, and 90 or 120 at the last
+        tiny.measure(store, entry.cell, [0.0, 0.0], epoch_steps=steps)
+    (curve,) = curves(store)
+    assert (curve.undertrained, curve.answer) == (False, "< 8"), "more steps are to come"
+    for entry in study.cells:
+        steps = 3 if entry.cell.P.size == 8 else 4
+        store.append(tiny.checkpoint(entry.cell.cell_id, 30, 0.0, epoch_steps=steps))
     (curve,) = curves(store)
     assert curve.undertrained
     assert (str(curve.estimate), curve.answer) == ("< 8", "< 8 (undertrained)")
-    assert "undertrained at N = 8: after 99 optimizer steps a network has learned next to nothing" in curve.note
-    assert [point.steps for point in curve.points] == [99, 132, 132]
+    assert "undertrained at N = 8: after 90 optimizer steps a network has learned next to nothing" in curve.note
+    assert [point.steps for point in curve.points] == [90, 120, 120]
     printed = tiny.here("emm", "tiny", "--store", store.path, COLUMNS="150").stdout
     assert "< 8 (undertrained)" in printed
-    assert "optimizer steps at the last checkpoint: N=8: 99, N=16: 132, N=32: 132" in printed
+    assert "optimizer steps at the last checkpoint: N=8: 90, N=16: 120, N=32: 120" in printed
     page = store.path.parent / "page.html"
     assert tiny.here("report", "tiny", "--store", store.path, "-o", page).returncode == 0
     assert "&lt; 8 (undertrained)" in page.read_text()
@@ -233,7 +237,8 @@ def test_an_answer_of_cells_with_next_to_no_steps_says_so(store: Store) -> None:
 def test_a_hundred_steps_are_enough_not_to_be_called_undertrained(store: Store) -> None:
     study = registered(store, SIZES)
     for entry in study.cells:
-        store.append(tiny.checkpoint(entry.cell.cell_id, 25, 0.0, epoch_steps=4))
+        for epoch in (5, 10, 25):  # 100 steps at the last
+            store.append(tiny.checkpoint(entry.cell.cell_id, epoch, 0.0, epoch_steps=4))
     (curve,) = curves(store)
     assert (curve.undertrained, curve.answer) == (False, "< 8")
 

@@ -55,10 +55,10 @@ def test_a_study_to_start_from_is_written_and_is_a_study():
 
 
 def test_a_study_to_start_from_of_a_folder_of_photos_runs(tmp_path):
-    photos(tmp_path / 'my "photos" {1}', 20)
-    assert tiny.here("init", "mine", "--images", 'my "photos" {1}').returncode == 0
+    photos(tmp_path / 'my "photos" {1}\x7f', 20)
+    assert tiny.here("init", "mine", "--images", 'my "photos" {1}\x7f').returncode == 0
     study = Study.load("mine.toml")
-    assert study.title == 'Memorization of my "photos" {1}'
+    assert study.title == 'Memorization of my "photos" {1}\x7f'
     assert sorted({entry.cell.P.size for entry in study.cells}) == [5, 10]
     assert tiny.here("plan", "mine").stdout == tiny.here("plan", "mine.toml").stdout != ""
     result = tiny.here("run", "mine", *QUICK)
@@ -80,6 +80,14 @@ def test_images_too_few_for_a_study_are_said_so_and_nothing_is_written(tmp_path)
     assert result.returncode == 2
     assert result.stderr == "few: 3 images, and a training set of a study to start from has at least 4\n"
     assert not Path("study.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", ".toml", ".", "a/.."])
+def test_what_is_no_name_for_a_study_is_refused(name, tmp_path):
+    result = tiny.here("init", name)
+    assert result.returncode == 2
+    assert "is no name for a study; give another one, `diffmem init NAME`" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_said_so():
@@ -116,6 +124,11 @@ def test_a_study_in_the_folder_studies_goes_before_one_that_ships():
     Path("studies").mkdir()
     tiny.write(Path("studies"), tiny.TEXT, name="quickstart")
     assert tiny.here("plan", "quickstart").stdout.startswith("Tiny (quickstart)\n")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_study_that_ships():
+    Path("condition").mkdir()
+    assert tiny.here("plan", "condition", "--profile", "laptop").returncode == 0
 
 
 def test_a_name_that_no_study_has_is_said_so():

@@ -14,7 +14,7 @@ import tiny
 from diffmem.cli.board import Board
 from diffmem.cli.relay import ADDRESS, KEY, Relay
 
-STEP = {"doing": "N = 8", "step": 10, "steps": 100, "about": "loss 1.5"}
+STEP = {"rank": 0, "doing": "N = 8", "unit": "step", "done": 10, "of": 100, "about": "loss 1.5"}
 SPEAKS = """
 import sys
 from diffmem.cli.relay import relayed
@@ -28,39 +28,39 @@ sys.stdout.flush()
 
 def test_a_line_says_how_many_cells_are_done_and_what_each_process_does():
     board = Board(4, shown=False)
-    board.hear_of(0, **STEP)
-    board.hear_of(1, doing="N = 16", step=0, steps=0, about="image 8 of 20")
+    board.hear(STEP)
+    board.hear(STEP | {"rank": 1, "doing": "N = 16", "unit": "image", "done": 8, "of": 20})
     assert str(board) == "0 of 4 cells done; N = 8: step 10 of 100; N = 16: image 8 of 20"
-    board.hear_of(1, ended="finished")
+    board.hear({"rank": 1, "ended": "finished"})
     assert str(board) == "1 of 4 cells done; N = 8: step 10 of 100"
 
 
-def test_a_line_has_the_rate_and_the_time_left():
-    board = Board(1, shown=False)
-    board.hear_of(0, **STEP)
-    board.rows[0].since -= 10  # ten seconds ago
-    board.hear_of(0, **STEP | {"step": 60})
+def test_a_line_has_the_rate_and_the_time_left_of_what_is_done_now():
+    now = iter([0.0, 10.0, 20.0, 24.0, 30.0, 36.0]).__next__
+    board = Board(1, shown=False, clock=now)
+    board.hear(STEP)
+    board.hear(STEP | {"done": 60})
     assert str(board) == "0 of 1 cells done; N = 8: step 60 of 100, 5 a second, 8 s left"
-
-
-def test_images_that_are_generated_are_counted_in_the_place_of_steps():
-    board = Board(1, shown=False)
-    board.hear_of(0, **STEP)
-    board.hear_of(0, **STEP | {"step": 100, "about": "image 8 of 20"})
-    assert str(board) == "0 of 1 cells done; N = 8: image 8 of 20"
+    images = STEP | {"unit": "image", "of": 40}
+    board.hear(images)  # the time of generating is none of the steps
+    board.hear(images | {"done": 30})
+    assert str(board) == "0 of 1 cells done; N = 8: image 30 of 40, 5 a second, 2 s left"
+    board.hear(STEP | {"done": 60})
+    board.hear(STEP | {"done": 70})
+    assert str(board) == "0 of 1 cells done; N = 8: step 70 of 100, 1.67 a second, 18 s left"
 
 
 def test_a_cell_that_another_process_has_is_not_done():
     board = Board(2, shown=False)
-    board.hear_of(0, ended="busy elsewhere")
+    board.hear({"rank": 0, "ended": "busy elsewhere"})
     assert str(board) == "0 of 2 cells done"
-    board.hear_of(0, ended="failed")
+    board.hear({"rank": 0, "ended": "failed"})
     assert str(board) == "1 of 2 cells done"
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(capsys):
     board = Board(3, every=0.01)
-    board.hear_of(0, **STEP)
+    board.hear(STEP)
     printed = ""
     for _ in range(500):
         threading.Event().wait(0.01)

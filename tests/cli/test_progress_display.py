@@ -1,17 +1,13 @@
 """How far a run is, on a terminal."""
 
-import os
-import pty
 import re
-import subprocess
-from contextlib import suppress
-from fcntl import ioctl
 from pathlib import Path
-from struct import pack
-from termios import TIOCSWINSZ
 
 import pytest
 import tiny
+from terminal import left_on_screen, on_terminal
+
+LONGER = tiny.TEXT.replace("epochs = 30 ", "epochs = 300").replace("every = 12", "every = 120")
 
 
 @pytest.fixture(autouse=True)
@@ -21,22 +17,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def on_terminal(*arguments: object) -> tuple[int, str]:
-    """Run `diffmem` on a terminal; return its exit code and all that it has drawn, control sequences included."""
-    screen, side = pty.openpty()
-    ioctl(side, TIOCSWINSZ, pack("HHHH", 40, 140, 0, 0))
-    env = tiny.environment(TERM="xterm-256color", COLUMNS="140")
-    with subprocess.Popen(tiny.command(*map(str, arguments)), env=env, stdin=side, stdout=side, stderr=side) as process:
-        os.close(side)
-        seen = b""
-        with suppress(OSError):  # how a terminal ends that nobody has open any more
-            while drawn := os.read(screen, 65536):
-                seen += drawn
-    os.close(screen)
-    return process.returncode, seen.decode(errors="replace")
-
-
-LONGER = tiny.TEXT.replace("epochs = 30 ", "epochs = 300").replace("every = 12", "every = 120")
+def plain(drawn: str) -> list[str]:
+    """Return the lines that are left on the screen, without numbers that were measured."""
+    return [re.sub(r" 0\.\d{3}  loss .*", "", line) for line in left_on_screen(drawn)]
 
 
 def test_several_processes_have_one_display_and_each_line_names_its_cell(folder):
@@ -45,23 +28,45 @@ def test_several_processes_have_one_display_and_each_line_names_its_cell(folder)
     assert code == 0, seen[-2000:]
     assert "━" in seen, "bars"
     assert "0/2" in seen
-    assert re.search(r"M\.dropout = 0\.0 .*\d+/300", seen)
-    assert re.search(r"M\.dropout = 0\.2 .*\d+/300", seen)
-    assert "M.dropout = 0.2: epoch 300: memorization ratio " in seen
-    assert "[0]" not in seen
-    assert "[1]" not in seen
+    for dropout in ("0.0", "0.2"):
+        assert re.search(rf"M\.dropout = {re.escape(dropout)}  steps.*\d+/300", seen)
+    cells = [f"M.dropout = {dropout}" for dropout in ("0.0", "0.2")]
+    *lines, last = plain(seen)
+    started = [f"cell {cell}, 300 steps" for cell in cells]
+    measured = [f"{cell}: epoch {epoch}: memorization ratio" for cell in cells for epoch in (120, 240, 300)]
+    assert sorted(lines) == sorted([*started, *measured])
+    assert last == "tiny: 2 of 2 cells are finished in store/diffmem.duckdb"
 
 
-def test_one_process_shows_its_cell_and_its_steps(folder):
+def test_one_process_shows_its_cell_and_leaves_only_its_lines(folder):
     tiny.write(folder, LONGER)
     code, seen = on_terminal("run", "tiny.toml")
     assert code == 0, seen[-2000:]
-    assert re.search(r"M\.dropout = 0\.0 .*\d+/300", seen)
-    assert "cell 2/2 M.dropout = 0.2, 300 steps" in seen
+    assert re.search(r"M\.dropout = 0\.0  steps.*\d+/300", seen)
+    measured = [f"  epoch {epoch}: memorization ratio" for epoch in (120, 240, 300)]
+    first, second = (f"cell {n}/2 M.dropout = {dropout}, 300 steps" for n, dropout in ((1, "0.0"), (2, "0.2")))
+    last = "tiny: 2 of 2 cells are finished in store/diffmem.duckdb"
+    assert plain(seen) == [first, *measured, second, *measured, last]
+
+
+def test_images_are_counted_while_they_are_generated(folder):
+    tiny.write(folder, LONGER.replace("samples = 20", "samples = 2000"))
+    code, seen = on_terminal("run", "tiny.toml")
+    assert code == 0, seen[-2000:]
+    assert re.search(r"M\.dropout = 0\.0  images.*\d+/2000", seen)
+
+
+def test_several_processes_run_where_the_name_of_the_temporary_folder_is_long(folder):
+    long = folder / ("a" * 100)
+    long.mkdir()
+    tiny.write(folder)
+    code, seen = on_terminal("run", "tiny.toml", "--processes", "2", "--split", "cells", TMPDIR=str(long))
+    assert code == 0, seen[-2000:]
+    assert "Traceback" not in seen
 
 
 def test_a_quiet_run_draws_nothing(folder):
     tiny.write(folder)
     code, seen = on_terminal("run", "tiny.toml", "--quiet")
-    assert code == 0
+    assert (code, left_on_screen(seen)) == (0, ["tiny: 2 of 2 cells are finished in store/diffmem.duckdb"])
     assert "━" not in seen

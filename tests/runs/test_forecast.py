@@ -1,16 +1,20 @@
 """What a run says and asks before it starts: its time and its memory on this machine."""
 
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
+from terminal import on_terminal
 
-from diffmem.cells import FEW_STEPS
+from diffmem.cells import FEW_STEPS, cell_cost
+from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.forecast import WORTH_MEASURING, forecast
+from diffmem.runs.plan import plan_search
+from diffmem.runs.runner import Options
+from diffmem.runs.search import most_cells
+from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -22,24 +26,98 @@ LARGE = tiny.TEXT.replace("\nbatch_size = 8\n", "\nbatch_size = 100000000\n")
 
 def test_a_run_too_small_to_measure_has_no_forecast(tmp_path: Path) -> None:
     study = Study.load(tiny.write(tmp_path))
-    assert forecast(study, Store(tmp_path / "s.duckdb"), processes=1) is None
+    assert forecast(study, Store(tmp_path / "s.duckdb"), Options(), processes=1) is None
     ran = tiny.here("run", tmp_path / "tiny.toml", "--store", tmp_path / "s.duckdb", "--set", "T.epochs=2")
     assert "memory here" not in ran.stdout
 
 
 def test_a_forecast_is_of_what_is_left(tmp_path: Path) -> None:
     study, store = Study.load(tiny.write(tmp_path, LONG)), Store(tmp_path / "s.duckdb")
-    both = forecast(study, store, processes=1)
+    both = forecast(study, store, Options(), processes=1)
     tiny.register(store, study)
     tiny.measure(store, study.cells[0].cell, [0.1, 0.2])
-    one = forecast(study, store, processes=1)
+    one = forecast(study, store, Options(), processes=1)
     assert both is not None
     assert one is not None
     assert (both.cells, one.cells) == (2, 1)
     assert one.operations * 2 == both.operations > WORTH_MEASURING
-    in_two = forecast(study, Store(tmp_path / "none.duckdb"), processes=2)
+    in_two = forecast(study, Store(tmp_path / "none.duckdb"), Options(), processes=2)
     assert in_two is not None
     assert in_two.bytes == 2 * both.bytes
+
+
+def test_a_forecast_of_a_shard_is_of_its_cells(tmp_path: Path) -> None:
+    study, store = Study.load(tiny.write(tmp_path, LONG)), Store(tmp_path / "s.duckdb")
+    whole = forecast(study, store, Options(), processes=1)
+    part = forecast(study, store, Options(shard=(1, 2)), processes=1)
+    assert whole is not None
+    assert part is not None
+    assert (part.cells, 2 * part.operations) == (1, whole.operations)
+
+
+def test_a_cell_that_has_failed_is_left_only_if_it_is_retried(tmp_path: Path) -> None:
+    study, store = Study.load(tiny.write(tmp_path, LONG)), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study)
+    store.end_attempt(store.start_attempt(study.cells[0].cell.cell_id, tiny.HERE), Outcome.FAILED, "a reason")
+    once, again = (forecast(study, store, Options(retry_failed=retry), processes=1) for retry in (False, True))
+    assert once is not None
+    assert again is not None
+    assert (once.cells, again.cells) == (1, 2)
+
+
+def test_processes_that_share_each_batch_need_less_memory_each(tmp_path: Path) -> None:
+    study = Study.load(tiny.write(tmp_path, LONG.replace("\nbatch_size = 8\n", "\nbatch_size = 1000000\n")))
+    store = Store(tmp_path / "s.duckdb")
+    apart = forecast(study, store, Options(split="cells"), processes=2)
+    shared = forecast(study, store, Options(split="batch"), processes=2)
+    assert apart is not None
+    assert shared is not None
+    assert 0.4 < shared.bytes / apart.bytes < 0.6
+
+
+SEARCH = """
+[emm]
+search = "bisect"
+range = [8, 32]
+tolerance = 0.2
+"""
+
+
+def test_a_forecast_of_a_search_is_of_what_it_has_not_measured(tmp_path: Path) -> None:
+    study, store = Study.load(tiny.write(tmp_path, LONG + SEARCH)), Store(tmp_path / "s.duckdb")
+    plan = plan_search(study)
+    whole = forecast(study, store, Options(), processes=1)
+    assert whole is not None
+    assert (whole.cells, whole.operations) == (most_cells(study), plan.expected)
+    ends = [*study.at(8), *study.at(32)]
+    tiny.register(store, study)
+    store.register(study, ends, folder=study.folder, notes={})
+    for entry in ends:
+        tiny.measure(store, entry.cell, [0.2, 1.0] if entry.cell.P.size == 8 else [0.1, 0.1])
+    left = forecast(study, store, Options(), processes=1)
+    assert left is not None, "the ends alone are not the end of a search"
+    assert left.cells == most_cells(study) - 4
+    assert left.operations == plan.expected - sum(cell_cost(each.cell).operations for each in ends)
+
+
+# --- memory that is free ------------------------------------------------------------------------------------
+
+
+def test_the_memory_that_a_control_group_leaves_is_the_least_of_all_above(tmp_path: Path) -> None:
+    groups, own = tmp_path / "cgroup", tmp_path / "own"
+    job = groups / "slurm" / "job_1"
+    job.mkdir(parents=True)
+    own.write_text("0::/slurm/job_1\n")
+    assert left_in_group(groups, own) is None, "no limit"
+    for folder, limit in ((job, "max"), (job.parent, "5000")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("3000\n")
+        (folder / "memory.stat").write_text("anon 2500\ninactive_file 500\n")
+    assert left_in_group(groups, own) == 5000 - 3000 + 500
+    (job / "memory.max").write_text("3100\n")
+    assert left_in_group(groups, own) == 3100 - 3000 + 500
+    own.write_text("12:memory:/an/older/version\n")
+    assert left_in_group(groups, own) is None
 
 
 def test_a_study_of_more_than_a_day_stops_before_it_starts_where_nobody_can_be_asked(tmp_path: Path) -> None:
@@ -72,50 +150,29 @@ def test_a_study_that_needs_more_than_the_free_memory_stops_before_it_starts(tmp
     assert "B are free" in ran.stderr
 
 
-def answered(answer: str, *arguments: str | Path, until: str) -> tuple[str, int | None]:
-    """Run the command on a terminal, give it an answer, and return what it says up to some words, and its exit code."""
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        tiny.command(*arguments),
-        env=tiny.environment(COLUMNS="200"),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        close_fds=True,
-    ) as process:
-        os.close(follower)
-        said = ""
-        try:
-            while until not in said:
-                said += os.read(leader, 1000).decode()
-                if said.endswith("[y/N]: "):
-                    os.write(leader, f"{answer}\n".encode())
-        except OSError:  # it has ended
-            return said, process.wait()
-        finally:
-            process.kill()
-            os.close(leader)
-        return said, None
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["n\n", "\x03", "\x04"], ids=["no", "Ctrl-C", "Ctrl-D"])
+def test_at_a_terminal_it_asks_and_a_no_starts_nothing(tmp_path: Path, answer: str) -> None:
+    path, store = tiny.write(tmp_path, LONG), tmp_path / "s.duckdb"
+    code, said = on_terminal("run", path, "--store", store, answer=("[y/N]: ", answer))
+    assert "Start it all the same? [y/N]: " in said
+    assert code == (2 if answer == "n\n" else 130)
+    assert "stopping after this step" not in said
+    assert not store.exists()
 
 
 @pytest.mark.slow
-def test_at_a_terminal_it_asks_and_does_as_it_is_told(tmp_path: Path) -> None:
+def test_at_a_terminal_a_yes_starts_it(tmp_path: Path) -> None:
     path, store = tiny.write(tmp_path, LONG), tmp_path / "s.duckdb"
-    said, code = answered("n", "run", path, "--store", store, until="cell 1/2")
-    assert "Start it all the same? [y/N]: " in said
-    assert code == 2
-    assert not store.exists()
-    said, code = answered("y", "run", path, "--store", store, until="cell 1/2")
-    assert (code, "cell 1/2" in said) == (None, True)
+    code, said = on_terminal("run", path, "--store", store, answer=("[y/N]: ", "y\n"), until="cell 1/2")
+    assert (code, "Start it all the same?" in said) == (None, True)
 
 
 @pytest.mark.slow
 def test_yes_starts_it_without_asking(tmp_path: Path) -> None:
-    said, code = answered(
-        "n", "run", tiny.write(tmp_path, LONG), "--store", tmp_path / "s.duckdb", "--yes", until="cell 1/2"
-    )
-    assert "[y/N]" not in said
-    assert code is None
+    path, store = tiny.write(tmp_path, LONG), tmp_path / "s.duckdb"
+    code, said = on_terminal("run", path, "--store", store, "--yes", until="cell 1/2")
+    assert (code, "[y/N]" in said) == (None, False)
 
 
 PEAK = """

@@ -1,5 +1,6 @@
 """What is said and asked before a run starts: what it will take here."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from diffmem.errors import DiffmemError
 from diffmem.text import counted, duration, with_unit
 
 if TYPE_CHECKING:
-    from diffmem.runs import Forecast
+    from diffmem.runs import Forecast, Options
     from diffmem.store import Store
     from diffmem.study import Study
 
@@ -22,7 +23,14 @@ SMALL = "laptop"
 
 
 def tell_the_cost(
-    study: "Study", store: "Store", *, processes: int, profile: str | None, yes: bool, quiet: bool
+    study: "Study",
+    store: "Store",
+    options: "Options",
+    *,
+    processes: int,
+    profile: str | None,
+    yes: bool,
+    quiet: bool,
 ) -> None:
     """Say what a run will take here; ask whether to start it if that is more than a day, or than the free memory.
 
@@ -30,28 +38,33 @@ def tell_the_cost(
     """
     from diffmem.runs import forecast
 
-    found = forecast(study, store, processes=processes)
+    found = forecast(study, store, options, processes=processes)
     if found is None:
         return
     objection = _objection(found)
+    most = "at most " * (study.estimation.search == "bisect")
+    where = "of each GPU" if found.on_gpus else "here"
     if not quiet or objection:
         echo(
-            f"{study.name}: {counted(found.cells, 'cell')} to go, about {duration(found.seconds)} and "
-            f"{with_unit(found.bytes)}B of memory here, in {processes} process{'es' * (processes > 1)}"
+            f"{study.name}: {most}{counted(found.cells, 'cell')} to go, about {duration(found.seconds)} and "
+            f"{with_unit(found.bytes)}B of memory {where}, in {processes} process{'es' * (processes > 1)}"
         )
     if not objection or yes:
         return
     smaller = _smaller(study, profile)
     if sys.stdin.isatty() and sys.stdout.isatty():
         echo(f"{objection}{f'; {smaller}' if smaller else ''}")
-        if click.confirm("Start it all the same?"):
-            return
+        try:
+            if click.confirm("Start it all the same?"):
+                return
+        except click.Abort:
+            sys.exit(128 + signal.SIGINT)
         sys.exit(DiffmemError.exit_code)
     raise DiffmemError("; ".join(filter(None, [f"not started: {objection}", smaller, "--yes starts it all the same"])))
 
 
 def _objection(found: "Forecast") -> str:
-    """Return why a run had better not start at once; empty where nothing speaks against it."""
+    """Return why a run should not start without a question; empty if there is no reason."""
     objections = [f"it takes about {duration(found.seconds)} here"] * (found.seconds > DAY)
     if found.bytes > found.free:
         objections.append(f"it needs about {with_unit(found.bytes)}B of memory, and {with_unit(found.free)}B are free")

@@ -17,7 +17,7 @@ LEAST = 4
 def starter(name: str, dataset: str) -> str:
     """Return the text of a study of a dataset, whose images are looked through; DataError where they are too few.
 
-    The sizes leave at least as many images held out as the largest training set has, where there are enough of them.
+    The sizes leave at least as many held-out images as the largest training set has, if there are enough images.
     """
     side = 8
     images = sum(describe(dataset, side).class_sizes)
@@ -29,8 +29,13 @@ def starter(name: str, dataset: str) -> str:
         )
     return STARTER.read_text(encoding="utf-8").format(
         file=f"{name}.toml",
-        title=json.dumps(f"Memorization of {Path(dataset).name}", ensure_ascii=False),
-        dataset=json.dumps(dataset, ensure_ascii=False),
+        title=_quoted(f"Memorization of {Path(dataset).name}"),
+        dataset=_quoted(dataset),
         resolution=side,
         sizes=sizes,
     )
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string; JSON writes one alike, but for the control character DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
