@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 
 import diffmem
 
@@ -295,6 +296,14 @@ def test_importing_everything_but_the_work_loads_no_torch(tmp_path):
     loaded = loaded_by("import " + ", ".join(f"diffmem.{name}" for name in modules), tmp_path)
     assert "diffmem" in loaded
     assert not loaded & {"torch", "accelerate"}
+
+
+def test_a_run_does_not_load_torchs_compiler_which_takes_seconds(tmp_path):
+    study = tiny.write(tmp_path, tiny.TEXT.replace("epochs = 30", "epochs = 2"))
+    script = f"from diffmem.cli import main\nmain(['run', {str(study)!r}], standalone_mode=False)"
+    loaded = loaded_by(script, tmp_path)
+    assert "torch" in loaded
+    assert "sympy" not in loaded  # which the compiler imports
 
 
 STUDY = '[P]\ndataset = "digits"\nsize = 8\n'

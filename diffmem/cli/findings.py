@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def findings(profile: str | None, store_path: Path, markdown: bool, page: Path |
 
         write_findings(store, page)
         echo(f"findings: {page}", err=True)
-    checked, others = check_findings(store, profile), check_other_papers(store, profile)
+    with store.snapshot() if store.exists() else nullcontext():
+        checked, others = check_findings(store, profile), check_other_papers(store, profile)
     if as_json:
         rows = [
             {

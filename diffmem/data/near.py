@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from diffmem.data.augmenting import Transform
 from diffmem.data.decoding import progress
@@ -41,6 +39,9 @@ def joined(labels: Indices, left: Indices, right: Indices) -> Indices:
     """Return the group of each image, named by its first member, once the images left and right of pairs are joined."""
     if not len(left):
         return labels
+    from scipy.sparse import coo_matrix  # half a second that most commands do without
+    from scipy.sparse.csgraph import connected_components
+
     names, ends = np.unique(np.concatenate([labels[left], labels[right]]), return_inverse=True)
     edges = (np.ones(len(left)), (ends[: len(left)], ends[len(left) :]))
     _, parts = connected_components(coo_matrix(edges, shape=(len(names), len(names))), directed=False)

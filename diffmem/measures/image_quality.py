@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from diffmem.measures import quality
 from diffmem.measures.bootstrap import half_samples
@@ -183,6 +182,8 @@ def interval(
     """
     if not len(drawn):
         return value, value, value
+    from scipy import special  # half a second that most commands do without
+
     half = n // 2
     deviation = scale * float(np.std(drawn, ddof=1)) * float(np.sqrt(half / (n - half)))
     width = float(special.stdtrit(len(drawn) - 1, 0.975)) * deviation

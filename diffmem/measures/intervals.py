@@ -10,7 +10,7 @@ NORMAL = 1.959963984540054
 def p_value(copies: int, images: int, held_out_copies: int, held_out: int) -> float:
     """Return the chance of `copies` or more among so many images, if copies were as frequent among them as among
     held-out images (Fisher's exact test, one-sided)."""
-    from scipy.stats import hypergeom  # a tenth of a second that most commands do without
+    from scipy.stats import hypergeom  # two seconds that most commands do without
 
     together = copies + held_out_copies
     return float(hypergeom.sf(copies - 1, images + held_out, together, images))

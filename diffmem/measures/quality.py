@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, stats
-from scipy.cluster import vq
 
 Array = npt.NDArray[np.floating]
 Flags = npt.NDArray[np.bool_]
@@ -42,6 +40,8 @@ def moments(features: Array) -> Moments:
     centred = (values - mean) / np.sqrt(len(values) - 1)
     if len(values) <= values.shape[1]:
         return Moments(mean, centred)
+    from scipy import linalg  # half a second that most commands do without
+
     (factor,) = linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)
     return Moments(mean, factor[: values.shape[1]])
 
@@ -51,6 +51,8 @@ def frechet(one: Moments, other: Moments) -> float:
 
     tr sqrt(C C') is the sum of the singular values of R R'^T, whatever the ranks are.
     """
+    from scipy import linalg
+
     shift = one.mean - other.mean
     spread = float(np.square(one.factor).sum() + np.square(other.factor).sum())
     common = float(linalg.svdvals(one.factor @ other.factor.T, check_finite=False).sum())
@@ -188,6 +190,8 @@ def cells(generated: Array, test: Array, training: Array, *, seed: int) -> list[
 
 def kmeans(features: Array, count: int, *, seed: int) -> Array:
     """Return the centres [count, d] of k-means of features [n, d], from k-means++ and ten iterations."""
+    from scipy.cluster import vq  # a second that most commands do without
+
     values = np.asarray(features, dtype=np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a cell is empty, which then does not count
@@ -197,6 +201,8 @@ def kmeans(features: Array, count: int, *, seed: int) -> Array:
 
 def z_score(generated: Array, test: Array) -> float:
     """Return the z of the Mann-Whitney U of some distances to others: below 0 where they are smaller."""
+    from scipy import stats  # two seconds that most commands do without
+
     m, n = len(generated), len(test)
     ranks = stats.rankdata(np.concatenate([generated, test]))
     u = ranks[:m].sum() - m * (m + 1) / 2

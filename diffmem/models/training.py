@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffmem.cells import Cell, TrainingProcedure
 from diffmem.models.denoiser import Denoiser, draw_noise, loss
 from diffmem.models.launching import Launched
+from diffmem.models.optimizer import Optimizer
 from diffmem.models.processes import ALONE, Group, ran_out_of_memory
 from diffmem.networks import TrainedModel
 from diffmem.randomness import stream
@@ -91,8 +92,8 @@ class TrainingState:
         self.denoiser = denoiser
         self.averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
         flat = flatten(denoiser.network)
-        self.optimizer = _optimizer(flat, T)
         self.weights, self.gradients = flat.detach(), cast("Tensor", flat.grad)
+        self.optimizer = Optimizer(self.weights, self.gradients, T)
         self.average = flatten(self.averaged.network)
         self.loss_sum = torch.zeros((), device=self.weights.device)  # since the last checkpoint
         self.loss_count = 0
@@ -132,14 +133,6 @@ class TrainingState:
         self.loss_sum.zero_()
         self.loss_count = 0
         return mean
-
-
-def _optimizer(flat: Tensor, T: TrainingProcedure) -> torch.optim.Optimizer:
-    """Adam (0.9, 0.999), eps 1e-8, or SGD with momentum; weight decay is added to the gradient in both."""
-    if T.optimizer == "sgd":
-        momentum = 0.9 if T.momentum is None else T.momentum
-        return torch.optim.SGD([flat], lr=T.lr, momentum=momentum, weight_decay=T.weight_decay, fused=True)
-    return torch.optim.Adam([flat], lr=T.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=T.weight_decay, fused=True)
 
 
 def train(
@@ -235,8 +228,6 @@ def set_precision(T: TrainingProcedure) -> None:
 def _update(state: TrainingState, size: int) -> None:
     """One optimizer step and one EMA step; NaN gradients count as 0, infinite ones as +-1e5."""
     state.gradients.nan_to_num_(nan=0.0, posinf=1e5, neginf=-1e5)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.T, size=size, step=state.step)
-    state.optimizer.step()
+    state.optimizer.step(learning_rate(state.T, size=size, step=state.step))
     state.average.lerp_(state.weights, 1 - ema_decay(state.T, size=size, step=state.step))
     state.step += 1

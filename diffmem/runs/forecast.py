@@ -23,8 +23,8 @@ from diffmem.study import Study, StudyCell
 
 WORTH_MEASURING = 3e11
 """Operations below which a run takes less than a minute anywhere, so that a measurement would be a part of it."""
-AT_ONCE = {"cpu": 2e10, "cuda": MOST_OPERATIONS["cuda"]}
-"""Operations of a measured step at most: about a second of one core, which gains little from larger batches; a GPU
+AT_ONCE = {"cpu": 4e9, "cuda": MOST_OPERATIONS["cuda"]}
+"""Operations of a measured step at most: less than a second of one core, which gains little from larger batches; a GPU
 gains much."""
 SECONDS = 0.5
 """How long the steps are measured, at least."""

@@ -47,6 +47,12 @@ def onset_study(store: Store, tau, *, gap=None, good=None, axes: str = "") -> St
     """Put a study into the store whose models rise around tau(N), and whose loss gap does around gap(N); their
     distance to held-out images falls around good(N)."""
     study = replace(Study.load(tiny.write(store.path.parent, TEXT + axes, "onset")), name="onset@laptop")
+    with tiny.at_once(store):
+        _fill(store, study, tau, gap, good)
+    return study
+
+
+def _fill(store: Store, study: Study, tau, gap, good) -> None:
     tiny.register(store, study)
     for entry in study.cells:
         cell = entry.cell
@@ -69,11 +75,11 @@ def onset_study(store: Store, tau, *, gap=None, good=None, axes: str = "") -> St
                 store.add_quality(
                     cell.cell_id, known_by, [QualityValue("pixels", "frechet_distance", "held_out", *to_held_out)]
                 )
-    return study
 
 
 def results(store: Store, study: str = "onset") -> list[OtherResult]:
-    return [each for each in check_other_papers(store, "laptop") if each.study == f"{study}@laptop"]
+    with store.snapshot():
+        return [each for each in check_other_papers(store, "laptop") if each.study == f"{study}@laptop"]
 
 
 @pytest.fixture
@@ -244,6 +250,11 @@ def halves_study(store: Store, similarity: dict[int, float], *, draws: str = "[0
     """Put a study into the store whose halves have images so alike at each size."""
     text = HALVES.replace("[0, 1]", draws)
     study = replace(Study.load(tiny.write(store.path.parent, text, "two_halves")), name="two_halves@laptop")
+    with tiny.at_once(store):
+        _fill_halves(store, study, similarity)
+
+
+def _fill_halves(store: Store, study: Study, similarity: dict[int, float]) -> None:
     tiny.register(store, study)
     cells = {(e.cell.P.size, e.cell.P.draw, e.cell.P.half): e.cell for e in study.cells}
     for (size, draw, half), cell in cells.items():

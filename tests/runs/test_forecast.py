@@ -122,7 +122,7 @@ def test_the_memory_that_a_control_group_leaves_is_the_least_of_all_above(tmp_pa
 
 def test_a_study_of_more_than_a_day_stops_before_it_starts_where_nobody_can_be_asked(tmp_path: Path) -> None:
     path, store = tiny.write(tmp_path, LONG + "\n[profiles.laptop]\nT.epochs = 30\n"), tmp_path / "s.duckdb"
-    ran = tiny.diffmem("run", path, "--store", store)
+    ran = tiny.here("run", path, "--store", store)
     assert ran.returncode == 2
     assert ran.stdout.startswith("tiny: 2 cells to go, about ")
     assert ran.stdout.endswith("B of memory here, in 1 process\n")
@@ -131,19 +131,19 @@ def test_a_study_of_more_than_a_day_stops_before_it_starts_where_nobody_can_be_a
         " here; --profile laptop asks the same of a small model, in minutes; --yes starts it all the same\n"
     )
     assert not store.exists()
-    quiet = tiny.diffmem("run", path, "--store", store, "--quiet")
+    quiet = tiny.here("run", path, "--store", store, "--quiet")
     assert (quiet.returncode, quiet.stdout.partition(", about")[0]) == (2, "tiny: 2 cells to go")
 
 
 def test_a_study_without_a_small_profile_names_none(tmp_path: Path) -> None:
-    ran = tiny.diffmem("run", tiny.write(tmp_path, LONG), "--store", tmp_path / "s.duckdb")
+    ran = tiny.here("run", tiny.write(tmp_path, LONG), "--store", tmp_path / "s.duckdb")
     assert ran.returncode == 2
     assert "laptop" not in ran.stderr
     assert ran.stderr.endswith(" here; --yes starts it all the same\n")
 
 
 def test_a_study_that_needs_more_than_the_free_memory_stops_before_it_starts(tmp_path: Path) -> None:
-    ran = tiny.diffmem("run", tiny.write(tmp_path, LARGE), "--store", tmp_path / "s.duckdb")
+    ran = tiny.here("run", tiny.write(tmp_path, LARGE), "--store", tmp_path / "s.duckdb")
     assert ran.returncode == 2
     assert "it needs about " in ran.stderr
     assert "B of memory, and " in ran.stderr
