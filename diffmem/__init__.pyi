@@ -5,6 +5,7 @@ from .errors import DiffmemError as DiffmemError
 from .external.arrays import memorization_ratio as memorization_ratio
 from .external.monitor import Monitor as Monitor
 from .external.score import score_images as score_images
+from .external.score import score_pipeline as score_pipeline
 from .measures.neighbours import two_nearest as two_nearest
 from .models.denoiser import build_denoiser as build_denoiser
 from .models.sampling import heun as heun

@@ -286,7 +286,9 @@ def test_rows_are_handed_on_as_records(room):
 def loaded_by(script: str, folder: Path) -> set[str]:
     """Run a script in a new Python, and return the packages that it has loaded at its end."""
     script += "\nimport sys; print('LOADED', *{name.partition('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=tiny.environment()
+    )
     assert result.returncode == 0, result.stderr
     return set(result.stdout.rpartition("LOADED ")[2].split())
 
@@ -300,7 +302,7 @@ def test_importing_everything_but_the_work_loads_no_torch(tmp_path):
 
 def test_a_run_does_not_load_torchs_compiler_which_takes_seconds(tmp_path):
     study = tiny.write(tmp_path, tiny.TEXT.replace("epochs = 30", "epochs = 2"))
-    script = f"from diffmem.cli import main\nmain(['run', {str(study)!r}], standalone_mode=False)"
+    script = f"from diffmem.cli import main\nmain(['run', {str(study)!r}, '--quiet'], standalone_mode=False)"
     loaded = loaded_by(script, tmp_path)
     assert "torch" in loaded
     assert "sympy" not in loaded  # which the compiler imports

@@ -320,9 +320,10 @@ def calibrated(point: Checkpoint, ratio: float) -> Checkpoint:
 
 def measure(store: Store, cell: Cell, ratios: Sequence[float], **more: Any) -> None:
     """Append the first checkpoints of a cell with these ratios."""
-    for (epoch, _), ratio in zip(cell.checkpoints, ratios, strict=False):
-        point = checkpoint(cell.cell_id, epoch, ratio, **more)
-        store.append(replace(point, nearest=point.nearest % cell.P.size))
+    with at_once(store):
+        for (epoch, _), ratio in zip(cell.checkpoints, ratios, strict=False):
+            point = checkpoint(cell.cell_id, epoch, ratio, **more)
+            store.append(replace(point, nearest=point.nearest % cell.P.size))
 
 
 def png(seed: int) -> bytes:

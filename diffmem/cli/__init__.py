@@ -24,6 +24,7 @@ from diffmem.cli import (
     quality,
     results,
     running,
+    scoring,
     status,
     stores,
 )
@@ -122,7 +123,7 @@ for command in (
     looking.query,
     looking.export,
     stores.store_group,
-    measuring.score,
+    scoring.score,
     measuring.measure,
     models.generate,
     auditing.audit,

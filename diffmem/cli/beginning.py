@@ -32,7 +32,7 @@ def init(name: Path, dataset: Path) -> None:
 
     stem = name.name.removesuffix(".toml")
     if stem in ("", "..") or not stem.isprintable():
-        raise DiffmemError(f"{str(name)!r} is no name for a study; give another one, `diffmem init NAME`")
+        raise DiffmemError(f"{stem!r} is no name for a study; give another one, `diffmem init NAME`")
     path = name.with_name(f"{stem}.toml")
     with shown_reading():
         text = starter(stem, str(dataset))

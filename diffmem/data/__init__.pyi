@@ -16,6 +16,7 @@ from .pixels import Meaning as Meaning
 from .pixels import OtherMeaning as OtherMeaning
 from .pixels import Seen as Seen
 from .pixels import Size as Size
+from .pixels import crop_and_resize as crop_and_resize
 from .pixels import eight_bits as eight_bits
 from .pixels import plain as plain
 from .pixels import range_fault as range_fault

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
+from diffmem.external.foreign import ForeignCell
 from diffmem.external.pending import Pending, Write
-from diffmem.external.score import BATCH, PAIRS, READ_OFF, ForeignCell
+from diffmem.external.score import BATCH, PAIRS, READ_OFF
 from diffmem.measures import Comparison, DeclaredSpace, Evidence, SpaceIdentity, identity_of, measure_named
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance

@@ -1,12 +1,10 @@
 """Scoring the images of any generator against a training set."""
 
-import itertools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,14 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diffmem.cells import DATASETS, Estimation, content_hash
+from diffmem.cells import Estimation
 from diffmem.data import (
-    CONTAINERS,
-    SUFFIXES,
     Size,
     Source,
     groups_in,
-    image_files,
     load_source,
     note,
     progress,
@@ -32,6 +27,18 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
+from diffmem.external.foreign import ForeignCell, called, image_names, study_name
+from diffmem.external.matches import (
+    DUPLICATED,
+    MIRRORED,
+    TRANSFORMED,
+    Match,
+    counts,
+    looks_for_transformed,
+    matches,
+    only,
+)
+from diffmem.external.pipeline import generated_by
 from diffmem.external.scored import Copied, MeasureNull, Score
 from diffmem.measures import (
     GROUPED,
@@ -68,34 +75,6 @@ ORDER_SEED = 0
 """Seed of the order in which images of other tools are taken."""
 
 
-@dataclass(frozen=True)
-class ForeignCell:
-    """Images that another tool has generated, against the training set that its model may have seen."""
-
-    dataset: str  # a name, or the hash of a user's own images
-    size: int
-    image_size: Size  # width and height, in pixels
-    origin: Mapping[str, Any]  # what tells these images from others, as plain data
-    checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
-
-    @property
-    def checkpoint_count(self) -> int:
-        """Return how many checkpoints a finished one has; 0 if that is not known in advance."""
-        return len(self.checkpoints)
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """Return what the score depends on, as plain data."""
-        width, height = self.image_size
-        shape = {"resolution": width} if width == height else {"resolution": width, "height": height}
-        return {"P": {"dataset": self.dataset, "size": self.size, **shape}, **self.origin}
-
-    @cached_property
-    def cell_id(self) -> str:
-        """Return the name of the score, equal exactly when the origin of the images and the training set are."""
-        return content_hash(self.configuration)
-
-
 def score_images(
     images: Path | str,
     against: str,
@@ -116,41 +95,92 @@ def score_images(
     null. The `quality` of the generated images is measured beside training images and these. Raises DataError where
     they do not compare.
     """
-    if quality and held_out is None:
+    generated = _advised(lambda: read_images(str(images), resolution=resolution))
+    asked = Asked(measures, held_out, spaces, quality, resolution)
+    label = str(images)
+    return _score(generated, label, image_names(label, generated), against, store, asked)
+
+
+def score_pipeline(
+    pipeline: str,
+    against: str,
+    store: Store,
+    *,
+    samples: int = 1000,
+    batch_size: int = 50,
+    steps: int | None = None,
+    resolution: int | None = None,
+    measures: Sequence[str] = (),
+    held_out: Path | str | None = None,
+    spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    quality: bool = False,
+) -> Score:
+    """Score `samples` images that a diffusers pipeline generates, of a local folder or of the Hugging Face Hub.
+
+    They are generated in batches, with so many `steps` of its sampler, and are not written to files; all else is as
+    in `score_images`. Raises DataError where the pipeline cannot be loaded, or needs a prompt or a class.
+    """
+    generated = generated_by(pipeline, samples=samples, batch_size=batch_size, steps=steps, resolution=resolution)
+    names = [f"{pipeline}:{number}" for number in range(samples)]
+    return _score(generated, pipeline, names, against, store, Asked(measures, held_out, spaces, quality, resolution))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How images are to be scored."""
+
+    measures: Sequence[str]
+    held_out: Path | str | None
+    spaces: Mapping[str, Mapping[str, Any]]
+    quality: bool
+    resolution: int | None
+
+
+def _score(generated: Source, label: str, samples: Sequence[str], against: str, store: Store, asked: Asked) -> Score:
+    """Score generated images, which are known by a label, and each by a name."""
+    if asked.quality and asked.held_out is None:
         raise DataError(NO_HELD_OUT)
-    declared = {each: DeclaredSpace.of(each, table) for each, table in spaces.items()}
+    declared = {each: DeclaredSpace.of(each, table) for each, table in asked.spaces.items()}
     in_spaces = {each: space.measure for each, space in declared.items()}
-    measures = list(dict.fromkeys([*measures, *declared]))
+    measures = list(dict.fromkeys([*asked.measures, *declared]))
     for measure in measures:
         measure_named(measure, in_spaces)
-    generated = _advised(lambda: read_images(str(images), resolution=resolution))
     size = (generated.images.shape[3], generated.images.shape[2])
-    source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
+    enlarge = asked.resolution is not None
+    source = _advised(lambda: load_source(against, size, enlarge=enlarge))
     if len(source.images) < 2:
         raise DataError(f"{against}: one image; a second nearest training image needs two")
     cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
-    name = readable(study_name(str(images)))
-    at = "" if resolution is None else f" at {shown_size(size)}"  # the same files at other sizes are another curve
-    curve = readable(f"{_called(images, generated)} against {_called(against, source)}{at}")
+    name = readable(study_name(label))
+    at = f" at {shown_size(size)}" if enlarge else ""  # the same files at other sizes are another curve
+    curve = readable(f"{called(label, generated)} against {called(against, source)}{at}")
     if store.exists() and any(each.kind is Kind.TRAINED for each in store.studies() if each.study == name):
-        raise DataError(f"{images}: the store has a study {name!r} of trained networks; give the folder another name")
+        raise DataError(f"{label}: the store has a study {name!r} of trained networks; give the folder another name")
     groups = groups_in(source)
-    unseen = None if held_out is None else _read_held_out(held_out, source, size, resolution)
+    unseen = None if asked.held_out is None else _read_held_out(asked.held_out, source, size, asked.resolution)
     _know(store, declared.values(), (max(each.images.shape[1] for each in (generated, source)), *size[::-1]))
-    null = None if unseen is None else _compared(unseen.images, source.images, measures, in_spaces)
-    notes = tuple(_notes(str(images), generated, against, source, note(groups)))
+    looked_for = [*measures]
+    if looks_for_transformed(generated.images.shape, source.images.shape, this_device()):
+        looked_for = list(dict.fromkeys([*measures, TRANSFORMED]))
+    null = None if unseen is None else _compared(unseen.images, source.images, looked_for, in_spaces)
+    notes = tuple(_notes(label, generated, against, source, note(groups)))
     if unseen is not None and null is not None:
-        notes += _of_given(str(held_out), unseen, null, against)
+        notes += _of_given(str(asked.held_out), unseen, null, against)
     elif store.exists() and (stored := _null(store, name, cell, NEAREST)) is not None:
         notes += _caveats("held-out images given before", stored.samples, stored.trained_on, against)
-    _register(store, name, images, cell, curve, notes)
-    checkpoint = _measured(cell, generated.images, source.images, store, measures, in_spaces)
+    _register(store, name, label, cell, curve, notes)
+    order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
+    started = time.monotonic()
+    evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
+    _keep(cell, only(evidence, measures), store, time.monotonic() - started)
     if null is not None:
-        store.add_held_out(cell.cell_id, null, newest=True)
-    found, more = _quality(cell, store, generated, source, unseen if quality else None, in_spaces)
+        store.add_held_out(cell.cell_id, only(null, measures), newest=True)
+    found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
+    files = image_names(against, source)
     return _result(
-        *(name, cell, checkpoint, store),
-        files=[] if against in DATASETS else image_files(against),
+        *(name, cell, evidence, null, store),
+        files=files,
+        matched=matches(evidence, order, samples=samples, training=files, groups=groups.widest),
         twins=groups.identical,
         notes=(*notes, *more),
         asked=measures,
@@ -164,10 +194,10 @@ def _know(store: Store, declared: Iterable[DeclaredSpace], shape: tuple[int, int
         store.add_spaces(identities)
 
 
-def _register(store: Store, name: str, images: Path | str, cell: ForeignCell, curve: str, notes: Sequence[str]) -> None:
+def _register(store: Store, name: str, images: str, cell: ForeignCell, curve: str, notes: Sequence[str]) -> None:
     """Make the images a study, or a curve of one: other images of this name, or another training set, are another."""
     store.register(
-        Listing(name, f"Images called {name}", readable(str(images)), READ_OFF),
+        Listing(name, f"Images called {name}", readable(images), READ_OFF),
         [ListedCell(cell, curve, f"{curve}, N = {cell.size}", {})],
         kind=Kind.IMAGES,
         notes={cell.cell_id: notes},
@@ -200,37 +230,42 @@ def _quality(
 def _result(
     name: str,
     cell: ForeignCell,
-    checkpoint: Checkpoint,
+    evidence: Evidence,
+    of_null: Evidence | None,
     store: Store,
     *,
     files: Sequence[str],
+    matched: list[Match],
     twins: int,
     notes: tuple[str, ...],
     asked: Sequence[str],
     quality: list[QualityValue],
 ) -> Score:
     """Return what was found of a study's images, by the measures `asked` and those that the store has; `files` are
-    those of the training images, if each has one."""
+    the names of the training images."""
     found = {each.measure: each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name}
-    low, high = wilson(checkpoint.ratio, checkpoint.samples).tolist()
+    low, high = wilson(evidence.ratio, evidence.samples).tolist()
     replicated, null = store.replicated(cell.cell_id), _null(store, name, cell, NEAREST)
+    kinds, looked_for = counts(evidence), TRANSFORMED in evidence.others
     return Score(
         name,
-        checkpoint.samples,
-        checkpoint.memorized,
+        evidence.samples,
+        evidence.memorized,
         low,
         high,
         size=cell.size,
+        mirrored=kinds[MIRRORED] if looked_for else None,
+        duplicated=kinds[DUPLICATED] if looked_for else None,
+        identical=int((evidence.d1 == 0).sum()),
+        matches=matched,
         replicated=len(replicated),
-        most_copied=[
-            Copied(each.nearest, each.copies, files[each.nearest] if files else None)
-            for each in replicated[:MOST_COPIED]
-        ],
+        most_copied=[Copied(each.nearest, each.copies, files[each.nearest]) for each in replicated[:MOST_COPIED]],
         twins=twins,
         notes=notes,
         null_ratio=None if null is None else null.ratio,
         null_samples=0 if null is None else null.samples,
-        p_value=None if null is None else _chance(checkpoint, null),
+        null_mirrored=counts(of_null)[MIRRORED] if of_null is not None and looked_for else None,
+        p_value=None if null is None else _chance(evidence, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
         nulls=list(_nulls(store, name, cell, asked)),
@@ -245,7 +280,7 @@ def _null(store: Store, study: str, cell: ForeignCell, measure: Measure) -> Null
     return next((nulls[position] for position in positions if position in nulls), None)
 
 
-def _chance(found: Checkpoint, null: Null) -> float:
+def _chance(found: Evidence, null: Null) -> float:
     return p_value(found.memorized, found.samples, null.copies, null.samples)
 
 
@@ -307,23 +342,12 @@ def _notes(images: str, generated: Source, against: str, source: Source, duplica
         yield f"{images}: {scale}"
 
 
-def _measured(
-    cell: ForeignCell,
-    generated: npt.NDArray[np.uint8],
-    training_images: npt.NDArray[np.uint8],
-    store: Store,
-    measures: Sequence[str],
-    spaces: Spaces,
-) -> Checkpoint:
-    """Score images in a random order and append the checkpoint to the store.
+def _keep(cell: ForeignCell, evidence: Evidence, store: Store, seconds: float) -> None:
+    """Append what was found of images, in a random order, to the store.
 
     The first ones then stand for all in galleries and figures, where an order by file names may go by what they show.
     """
-    order = np.random.default_rng(ORDER_SEED).permutation(len(generated))
     attempt = store.start_attempt(cell.cell_id, provenance(this_device()))
-    started = time.monotonic()
-    evidence = _compared(generated, training_images, measures, spaces, order=order, pairs=PAIRS)
-    seconds = time.monotonic() - started
     checkpoint = Checkpoint.of(
         evidence,
         cell_id=cell.cell_id,
@@ -343,7 +367,6 @@ def _measured(
             )
         for name, other in checkpoint.others.items():  # which an earlier score may lack
             store.add_measure(cell.cell_id, checkpoint.epoch, name, other)
-    return checkpoint
 
 
 def _compared(
@@ -373,21 +396,3 @@ def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> T
         warnings.simplefilter("ignore")  # that those of a mapped file must not be written to, which nothing does
         tensor = torch.from_numpy(images)
     return tensor.to(device).expand(-1, channels, -1, -1)
-
-
-def study_name(images: str) -> str:
-    """Return the name of a folder, of a file without its suffix, or of the folder that the files of a pattern share."""
-    path = Path(images).expanduser()
-    if not path.exists():
-        parts = itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts[:-1])
-        path = Path(*parts)
-    name = path.resolve().name
-    suffix = Path(name).suffix
-    is_file = path.is_file() and suffix.lower() in (*SUFFIXES, *CONTAINERS)
-    return (name.removesuffix(suffix) if is_file else name) or "images"
-
-
-def _called(name: Path | str, source: Source) -> str:
-    """Return the name of a collection with the beginning of its content's hash, which a dataset with a name has not."""
-    content = source.fingerprint.removeprefix("sha256:")[:8]
-    return f"{name} ({content})" if content else str(name)

@@ -86,7 +86,8 @@ def test_images_too_few_for_a_study_are_said_so_and_nothing_is_written(tmp_path)
 def test_what_is_no_name_for_a_study_is_refused(name, tmp_path):
     result = tiny.here("init", name)
     assert result.returncode == 2
-    assert "is no name for a study; give another one, `diffmem init NAME`" in result.stderr
+    stem = Path(name).name.removesuffix(".toml")
+    assert result.stderr == f"{stem!r} is no name for a study; give another one, `diffmem init NAME`\n"
     assert list(tmp_path.iterdir()) == []
 
 

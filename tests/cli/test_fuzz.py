@@ -27,6 +27,8 @@ KEYS = sorted(known_keys())
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 """Always the same cases; another one, to look for more."""
+TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
+"""How many times as many cases."""
 CPU_SECONDS = 30
 """Of this process, for one case: a hang, not a slow machine."""
 MOST_KILOBYTES = 500_000
@@ -430,7 +432,7 @@ def check(*command: str) -> Result:
     return result
 
 
-STUDIES, COMMANDS = 400, 250
+STUDIES, COMMANDS = 120 * TIMES, 80 * TIMES
 
 
 @pytest.mark.usefixtures("_bounded")
@@ -478,7 +480,7 @@ def test_an_odd_query_is_answered_or_refused_in_a_line(form, folder):
 
 # --- hostile images ------------------------------------------------------------------------------------
 
-FILES = 100
+FILES = 40 * TIMES
 FORMATS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
 COLUMNS = [
     "image",

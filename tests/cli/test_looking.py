@@ -45,13 +45,14 @@ def study(folder: Path) -> Study:
 def store(study: Study) -> Store:
     """The default store: the first cell is finished at its second attempt, the other one has nothing."""
     store = Store(Path("store/diffmem.duckdb"))
-    tiny.register(store, study)
     cell = study.cells[0].cell
-    failed = store.start_attempt(cell.cell_id, tiny.HERE)
-    store.end_attempt(failed, Outcome.FAILED, "out of memory [/b]; lower M.width")
-    attempt = store.start_attempt(cell.cell_id, tiny.HERE)
-    tiny.measure(store, cell, RATIOS, attempt=attempt, pairs=[(tiny.png(0), tiny.png(1))])
-    store.end_attempt(attempt, Outcome.FINISHED)
+    with tiny.at_once(store):
+        tiny.register(store, study)
+        failed = store.start_attempt(cell.cell_id, tiny.HERE)
+        store.end_attempt(failed, Outcome.FAILED, "out of memory [/b]; lower M.width")
+        attempt = store.start_attempt(cell.cell_id, tiny.HERE)
+        tiny.measure(store, cell, RATIOS, attempt=attempt, pairs=[(tiny.png(0), tiny.png(1))])
+        store.end_attempt(attempt, Outcome.FINISHED)
     return store
 
 

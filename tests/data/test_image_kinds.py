@@ -29,8 +29,10 @@ from diffmem.data.cache import cache_folder
 from diffmem.data.collection import read_images
 from diffmem.data.training_sets import groups_in, load_source
 from diffmem.errors import DataError, ImageWarning, StoreError, StudyError
+from diffmem.external.foreign import study_name
 from diffmem.external.monitor import Monitor
-from diffmem.external.score import Score, score_images, study_name
+from diffmem.external.score import score_images
+from diffmem.external.scored import Score
 from diffmem.store.store import Store
 from diffmem.study.study import Study
 
@@ -1592,7 +1594,7 @@ def test_images_replaced_by_others_of_the_same_size_and_time_are_read_anew(path:
             Path(f"moved/{path}").rename(path)
     assert score(against=path).ratio == brute_force(new, new) == 1
     printed = command("score", "--images", "samples", "--against", path, "--store", "s.duckdb").stdout
-    assert "memorization ratio 1.0000" in printed
+    assert "memorization ratio, 1.0000" in printed
 
 
 def test_images_replaced_by_another_process_are_read_anew() -> None:
@@ -1606,7 +1608,7 @@ def test_images_replaced_by_another_process_are_read_anew() -> None:
     long_ago("training.npz")
     assert score(against="training.npz").ratio == 1
     told = tiny.diffmem("score", "--images", "samples", "--against", "training.npz", "--store", "other.duckdb")
-    assert "memorization ratio 1.0000" in told.stdout
+    assert "memorization ratio, 1.0000" in told.stdout
 
 
 def test_the_same_path_in_another_folder_means_other_images(monkeypatch: pytest.MonkeyPatch) -> None:

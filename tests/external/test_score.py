@@ -92,8 +92,13 @@ def test_samples_are_compared_at_their_own_size(samples: Path) -> None:
 def test_the_command_prints_ratio_interval_and_the_most_copied_and_the_report_shows_them(samples: Path) -> None:
     result = CliRunner().invoke(main, ["score", "--images", str(samples), "--against", "digits"])
     assert result.exit_code == 0
-    assert "memorization ratio 0.7000 (95% interval 0.3968 to 0.8922): 7 of 10" in result.stdout
-    assert "3 of 1797 training images are replicated:\n" in result.stdout
+    assert result.stdout.startswith(
+        "7 of 10 images are copies of training images (70.0%, 95% interval 39.7% to 89.2%). How often images are "
+        "called copies by chance, held-out images tell (--held-out IMAGES).\n"
+        "A copy is an image whose nearest image of digits is less than a third as far away as the second nearest; the "
+        "share of copies is the memorization ratio, 0.7000.\n"
+    )
+    assert "3 of 1797 training images are copied:\n" in result.stdout
     assert CliRunner().invoke(main, ["report", "samples"]).exit_code == 0
     page = Path("store/report.html").read_text()
     assert page.count('class="pair memorized"') == 7
@@ -113,7 +118,7 @@ def test_a_score_is_said_as_a_test_against_held_out_images(samples: Path) -> Non
     said = CliRunner().invoke(main, arguments)
     assert said.exit_code == 0, said.output
     chance = scipy.stats.fisher_exact([[7, 3], [2, 38]], alternative="greater").pvalue
-    assert f"of 40 held-out images 2 would be called that (p = {chance:.2g})" in said.stdout
+    assert f"Of 40 held-out images, 2 would be called copies (p = {chance:.2g})." in said.stdout
     assert "note: unseen: 2 of 40 held-out images are also in digits" in said.stdout
     assert "note: unseen: 40 held-out images, too few to tell a false-positive rate of 1%" in said.stdout
     data = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
@@ -171,7 +176,7 @@ def test_a_chance_that_is_next_to_none_is_said_so() -> None:
     said = CliRunner().invoke(
         main, ["score", "--images", "copies.npz", "--against", "digits", "--held-out", "noise.npz"]
     )
-    assert "of 100 held-out images 0 would be called that (p < 1e-20)" in said.stdout, said.output
+    assert "Of 100 held-out images, 0 would be called copies (p < 1e-20)." in said.stdout, said.output
 
 
 def test_held_out_images_in_colour_are_no_null_of_grey_ones(samples: Path) -> None:
@@ -283,7 +288,7 @@ def test_the_ten_training_images_copied_most_are_kept_and_no_more(monkeypatch: p
     assert score_images("samples", "digits", store).replicated == 15
     assert [row["nearest"] for row in store.rows("SELECT nearest FROM copied ORDER BY nearest")] == [*range(10)]
     printed = CliRunner().invoke(main, ["score", "--images", "samples", "--against", "digits"]).stdout
-    assert "15 of 1797 training images are replicated; the 10 that are copied most:\n" in printed
+    assert "15 of 1797 training images are copied; the 10 that are copied most:\n" in printed
 
 
 def test_a_pattern_is_named_by_its_folder(samples: Path) -> None:

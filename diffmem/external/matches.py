@@ -1,0 +1,86 @@
+"""Which scored images are copies, and of what: by the paper's rule, of a mirrored or shifted training image, or of one
+that the training set has more than once."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diffmem.cells import AUGMENTATIONS
+from diffmem.measures import NEAREST, Evidence, grouped_name, is_copy
+
+TRANSFORMED = grouped_name("exact", AUGMENTATIONS)
+"""The measure that also looks at what a mirror and shifts by a pixel make of each training image."""
+MOST_COMPARED = {"cpu": 2e11, "cuda": 1e13}
+"""Pixels compared with pixels above which nobody looks for these unasked: it takes 18 times as long as the rest."""
+FEWEST = 1000
+"""Generated images as which fewer count, for the training images are looked through too."""
+
+COPY, MIRRORED, DUPLICATED = "copy", "mirrored or shifted copy", "copy of a duplicate"
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A scored image and the training image that it is nearest to."""
+
+    sample: str  # its file, or its collection and position there
+    copy: str  # COPY, MIRRORED or DUPLICATED; empty if it is none
+    distance_ratio: float | None  # of the nearest to the second nearest; None where both distances are 0
+    nearest: str  # file, or dataset and position there
+    group: str | None  # the first of the training images that are nearly identical with that one, if there are any
+
+
+def looks_for_transformed(images: Sequence[int], training_images: Sequence[int], device: torch.device) -> bool:
+    """Return whether mirrored and shifted copies of so many images [n, c, h, w] are looked for unasked."""
+    compared = max(images[0], FEWEST) * float(np.prod(training_images, dtype=np.float64))
+    return compared <= MOST_COMPARED[device.type]
+
+
+def kinds(evidence: Evidence) -> list[str]:
+    """Return of each image which kind of copy it is; empty of one that is none."""
+    plain = is_copy(evidence.d1, evidence.d2, NEAREST.threshold)
+    if (found := evidence.others.get(TRANSFORMED)) is None:
+        return [COPY if each else "" for each in plain]
+    also = is_copy(found.distance, found.yardstick, NEAREST.threshold) & ~plain
+    nearer = found.distance < evidence.d1  # as a mirror or a shift makes it
+    named: list[str] = np.select([plain, also & nearer, also], [COPY, MIRRORED, DUPLICATED], "").tolist()
+    return named
+
+
+def counts(evidence: Evidence) -> Counter[str]:
+    """Return how many images are copies of each kind."""
+    return Counter(filter(None, kinds(evidence)))
+
+
+def only(evidence: Evidence, measures: Sequence[str]) -> Evidence:
+    """Return the evidence of the paper's measure and of these."""
+    return replace(evidence, others={name: each for name, each in evidence.others.items() if name in measures})
+
+
+def matches(
+    evidence: Evidence, order: Indices, *, samples: Sequence[str], training: Sequence[str], groups: Indices
+) -> list[Match]:
+    """Return what each image matches, the most similar first; image i of the evidence is `samples[order[i]]`."""
+    nearest, d1, d2 = evidence.nearest, evidence.d1, evidence.d2
+    which = np.array(kinds(evidence), dtype=object)
+    if (found := evidence.others.get(TRANSFORMED)) is not None:
+        by_groups = np.isin(which, [MIRRORED, DUPLICATED])
+        nearest = np.where(by_groups, found.nearest, nearest)
+        d1, d2 = np.where(by_groups, found.distance, d1), np.where(by_groups, found.yardstick, d2)
+    ratios = np.divide(d1, d2, out=np.full(len(d1), np.nan), where=d2 > 0)
+    _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    return [
+        Match(
+            samples[order[i]],
+            which[i],
+            None if np.isnan(ratios[i]) else float(ratios[i]),
+            training[nearest[i]],
+            training[first[group[nearest[i]]]] if sizes[group[nearest[i]]] > 1 else None,
+        )
+        for i in np.lexsort((order, ratios))
+    ]
