@@ -241,7 +241,8 @@ def _empty() -> bytes:
 def make(store: Store) -> None:
     """Put a store that holds nothing where none is, in a third of the time that migrating one takes."""
     folder = store.path.parent
-    if database.MIGRATIONS is MIGRATIONS and folder.is_dir() and not [*folder.glob(f"{escape(store.path.name)}*")]:
+    if database.MIGRATIONS is MIGRATIONS and not [*folder.glob(f"{escape(store.path.name)}*")]:
+        folder.mkdir(parents=True, exist_ok=True)
         store.path.write_bytes(_empty())
 
 
