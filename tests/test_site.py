@@ -145,4 +145,4 @@ def test_every_link_of_the_site_leads_to_a_file_and_an_anchor(site):
 def test_the_reference_on_the_site_has_signatures_and_docstrings(site):
     text = (site / "docs" / "api.html").read_text()
     assert [name for name in REFERENCE if f'id="{name}"' not in text] == []
-    assert "Estimate the largest N whose memorization ratio is at least 1 - epsilon." in text
+    assert "Estimate the largest N whose memorization ratio is at least 1 - epsilon" in text
