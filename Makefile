@@ -1,10 +1,14 @@
 # make demo: install, run the quickstart study, write its report.  make test: install, run all tests.  make check: lint, fast tests of what changed.
-# make gpu: what a GPU must be checked for, then how well it is used.
+# make gpu: what a GPU must be checked for, then how well it is used.  make docs: the documentation as a site, site/index.html.
 
 PYTHON ?= python3
 STAMP = .venv/.installed-with-$(notdir $(PYTHON))
 
-.PHONY: install demo test check lint bench gpu
+.PHONY: install demo test check lint bench gpu docs site
+
+PAGES = README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff docs store/README.md studies diffmem/data/README.md diffmem/analysis/published.csv
+ZENSICAL = .venv/bin/zensical
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +34,15 @@ bench: install
 gpu: install
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 6 --dist worksteal -m gpu
 	.venv/bin/python -m benchmarks.gpu --compile bf16 --output store/gpu.json
+
+docs: install
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(MAKE) site
+
+site:
+	rm -rf build/docs && mkdir -p build/docs
+	tar -cf - $(PAGES) | tar -xf - -C build/docs
+	$(ZENSICAL) build --clean --strict
 
 check: lint
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow" -x \

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 
 class DiffmemError(Exception):
-    """Say in one sentence what is wrong, where, and what to do next."""
+    """Base of every error that a user can cause: one sentence says what is wrong, where, and what to do next."""
 
     exit_code = 2  # the user's input is wrong; 1: it was right, but the work could not be done
 
 
 class StudyError(DiffmemError):
-    """Hold every fault of a study file, each as `file:line: key: what is wrong`."""
+    """The mistakes in a study file, all of them, each as `file:line: key: what is wrong`."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -30,11 +30,11 @@ class SizeError(DataError):
 
 
 class ImageWarning(UserWarning):
-    """Images were taken to mean something that their caller may not have meant."""
+    """Images were read in a way that their caller may not have meant."""
 
 
 class StoreError(DiffmemError):
-    """A store that is not there, is not one, or cannot be written."""
+    """A store that is missing, is not a store, or cannot be written."""
 
 
 class NotInStore(StoreError):

@@ -1,5 +1,5 @@
-"""The documents: what they show works. Commands parse and, where they are quick, run; links lead somewhere; SQL,
-Python and study files do what the text says.
+"""The documents: what they show works. Commands parse and, where they are quick, run; SQL, Python and study files do
+what the text says.
 
 Every document is read as it is, in a copy of the project's folder with a small store that is filled by hand.
 """
@@ -263,26 +263,6 @@ def test_a_wrong_command_in_a_document_would_be_found(line):
 @pytest.mark.parametrize("line", ["emm nowhere", "run studies/nowhere.toml", "run studies/skip.toml --set T.epohcs=1"])
 def test_a_command_that_fails_would_be_found(line):
     assert "exit code" in (fault_of(shlex.split(line)) or "")
-
-
-# --- links ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_link_of_a_document_leads_to_a_file(document):
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text_of(document))
-    here = (ROOT / document).parent
-    assert [target for target in targets if "://" not in target and not (here / target).exists()] == []
-
-
-def test_every_document_is_linked_from_the_readme_or_from_one_that_is():
-    linked, ahead = set(), {ROOT / "README.md"}
-    while ahead:
-        page = ahead.pop()
-        linked.add(page)
-        targets = re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", page.read_text())
-        ahead |= {(page.parent / target).resolve() for target in targets if "://" not in target} - linked
-    assert {ROOT / document for document in DOCUMENTS} <= linked
 
 
 # --- blocks of SQL, Python and TOML --------------------------------------------------------------------

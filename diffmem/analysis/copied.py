@@ -84,8 +84,11 @@ class CopiedImages:
 
 
 def copied_images(store: Store, study: StoredStudy) -> list[CopiedImages]:
-    """Return which training images each cell of a study copies at the last checkpoint that the study's measure has
-    scored, at its threshold; none of a cell without any. StoreError if more are copied than there are."""
+    """Return which training images each cell of a study copies, by the study's measure and threshold.
+
+    It takes the last checkpoint that the measure has scored, and leaves out cells without one. Raises StoreError if
+    more images are copied than there are.
+    """
     name, measure = study.study, study.measure
     thresholds = sorted({study.threshold, *(k * measure.largest / LEVELS for k in range(1, LEVELS + 1))})
     last = {point.position: point for point in store.curve_points(name, measure, study.threshold)}

@@ -48,7 +48,12 @@ class SizePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """Ratio against size for one combination of the other axes, and the EMM read off it."""
+    """Ratio against training set size for one combination of the other axes, and the EMM read off it.
+
+    `points` has `size`, `best` and `last` (mean ratios, in 0..1), `low` and `high` (the 95% interval of `best`), and
+    `null` (the share of held-out images that are called copies). `estimate` and its 95% `interval` are None if nothing
+    is measured.
+    """
 
     label: str
     points: list[SizePoint]
@@ -62,7 +67,7 @@ class Curve:
 
     @property
     def answer(self) -> str:
-        """Return the EMM as text, and whether it comes from undertrained cells."""
+        """Return the EMM as text, marked if it comes from undertrained cells."""
         return str(self.estimate or "not measured") + " (undertrained)" * bool(self.estimate and self.undertrained)
 
     @property
@@ -72,7 +77,7 @@ class Curve:
 
     @property
     def note(self) -> str:
-        """Return what to know of the trainings, which may change all, and of the estimate."""
+        """Return what the reader of the EMM should know of its trainings and its estimate; empty if nothing."""
         return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else "", self.noise]))
 
 
@@ -116,10 +121,10 @@ class CellWithSettings(MeasuredCell):
 
 
 def study_curves(store: Store, study: StoredStudy | str, measure: str | None = None) -> list[Curve]:
-    """Return the curves of a study, by its name or as the store has it, in the order of its file.
+    """Return the curves of a study, each with its EMM (Gu et al. 2023, Def. 3.1), in the order of its file.
 
-    Ratios are by the study's measure, or another one by its name. StoreError where the store has no study of this name,
-    or diffmem no such measure.
+    `study` is a name, or a row of `store.studies()`. Ratios are by the study's own measure unless `measure` names
+    another one. Raises StoreError if the store has no such study, or diffmem no such measure.
     """
     with store.snapshot():
         found = store.study(study) if isinstance(study, str) else study

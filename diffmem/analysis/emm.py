@@ -19,7 +19,11 @@ def memorized_from(epsilon: float) -> float:
 
 
 class Estimate(NamedTuple):
-    """An EMM: `value` where the curve crosses, else None; the sizes around it, None at an open end; and why."""
+    """An EMM: `value`, the sizes `lower` and `upper` around the crossing, and a `note`.
+
+    `value` is None if the curve does not cross, and `lower` or `upper` is None at an open end. `str()` gives "34.9",
+    "> 64" or "< 8".
+    """
 
     value: float | None
     lower: float | None
@@ -35,12 +39,12 @@ class Estimate(NamedTuple):
 
 
 def estimate_emm(sizes: Sequence[float], ratios: Sequence[float], *, epsilon: float = 0.1) -> Estimate:
-    """Estimate the largest N whose memorization ratio is at least 1 - epsilon.
+    """Estimate the largest N whose memorization ratio is at least 1 - epsilon (Gu et al. 2023, Def. 3.1).
 
-    `ratios` (in 0..1) are those of training sets of `sizes`, in any order; equal sizes are replicates and are
-    averaged. Between the last size at or above 1 - epsilon and the next one the ratio is interpolated linearly;
-    where no size follows, or none is at or above, the answer is a bound. Raises ValueError for unequal lengths,
-    no sizes, or a ratio outside 0..1.
+    `ratios` (in 0..1) belong to training sets of `sizes` images, in any order. Ratios of the same size are averaged.
+    Between the last size at or above 1 - epsilon and the next size, the ratio is interpolated linearly. If there is no
+    next size, or no size is at or above, the answer is a bound. Raises ValueError for unequal lengths, no sizes, or a
+    ratio outside 0..1.
     """
     N, ratio = _curve(sizes, ratios)
     note = _rise(N, ratio)
@@ -241,11 +245,12 @@ def weighted_sum(means: Sequence[Mean], weights: Sequence[float]) -> tuple[float
 def emm_interval(
     sizes: Sequence[float], ratios: Sequence[float], samples: Sequence[int], *, epsilon: float = 0.1, seed: int = 0
 ) -> Interval:
-    """Return the 95% interval of the EMM: the middle of a parametric bootstrap over images, draws and seeds.
+    """Return the 95% interval of the EMM, by a parametric bootstrap over images, draws and seeds.
 
-    The arguments are those of `bands`. Every resample draws a ratio at each size from what its images and its models
-    leave open, the latter with Student's t for few models. The EMMs of RESAMPLES such curves make the interval; an
-    end is open where the measured sizes do not bound it.
+    Each entry is one trained model: its training set size, its ratio (in 0..1), and the number of generated images
+    behind it. Each resample draws a ratio at every size, with Student's t because there are few models; the interval
+    is the middle 95% of the EMMs of RESAMPLES such curves. An end that the measured sizes do not bound is open. Raises
+    ValueError as `estimate_emm`.
     """
     found = bands(sizes, ratios, samples)
     generator = np.random.default_rng(seed)

@@ -57,10 +57,11 @@ def _told(estimate: Estimate | None) -> tuple[str | None, float | None, float | 
 
 
 def export(store: Store, what: str, path: Path, *, form: str, study: str | None = None) -> None:
-    """Write what a store has, or one study, of a kind that `diffmem export` names, to a file.
+    """Write what a store (or one study of it) has to a file, whole or not at all.
 
-    The file is written whole or not at all. With a study, all but evidence and notes come once for each place that
-    they have in it. `form` is csv, parquet or json. DiffmemError where the file cannot be written.
+    `what` is a word that `diffmem export` accepts, such as "checkpoints"; `form` is csv, parquet or json. With a
+    study, a row comes once for each place that its cell has in the study, except for evidence and notes. Raises
+    DiffmemError if the file cannot be written.
     """
     rows: list[tuple[Any, ...]] = []
     if what == "emm":

@@ -85,7 +85,11 @@ class MeasuredStudy(NamedTuple):
 
 
 def check_findings(store: Store, profile: str | None = None) -> list[tuple[Finding, str, list[Result]]]:
-    """Return every finding with its verdict from the studies of a profile (None: the paper's scale)."""
+    """Return each of the paper's 17 findings with its verdict and the results of its claims (Gu et al. 2023).
+
+    The evidence is the studies of `profile` in the store; None means those without a profile, at the paper's scale. A
+    finding whose studies are missing is inconclusive. Raises StoreError if the store cannot be read.
+    """
     evidence = {
         each.study: MeasuredStudy(each, study_cells(store, each)[0], published_values(store, each.study))
         for each in (stored.by(NEAREST) for stored in store.studies())

@@ -21,7 +21,7 @@ class CellGaps:
 
 
 def cell_gaps(store: Store, study: StoredStudy) -> list[CellGaps]:
-    """Return the gaps of each cell of a study; NotInStore where no measure of a denoiser has found anything."""
+    """Return the gaps of each cell of a study; NotInStore if none has been measured."""
     cells: dict[int, list[StudyLevel]] = {}
     for each in store.study_levels(study.study):
         cells.setdefault(each.position, []).append(each)

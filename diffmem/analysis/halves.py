@@ -35,7 +35,7 @@ class HalvesAgreement:
 def halves_of(
     store: Store, study: StoredStudy, *, space: str = CENTRED_PIXELS.name, threshold: float = SIMILAR
 ) -> list[HalvesAgreement]:
-    """Return how far each two halves of a study agree in a space, in its order; none where nothing is compared."""
+    """Return how much each pair of halves of a study agrees in a space, in its order; none if nothing was compared."""
     return [_agreement(each, threshold) for each in store.study_halves(study.study) if each.space == space]
 
 

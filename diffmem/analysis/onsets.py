@@ -111,10 +111,11 @@ class Model(NamedTuple):
 def onsets_of(
     points: Sequence[Point], *, level: float = LEVEL, quality: Sequence[StudyQuality] = ()
 ) -> list[CurveOnsets]:
-    """Return the onsets that the checkpoints of a study show, by curve, in its order.
+    """Return the optimizer steps at which memorization begins, for each curve of a study, in its order.
 
-    Models that have no optimizer step, as the optimum and images of other tools, have none. tau_gen is by `quality`, of
-    which the distances to held-out images in the space of `space_of` count.
+    `level` is the ratio, in 0..1, at which it counts as begun. `quality` gives tau_gen, from the distances to held-out
+    images in the space of `space_of`. Models without optimizer steps (the optimum, images of other tools) have no
+    onset.
     """
     distances = _distances(quality)
     models: dict[str, dict[int, list[Model]]] = defaultdict(lambda: defaultdict(list))

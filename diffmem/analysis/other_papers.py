@@ -91,7 +91,7 @@ class OtherResult:
 
 
 def check_other_papers(store: Store, profile: str | None = None) -> list[OtherResult]:
-    """Return what the studies of a profile (None: without one) say of each claim of another paper."""
+    """Return what the studies of a profile (None: those without one) say about each finding of another paper."""
     studies = {each.study: each for each in store.studies()}
     results = []
     for claim in OTHER_PAPERS:

@@ -22,7 +22,7 @@ class QualityRow:
 
 
 def cell_quality(store: Store, study: StoredStudy) -> list[QualityRow]:
-    """Return the quality of each cell of a study; NotInStore where none is measured."""
+    """Return the quality of each cell of a study; NotInStore if none has been measured."""
     values = store.study_quality(study.study)
     if not values:
         meant = as_arguments(study.path, study.study, study.overrides)

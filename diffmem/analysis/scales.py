@@ -48,7 +48,7 @@ class FindingsAtScales:
 
 
 def findings_at_scales(store: Store) -> FindingsAtScales:
-    """Return what every scale says that has a study of a finding: studies without a profile, then those of each."""
+    """Return the findings at every scale in the store: the studies without a profile, then those of each profile."""
     about = {claim.study for finding in FINDINGS for claim in finding.claims} | {each.study for each in OTHER_PAPERS}
     found = (each.study.partition("@") for each in store.studies())
     profiles = {stem_profile[2] for stem_profile in found if stem_profile[0] in about}

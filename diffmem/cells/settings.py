@@ -55,7 +55,7 @@ class DataDistribution(Settings):
 
     dataset: str = Field(
         description="Where the images come from: digits or emoji (ship with diffmem), cifar10, imagenet-dogs, or a "
-        "folder of images (one sub-folder a class), a .zip of one, a .npz, a Parquet file or a pattern of them."
+        "folder of images (one sub-folder per class), a .zip of one, a .npz, a Parquet file, or a pattern of files."
     )
     size: int = Field(ge=2, le=MOST, description="N, the number of training images; the axis of EMM.")
     draw: Annotated[int, Field(ge=0, lt=2**63)] | Literal["first"] = Field(
@@ -65,20 +65,21 @@ class DataDistribution(Settings):
         None, ge=4, le=4096, description="Side in pixels, by centre crop and Lanczos resize; default: the source's own."
     )
     classes: Classes | None = Field(
-        None, description="Only the first so many classes, or a list of class numbers from 0; default: all."
+        None, description="How many classes, from the first on, or a list of class numbers from 0; default: all."
     )
     blend: Blend | None = Field(None, description="Another dataset and its share of the training set; default: none.")
     balance: bool = Field(
         True,
-        description="Equal shares of all classes; false: any images, so that all of an unbalanced set can be used.",
+        description="Equal shares of all classes; false: any images, so all of an unbalanced set can be used.",
     )
     labels: str | None = Field(
-        None, description="The column of a Parquet file that has the classes; default: the first called label."
+        None,
+        description="The column of a Parquet file with the classes; default: the first one called label or the like.",
     )
     half: Half | None = Field(
         None,
-        description="a or b: of every two images of the draw's order, the first or the second, so that two halves of "
-        "any size share no image; default: all.",
+        description="a or b: the first or the second of every two images in the draw's order, so halves of any size "
+        "share no image; default: all.",
     )
 
     def resolved(self, dataset: "Dataset") -> Self:
@@ -114,12 +115,12 @@ class TrainingProcedure(Settings):
     NEUTRAL: ClassVar[Mapping[str, Any]] = {"steps": None, "images": None}
 
     epochs: int | None = Field(40_000, ge=1, le=MOST, description="Passes over the training set.")
-    steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps, in the place of T.epochs.")
+    steps: int | None = Field(None, ge=1, le=MOST, description="Optimizer steps, instead of T.epochs.")
     images: int | None = Field(
         None,
         ge=1,
         le=MOST_IMAGES,
-        description="Training images seen, in the place of T.epochs; the last batch is a whole one.",
+        description="Training images seen, instead of T.epochs; the last batch is a whole one.",
     )
     batch_size: int = Field(512, ge=1, le=MOST, description="Images per optimizer step, over all processes.")
     lr: float = Field(2e-4, gt=0, description="Learning rate after the warm-up.")
@@ -127,9 +128,11 @@ class TrainingProcedure(Settings):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Adam (0.9, 0.999), or SGD with momentum.")
     momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of SGD; default 0.9.")
     weight_decay: float = Field(0.0, ge=0, description="Added to the gradient as weight_decay * weight.")
-    ema: float = Field(0.99929, ge=0, lt=1, description="Decay of the weights' running average, which generates.")
+    ema: float = Field(
+        0.99929, ge=0, lt=1, description="Decay of the running average of the weights, which generates the images."
+    )
     shuffle: Literal["once", "epoch"] = Field(
-        "once", description="Batch order: one order for ever (the paper's code), or a new one per epoch."
+        "once", description="Batch order: always the same (the paper's code), or a new one per epoch."
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="Arithmetic of the training: float32, TF32 products on CUDA, or bfloat16 by autocast."
@@ -212,8 +215,8 @@ class Scoring(Settings):
         None,
         ge=1,
         le=MOST_CHECKPOINTS,
-        description="In the place of score.every: so many checkpoints, log-spaced in steps over the last three decades "
-        "of the training.",
+        description="Instead of score.every: how many checkpoints, log-spaced in steps over the last three decades of "
+        "the training.",
     )
     steps: int = Field(18, ge=2, le=MOST, description="Noise levels of the Heun sampler.")
     precision: float | None = Field(
@@ -230,7 +233,7 @@ class Scoring(Settings):
         10_000,
         ge=0,
         le=MOST,
-        description="Images that are not trained on, at most, whose share of copies is the null; changes no numbers.",
+        description="Held-out images, at most, whose share of copies is the null; changes no numbers.",
     )
     measures: Names = Field(
         (),
@@ -243,11 +246,11 @@ class Scoring(Settings):
         "changes no numbers.",
     )
     augment: Augmentations = Field(
-        (), description="What the training did to its images: their groups then have those too; changes no numbers."
+        (), description="How the training augmented its images, which then join the groups; changes no numbers."
     )
     keep: Literal["last", "best", "all", "none"] = Field(
         "last",
-        description="The checkpoints whose averaged weights are kept: the last, the one of the highest ratio, all or "
+        description="The checkpoints whose averaged weights are kept: the last, the one with the highest ratio, all or "
         "none; changes no numbers.",
     )
 
@@ -282,21 +285,23 @@ class Estimation(Settings):
 
     epsilon: float = Field(0.1, gt=0, lt=1, description="EMM is the largest N with ratio >= 1 - epsilon.")
     measure: str = Field(
-        "nearest", description="The measure that the ratio is by: nearest (the paper's), or one of score.measures."
+        "nearest", description="The measure of the ratio: nearest (the paper's), or one of score.measures."
     )
     threshold: float | None = Field(
         None,
         gt=0,
-        description="An image is a copy below this share: of the second nearest distance, by the paper's measure; "
-        "default: the measure's own.",
+        description="An image is a copy below this share of the yardstick (by the paper's measure: the second nearest "
+        "distance); default: the measure's own.",
     )
     search: Literal["grid", "bisect"] = Field(
-        "grid", description="The sizes of an axis, or those that a search for the EMM chooses one after another."
+        "grid", description="grid: the sizes of an axis; bisect: a search for the EMM chooses them one after another."
     )
     range: Pair | None = Field(
         None, description="Smallest and largest size of the search; needed with search = bisect."
     )
-    tolerance: float = Field(0.1, ge=0.001, le=1, description="The search ends when the EMM is known to this share.")
+    tolerance: float = Field(
+        0.1, ge=0.001, le=1, description="The search ends when the EMM is known to within this share."
+    )
     stop: Literal["crossed", "end"] = Field(
         "crossed",
         description="A cell of a search ends at the first checkpoint above the line, or is trained to its end.",

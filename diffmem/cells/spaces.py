@@ -22,16 +22,16 @@ def _resize(text: str) -> str:
 
 
 class SpaceSettings(Settings):
-    """A feature space: images are compared by their features, in the place of their pixels."""
+    """A feature space: images are compared by their features instead of their pixels."""
 
     features: str = Field(
-        description="What makes features [n, d] of images: `module:function`, a TorchScript file, an ONNX file "
+        description="What computes features [n, d] of images: `module:function`, a TorchScript file, an ONNX file "
         "(.onnx), `timm:NAME` or `transformers:NAME`."
     )
     resize: Annotated[str, AfterValidator(_resize)] = Field(
         "none",
-        description="Bilinear and antialiased, before that: `none`, `short S` (the shorter side), `short S crop C` "
-        "(and its centre), `square S`.",
+        description="Resizing before that, bilinear and antialiased: `none`, `short S` (the shorter side), "
+        "`short S crop C` (and its centre), `square S`.",
     )
     pixels: Literal["0..255", "0..1", "imagenet"] = Field(
         "0..255",
@@ -44,5 +44,5 @@ class SpaceSettings(Settings):
         "threshold times the second nearest (l2).",
     )
     threshold: float | None = Field(
-        None, gt=0, lt=1, description="That threshold; needed for similarity, default of nearest: 1/3."
+        None, gt=0, lt=1, description="The threshold; needed for similarity; default for nearest: 1/3."
     )

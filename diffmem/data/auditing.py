@@ -58,11 +58,11 @@ class Audit:
 
 
 def audit(dataset: str, *, resolution: int | None = None, delta: float = NEAR, augment: Sequence[str] = ()) -> Audit:
-    """Return the groups of all images of a dataset, by its name or path, at a resolution or in their own size.
+    """Return the groups of identical and nearly identical images of a dataset, given by name or path.
 
-    Two images are of a group if their root mean square is below `delta` of the scale, and if others connect them;
-    with `augment`, also if that holds of what these augmentations make of one of them. DataError as `load_source`, and
-    for a delta or an augmentation that cannot be.
+    Two images are in one group if the root mean square of their differences is below `delta` of the scale, or if other
+    images connect them. With `augment` ("hflip", "shift"), augmented versions count too. `resolution` is in pixels a
+    side; None keeps their own size. Raises DataError as `load_source`, and for an impossible delta or augmentation.
     """
     try:
         source = load_source(dataset, resolution, enlarge=resolution is not None)

@@ -38,10 +38,11 @@ class TrainingSet:
 def load_source(
     dataset: str, resolution: int | Size | None, labels: str | None = None, *, enlarge: bool = False
 ) -> Source:
-    """Return all images of a dataset by its name or path, at `resolution` (pixels) or in their own size.
+    """Return all images of a dataset, given by name or path: uint8 [n, c, h, w], with their classes, int64 [n].
 
-    `labels` names the column of labels of a Parquet file. Raises DataError where images cannot be read, cannot be
-    reached (with what to download and where to put it), or would all be enlarged without being asked to.
+    `resolution` is in pixels a side, or (height, width); None keeps their own size. `labels` names the column of labels
+    in a Parquet file. Raises DataError if images cannot be read, if they cannot be downloaded (it says what to download
+    and where to put it), or if all would be enlarged without `enlarge`.
     """
     if labels is not None and dataset in DATASETS:
         raise DataError(f"{dataset}: has its own classes; P.labels names a column of a Parquet file")

@@ -43,11 +43,12 @@ def denoising_errors(
     draws: int = DRAWS,
     at_once: int = 500,
 ) -> Tensor:
-    """Return the squared errors per pixel of images at each noise level, means over draws, float64 [n, levels, 3].
+    """Return the squared errors per pixel of images at each noise level, averaged over draws, float64 [n, levels, 3].
 
-    `clean` are images [n, c, h, w] in -1..1 and `labels` their classes [n]; `rows` are those wanted, all without.
-    The three are ||D(z) - x||^2, ||D*(z) - x||^2 and ||D(z) - D*(z)||^2 at z = x + sigma e, with e from the bank of the
-    set `name`. Denoises `at_once` images at once, fewer if memory runs out.
+    The three errors are ||D(z) - x||^2, ||D*(z) - x||^2 and ||D(z) - D*(z)||^2 at z = x + sigma e (Gu et al. 2023,
+    Eq. 2 and App. A). `clean` are images x, float32 [n, c, h, w] in -1..1, and `labels` their classes [n]; `rows` picks
+    some of them. The noise e depends only on `seed`, the set's `name`, the image and the draw. At most `at_once` images
+    are denoised together, fewer if memory runs out.
     """
     wanted = range(len(clean)) if rows is None else rows
     sigmas = sampler_levels(denoiser, LEVELS)

@@ -38,7 +38,10 @@ class Quality(NamedTuple):
 
 
 class ImageQuality:
-    """Training and held-out images, uint8 [n, c, h, w] each, whose features are found once for all generated images."""
+    """Compares generated images with training and held-out ones as distributions.
+
+    All are uint8 [n, c, h, w]. Features of the real images, in `space`, are found once for all generated images.
+    """
 
     def __init__(
         self, training: Images, held_out: Images, *, space: Space = PIXELS, device: torch.device | str = "cpu"
@@ -46,7 +49,10 @@ class ImageQuality:
         self.training, self.held_out, self.space, self.device = training, held_out, space, device
 
     def of(self, generated: Images) -> Quality:
-        """Measure generated images, uint8 [n, c, h, w]; DataError where a feature is no number."""
+        """Return the quality of generated images: its `values`, `notes`, and the `reason` if there is none.
+
+        Each value has its 95% interval and its null. Raises DataError if a feature is not a number.
+        """
         images = generated[: most_images(generated, GENERATED_IMAGES)]
         sizes = {"training": len(self.training), "held_out": len(self.held_out)}
         if reason := too_few(generated=len(images), **sizes):

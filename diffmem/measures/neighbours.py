@@ -32,12 +32,12 @@ MORE_ELEMENTS = 2**23
 
 @torch.inference_mode()
 def two_nearest(images: Tensor, training_images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return indices [n, 2] and l2 distances [n, 2] (float64, on the 0..255 scale) of the two nearest images.
+    """Return the indices [n, 2] and l2 distances [n, 2] of the two nearest training images of each image.
 
-    `images` [n, c, h, w] and `training_images` [N, c, h, w] are uint8 on one device. Squared distances are
-    computed exactly, in whole numbers; equally near ones come in the order of their index. Memory beyond the
-    data is bounded whatever n and N. Raises ValueError for fewer than two training images, unequal shapes, or what is
-    no uint8 tensor.
+    `images` [n, c, h, w] and `training_images` [N, c, h, w] are uint8 on one device. Indices are int64; distances are
+    float64, on the 0..255 scale, nearest first. Squared distances are exact whole numbers, and ties come in the order
+    of their index. Memory beyond the data does not grow with n or N. Raises ValueError for fewer than two training
+    images, for unequal shapes, or if either is not a uint8 tensor.
     """
     if any(getattr(each, "dtype", None) != torch.uint8 for each in (images, training_images)):
         raise ValueError("two nearest neighbours are of uint8 tensors; `memorization_ratio` takes arrays and lists too")

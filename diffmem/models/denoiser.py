@@ -42,10 +42,12 @@ def per_image(values: Tensor) -> Tensor:
 def build_denoiser(
     M: ModelConfiguration, *, resolution: int, channels: int, labels: int = 0, seed: int = 0
 ) -> Denoiser:
-    """Build the network of M with its preconditioning, in evaluation mode, with weights drawn from `seed`.
+    """Build the untrained denoiser D(x; sigma) of M, in evaluation mode, with weights drawn from `seed`.
 
-    `labels` is the number of classes, 0 for an unconditional network. ValueError if M is not trained but known from
-    training images.
+    Call it as `denoiser(noisy, sigma, labels=None)`: noisy images float32 [n, c, h, w], noise levels [n] or one number,
+    labels int64 [n]. It returns the clean images that it estimates, float32 [n, c, h, w] in about -1..1. `resolution`
+    is in pixels a side, and `labels` is the number of classes, 0 for an unconditional network. Raises ValueError if
+    M has no network to train (the optimum).
     """
     if not isinstance(M, TrainedModel):
         raise ValueError(M.refusal)

@@ -27,9 +27,10 @@ def sampler_levels(denoiser: DenoiserFunction, steps: int) -> list[float]:
 
 @torch.inference_mode()
 def heun(denoiser: DenoiserFunction, latents: Tensor, labels: Tensor | None = None, *, steps: int = 18) -> Tensor:
-    """Solve the probability-flow ODE from standard normal `latents` [n, c, h, w]; return images, float64.
+    """Generate images from standard normal `latents` [n, c, h, w] with EDM's Heun sampler (Karras et al. 2022, Alg. 1).
 
-    The state is float64, the denoiser sees float32; 2 * steps - 1 evaluations (NFE). `labels` is int64 [n].
+    Returns float64 [n, c, h, w], in about -1..1. `labels` is int64 [n]. `steps` noise levels take 2 * steps - 1
+    evaluations of the denoiser, which sees float32.
     """
     levels = [*sampler_levels(denoiser, steps), 0.0]
     x = latents.double() * levels[0]

@@ -7,8 +7,8 @@ from torch import Tensor
 class OptimalDenoiser:
     """The denoiser that minimises the training loss over all functions (Gu et al. 2023, Eq. 2 and Appendix A).
 
-    D*(z; sigma) = sum_n softmax_n(-||x_n - z||^2 / (2 sigma^2)) x_n over the training images x_n [N, c, h, w]
-    in [-1, 1]; with `labels` [N], over the images of the wanted class only (A.3).
+    D*(z; sigma) = sum_n softmax_n(-||x_n - z||^2 / (2 sigma^2)) x_n over the training images x_n, [N, c, h, w]
+    in -1..1. With `labels` [N], the sum is over the images of the class that is asked for (A.3).
     """
 
     sigma_min, sigma_max = 0.0, float("inf")

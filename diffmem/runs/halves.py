@@ -59,11 +59,11 @@ NOT_KEPT = (
 def compare_halves(
     study: Study, store: Store, *, space: Space = CENTRED_PIXELS, device: Device = "cpu"
 ) -> Iterator[HalvesCompared | HalfNotCompared]:
-    """Compare the last models of each two cells that differ in P.half alone, and keep what is found.
+    """Compare the last models of each two cells that differ in P.half alone, store the result, and yield it.
 
-    Both generate from the latents of the first images that were scored, at most MOST_PAIRS, which depend on T.seed
-    alone; where a model is not kept, the pictures that the store has of these images are compared. What the store has
-    of as many images is left as it is. DataError if no cell has P.half, or a training set cannot be read.
+    Both generate from the same latents, those of the first images that were scored, at most MOST_PAIRS. If a model is
+    not kept, the pictures in the store are compared instead. A result of as many images that the store already has
+    stays. Raises DataError if no cell has P.half, or a training set cannot be read.
     """
     entries = [entry for entry in measured_entries(study, store) if entry.cell.P.half is not None]
     if not entries:

@@ -213,10 +213,10 @@ ANEW = "run its study with another --store to train the cell again"
 def load_denoiser(
     store: Store | Path | str, cell_id: str, *, epoch: int | None = None, device: torch.device | str = "cpu"
 ) -> Denoiser:
-    """Return the trained denoiser of a cell, with averaged weights, in evaluation mode on a device.
+    """Return the trained denoiser of a cell, with averaged weights, in evaluation mode on `device`.
 
-    The weights are those of the last checkpoint kept, or of `epoch`. Raises NotInStore if none are kept, RunError if
-    they are damaged.
+    The weights are from checkpoint `epoch`; None means the last one that is kept. Raises NotInStore if none are kept,
+    and RunError if they are damaged.
     """
     return denoiser_of(find_model(store if isinstance(store, Store) else Store(store), cell_id, epoch), device)
 
@@ -263,8 +263,8 @@ def generate_images(
 ) -> Iterator[Images]:
     """Yield the first `count` images of a trained cell, batch by batch; image i is the one that was scored.
 
-    `labels` are one for all images or one for each, instead of those that were drawn. RunError where the model has no
-    such labels.
+    `labels` is one label for all images, or one for each, instead of the drawn ones. `epoch` is as in `load_denoiser`.
+    Raises NotInStore if no weights are kept, and RunError if the model has no such labels.
     """
     kept = find_model(store, cell_id, epoch)
     yield from images_of(denoiser_of(kept, device), kept.cell, count, labels=labels, device=device)
@@ -350,8 +350,11 @@ def _check_labels(cell: Cell, labels: Sequence[int], count: int) -> None:
 
 
 def prune(store: Store, cells: Iterable[str] | None, *, older_than: float | None = None) -> list[tuple[Path, int]]:
-    """Remove the kept weights of some cells (None: of all), those that were written so many days ago; return files and
-    bytes. NotInStore without a store, MachineError where a file cannot be removed."""
+    """Remove the kept weights of `cells` (None: of all cells), and return each file with its size in bytes.
+
+    `older_than` spares files of fewer days. Raises NotInStore if there is no store, and MachineError if a file cannot
+    be removed.
+    """
     if not store.exists():
         raise NotInStore(f"{store.path}: no store there yet, so nothing is kept for it")
     chosen, latest, removed = None if cells is None else set(cells), time.time() - (older_than or 0) * 86_400, []

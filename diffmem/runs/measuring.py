@@ -78,13 +78,12 @@ def measure_study(
     steps: int | None = None,
     device: Device = "cpu",
 ) -> Iterator[Later | NotMeasured | NullMeasured]:
-    """Compute `measures` (names) of every checkpoint of a study whose model is there, and add them to it.
+    """Add measures, by name, to every checkpoint of a study whose trained model is kept, and yield what is measured.
 
-    Before that, held-out images are compared with each training set that they have not been compared with yet, and the
-    training images with each other, which takes no model. With `samples` or `steps`, the last checkpoint of each cell
-    is scored anew by that many images or noise levels: as the cell that a study with this scoring, and one checkpoint,
-    would have trained. These cells are a study of their own, whose name ends in what is new. Raises DataError for a
-    measure that diffmem does not know.
+    First it computes what takes no model: the null of each training set, and how alike its images are. With `samples`
+    or `steps`, the last checkpoint of each cell is scored again, with that many images or noise levels. These scores
+    become cells of another study, whose name ends in what is new. Raises DataError for a measure that diffmem does not
+    know.
     """
     for name in measures:
         check_measure(name, study.space_measures)

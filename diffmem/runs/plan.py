@@ -52,7 +52,11 @@ class PlannedCell:
 
 
 def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> list[PlannedCell]:
-    """Return each cell of a study once, in its order."""
+    """Return each cell of a study once, in its order, with what the store has of it and what the rest costs.
+
+    `profile` is the one that the study was loaded with: with it, cells are counted that other studies in the folder
+    share. It trains nothing, and the store need not exist yet. Raises StoreError if the store cannot be read.
+    """
     measured = store.checkpoint_counts() if store.exists() else {}
     elsewhere = _cells_of_other_studies(study, profile)
     return [

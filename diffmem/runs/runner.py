@@ -30,7 +30,12 @@ SEARCH_POLL = 2.0
 
 @dataclass(frozen=True)
 class Options:
-    """How a run goes about its cells."""
+    """How a run works through its cells.
+
+    `split` is "cells" (each process trains its own cell), "batch" (all processes train one cell) or "auto". `shard` is
+    (I, N): only every N-th cell, from the I-th on. `fail_fast` ends the run at the first failed cell; `retry_failed`
+    tries cells again that have failed before. `compile` is "on", "off" or "auto" (torch.compile if it pays).
+    """
 
     split: str = "auto"  # cells: each process its own; batch: all processes one cell; auto
     shard: tuple[int, int] = (1, 1)  # number I of N: only every N-th cell, from the I-th on
@@ -42,11 +47,12 @@ class Options:
 def run_study(
     study: Study, store: Store, *, stop: Stop = lambda: False, group: Group | None = None, options: Options = Options()
 ) -> Iterator[Event]:
-    """Train and score every cell of a study that the store does not have yet; yield what happens, as it does.
+    """Train and score every cell of a study that the store does not have yet, and yield an event for all that happens.
 
-    `stop` is asked between steps; once it says so, the state is saved and Interrupted raised. A cell that
-    fails is recorded with its reason and the next one begins. StoreError where the store itself cannot be used.
-    Without a `group` this process works alone, on its GPU where it has one.
+    The events are CellStarted, Trained, Saved, Generated, Measured, CellEnded and Noted. `stop` is called between
+    steps; when it returns True, the state is saved and Interrupted is raised. A cell that fails is recorded with its
+    reason, and the next one begins. Without a `group`, this process works alone, on its GPU if it has one. Raises
+    DataError if images cannot be read, StoreError if the store cannot be used, and RunError if the machine fails.
     """
     store = store.waiting(partial(_end_if, stop))  # giving up would cost work
     group = group or Group(device=this_device())

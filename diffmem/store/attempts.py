@@ -53,7 +53,7 @@ def outcome_of(attempt: Started, *, finished: bool) -> Outcome | None:
 
 
 def state_of(cell: LatestAttempt) -> State:
-    """Return how a cell stands."""
+    """Return the state of a cell: waiting, running, finished, interrupted, failed, lost, crossed or ended."""
     outcome = outcome_of(cell, finished=cell.finished)
     if not cell.expected and outcome is Outcome.FINISHED:
         return State.ENDED

@@ -130,9 +130,9 @@ KEYED = "SELECT table_name FROM duckdb_constraints() WHERE constraint_type = 'PR
 
 
 def faults(store: Store) -> list[str]:
-    """Return one sentence for each thing in which a store is damaged or disagrees with itself; none if it is in order.
+    """Return one sentence for each way in which a store is damaged or contradicts itself; none if it is sound.
 
-    Reads every value, and tries on a copy whether it can be written. StoreError where it cannot be opened at all.
+    It reads every value, and tests on a copy whether the store can be written. StoreError if it cannot be opened.
     """
     unchecked = Store(store.path, patience=store.patience, check=False)
     read_all(unchecked)

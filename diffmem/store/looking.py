@@ -100,7 +100,7 @@ def cell_states(store: Store) -> list[State]:
 
 
 def describe_cell(store: Store, cell_id: str) -> CellDescription:
-    """Return all about a cell: its attempts, the first one first, and its checkpoints by every measure."""
+    """Return all about a cell: its attempts, the earliest first, and its checkpoints by every measure."""
     with store.snapshot():
         (cell,) = store.read(
             "SELECT cell_id, created_at, configuration, checkpoints AS expected FROM cells WHERE cell_id = ?", [cell_id]
@@ -148,7 +148,7 @@ def describe_cell(store: Store, cell_id: str) -> CellDescription:
 
 
 def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two cells (by cell_id) differ, each with both values; None: it has no such one."""
+    """Return the settings in which two cells (by cell_id) differ, each with both values; None if a cell lacks it."""
     first, second = (dotted(describe_cell(store, cell_id).configuration) for cell_id in (one, other))
     return {
         key: (first.get(key), second.get(key))
@@ -161,7 +161,7 @@ def differing_settings(store: Store, one: str, other: str) -> dict[str, tuple[An
 
 
 def describe_store(store: Store) -> StoreDescription:
-    """Return what a store holds, and the training states and trained models beside it."""
+    """Return what a store holds, with the training states and trained models beside it."""
     with store.snapshot():
         (counts,) = store.read(
             """

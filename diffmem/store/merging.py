@@ -189,12 +189,12 @@ MERGE = [
 
 
 def merge(store: Store, path: Path, *, name: str = "") -> int:
-    """Take over into `store` what the one at `path` has and it lacks; return how many checkpoints that were.
+    """Copy into `store` what the store at `path` has and it lacks, and return how many checkpoints were copied.
 
-    Whatever the order of merging, the result is the same: of two equal measurements the older one stays, of two
-    registrations of a study the newer one, and a cell has the notes of both. StoreError, with nothing changed, where
-    both have measured a checkpoint differently; it calls the first one `name`, or by its path. A store has all of
-    itself already.
+    The order of merging does not change the result: of two equal measurements the older one stays, of two versions of
+    a study the newer one, and a cell gets the notes of both. Merging a store into itself changes nothing. If the two
+    have measured a checkpoint differently, nothing is changed and StoreError is raised; it calls the first store
+    `name`, or by its path.
     """
     other = Store(path).current()  # says what is wrong with it, if anything
     if store.exists() and path.samefile(store.path):

@@ -60,7 +60,7 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
     """What a store has, as rows; every method opens the file to read it, and raises StoreError."""
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query, each as a dict by column name; StoreError where the query has a fault."""
+        """Return the rows of a SELECT, each as a dict by column name; StoreError if the query is wrong or writes."""
         return self.select(
             sql,
             lambda found: [dict(zip(_names(found), row, strict=True)) for row in found.fetchall()],
@@ -68,20 +68,20 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
         )
 
     def columns(self, sql: str, parameters: Sequence[Any] = ()) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of a query as arrays by their names; masked arrays where some values are missing.
+        """Return the columns of a SELECT as arrays by name; masked arrays if values are missing.
 
-        StoreError where the query has a fault.
+        Raises StoreError if the query is wrong or writes.
         """
         columns: dict[str, npt.NDArray[Any]] = self.select(sql, lambda found: found.fetchnumpy(), parameters)
         return columns
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> "pandas.DataFrame":
-        """Return the rows of a query as a pandas data frame; StoreError without pandas, or where it has a fault."""
+        """Return the rows of a SELECT as a pandas data frame; StoreError without pandas, or if the query is wrong."""
         _check_installed("pandas", "a data frame")
         return self.select(sql, lambda found: found.df(), parameters)
 
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> "pyarrow.Table":
-        """Return the rows of a query as an Arrow table; StoreError without pyarrow, or where it has a fault."""
+        """Return the rows of a SELECT as an Arrow table; StoreError without pyarrow, or if the query is wrong."""
         _check_installed("pyarrow", "an Arrow table")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the rows are copied once more
@@ -128,7 +128,7 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
         return [row["host"] for row in self.read("SELECT DISTINCT host FROM attempts")]
 
     def studies(self) -> list[StoredStudy]:
-        """Return every study, the one registered last first."""
+        """Return every study, the latest first."""
         return self.records(
             StoredStudy,
             "SELECT *, (SELECT coalesce(to_json(list(spaces)), '[]') FROM spaces) AS spaces FROM studies "
@@ -138,7 +138,7 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
         )
 
     def study(self, name: str) -> StoredStudy:
-        """Return a study by its name; StoreError, with the names that there are, where there is none."""
+        """Return a study by its name; StoreError with the names that the store has if it is none of them."""
         studies = self.studies()
         found = next((each for each in studies if each.study == name), None)
         if found is None:
@@ -225,8 +225,10 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
         )
 
     def notes(self, study: str) -> list[Note]:
-        """Return what was done to the images of a study: note (a sentence) and cells (how many have it), those of most
-        cells first."""
+        """Return what was done to the images of a study: each `note`, a sentence, and how many `cells` have it.
+
+        The most common notes come first.
+        """
         return self.records(
             Note,
             """

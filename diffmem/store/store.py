@@ -51,7 +51,13 @@ would take most of the time."""
 
 
 class Store(Queries):
-    """What is measured, in the DuckDB file at `path`; every method opens and closes it, and raises StoreError."""
+    """All results, in the DuckDB file at `path`; the first run creates it.
+
+    Each method opens the file and closes it again. If another program holds it, a method waits `patience` seconds (ten
+    by default), and calls `on_wait` at each look from the third second on. Without `check`, values that diffmem never
+    writes are no reason to refuse the file. A store can be used from several threads. Every method raises StoreError
+    if the file is missing, damaged or locked.
+    """
 
     @property
     def states(self) -> Path:

@@ -8,7 +8,7 @@ from diffmem.study.layers import ON_AXES, SECTIONS, SPACES, TEXTS, models_of
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a study file, for completion and checks in an editor."""
+    """Return the JSON schema of study files, with which editors complete and check them."""
     sections = {section: _section(section) for section in SECTIONS}
     in_space = {"type": "string", "pattern": f"^{SPACE_NAME}$"}
     sections["score"]["properties"]["measures"]["items"] = {"anyOf": [{"enum": all_names()}, in_space]}

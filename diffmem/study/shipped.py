@@ -6,7 +6,7 @@ import diffmem
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the study files that ship, by name; those of the source tree where diffmem runs from it."""
+    """Return the study files that ship with diffmem, by name."""
     package = Path(diffmem.__file__).parent
     inside = package / "studies"
     folder = inside if inside.is_dir() else package.parent / "studies"

@@ -15,7 +15,7 @@ LEAST = 4
 
 
 def starter(name: str, dataset: str) -> str:
-    """Return the text of a study of a dataset, whose images are looked through; DataError where they are too few.
+    """Return the text of a study of a dataset, after reading its images; DataError if there are too few.
 
     The sizes leave at least as many held-out images as the largest training set has, if there are enough images.
     """

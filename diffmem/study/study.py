@@ -26,9 +26,10 @@ from diffmem.study.toml import read_study
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, resolved: its title, its cells and how its EMM is estimated.
+    """A study file, resolved: its title, its cells and how its EMM is estimated. `Study.load` reads one.
 
-    `cells` has every point of every curve; two of them may be the same cell, as the optimum is at every width.
+    `cells` has every point of every curve, so a cell that lies on several curves comes several times; `distinct` has
+    each cell once.
     """
 
     name: str
@@ -44,9 +45,9 @@ class Study:
 
     @classmethod
     def load(cls, path: Path | str, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Read a study file; raise StudyError with every fault that it has.
+        """Read a study file; raise StudyError with all its mistakes.
 
-        `profile` names a table of [profiles]; `overrides` are `KEY=VALUE` in TOML syntax.
+        `profile` names a table of [profiles]. `overrides` are `KEY=VALUE` in TOML syntax, as after --set.
         """
         path = Path(path)
         faults = Faults()
