@@ -20,10 +20,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LONG = ("T.epochs=100_000_000", "score.every=100_000_000")
 PAPER = Path(__file__).parents[2] / "studies" / "paper.toml"
 
-ONE_LEVEL = tiny.TEXT.replace("channel_mult = [1, 1]", "channel_mult = [1]\nattention = []").replace(
-    "[0.0, 0.2]", "[0.2]"
+ONE_LEVEL = (
+    tiny.TEXT.replace("channel_mult = [1, 1]", "channel_mult = [1]\nattention = []")
+    .replace("[0.0, 0.2]", "[0.2]")
+    .replace("samples = 20", "samples = 24")
 )
-"""One cell with the smallest network, since compiling takes its time."""
+"""One cell with the smallest network and batches of one shape, since compiling takes its time."""
 
 
 def cell(folder: Path, *overrides: str):
