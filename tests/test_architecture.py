@@ -15,14 +15,14 @@ import diffmem
 PACKAGE = Path(diffmem.__file__).parent
 
 ROOMS = [
-    *("errors", "text", "atomic", "sql", "randomness", "settings"),
+    *("errors", "text", "atomic", "sql", "randomness", "settings", "notebook"),
     *("networks", "cells", "data", "models", "measures", "study"),
     *("store", "analysis", "runs", "external", "report", "cli"),
 ]
 """Modules that stand alone, and then the rooms in the order in which data flows: each imports from those before it."""
 
 NOT_FROM = {
-    "networks": {"text", "atomic", "sql"},
+    "networks": {"text", "atomic", "sql", "notebook"},
     "models": {"data", "sql"},
     "study": {"models", "randomness"},
     "measures": {"networks", "sql"},
@@ -71,7 +71,7 @@ FILES_AND_PROCESSES = {"io", "multiprocessing", "os", "pathlib", "shutil", "sqli
 
 WITHOUT_TORCH = [
     *("errors", "text", "atomic", "sql", "settings", "networks/layers", "networks/unets", "cells", "data", "study"),
-    *("analysis", "report", "cli"),
+    *("notebook", "analysis", "report", "cli"),
     *("runs/plan", "runs/search", "runs/time_left", "runs/events", "runs/orphan"),
     *("measures/evidence", "measures/intervals", "measures/members", "measures/bootstrap"),
     *("measures/of_denoiser", "measures/gaps", "measures/membership"),

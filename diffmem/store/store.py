@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -22,6 +22,7 @@ from diffmem.measures import (
     QualityValue,
     SpaceIdentity,
 )
+from diffmem.notebook import html_table
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
@@ -30,7 +31,7 @@ from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
-from diffmem.text import readable
+from diffmem.text import counted, readable
 
 LOST = "its process died"
 """Why an attempt is lost that never said how it ended."""
@@ -52,6 +53,19 @@ would take most of the time."""
 
 class Store(Queries):
     """What is measured, in the DuckDB file at `path`; every method opens and closes it, and raises StoreError."""
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: its studies, and how far their cells are."""
+        from diffmem.store.attempts import state_of  # which asks stores
+
+        rows: list[dict[str, object]] = []
+        for study in self.studies() if self.exists() else []:
+            cells = self.progress(study.study)
+            states = Counter(state_of(cell) for cell in cells).most_common()
+            state = ", ".join(f"{count} {state}" for state, count in states)
+            measured = sum(cell.measured for cell in cells)
+            rows.append({"study": study.study, "cells": state, "checkpoints": measured, "title": study.title})
+        return html_table(f"{self.path}: {counted(len(rows), 'study')}", rows)
 
     @property
     def states(self) -> Path:
