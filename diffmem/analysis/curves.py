@@ -248,13 +248,22 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
         for mean in mean_ratios(sizes, best, samples)
     ]
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
+    smallest_says_nothing = any(each.undertrained for each in at[points[0].size])
     estimate, last_estimate = (
-        estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
+        _without_idle_bound(estimate_emm([p.size for p in points], ratios, epsilon=epsilon), smallest_says_nothing)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
+    if estimate.lower is estimate.upper is None:
+        interval = Interval(None, None)
     noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
     undertrained = any(each.undertrained for each in cells)
     return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise, undertrained)
+
+
+def _without_idle_bound(estimate: Estimate, smallest_says_nothing: bool) -> Estimate:
+    """Return an EMM without the bound "less than the smallest size" if its network has learned next to nothing: with
+    more training it may well be memorized."""
+    return estimate._replace(upper=None) if estimate.lower is None and smallest_says_nothing else estimate
 
 
 def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None, float | None]:
