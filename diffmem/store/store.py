@@ -247,16 +247,17 @@ class Store(Queries):
             insert_quality(connection, c.cell_id, c.epoch, c.quality)
         return True
 
-    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> None:
+    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> int:
         """Keep the evidence of images that were not trained on, for all trained cells of the same training set, in the
-        place of what a measure had of fewer; with `newest`, in the place of what was there of other images."""
+        place of what a measure had of fewer; with `newest`, in the place of what was there of other images: return how
+        many of those there were."""
         distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
         with self.writing() as connection:
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
-            if newest:
-                forget_other_held_out(connection, name, distances)
+            others = forget_other_held_out(connection, name, distances) if newest else 0
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
                 insert_held_out(connection, name, measure, found)
+        return others
 
     def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
         """Keep what the training images of a cell are like, for all cells of the same training set, unless it is there
