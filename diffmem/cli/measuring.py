@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import (
-    DEFAULT_STORE,
-    FileName,
+    StudyFile,
     all_measures_option,
     augment_option,
     check_name,
@@ -27,6 +26,7 @@ from diffmem.cli.options import (
 from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.measures import all_names, grouped_name
+from diffmem.store import DEFAULT_STORE
 from diffmem.text import counted
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _chance(p_value: float | None) -> str:
 
 
 @click.command()
-@click.argument("study", type=FileName())
+@click.argument("study", type=StudyFile())
 @profile_option
 @set_option
 @all_measures_option
@@ -210,6 +210,8 @@ def measure(
 ) -> None:
     """Measure trained models that are kept, without training.
 
+    STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
+
     The setting score.keep says which models a run keeps. The measures are those of --measure, or else those of
     score.measures in the study. They are added to every checkpoint whose model is kept. For this, the images of the
     checkpoint are generated again; they are the ones that were scored.
@@ -231,7 +233,7 @@ def measure(
 
     Exits with 1 if a cell could not be measured.
 
-    Example: diffmem measure studies/quickstart.toml --measure calibrated
+    Example: diffmem measure quickstart --measure calibrated
     """
     loaded = load_study(study, profile, overrides)
     for name in measures:

@@ -46,7 +46,8 @@ def stored() -> None:
 def test_a_study_to_start_from_is_written_and_is_a_study():
     result = tiny.here("init")
     assert result.stdout == (
-        "study.toml: written. `diffmem plan study.toml` shows what it trains, `diffmem run study.toml` trains it.\n"
+        "study.toml: written. `diffmem plan study --measure` shows what it trains and how long that takes, "
+        "`diffmem run study` trains it.\n"
     )
     study = Study.load("study.toml")
     assert [entry.cell.P.size for entry in study.cells] == [8, 16, 32] * 2
@@ -86,7 +87,7 @@ def test_images_too_few_for_a_study_are_said_so_and_nothing_is_written(tmp_path)
 def test_what_is_no_name_for_a_study_is_refused(name, tmp_path):
     result = tiny.here("init", name)
     assert result.returncode == 2
-    assert "is no name for a study; give another one, `diffmem init NAME`" in result.stderr
+    assert f"{str(Path(name))!r} is no name for a study; give another one, `diffmem init NAME`" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,6 +127,20 @@ def test_a_study_in_the_folder_studies_goes_before_one_that_ships():
     assert tiny.here("plan", "quickstart").stdout.startswith("Tiny (quickstart)\n")
 
 
+def test_models_that_are_kept_are_measured_and_compared_by_the_name_of_their_study():
+    Path("studies").mkdir()
+    file = tiny.write(Path("studies"), tiny.TEXT)
+    tiny.register(Store(Path("s.duckdb")), Study.load(file))
+    for command in (["measure", "--measure", "calibrated"], ["halves"]):
+        by_name, by_file = (tiny.here(*command, each, "--store", "s.duckdb") for each in ("tiny", file))
+        assert (by_name.returncode, by_name.stdout, by_name.stderr) == (
+            by_file.returncode,
+            by_file.stdout,
+            by_file.stderr,
+        )
+        assert by_name.stdout + by_name.stderr != ""
+
+
 def test_a_folder_of_the_same_name_does_not_hide_a_study_that_ships():
     Path("condition").mkdir()
     assert tiny.here("plan", "condition", "--profile", "laptop").returncode == 0
@@ -158,6 +173,7 @@ def test_help_is_a_command_too():
     assert tiny.here("help", "run").stdout == tiny.here("run", "--help").stdout
     unknown = tiny.here("help", "nothing")
     assert (unknown.returncode, unknown.stderr.splitlines()[-1]) == (2, "Error: No such command 'nothing'.")
+    assert "Did you mean 'emm'?" in tiny.here("help", "emmm").stderr
 
 
 def test_several_values_for_a_key_are_answered_with_an_axis(tmp_path):
