@@ -27,6 +27,7 @@ from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
 from diffmem.store.inserting import forget_other_held_out, insert_held_out, insert_levels, insert_measure, texts
+from diffmem.store.monitored import part_earlier_runs
 from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
@@ -152,6 +153,8 @@ class Store(Queries):
                 """,
                 [study.name, study.name],
             )
+            if kind is Kind.MONITOR:
+                part_earlier_runs(connection)
             if notes:
                 _replace_notes(connection, notes)
 
