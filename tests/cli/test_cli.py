@@ -697,7 +697,10 @@ def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(fold
     assert "tiny.toml, --set T.seed=7, --set title=&#34;a title&#34;</p>" in Path("store/report.html").read_text()
     assert diffmem("run", file, "--quiet", *changed).stderr == ""
     alone = diffmem("run", file, "--quiet").stderr
-    assert alone.startswith(f"note: tiny was the study of {shown} so far, and becomes that of the file alone; what is ")
+    assert alone == (
+        f"note: tiny was the study of {shown} so far, and becomes that of the file alone; what is measured stays in "
+        f"the store, but this run trains other cells; give {shown} to resume the 2 cells begun before\n"
+    )
     assert diffmem("emm", "tiny").stderr == ""
     assert (
         "; give no --set to resume the 2 cells begun before\n" in diffmem("run", file, "--quiet", *changed[:2]).stderr
