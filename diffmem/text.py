@@ -35,5 +35,7 @@ def readable(text: str) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """Return a number of things: 1 cell, 2 cells."""
-    return f"{count} {what}" + ("s" if count != 1 else "")
+    """Return a number of things: 1 cell, 2 cells, 2 studies."""
+    if count == 1:
+        return f"{count} {what}"
+    return f"{count} {what[:-1]}ies" if what.endswith("dy") else f"{count} {what}s"

@@ -12,6 +12,7 @@ from diffmem.analysis.emm import Estimate, Interval, bands, emm_interval, estima
 from diffmem.cells import FEW_STEPS, dotted
 from diffmem.errors import StoreError
 from diffmem.measures import GROUPED, Measure, measure_named, p_value
+from diffmem.notebook import html_table
 from diffmem.store import (
     CellProgress,
     Kind,
@@ -81,6 +82,28 @@ class Curve:
         return "; ".join(filter(None, [self.caveat, self.estimate.note if self.estimate else "", self.noise]))
 
 
+class Curves(list[Curve]):
+    """The curves of a study, in the order of its file."""
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the ratio at each size, and the EMM of each curve."""
+        rows = [
+            {
+                "curve": curve.label or "all cells",
+                "N": point.size,
+                "ratio": f"{point.best:.3f}",
+                "95%": f"{point.low:.3f} to {point.high:.3f}",
+                "EMM": curve.answer,
+                "EMM 95%": str(curve.interval or "-"),
+            }
+            for curve in self
+            for point in curve.points
+        ]
+        unmeasured = [{"curve": curve.label or "all cells", "EMM": curve.answer} for curve in self if not curve.points]
+        line = f", EMM at ratio >= {1 - self[0].epsilon:g}" if self else ""
+        return html_table(f"{counted(len(self), 'curve')}{line}", [*rows, *unmeasured])
+
+
 @dataclass(frozen=True)
 class MeasuredCell:
     """A cell of a study, and its ratios by the study's measure at its threshold; None where nothing is measured."""
@@ -120,7 +143,7 @@ class CellWithSettings(MeasuredCell):
         return {**dotted(self.cell.configuration), **self.cell.axis_values}
 
 
-def study_curves(store: Store, study: StoredStudy | str, measure: str | None = None) -> list[Curve]:
+def study_curves(store: Store, study: StoredStudy | str, measure: str | None = None) -> Curves:
     """Return the curves of a study, each with its EMM (Gu et al. 2023, Def. 3.1), in the order of its file.
 
     `study` is a name, or a row of `store.studies()`. Ratios are by the study's own measure unless `measure` names
@@ -195,12 +218,12 @@ def _ratios_of(points: Sequence[Point]) -> Callable[[int], Ratios]:
     return ratios
 
 
-def curves_of(cells: Sequence[MeasuredCell], epsilon: float) -> list[Curve]:
+def curves_of(cells: Sequence[MeasuredCell], epsilon: float) -> Curves:
     """Return the curves that the cells of a study make, in its order."""
     by_curve: dict[str, list[MeasuredCell]] = defaultdict(list)
     for each in cells:
         by_curve[each.cell.curve].append(each)
-    return [_curve(label, members, epsilon) for label, members in by_curve.items()]
+    return Curves(_curve(label, members, epsilon) for label, members in by_curve.items())
 
 
 def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
@@ -230,13 +253,22 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
         for mean in mean_ratios(sizes, best, samples)
     ]
     interval = emm_interval(sizes, best, samples, epsilon=epsilon)
+    smallest_says_nothing = any(each.undertrained for each in at[points[0].size])
     estimate, last_estimate = (
-        estimate_emm([p.size for p in points], ratios, epsilon=epsilon)
+        _without_idle_bound(estimate_emm([p.size for p in points], ratios, epsilon=epsilon), smallest_says_nothing)
         for ratios in ([p.best for p in points], [p.last for p in points])
     )
+    if estimate.lower is estimate.upper is None:
+        interval = Interval(None, None)
     noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
     undertrained = any(each.undertrained for each in cells)
     return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise, undertrained)
+
+
+def _without_idle_bound(estimate: Estimate, smallest_says_nothing: bool) -> Estimate:
+    """Return an EMM without the bound "less than the smallest size" if its network has learned next to nothing: with
+    more training it may well be memorized."""
+    return estimate._replace(upper=None) if estimate.lower is None and smallest_says_nothing else estimate
 
 
 def _null(cells: Sequence[MeasuredCell]) -> tuple[float | None, int, float | None, float | None]:

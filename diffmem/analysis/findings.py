@@ -102,7 +102,7 @@ def check_findings(store: Store, profile: str | None = None) -> list[tuple[Findi
             name = claim.study if profile is None else f"{claim.study}@{profile}"
             if name not in evidence:
                 option = "" if profile is None else f" --profile {profile}"
-                results.append(_unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}"))
+                results.append(_unknown(claim, name, f"not run: diffmem run {claim.study}{option}"))
             else:
                 result = _check(store, claim, evidence[name])
                 results.append(result if profile is not None else _at_scale(result, evidence[name]))

@@ -100,7 +100,7 @@ def check_other_papers(store: Store, profile: str | None = None) -> list[OtherRe
             results.append(_check(store, claim, studies[name]))
         else:
             option = "" if profile is None else f" --profile {profile}"
-            results.append(_unknown(claim, name, f"not run: diffmem run studies/{claim.study}.toml{option}"))
+            results.append(_unknown(claim, name, f"not run: diffmem run {claim.study}{option}"))
     return results
 
 

@@ -97,9 +97,9 @@ def help_(context: click.Context, command: str | None) -> None:
 
     Example: diffmem help run
     """
-    known = main.get_command(context, command) if command else main
+    known = main.resolve_command(context, [command])[1] if command else main
     if known is None:
-        raise click.UsageError(f"No such command {command!r}.")
+        return  # which is when the shell completes a line
     above = context.parent or context
     click.echo(known.get_help(click.Context(known, parent=above, info_name=command) if command else above))
 

@@ -1,5 +1,6 @@
 """The commands to begin with: `init` and `list`."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from diffmem.errors import DiffmemError
 def init(name: Path, dataset: Path) -> None:
     """Write a commented study file to start from.
 
-    The file is called NAME.toml. Its study takes minutes on two CPU cores.
+    The file is called NAME.toml. Its study is small; `diffmem plan NAME --measure` estimates how long it takes here.
 
     Example: diffmem init mine --images photos/
     """
     from diffmem.cli.reading import shown_reading
-    from diffmem.study import starter
+    from diffmem.study import starter, study_file
 
     stem = name.name.removesuffix(".toml")
     if stem in ("", "..") or not stem.isprintable():
@@ -43,7 +44,11 @@ def init(name: Path, dataset: Path) -> None:
         raise DiffmemError(f"{path}: exists already; give another name, `diffmem init NAME`") from None
     except OSError as error:
         raise DiffmemError(f"{path}: cannot be written: {error.strerror}") from error
-    echo(f"{path}: written. `diffmem plan {path}` shows what it trains, `diffmem run {path}` trains it.")
+    given = shlex.quote(str(name if study_file(name) == path else path))
+    echo(
+        f"{path}: written. `diffmem plan {given} --measure` shows what it trains and how long that takes, "
+        f"`diffmem run {given}` trains it."
+    )
 
 
 @click.command("list")

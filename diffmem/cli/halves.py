@@ -50,11 +50,11 @@ def halves(
     Each model of a pair is trained on one half of a draw. The comparison shows whether the two generate the same images
     from the same latents.
 
-    STUDY can be a study file with P.half = ["a", "b"] on an axis. Cells that differ only in P.half are a pair. Each
-    pair that has not been compared yet generates images, with the models that the run has kept (score.keep). If a model
-    is not kept, the pictures in the store are compared instead.
+    STUDY can be a study file with P.half = ["a", "b"] on an axis, or the name of one as for `diffmem run`. Cells that
+    differ only in P.half are a pair. Each pair that has not been compared yet generates images, with the models that
+    the run has kept (score.keep). If a model is not kept, the pictures in the store are compared instead.
 
-    STUDY can also be the name of a study in the store, or the beginning of that name. Then only earlier comparisons are
+    STUDY can also be another name of a study in the store, or the beginning of one. Then only earlier comparisons are
     shown.
 
     Each row is one pair of models. Both start from the same weights and see the same noise (T.seed). t is the value of
@@ -76,10 +76,12 @@ def halves(
 
     Exits with 1 if two halves could not be compared.
 
-    Example: diffmem halves studies/two_halves.toml --profile laptop
+    Example: diffmem halves two_halves --profile laptop
     """
     from diffmem.analysis import check_compared, halves_of
+    from diffmem.study import study_file
 
+    study = str(study_file(Path(study)))
     left_out = _compared(study, profile, overrides, store_path) if study.endswith(".toml") else []
     store, found = stored(store_path, study, profile)
     with store.snapshot():

@@ -209,7 +209,7 @@ def _precise(value: Any) -> Any:
 
 
 WHAT = [
-    *("cells", "checkpoints", "evidence", "gaps", "quality", "images", "notes"),
+    *("results", "cells", "checkpoints", "evidence", "gaps", "quality", "images", "notes"),
     *("emm", "onsets", "extraction", "halves"),
 ]
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
@@ -234,6 +234,8 @@ def export(
 
     \b
     WHAT is one of:
+      results      one row per checkpoint and measure at its place in each
+                   study, with a column for each axis: P.size, M.width, ...
       cells        one row per cell, with a column for each setting
       checkpoints  one row per checkpoint and measure, with the 95% Wilson
                    interval of the ratio
@@ -254,7 +256,7 @@ def export(
 
     With --study, every row except those of evidence and notes also gives its place in the study.
 
-    Example: diffmem export checkpoints --study quickstart -o quickstart.parquet
+    Example: diffmem export results --study quickstart -o quickstart.parquet
     """
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} are two formats; take one")

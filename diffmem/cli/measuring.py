@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffmem.cli.options import (
-    FileName,
+    StudyFile,
     all_measures_option,
     check_name,
     json_option,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study", type=FileName())
+@click.argument("study", type=StudyFile())
 @profile_option
 @set_option
 @all_measures_option
@@ -53,6 +53,8 @@ def measure(
 ) -> None:
     """Measure trained models that are kept, without training.
 
+    STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
+
     The setting score.keep says which models a run keeps. The measures are those of --measure, or else those of
     score.measures in the study. They are added to every checkpoint whose model is kept. For this, the images of the
     checkpoint are generated again; they are the ones that were scored.
@@ -74,7 +76,7 @@ def measure(
 
     Exits with 1 if a cell could not be measured.
 
-    Example: diffmem measure studies/quickstart.toml --measure calibrated
+    Example: diffmem measure quickstart --measure calibrated
     """
     loaded = load_study(study, profile, overrides)
     for name in measures:

@@ -13,13 +13,11 @@ from click.shell_completion import CompletionItem
 from diffmem.cli.tables import echo
 from diffmem.errors import DiffmemError, NotInStore
 from diffmem.measures import AUGMENTATIONS, MEASURES, SPACE_NAME, all_names, no_copies
+from diffmem.store import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from diffmem.store import Store, StoredStudy
     from diffmem.study import Study
-
-
-DEFAULT_STORE = Path("store/diffmem.duckdb")
 
 
 class FileName(click.Path):

@@ -64,7 +64,7 @@ def plan(
     A shared cell is trained once for all of its studies. `shared` counts only studies of at most 1,000 cells, on
     datasets with a name or on this study's own images.
 
-    Example: diffmem plan studies/skip.toml --tflops 40
+    Example: diffmem plan skip --tflops 40
     """
     if measure and tflops:
         raise click.UsageError("--measure and --tflops are two ways to tell the time; take one")

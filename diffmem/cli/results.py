@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import (
-    DEFAULT_STORE,
     FileName,
     by_measure,
     complete_study,
@@ -26,6 +25,8 @@ from diffmem.cli.options import (
 )
 from diffmem.cli.signals import StopOnSignal
 from diffmem.cli.tables import echo, print_json, print_table, print_wrapped
+from diffmem.store import DEFAULT_STORE
+from diffmem.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,9 +231,10 @@ def report(
     Example: diffmem report quickstart -o quickstart.html
     """
     from diffmem.report import write_page
-    from diffmem.store import Store, going_on, merged
+    from diffmem.store import Store, going_on, listed, merged
 
     path = output or store_paths[0].parent / "report.html"
+    replaced = path.is_file()
     stop = StopOnSignal("the page stays as it is now") if watch else None
     meant: list[str] = []
     for written in itertools.count():
@@ -245,7 +247,7 @@ def report(
             source = ", ".join(map(str, store_paths))
             write_page(store, names, path, source=source, refresh=refresh, hosts=with_hosts)
         if not written:
-            echo(f"report: {path}")
+            echo(f"report: {path}{' (replaced)' * replaced}, {counted(len(names), 'study')}: {listed(names)}")
             if opened and not webbrowser.open(path.resolve().as_uri()):
                 echo("no browser could be started", err=True)
         if not (watch and unfinished):

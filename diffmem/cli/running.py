@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
     from diffmem.models import Compile
     from diffmem.runs import Options
-    from diffmem.store import Store
+    from diffmem.store import Store, StoredStudy
     from diffmem.study import Study
 
 
@@ -106,7 +106,7 @@ def run(
 
     `accelerate launch -m diffmem run` and `torchrun -m diffmem run` use the processes that they start.
 
-    Example: diffmem run studies/quickstart.toml
+    Example: diffmem run quickstart
     """
     if dry_run:
         shown = {"study": study, "profile": profile, "overrides": overrides, "store_path": store_path}
@@ -202,7 +202,7 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
         was, now, advice = file_of(known), study.path, "rename one of the files to have a report of both"
     elif known.overrides != list(study.overrides):
         was, now = (" ".join(as_options(each)) or "the file alone" for each in (known.overrides, study.overrides))
-        advice = "a copy of the file under another name, or a profile, has a report of its own"
+        advice = _resuming(known, study, store)
     else:
         return
     echo(
@@ -210,6 +210,18 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
         f"the store, but {advice}",
         err=True,
     )
+
+
+def _resuming(known: "StoredStudy", study: "Study", store: "Store") -> str:
+    """Return how a run goes on with the cells that were begun with other --set than it has, or how both are shown."""
+    from diffmem.store import as_options
+
+    before, own = store.progress(known.study), {entry.cell.cell_id for entry in study.cells}
+    begun = len({cell.cell_id for cell in before if cell.measured} - own)
+    if not begun or own <= {cell.cell_id for cell in before}:
+        return "a copy of the file under another name, or a profile, has a report of its own"
+    give = " ".join(as_options(known.overrides)) or "no --set"
+    return f"this run trains other cells; give {give} to resume the {counted(begun, 'cell')} begun before"
 
 
 def _conclude(study: "Study", store: "Store", *, several: bool, busy: int, total: int) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffmem.cli.options import (
-    DEFAULT_STORE,
     augment_option,
     json_option,
     max_pixels_option,
@@ -21,6 +20,7 @@ from diffmem.cli.options import (
 from diffmem.cli.quality import quality_rows
 from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.measures import grouped_name
+from diffmem.store import DEFAULT_STORE
 from diffmem.text import counted
 
 if TYPE_CHECKING:

@@ -202,7 +202,7 @@ def _null(row: _CellRow, study: "StoredStudy") -> dict[str, Any]:
     threshold at which they would be 1%."""
     from diffmem.analysis import one_percent
 
-    null = row.measured.null
+    null = row.measured.null if row.cell.measured else None  # of a ratio; a cell of another study may have brought it
     least = one_percent([null] if null else [])
     return {
         "null_threshold": None if least is None else study.measure.shown(least),
@@ -249,7 +249,7 @@ def _running_lines(rows: "list[_CellRow]") -> Iterator[str]:
         return
     known = [left for left in waiting if left is not None]
     if len(known) < len(waiting):
-        yield "time left: -, for nothing of this study is measured yet; `diffmem plan STUDY.toml --measure` tells it"
+        yield "time left: -, for nothing of this study is measured yet; `diffmem plan STUDY --measure` estimates it"
         return
     total = sum(known)
     shared = f", {duration(total / len(running))} on the {len(running)} that work now" if len(running) > 1 else ""

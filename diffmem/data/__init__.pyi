@@ -6,6 +6,7 @@ from .collection import Indices as Indices
 from .collection import Source as Source
 from .collection import image_files as image_files
 from .collection import read_images as read_images
+from .decoding import cores as cores
 from .decoding import progress as progress
 from .duplicates import find_groups as find_groups
 from .duplicates import identical_groups as identical_groups

@@ -241,7 +241,7 @@ def on_all_cores(work: Callable[[Given], Made], given: Iterable[Given]) -> Itera
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return how many CPU cores this process may use."""
     with suppress(AttributeError):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,7 +1,6 @@
 """A monitor of anybody's training loop: its samples scored while the model trains, and kept in the store."""
 
 import hashlib
-import json
 import logging
 import math
 import time
@@ -9,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, SupportsIndex
@@ -17,23 +15,21 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from diffmem.errors import DataError, ImageWarning, StoreError
+from diffmem.data import Size, load_source
+from diffmem.errors import DataError, ImageWarning, SizeError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
 from diffmem.external.foreign import ForeignCell
-from diffmem.external.pending import Pending, Write
-from diffmem.external.score import BATCH, PAIRS, READ_OFF
-from diffmem.measures import Comparison, DeclaredSpace, Evidence, SpaceIdentity, identity_of, measure_named
+from diffmem.external.monitor_run import MonitorRun, Setting
+from diffmem.external.pending import Pending
+from diffmem.external.score import BATCH, PAIRS
+from diffmem.measures import Comparison, DeclaredSpace, Evidence, identity_of, measure_named
 from diffmem.models import ALONE, this_device
-from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id, provenance
+from diffmem.store import DEFAULT_STORE, Checkpoint, Store, provenance
 
-PATH = "diffmem.Monitor"
-"""What the store says of where a monitored study is from."""
 SEED = 0
 """Seed of the samples of every checkpoint, so that checkpoints differ by the model alone."""
 
 LAST_STEP = 2**31 - 1
-
-Setting = str | int | float | bool | None
 
 logger = logging.getLogger("diffmem")
 
@@ -41,79 +37,91 @@ logger = logging.getLogger("diffmem")
 class Monitor:
     """Comparison samples of a model while it trains, and appends each score to the store under the study `name`.
 
-    `training_images` are all images that the model trains on, uint8, in any form of `Images`. `settings` say what tells
-    this training from others of the same name: each combination, and each training set, is a cell of its own, and one
-    that the store has already is gone on with. Beside the paper's measure, samples are scored by `measures`, by name,
-    and in feature `spaces`, as `score_images` has them. `held_out` are images of the same distribution that the model
-    does not train on: `null_ratio`, the share of them that is called memorized, stands beside each ratio. Nothing is
-    trained or generated here. Raises DiffmemError, before the training begins, where the images are no training set or
-    the store cannot be written. Once it has begun, nothing that befalls the store ends the training or makes it wait:
-    what cannot be written stays pending until the next call or `close`.
+    `training_images` are all images that the model trains on: uint8, in any form of `Images`, or what `score_images`
+    takes to compare with, a folder, .zip, .npz or Parquet file or the name of a dataset. Those are read at their own
+    size, or cropped and resized to `resolution` (pixels a side). `settings` say what tells this training from others of
+    the same name: each combination is a curve of its own. Each monitor is a new run; with `resume`, it goes on with the
+    last run of this name, these settings and this training set, and what that has measured already is skipped. Beside
+    the paper's measure, samples are scored by `measures`, by name, and in feature `spaces`, as `score_images` has them.
+    `held_out` are images of the same distribution that the model does not train on, in the same forms: `null_ratio`,
+    the share of them that is called memorized, stands beside each ratio. Nothing is trained or generated here. Raises
+    DiffmemError, before the training begins, where the images are no training set or the store cannot be written. Once
+    it has begun, nothing that befalls the store ends the training or makes it wait: what cannot be written stays
+    pending until the next call or `close`.
     """
 
     def __init__(
         self,
-        training_images: Images,
+        training_images: Images | Path | str,
         *,
-        store: Store | Path | str,
         name: str,
+        store: Store | Path | str = DEFAULT_STORE,
+        resume: bool = False,
         every: int = 1000,
         samples: int = 500,
         batch_size: int = 100,
+        resolution: int | None = None,
         settings: Mapping[str, Setting] | None = None,
         measures: Sequence[str] = (),
-        held_out: Images | None = None,
+        held_out: Images | Path | str | None = None,
         spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         device: torch.device | str | None = None,
     ) -> None:
-        for key, value in {"every": every, "samples": samples, "batch_size": batch_size}.items():
-            if not isinstance(value, SupportsIndex) or value < 1:
-                raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
+        numbers = {"every": every, "samples": samples, "batch_size": batch_size}
+        _check_whole(numbers if resolution is None else {**numbers, "resolution": resolution})
+        self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
         declared = {each: DeclaredSpace.of(each, table) for each, table in spaces.items()}
         self._spaces = {each: space.measure for each, space in declared.items()}
         self.measures = tuple(dict.fromkeys([*measures, *declared]))
         for measure in self.measures:
             measure_named(measure, self._spaces)
-        images = as_training_images(training_images)
         plain = _plain(settings or {})
-        self.name, self.every, self.samples, self.batch_size = name, every, samples, batch_size
         store = store if isinstance(store, Store) else Store(store)
         self.device = torch.device(device) if device else this_device()
-        self.cell = ForeignCell(
-            _fingerprint(images),
-            len(images),
-            (images.shape[3], images.shape[2]),
-            {"monitor": name, "settings": plain},
-            checkpoints=(),
-        )
-        duplicates = duplicates_in(images)
-        if duplicates:
-            warnings.warn(f"{name}: {duplicates}", ImageWarning, stacklevel=2)
+        if resolution is not None and not isinstance(training_images, Path | str):
+            raise DataError(f"{name}: resolution is for images that are read from a path; resize arrays beforehand")
+        given, notes = _read(training_images, resolution, resolution)
+        images = as_training_images(given)
+        self._signed = has_negative(given)
         self._images = images.to(self.device)
-        channels, height, width = self._images.shape[1:]
-        identities = [identity_of(each, (channels, height, width), self.device) for each in declared.values()]
-        null = None if held_out is None else self._null(held_out)
-        self.null_ratio = None if null is None else null.ratio
-        self._signed = has_negative(training_images)
-        self._attempt = new_attempt_id()
-        self._ratios: dict[int, float] = {}  # of each step that is measured
-        where = provenance(self.device)
-        opening: list[Write] = [
-            *([partial(_add_spaces, spaces=identities)] if identities else []),
-            partial(_register, name=name, cell=self.cell, curve=_as_text(plain), said=duplicates),
-            partial(_start, cell_id=self.cell.cell_id, where=where, attempt_id=self._attempt),
-            partial(_recall, cell_id=self.cell.cell_id, ratios=self._ratios),
-        ]
-        if null is not None:
-            opening.append(partial(_add_held_out, cell_id=self.cell.cell_id, evidence=null))
-        self._pending = Pending(store.path, name, opening)
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        null = None
+        if held_out is not None:
+            unseen, more = _read(held_out, (shape[2], shape[1]), resolution)
+            null, notes = self._null(unseen), [*notes, *more]
+        notes += filter(None, [duplicates_in(images)])
+        for said in notes:
+            warnings.warn(f"{name}: {said}", ImageWarning, stacklevel=2)
+        origin = {"monitor": name, "settings": plain}
+        self._run = MonitorRun(
+            ForeignCell(_fingerprint(images), len(images), (shape[2], shape[1]), origin, checkpoints=()),
+            name=name,
+            settings=plain,
+            resume=resume,
+            held_out=null,
+            spaces=[identity_of(each, shape, self.device) for each in declared.values()],
+            notes=notes,
+            where=provenance(self.device),
+        )
+        self._pending = Pending(store.path, name, [self._run.open])
         self._pending.open()
         self._measured_at = time.monotonic()
         self._close = self._at_exit()
 
+    @property
+    def cell(self) -> ForeignCell:
+        """Return the cell of the run."""
+        return self._run.cell
+
+    @property
+    def null_ratio(self) -> float | None:
+        """Return the share of held-out images that is called memorized, also of those that a run that is resumed was
+        given before; None without any."""
+        return self._run.null_ratio
+
     def _at_exit(self) -> "weakref.finalize[..., Any]":
         """Return what ends the monitor, at the latest where the process ends."""
-        return weakref.finalize(self, self._pending.close, partial(_end, attempt_id=self._attempt))
+        return weakref.finalize(self, self._pending.close, self._run.end)
 
     def __call__(self, step: int, generate: Callable[[int], Images], *, loss: float | None = None) -> float | None:
         """Measure at every `every`-th step, and return the memorization ratio; None at the steps between.
@@ -147,12 +155,12 @@ class Monitor:
         """Return the ratio of a step that is measured already, and say so as a warning."""
         if not 0 <= step <= LAST_STEP or not float(step).is_integer():
             raise DataError(f"{self.name}: a step is a whole number from 0 to {LAST_STEP}, not {step}")
-        ratio = self._ratios.get(int(step))
+        ratio = self._run.ratios.get(int(step))
         if ratio is None:
             return None
         logger.warning(
-            "%s: step %d is measured already (ratio %.3f), so it is skipped; other settings, or another name, make "
-            "a cell of their own",
+            "%s: step %d of this run is measured already (ratio %.3f), so it is skipped; a monitor without resume=True "
+            "is a new run",
             self.name,
             step,
             ratio,
@@ -196,17 +204,17 @@ class Monitor:
         checkpoint = Checkpoint.of(
             evidence,
             cell_id=self.cell.cell_id,
-            attempt_id=self._attempt,
+            attempt_id=self._run.attempt_id,
             epoch=step,
             step=step,
             loss=None if loss is None else float(loss),
             train_seconds=started - self._measured_at,
             score_seconds=ended - started,
         )
-        self._ratios[int(step)] = checkpoint.ratio
+        self._run.ratios[int(step)] = checkpoint.ratio
         if not self._close.alive:
             self._close = self._at_exit()
-        self._pending.add(partial(_append, checkpoint=checkpoint))
+        self._pending.add(self._run.appending(checkpoint))
         self._measured_at = ended
         return checkpoint.ratio
 
@@ -226,6 +234,24 @@ def _shape(images: Tensor) -> str:
     return f"{channels} x {height} x {width}"
 
 
+def _check_whole(numbers: Mapping[str, int]) -> None:
+    for key, value in numbers.items():
+        if not isinstance(value, SupportsIndex) or value < 1:
+            raise DataError(f"Monitor: {key} must be a whole number, at least 1, not {value!r}")
+
+
+def _read(images: Images | Path | str, size: Size | int | None, resolution: int | None) -> tuple[Images, list[str]]:
+    """Return images, those of a path or of a dataset at `size`, and what was done to them; they are enlarged only where
+    a `resolution` is asked for."""
+    if not isinstance(images, Path | str):
+        return images, []
+    try:
+        source = load_source(str(images), size, enlarge=resolution is not None)
+    except SizeError as error:
+        raise DataError(f"{error}; resolution=N reads all images at N x N pixels") from error
+    return source.images, [f"{images}: {each}" for each in source.notes]
+
+
 def _plain(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """Return settings as they come back from the store; DataError where they would not."""
     for key, value in settings.items():
@@ -234,11 +260,6 @@ def _plain(settings: Mapping[str, Setting]) -> dict[str, Setting]:
         if isinstance(value, float) and not math.isfinite(value):
             raise DataError(f"Monitor: the setting {key!r} must be a finite number, not {value}")
     return dict(settings)
-
-
-def _as_text(settings: Mapping[str, Setting]) -> str:
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return ", ".join(f"{key} = {text}" for key, text in texts.items())
 
 
 def _fingerprint(images: Tensor) -> str:
@@ -254,47 +275,3 @@ def _own_random_stream(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
-
-
-# --- what is written, to the store or in the end to a file of its own ----------------------------------
-
-
-def _register(store: Store, *, name: str, cell: ForeignCell, curve: str, said: str) -> None:
-    """Add a cell to the study of a monitor; StoreError where the name is another study's."""
-    if store.exists():
-        taken = [each for each in store.studies() if each.study == name and each.kind is not Kind.MONITOR]
-        if taken:
-            raise StoreError(f"{store.path}: {name!r} is a study of {taken[0].path}; give the monitor another name")
-    store.register(
-        Listing(name, f"{name}, monitored", PATH, READ_OFF),
-        [ListedCell(cell, curve, ", ".join(filter(None, [curve, f"N = {cell.size}"])), {})],
-        kind=Kind.MONITOR,
-        notes={cell.cell_id: [said] if said else []},
-        keep=True,
-    )
-
-
-def _add_spaces(store: Store, *, spaces: Sequence[SpaceIdentity]) -> None:
-    store.add_spaces(spaces)
-
-
-def _start(store: Store, *, cell_id: str, where: Provenance, attempt_id: str) -> None:
-    store.start_attempt(cell_id, where, attempt_id=attempt_id)
-
-
-def _recall(store: Store, *, cell_id: str, ratios: dict[int, float]) -> None:
-    """Take note of the steps that the store has already, unless they were measured again meanwhile."""
-    for step, ratio in store.ratios(cell_id).items():
-        ratios.setdefault(step, ratio)
-
-
-def _add_held_out(store: Store, *, cell_id: str, evidence: Evidence) -> None:
-    store.add_held_out(cell_id, evidence, newest=True)
-
-
-def _append(store: Store, *, checkpoint: Checkpoint) -> None:
-    store.append(checkpoint)
-
-
-def _end(store: Store, *, attempt_id: str) -> None:
-    store.end_attempt(attempt_id, Outcome.FINISHED)

@@ -164,17 +164,19 @@ def _score(generated: Source, label: str, samples: Sequence[str], against: str, 
         looked_for = list(dict.fromkeys([*measures, TRANSFORMED]))
     null = None if unseen is None else _compared(unseen.images, source.images, looked_for, in_spaces)
     notes = tuple(_notes(label, generated, against, source, note(groups)))
+    caveats: tuple[str, ...] = ()  # which follow from what is stored
     if unseen is not None and null is not None:
-        notes += _of_given(str(asked.held_out), unseen, null, against)
-    elif store.exists() and (stored := _null(store, name, cell, NEAREST)) is not None:
-        notes += _caveats("held-out images given before", stored.samples, stored.trained_on, against)
+        notes += tuple(f"{asked.held_out}: {each}" for each in unseen.notes)
+        caveats = _caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
+    elif store.exists() and (stored := null_of(store, name, cell, NEAREST)) is not None:
+        caveats = _caveats("held-out images given before", stored.samples, stored.trained_on, against)
     _register(store, name, label, cell, curve, notes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     started = time.monotonic()
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
-    if null is not None:
-        store.add_held_out(cell.cell_id, only(null, measures), newest=True)
+    if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
+        caveats += (_replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
     files = image_names(against, source)
     return _result(
@@ -182,7 +184,7 @@ def _score(generated: Source, label: str, samples: Sequence[str], against: str, 
         files=files,
         matched=matches(evidence, order, samples=samples, training=files, groups=groups.widest),
         twins=groups.identical,
-        notes=(*notes, *more),
+        notes=(*notes, *caveats, *more),
         asked=measures,
         quality=found,
     )
@@ -245,7 +247,7 @@ def _result(
     the names of the training images."""
     found = {each.measure: each for each in store.measurements(cell.cell_id, 0) if each.measure != NEAREST.name}
     low, high = wilson(evidence.ratio, evidence.samples).tolist()
-    replicated, null = store.replicated(cell.cell_id), _null(store, name, cell, NEAREST)
+    replicated, null = store.replicated(cell.cell_id), null_of(store, name, cell, NEAREST)
     kinds, looked_for = counts(evidence), TRANSFORMED in evidence.others
     return Score(
         name,
@@ -273,7 +275,7 @@ def _result(
     )
 
 
-def _null(store: Store, study: str, cell: ForeignCell, measure: Measure) -> Null | None:
+def null_of(store: Store, study: str, cell: ForeignCell, measure: Measure) -> Null | None:
     """Return what a measure says of the held-out images that the store has of a cell's training set, None of none."""
     positions = [each.position for each in store.cells(study) if each.cell_id == cell.cell_id]
     nulls = store.nulls(study, measure, measure.threshold)
@@ -288,7 +290,7 @@ def _nulls(store: Store, study: str, cell: ForeignCell, asked: Sequence[str]) ->
     """Yield what the measures asked for, but for the paper's, say of the held-out images that the store has."""
     measures = store.study(study).measures
     for measure in (measures[name] for name in asked if name != NEAREST.name):
-        if (null := _null(store, study, cell, measure)) is not None:
+        if (null := null_of(store, study, cell, measure)) is not None:
             at = None if math.isinf(null.at_one_percent) else measure.shown(null.at_one_percent)
             yield MeasureNull(measure.name, null.ratio, null.samples, at)
 
@@ -301,13 +303,8 @@ def _read_held_out(images: Path | str, source: Source, size: Size, resolution: i
     return found
 
 
-def _of_given(images: str, unseen: Source, null: Evidence, against: str) -> tuple[str, ...]:
-    """Return what was done to held-out images, and in what they are no null."""
-    trained_on = int((null.d1 == 0).sum())
-    return (
-        *(f"{images}: {each}" for each in unseen.notes),
-        *_caveats(images, null.samples, trained_on, against),
-    )
+def _replaced(images: str, before: int, now: int) -> str:
+    return f"{images}: {counted(now, 'held-out image')}, in the place of {before} others that were given before"
 
 
 def _caveats(images: str, samples: int, trained_on: int, against: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What every network says of itself: settings, what two of them get wrong together, cost, build."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -28,7 +29,7 @@ class Work(NamedTuple):
     forward: int  # floating-point operations of one forward pass
 
 
-class ModelConfiguration(Settings):
+class ModelConfiguration(Settings, ABC):
     """M: the network, its preconditioning and its conditioning (Gu et al. 2023, Section 4 and Appendix B)."""
 
     trained: ClassVar[bool]
@@ -57,7 +58,10 @@ class ModelConfiguration(Settings):
 
     def __new__(cls, *_: Any, **settings: Any) -> "ModelConfiguration":
         """Give settings of the network that is named: of its own class, with its own keys."""
-        return super().__new__(member(settings.get("network")) if cls is ModelConfiguration else cls)
+        chosen = member(settings.get("network")) if cls is ModelConfiguration else cls
+        if chosen is ModelConfiguration:
+            cls.model_validate(settings)  # which says what networks there are
+        return super().__new__(chosen)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -90,10 +94,10 @@ class ModelConfiguration(Settings):
         """Return what its settings get wrong together, or with images of `resolution` pixels a side."""
         return []
 
+    @abstractmethod
     def work(self, *, resolution: int, channels: int, labels: int, size: int) -> Work:
         """Return what it costs on images [channels, resolution, resolution], with so many labels (0: none) and training
         images."""
-        raise NotImplementedError
 
 
 class TrainedModel(ModelConfiguration):
@@ -106,10 +110,10 @@ class TrainedModel(ModelConfiguration):
         "vp", description="How network and noise are scaled, and how noise levels are drawn in training."
     )
 
+    @abstractmethod
     def build(self, *, resolution: int, channels: int, labels: int = 0, seed: int = 0) -> "Network":
         """Return F for images [channels, resolution, resolution] and so many labels (0: none), with weights drawn from
         `seed`."""
-        raise NotImplementedError
 
     def is_small(self, *, resolution: int, batch: int) -> bool:
         """Return whether one CPU thread trains it best, as its layers are small on a batch of images."""
@@ -133,10 +137,10 @@ class UntrainedModel(ModelConfiguration):
         others = {key for each in _members().values() for key in each.model_fields} - cls.model_fields.keys()
         return {key: value for key, value in settings.items() if key not in others}
 
+    @abstractmethod
     def from_images(self, images: "Tensor", labels: "Tensor | None", *, count: int) -> "DenoiserFunction":
         """Return the denoiser of training images [N, c, h, w] in -1..1 and their labels [N], of which there are `count`
         (0: none); RunError if they have none."""
-        raise NotImplementedError
 
 
 def member(name: object) -> type[ModelConfiguration]:
@@ -144,7 +148,8 @@ def member(name: object) -> type[ModelConfiguration]:
     members = _members()
     if name is None:
         return next(iter(members.values()))
-    return members.get(name, ModelConfiguration) if isinstance(name, str) else ModelConfiguration
+    found = members.get(name) if isinstance(name, str) else None
+    return ModelConfiguration if found is None else found
 
 
 def _members() -> dict[str, type[ModelConfiguration]]:

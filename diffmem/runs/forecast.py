@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffmem.cells import PASSES, Cell, cell_cost
+from diffmem.data import cores
 from diffmem.models import Denoiser, build_denoiser, cpu_threads, set_precision, this_device
 from diffmem.networks import UntrainedModel
 from diffmem.runs.control_groups import left_in_group
-from diffmem.runs.launch import cpu_cores
 from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import Options, waiting_cells, work_together
 from diffmem.runs.search import most_cells, next_round
@@ -120,7 +120,7 @@ def _speed(cell: Cell, device: torch.device, *, processes: int, share: int, free
     fits = free / 2 / (BACKWARD * bytes_for_backward(cell))
     batch = max(1, int(min(cell.T.batch_size / share, AT_ONCE[device.type] / operations, fits)))
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, cpu_cores() // processes))
+    torch.set_num_threads(max(1, cores() // processes))
     set_precision(cell.T)
     try:
         _, step = training_step(cell, batch, device)

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from diffmem.data import cores
 from diffmem.errors import RunError
 from diffmem.models import Group
 from diffmem.runs.orphan import LAUNCHER
@@ -29,12 +30,7 @@ def launched() -> bool:
 
 def default_processes(cells: int) -> int:
     """Return one process per GPU, or one per CPU core but no more than there are cells to train."""
-    return torch.cuda.device_count() or max(1, min(cpu_cores(), cells))
-
-
-def cpu_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.cuda.device_count() or max(1, min(cores(), cells))
 
 
 def start(count: int, arguments: Sequence[str]) -> int:
@@ -44,7 +40,7 @@ def start(count: int, arguments: Sequence[str]) -> int:
     """
     _check_gpus(count)
     logging.disable(logging.CRITICAL)  # the processes themselves say what went wrong
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     os.environ[LAUNCHER] = str(os.getpid())  # they end if this process does
     config = LaunchConfig(
         min_nodes=1,
@@ -75,9 +71,7 @@ def join() -> Group:
     cpu = not torch.cuda.is_available()  # MPS has no float64 for the sampler
     if launched():
         _check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        os.environ.setdefault(
-            "OMP_NUM_THREADS", str(max(1, cpu_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        )
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         state = PartialState(cpu=cpu, timeout=LONGEST_WAIT) if launched() else PartialState(cpu=cpu)

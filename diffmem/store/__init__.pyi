@@ -38,6 +38,7 @@ from .names import listed as listed
 from .pictures import UNREADABLE as UNREADABLE
 from .pictures import decoded as decoded
 from .pictures import reduced as reduced
+from .place import DEFAULT_STORE as DEFAULT_STORE
 from .provenance import provenance as provenance
 from .quality_rows import StudyQuality as StudyQuality
 from .rows import AlikeCells as AlikeCells

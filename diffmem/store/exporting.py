@@ -101,16 +101,13 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
             FROM {source} {PROGRESS} ORDER BY {order}cell_id
             """
     if what == "checkpoints":
-        return f"""
-            SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size, configuration->>'$.P.draw' AS draw,
-                (configuration->>'$.T.seed')::BIGINT AS seed, {_epochs(connection)} AS epoch, step,
-                measured.measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high,
-                null_ratio, coalesce(null_samples, 0) AS null_samples, loss,
-                train_seconds, score_seconds, attempt_id, host, device, measured_at
-            FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
-                LEFT JOIN attempts USING (cell_id, attempt_id)
-            ORDER BY {order}cell_id, checkpoints.epoch, measured.measure DESC
-            """
+        return _checkpoints(connection, place, source, order)
+    if what == "results":
+        chosen = "" if study is None else f"WHERE study = {literal(study)}"
+        axes = [f"{column}, " for column in _value_columns(connection, "study_cells", "axis_values", chosen)]
+        places = f"(FROM study_cells {chosen}) JOIN cells USING (cell_id)"
+        place = f"study, position, curve, name, {''.join(axes)}"
+        return _checkpoints(connection, place, places, "study, position, ")
     if what == "gaps":
         return f"""
             SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size,
@@ -144,6 +141,20 @@ def _sql(connection: duckdb.DuckDBPyConnection, what: str, study: str | None) ->
     return f"""
         SELECT e.* REPLACE ({_epochs(connection, "e")} AS epoch) FROM ({evidence}) AS e LEFT JOIN cells USING (cell_id)
         ORDER BY cell_id, e.epoch, sample
+        """
+
+
+def _checkpoints(connection: duckdb.DuckDBPyConnection, place: str, source: str, order: str) -> str:
+    """Return the query of each checkpoint by each measure."""
+    return f"""
+        SELECT {place}cell_id, (configuration->>'$.P.size')::INTEGER AS size, configuration->>'$.P.draw' AS draw,
+            (configuration->>'$.T.seed')::BIGINT AS seed, {_epochs(connection)} AS epoch, step,
+            measured.measure, n AS samples, round(value * n)::INTEGER AS memorized, value AS ratio, low, high,
+            null_ratio, coalesce(null_samples, 0) AS null_samples, loss,
+            train_seconds, score_seconds, attempt_id, host, device, measured_at
+        FROM {source} JOIN checkpoints USING (cell_id) JOIN measured USING (cell_id, epoch) {_nulls()}
+            LEFT JOIN attempts USING (cell_id, attempt_id)
+        ORDER BY {order}cell_id, checkpoints.epoch, measured.measure DESC
         """
 
 
@@ -205,16 +216,23 @@ def _nulls() -> str:
 
 
 def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
-    """Return SQL for a column for each setting that any cell has, of the type that its values have."""
+    """Return SQL for a column for each setting that any cell has."""
+    columns = _value_columns(connection, "cells", "configuration", "ORDER BY created_at, cell_id")
+    return ", ".join(columns) or "configuration"
+
+
+def _value_columns(connection: duckdb.DuckDBPyConnection, table: str, column: str, chosen: str) -> list[str]:
+    """Return SQL for a column for each value that a JSON column of the chosen rows of a table has, of the type that its
+    values have."""
     values: dict[tuple[str, ...], list[Any]] = {}
-    for (text,) in connection.execute("SELECT configuration FROM cells ORDER BY created_at, cell_id").fetchall():
+    for (text,) in connection.execute(f"SELECT {column} FROM {table} {chosen}").fetchall():
         for keys, value in leaves(from_json(text, "the store")).items():
             values.setdefault(keys, []).append(value)
-    columns = []
-    for keys, found in values.items():
+    found = []
+    for keys, of_key in values.items():
         pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
-        columns.append(f"(configuration->>{literal(pointer)})::{_type(found)} AS {identifier('.'.join(keys))}")
-    return ", ".join(columns) or "configuration"
+        found.append(f"({column}->>{literal(pointer)})::{_type(of_key)} AS {identifier('.'.join(keys))}")
+    return found
 
 
 def _type(values: Iterable[Any]) -> str:

@@ -22,18 +22,20 @@ def insert_levels(
     )
 
 
-def forget_other_held_out(connection: duckdb.DuckDBPyConnection, training_set: str, distances: MeasureEvidence) -> None:
+def forget_other_held_out(connection: duckdb.DuckDBPyConnection, training_set: str, distances: MeasureEvidence) -> int:
     """Remove what all measures say of held-out images against a training set, unless it is of these images, which have
-    these distances by the paper's measure."""
+    these distances by the paper's measure; return how many other images there were."""
     had = connection.execute(
         "SELECT distance, yardstick FROM held_out WHERE training_set = ? AND measure = ? ORDER BY sample",
         [training_set, NEAREST.name],
     ).fetchnumpy()
-    if len(had["distance"]) != len(distances.nearest) or not all(
+    if len(had["distance"]) == len(distances.nearest) and all(
         np.allclose(had[name], getattr(distances, name), rtol=1e-9, atol=0)  # devices round square roots differently
         for name in ("distance", "yardstick")
     ):
-        connection.execute("DELETE FROM held_out WHERE training_set = ?", [training_set])
+        return 0
+    connection.execute("DELETE FROM held_out WHERE training_set = ?", [training_set])
+    return len(had["distance"])
 
 
 def insert_held_out(

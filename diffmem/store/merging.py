@@ -12,6 +12,7 @@ from diffmem.measures import SpaceIdentity
 from diffmem.sql import literal
 from diffmem.store.checking import read_all
 from diffmem.store.database import PATIENCE
+from diffmem.store.monitored import part_earlier_runs
 from diffmem.store.naming import another_space
 from diffmem.store.store import Store
 from diffmem.store.validity import any_broken
@@ -97,7 +98,8 @@ MERGE = [
     FROM other_.study_cells AS o
         JOIN (SELECT study, max(position) AS last FROM study_cells GROUP BY study) USING (study)
     WHERE study IN ({GROWING}) AND NOT EXISTS (
-        FROM study_cells AS s WHERE s.study = o.study AND s.cell_id = o.cell_id AND s.curve = o.curve
+        FROM study_cells AS s JOIN studies USING (study)
+        WHERE s.study = o.study AND s.cell_id = o.cell_id AND (s.curve = o.curve OR kind = 'monitor')
     )
     """,
     """
@@ -220,6 +222,7 @@ def _take_over(store: Store, place: Path, path: Path, name: str) -> int:
         before = _checkpoints(connection)
         for statement in MERGE:
             connection.execute(statement)
+        part_earlier_runs(connection)
         if fault := any_broken(connection):
             raise StoreError(f"{path}: cannot be merged with {name}: together, {fault}; merge only one of the two")
         return _checkpoints(connection) - before

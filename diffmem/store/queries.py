@@ -147,7 +147,7 @@ class Queries(CopyQueries, QualityQueries, HalfQueries):
 
     def no_study(self, name: str, studies: Sequence[str]) -> NotInStore:
         """Return the error of a study that the store does not have, with the names that there are."""
-        advice = f"it has {listed(studies) or 'none yet'}. `diffmem run STUDY.toml` adds one"
+        advice = f"it has {listed(studies) or 'none yet'}. `diffmem run STUDY` adds one"
         return NotInStore(f"{self.path}: no study {name!r}{nearest(name, studies)}; {advice}")
 
     def progress(self, study: str) -> list[CellProgress]:

@@ -230,6 +230,16 @@ MIGRATIONS: list[Migration] = [
         held_out_b DOUBLE
     )
     """,
+    """
+    CREATE OR REPLACE VIEW results AS
+        SELECT study, position, curve,
+            CAST(configuration->>'$.P.size' AS INTEGER) AS size,
+            configuration->>'$.P.draw' AS draw,
+            CAST(configuration->>'$.T.seed' AS BIGINT) AS seed,
+            cell_id, epoch, samples, memorized, ratio, loss,
+            axis_values AS axes                -- the value on each axis: axes->>'M.width'
+        FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

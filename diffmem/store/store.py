@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -22,15 +22,17 @@ from diffmem.measures import (
     QualityValue,
     SpaceIdentity,
 )
+from diffmem.notebook import html_table
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
 from diffmem.store.inserting import forget_other_held_out, insert_held_out, insert_levels, insert_measure, texts
+from diffmem.store.monitored import part_earlier_runs
 from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
 from diffmem.store.queries import Queries
 from diffmem.store.standing import Kind, Outcome
-from diffmem.text import readable
+from diffmem.text import counted, readable
 
 LOST = "its process died"
 """Why an attempt is lost that never said how it ended."""
@@ -58,6 +60,19 @@ class Store(Queries):
     writes are no reason to refuse the file. A store can be used from several threads. Every method raises StoreError
     if the file is missing, damaged or locked.
     """
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: its studies, and how far their cells are."""
+        from diffmem.store.attempts import state_of  # which asks stores
+
+        rows: list[dict[str, object]] = []
+        for study in self.studies() if self.exists() else []:
+            cells = self.progress(study.study)
+            states = Counter(state_of(cell) for cell in cells).most_common()
+            state = ", ".join(f"{count} {state}" for state, count in states)
+            measured = sum(cell.measured for cell in cells)
+            rows.append({"study": study.study, "cells": state, "checkpoints": measured, "title": study.title})
+        return html_table(f"{self.path}: {counted(len(rows), 'study')}", rows)
 
     @property
     def states(self) -> Path:
@@ -144,6 +159,8 @@ class Store(Queries):
                 """,
                 [study.name, study.name],
             )
+            if kind is Kind.MONITOR:
+                part_earlier_runs(connection)
             if notes:
                 _replace_notes(connection, notes)
 
@@ -239,16 +256,17 @@ class Store(Queries):
             insert_quality(connection, c.cell_id, c.epoch, c.quality)
         return True
 
-    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> None:
+    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> int:
         """Keep the evidence of images that were not trained on, for all trained cells of the same training set, in the
-        place of what a measure had of fewer; with `newest`, in the place of what was there of other images."""
+        place of what a measure had of fewer; with `newest`, in the place of what was there of other images: return how
+        many of those there were."""
         distances = MeasureEvidence(evidence.nearest, evidence.d1, evidence.d2, evidence.memorized)
         with self.writing() as connection:
             ((name,),) = connection.execute(f"SELECT {TRAINING_SET} FROM cells WHERE cell_id = ?", [cell_id]).fetchall()
-            if newest:
-                forget_other_held_out(connection, name, distances)
+            others = forget_other_held_out(connection, name, distances) if newest else 0
             for measure, found in {NEAREST.name: distances, **evidence.others}.items():
                 insert_held_out(connection, name, measure, found)
+        return others
 
     def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
         """Keep what the training images of a cell are like, for all cells of the same training set, unless it is there

@@ -1,5 +1,6 @@
 """The studies that ship with diffmem: those of the paper, and the quickstart."""
 
+import os
 from pathlib import Path
 
 import diffmem
@@ -16,7 +17,7 @@ def shipped_studies() -> dict[str, Path]:
 def study_file(path: Path) -> Path:
     """Return the file that is meant: `path` if it is one, else `NAME.toml` or `studies/NAME.toml` here, or one that
     ships, if it is only a name; `path` if there is none."""
-    if path.suffix or len(path.parts) != 1 or path.is_file():
+    if path.suffix or len(path.parts) != 1 or os.path.isfile(path):  # noqa: PTH113 - a Path raises of impossible names
         return path
-    here = [file for file in (Path(f"{path}.toml"), Path("studies") / f"{path}.toml") if file.exists()]
+    here = [file for file in (Path(f"{path}.toml"), Path("studies") / f"{path}.toml") if os.path.exists(file)]  # noqa: PTH110
     return here[0] if here else shipped_studies().get(str(path), path)

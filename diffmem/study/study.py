@@ -18,10 +18,12 @@ from diffmem.measures import (
     measure_named,
     no_copies,
 )
+from diffmem.notebook import html_table
 from diffmem.study.crossing import StudyCell, as_text, build_section, resolve
 from diffmem.study.layers import Faults, Layer, Place, Setting
 from diffmem.study.spaces import check_used, spaces_of
 from diffmem.study.toml import read_study
+from diffmem.text import counted
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class Study:
             layer=layer,
             spaces=spaces,
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: its axes."""
+        cells = f"{self.title} ({self.name}): {counted(len(self.cells), 'cell')}"
+        rows = [
+            {"axis": key, "values": ", ".join(dict.fromkeys(str(entry.axis_values[key]) for entry in self.cells))}
+            for axis in self.axes
+            for key in axis
+        ]
+        return html_table(cells, rows)
 
     @property
     def search_range(self) -> tuple[int, int]:

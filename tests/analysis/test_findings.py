@@ -119,7 +119,7 @@ def test_a_study_that_was_not_run_names_the_command(store):
     tiny.fill(store, "width", {(8,): 0.4, (16,): 0.6}, ["M.width"])
     (result,) = next(results for finding, _, results in check_findings(store, "laptop") if finding.number == 6)
     assert result.verdict == UNKNOWN
-    assert result.reason == "not run: diffmem run studies/width.toml --profile laptop"
+    assert result.reason == "not run: diffmem run width --profile laptop"
 
 
 def test_draws_are_counted_where_they_are_compared(store):

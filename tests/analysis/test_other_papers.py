@@ -96,8 +96,8 @@ def test_what_was_not_run_names_the_command(store):
     tiny.register(store, Study.load(tiny.write(store.path.parent)))
     for each in check_other_papers(store, "laptop"):
         name = each.study.partition("@")[0]
-        assert (each.verdict, each.reason) == (UNKNOWN, f"not run: diffmem run studies/{name}.toml --profile laptop")
-    assert check_other_papers(store)[0].reason == "not run: diffmem run studies/onset.toml"
+        assert (each.verdict, each.reason) == (UNKNOWN, f"not run: diffmem run {name} --profile laptop")
+    assert check_other_papers(store)[0].reason == "not run: diffmem run onset"
 
 
 # --- onsets --------------------------------------------------------------------------------------------

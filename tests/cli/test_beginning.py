@@ -46,7 +46,8 @@ def stored() -> None:
 def test_a_study_to_start_from_is_written_and_is_a_study():
     result = tiny.here("init")
     assert result.stdout == (
-        "study.toml: written. `diffmem plan study.toml` shows what it trains, `diffmem run study.toml` trains it.\n"
+        "study.toml: written. `diffmem plan study --measure` shows what it trains and how long that takes, "
+        "`diffmem run study` trains it.\n"
     )
     study = Study.load("study.toml")
     assert [entry.cell.P.size for entry in study.cells] == [8, 16, 32] * 2
@@ -127,6 +128,20 @@ def test_a_study_in_the_folder_studies_goes_before_one_that_ships():
     assert tiny.here("plan", "quickstart").stdout.startswith("Tiny (quickstart)\n")
 
 
+def test_models_that_are_kept_are_measured_and_compared_by_the_name_of_their_study():
+    Path("studies").mkdir()
+    file = tiny.write(Path("studies"), tiny.TEXT)
+    tiny.register(Store(Path("s.duckdb")), Study.load(file))
+    for command in (["measure", "--measure", "calibrated"], ["halves"]):
+        by_name, by_file = (tiny.here(*command, each, "--store", "s.duckdb") for each in ("tiny", file))
+        assert (by_name.returncode, by_name.stdout, by_name.stderr) == (
+            by_file.returncode,
+            by_file.stdout,
+            by_file.stderr,
+        )
+        assert by_name.stdout + by_name.stderr != ""
+
+
 def test_a_folder_of_the_same_name_does_not_hide_a_study_that_ships():
     Path("condition").mkdir()
     assert tiny.here("plan", "condition", "--profile", "laptop").returncode == 0
@@ -159,6 +174,7 @@ def test_help_is_a_command_too():
     assert tiny.here("help", "run").stdout == tiny.here("run", "--help").stdout
     unknown = tiny.here("help", "nothing")
     assert (unknown.returncode, unknown.stderr.splitlines()[-1]) == (2, "Error: No such command 'nothing'.")
+    assert "Did you mean 'emm'?" in tiny.here("help", "emmm").stderr
 
 
 def test_several_values_for_a_key_are_answered_with_an_axis(tmp_path):

@@ -625,7 +625,7 @@ def test_a_watched_report_follows_the_run_and_ends_with_it(tmp_path):
             process.kill()
     assert process.returncode == 0
     start, end = printed.splitlines()  # however often the page was written
-    assert start == f"report: {path}"
+    assert start == f"report: {path}, 1 study: tiny"
     assert re.fullmatch(rf"report: {path}, written ([3-9]|1\d) times; nothing is left to run", end)
     page = path.read_text()
     assert "best ratio 0.350" in page
@@ -647,7 +647,11 @@ def test_a_watched_report_that_is_stopped_stays_and_has_the_exit_code_of_the_sig
             printed, told = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, printed, told) == (130, f"report: {path}\n", "the page stays as it is now\n")
+    assert (process.returncode, printed, told) == (
+        130,
+        f"report: {path}, 1 study: tiny\n",
+        "the page stays as it is now\n",
+    )
 
 
 def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):
@@ -693,8 +697,16 @@ def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(fold
     assert "tiny.toml, --set T.seed=7, --set title=&#34;a title&#34;</p>" in Path("store/report.html").read_text()
     assert diffmem("run", file, "--quiet", *changed).stderr == ""
     alone = diffmem("run", file, "--quiet").stderr
-    assert alone.startswith(f"note: tiny was the study of {shown} so far, and becomes that of the file alone; what is ")
+    assert alone == (
+        f"note: tiny was the study of {shown} so far, and becomes that of the file alone; what is measured stays in "
+        f"the store, but this run trains other cells; give {shown} to resume the 2 cells begun before\n"
+    )
     assert diffmem("emm", "tiny").stderr == ""
+    assert (
+        "; give no --set to resume the 2 cells begun before\n" in diffmem("run", file, "--quiet", *changed[:2]).stderr
+    )
+    named = diffmem("run", file, "--quiet", *changed).stderr
+    assert named.endswith("but a copy of the file under another name, or a profile, has a report of its own\n")
 
 
 def test_a_report_that_is_not_watched_does_not_load_itself_anew(tmp_path):
@@ -706,8 +718,8 @@ def test_a_report_that_is_not_watched_does_not_load_itself_anew(tmp_path):
 
 @pytest.mark.usefixtures("filled")
 def test_report_is_written_beside_the_store_or_where_it_is_asked_for(folder):
-    assert diffmem("report").stdout == "report: store/report.html\n"
-    assert diffmem("report", "small", "-o", "new/page.html").stdout == "report: new/page.html\n"
+    assert diffmem("report").stdout == "report: store/report.html, 1 study: small\n"
+    assert diffmem("report", "small", "-o", "new/page.html").stdout == "report: new/page.html, 1 study: small\n"
     assert "Small [red]things[/nothing]" in Path("new/page.html").read_text()
     assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".partial")]
 

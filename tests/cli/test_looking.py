@@ -327,6 +327,33 @@ def test_a_parquet_file_has_the_types_of_the_settings():
     assert (row["study"], row["position"], row["curve"]) == ("tiny", 0, "M.dropout = 0.0")
 
 
+def test_results_have_a_column_for_each_axis_of_their_studies(store, ids):
+    text = tiny.TEXT.replace(
+        "M.dropout = [0.0, 0.2]", "M.dropout = [0.0]\n[[axes]]\nP.size = [8]\nM.channel_mult = [[1, 1]]"
+    )
+    tiny.register(store, tiny.load(Path(), text, name="other"))  # whose one cell is the first of the other study
+    rows = exported("results", "parquet")
+    own = {"study": "tiny", "cell_id": ids[0], "curve": "M.dropout = 0.0", "M.dropout": 0.0}
+    axes = {"P.size": None, "M.channel_mult": None}
+    assert [
+        row | own | axes | {"epoch": epoch, "ratio": ratio}
+        for row, epoch, ratio in zip(rows[3:], tiny.EPOCHS, RATIOS, strict=True)
+    ] == rows[3:]
+    assert [(row["study"], row["M.dropout"], row["P.size"], row["M.channel_mult"]) for row in rows[:3]] == [
+        ("other", 0.0, 8, "[1,1]")
+    ] * 3
+    alone = exported("results", "csv", "--study", "tiny")
+    assert [row["ratio"] for row in alone] == RATIOS
+    assert "P.size" not in alone[0]
+    assert list(alone[0])[:5] == ["study", "position", "curve", "name", "M.dropout"]
+
+
+def test_the_view_of_results_has_the_value_on_each_axis(store):
+    sql = "SELECT (axes->>'M.dropout')::DOUBLE AS dropout, max(ratio) AS best FROM results GROUP BY ALL"
+    assert data("query", sql) == [{"dropout": 0.0, "best": max(RATIOS)}]
+    assert store.columns("FROM results")["axes"].tolist() == ['{"M.dropout": 0.0}'] * 3
+
+
 def test_an_export_of_a_study_has_nothing_of_others(store, ids):
     other = tiny.load(Path(), tiny.TEXT.replace("[0.0, 0.2]", "[0.2]"), name="it's other")
     tiny.register(store, other)

@@ -439,7 +439,7 @@ CASES = [
     ),
     Case(
         "status " + 300 * "x" + ".toml --store a.duckdb",
-        f"{300 * 'x'}.toml: no such file, and a.duckdb: no study '{300 * 'x'}'; it has tiny. `diffmem run STUDY.toml` adds one",
+        f"{300 * 'x'}.toml: no such file, and a.duckdb: no study '{300 * 'x'}'; it has tiny. `diffmem run STUDY` adds one",
         store,
     ),
     # images
@@ -671,12 +671,12 @@ CASES = [
     Case("emm tiny --store .", ".: no file can be there; name another store"),
     Case(
         "emm other --store a.duckdb",
-        "a.duckdb: no study 'other'; it has tiny. `diffmem run STUDY.toml` adds one",
+        "a.duckdb: no study 'other'; it has tiny. `diffmem run STUDY` adds one",
         store,
     ),
     Case(
         "emm other --store a.duckdb",
-        "a.duckdb: no study 'other'; it has none yet. `diffmem run STUDY.toml` adds one",
+        "a.duckdb: no study 'other'; it has none yet. `diffmem run STUDY` adds one",
         database("SELECT 1"),
     ),
     Case(
@@ -702,7 +702,7 @@ CASES = [
     *(
         Case(
             f"{command} tinny --store a.duckdb",
-            "a.duckdb: no study 'tinny'; did you mean tiny?; it has tiny@laptop, tiny. `diffmem run STUDY.toml` adds one",
+            "a.duckdb: no study 'tinny'; did you mean tiny?; it has tiny@laptop, tiny. `diffmem run STUDY` adds one",
             crossed,
         )
         for command in ("status", "emm", "report", "export cells --study")

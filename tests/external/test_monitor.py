@@ -16,14 +16,15 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from scipy.spatial.distance import cdist
 
 import diffmem
-from diffmem.analysis.curves import study_curves
+from diffmem.analysis.curves import Curve, study_cells, study_curves
 from diffmem.analysis.exporting import export
 from diffmem.cli import main
 from diffmem.data import load_source
-from diffmem.errors import DataError, StoreError
+from diffmem.errors import DataError, ImageWarning, StoreError
 from diffmem.external import pending
 from diffmem.measures.calibrated import CALIBRATED
 from diffmem.measures.nearest import NEAREST
@@ -123,9 +124,9 @@ def test_status_copes_with_checkpoints_that_nobody_knows_in_advance(training, st
     assert status(store)[0]["checkpoints"] == "2"
 
 
-def test_running_again_goes_on_and_says_what_is_skipped(training, store, caplog):
+def test_a_run_that_is_resumed_goes_on_and_says_what_is_skipped(training, store, caplog):
     monitor(training, store)(10, half_copied(training))
-    again = monitor(list(training), store)
+    again = monitor(list(training), store, resume=True)
 
     def never(_count: int) -> np.ndarray:
         raise AssertionError("nothing is to be generated")
@@ -134,15 +135,160 @@ def test_running_again_goes_on_and_says_what_is_skipped(training, store, caplog)
         assert again(10, never) == 0.5
         assert again.score(training, 10) == 0.5
         assert again(20, half_copied(training)) == 0.5
-    assert len(caplog.messages) == 2
-    assert caplog.messages[0].startswith("mine: step 10 is measured already (ratio 0.500), so it is skipped; ")
+    assert (
+        caplog.messages
+        == [
+            "mine: step 10 of this run is measured already (ratio 0.500), so it is skipped; a monitor without "
+            "resume=True is a new run"
+        ]
+        * 2
+    )
     assert [row["checkpoints"] for row in status(store)] == ["2"]
     assert [row["samples"] for row in store.rows("SELECT samples FROM results")] == [20, 20]
 
 
+def test_a_monitor_is_a_new_run_and_earlier_runs_are_curves_of_their_own(training, store):
+    given_up = monitor(training, store, settings={"lr": 0.1, "b": 1})
+    given_up.score(NOISE, 10)
+    monitor(training[:20], store, settings={"lr": 0.1, "b": 1}).score(training[:10], 10)
+    other = monitor(training, store, settings={"lr": 0.2, "b": 1})
+    other.score(NOISE, 10)
+    newest = monitor(training, store, settings={"b": 1, "lr": 0.1})  # the same ones in another order
+    assert newest.score(training[:10], 10) == 1
+    run = given_up.cell.origin["run"][:23]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", run)
+    curves = {curve.label: [(point.size, point.best, point.cells) for point in curve.points] for curve in mine(store)}
+    assert curves == {
+        f"lr = 0.1, b = 1, run of {run} UTC": [(50, 0, 1)],
+        "lr = 0.1, b = 1": [(20, 1, 1)],
+        "lr = 0.2, b = 1": [(50, 0, 1)],
+        "b = 1, lr = 0.1": [(50, 1, 1)],
+    }
+    names = [row.name for row in store.cells("mine")]
+    assert names[0] == f"lr = 0.1, b = 1, N = 50, run of {run} UTC"
+    assert names[1:] == ["lr = 0.1, b = 1, N = 20", "lr = 0.2, b = 1, N = 50", "b = 1, lr = 0.1, N = 50"]
+    assert status(store)[0]["run"] == f"{run} UTC"
+    assert monitor(training, store, resume=True, settings={"lr": 0.1, "b": 1}).cell == newest.cell
+
+
+def mine(store: Store) -> list[Curve]:
+    return diffmem.study_curves(store, "mine")
+
+
+def test_a_run_of_an_older_diffmem_is_resumed_and_is_the_earlier_one_of_a_new_run(training, store):
+    old = monitor(training, store)
+    old._run.cell = old._run._any_run
+    with store.writing() as connection:
+        connection.execute("DELETE FROM study_cells")
+    old._run.open(store)
+    old.score(NOISE, 10)
+    again = monitor(training, store, resume=True)
+    assert again.cell == old.cell
+    assert again.score(NOISE, 10) == 0
+    monitor(training, store).score(training, 10)
+    assert [(curve.label, curve.points[0].best) for curve in mine(store)] == [("earlier run", 0), ("", 1)]
+
+
+def test_what_there_is_not_yet_is_not_resumed_but_begun(training, store):
+    first = monitor(training, store, resume=True)
+    first.score(training, 10)
+    assert monitor(training[:20], store, resume=True).cell != first.cell
+    assert monitor(training, store, resume=True, settings={"lr": 1}).cell != first.cell
+    assert monitor(training, store, resume=True).cell == first.cell
+    one = monitor(training, store, settings={"on": True}).cell
+    assert monitor(training, store, resume=True, settings={"on": 1}).cell.cell_id != one.cell_id
+
+
+def test_runs_of_two_stores_are_kept_apart_in_whatever_order_they_are_merged(training, tmp_path):
+    stores = [Store(tmp_path / f"{name}.duckdb") for name in ("one", "two")]
+    for store, images in zip(stores, (NOISE, training), strict=True):
+        monitor(training, store).score(images, 10)
+    merge(stores[1], stores[0].path)
+    monitor(training, stores[1]).score(training, 10)
+    merge(stores[0], stores[1].path)
+    merge(stores[0], stores[1].path)
+    expected = sorted((curve.label, curve.points[0].best) for curve in mine(stores[1]))
+    assert [ratio for _, ratio in expected] == [1, 0, 1]
+    assert [label[:6] for label, _ in expected] == ["", "run of", "run of"]
+    assert sorted((curve.label, curve.points[0].best) for curve in mine(stores[0])) == expected
+
+
+def test_the_loss_that_a_monitor_is_given_is_at_each_point_of_the_training_curve(training, store):
+    watch = monitor(training, store)
+    for step, loss in ((0, 2.0), (10, 0.5), (20, None)):
+        watch(step, half_copied(training), loss=loss)
+    _cells, points = study_cells(store, store.study("mine"))
+    assert [(point.step, point.ratio, point.loss) for point in points] == [
+        (0, 0.5, 2.0),
+        (10, 0.5, 0.5),
+        (20, 0.5, None),
+    ]
+
+
+def test_the_store_is_by_default_that_of_the_command_line(training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diffmem.Monitor(training, name="mine").score(training[:4], 0)
+    result = CliRunner().invoke(main, ["status", "mine", "--json"])
+    assert json.loads(result.stdout)[0]["best ratio"] == 1
+    assert (tmp_path / "store" / "diffmem.duckdb").is_file()
+
+
+# --- images of a path or of a dataset ------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder of grey images, each of a size of its own."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(256, size=(20 + number, 24), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def test_training_images_are_those_of_a_dataset_by_its_name(training, store):
+    digits = load_source("digits", None).images
+    with pytest.warns(ImageWarning, match="mine: of 1,797 training images 2 are nearly identical"):
+        watch = monitor("digits", store)
+    assert watch.score(training[:4], 0) == 1
+    with pytest.warns(ImageWarning, match="nearly identical"):
+        assert monitor(digits, store, resume=True).cell == watch.cell
+
+
+def test_training_and_held_out_images_are_read_from_paths_at_their_own_size(training, store, tmp_path):
+    np.savez(tmp_path / "images.npz", images=training[:, 0])
+    (tmp_path / "unseen").mkdir()
+    for number, image in enumerate(load_source("digits", None).images[50:150, 0]):
+        Image.fromarray(image).save(tmp_path / "unseen" / f"{number:03}.png")
+    (tmp_path / "unseen" / "notes.txt").write_text("no image")
+    with pytest.warns(ImageWarning, match="unseen: 1 file was left out"):
+        watch = monitor(tmp_path / "images.npz", store, held_out=tmp_path / "unseen")
+    assert any("1 file was left out" in note.note for note in store.notes("mine"))
+    again = monitor(training, store, resume=True, held_out=load_source("digits", None).images[50:150])
+    assert (again.cell, again.null_ratio) == (watch.cell, watch.null_ratio)
+
+
+def test_images_of_several_sizes_are_read_at_the_resolution_that_is_given(photos, store):
+    with pytest.raises(DataError) as refused:
+        monitor(str(photos), store)
+    assert str(refused.value).endswith("; resolution=N reads all images at N x N pixels")
+    assert not store.exists()
+    with pytest.warns(ImageWarning, match="photos: all 4 images were cropped"):
+        watch = monitor(photos, store, resolution=16, held_out=photos)
+    assert watch.score(load_source(str(photos), 16).images, 0) == 1
+    assert watch.cell.image_size == (16, 16)
+    with pytest.raises(DataError) as refused:
+        monitor(np.zeros((4, 8, 8), np.uint8), store, resolution=16)
+    assert str(refused.value) == ("mine: resolution is for images that are read from a path; resize arrays beforehand")
+
+
+# --- the study that its runs make ----------------------------------------------------------------------
+
+
 def test_each_training_set_and_each_combination_of_settings_is_a_cell_of_the_study(training, store):
     for size, lr in [(20, 0.1), (50, 0.1), (50, 0.2), (20, 0.1)]:
-        monitor(training[:size], store, settings={"lr": lr}).score(training[:10], size)
+        monitor(training[:size], store, settings={"lr": lr}, resume=True).score(training[:10], size)
     assert [(row["P.size"], row["checkpoints"]) for row in status(store)] == [(20, "1"), (50, "1"), (50, "1")]
     curves = diffmem.study_curves(store, "mine")
     assert [(curve.label, [point.size for point in curve.points]) for curve in curves] == [
@@ -199,12 +345,13 @@ def test_held_out_images_are_the_null_of_every_ratio(training, store):
     assert mine.null_ratio == expected
     mine(10, half_copied(training))
     mine.close()
-    monitor(training, store, held_out=unseen).close()  # again: nothing twice
+    monitor(training, store, held_out=unseen, resume=True).close()  # again: nothing twice
     (row,) = status(store)
     assert (row["null_ratio"], row["null_samples"]) == (expected, 200)
     assert row["p_value"] < 1e-6
     (other,) = store.nulls("mine", CALIBRATED, 1.0).values()
     assert other.samples == 200
+    assert monitor(training, store, resume=True).null_ratio == expected
     assert monitor(training, store).null_ratio is None
 
 
@@ -333,6 +480,21 @@ def test_a_notebook_that_holds_the_store_neither_ends_a_training_nor_makes_it_wa
     watch.close()
     assert store.measured_epochs(watch.cell.cell_id) == {0, 10, 20}
     assert [row["state"] for row in status(store)] == ["ended"]
+
+
+def test_a_run_is_resumed_where_the_store_is_held_at_its_beginning(training, store, monkeypatch):
+    monkeypatch.setattr(pending, "LAST_WAIT", 0.1)
+    first = monitor(training, store, held_out=training[:30])
+    first(10, half_copied(training))
+    first.close()
+    with tiny.started(HOLDER, store.path):
+        again = monitor(training, store, resume=True)
+        assert again.null_ratio is None  # nobody knows yet
+        assert again(20, half_copied(training)) == 0.5
+    again.close()
+    assert again.cell == first.cell
+    assert again.null_ratio == first.null_ratio == 1
+    assert store.measured_epochs(first.cell.cell_id) == {10, 20}
 
 
 def test_what_is_pending_is_written_at_the_next_call_and_said_after_ten_seconds(training, store, caplog, monkeypatch):

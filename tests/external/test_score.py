@@ -126,6 +126,8 @@ def test_a_score_is_said_as_a_test_against_held_out_images(samples: Path) -> Non
     assert data["p_value"] == pytest.approx(chance)
     status = json.loads(CliRunner().invoke(main, ["status", "samples", "--json"]).stdout)
     assert [(row["null_ratio"], row["null_samples"]) for row in status] == [(0.05, 40)]
+    shown = CliRunner().invoke(main, ["status", "samples"]).stdout
+    assert [shown.count(each) for each in ("too few to tell", "are also in")] == [1, 1]
 
 
 @pytest.mark.parametrize("images", [40, 30])
@@ -139,6 +141,8 @@ def test_the_held_out_images_given_last_are_the_null_also_where_they_are_no_more
     assert sorted(store.held_out_counts(store.cells("samples")[0].cell_id)) == ["calibrated", "nearest"]
     other = score_images(samples, "digits", store, held_out="trained.npz")
     assert (other.null_ratio, other.null_samples) == (1.0, images)
+    replaced = f"trained.npz: {images} held-out images, in the place of 40 others that were given before"
+    assert [each.notes[-1] == replaced for each in (again, other)] == [False, True]
     (null,) = store.nulls("samples", NEAREST, NEAREST.threshold).values()
     assert (null.ratio, null.samples) == (1.0, images)
     assert [*store.held_out_counts(store.cells("samples")[0].cell_id)] == ["nearest"]  # no measure has another null

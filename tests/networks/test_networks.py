@@ -14,6 +14,7 @@ from diffmem import ModelConfiguration, build_denoiser
 from diffmem.cli import main
 from diffmem.errors import StudyError
 from diffmem.networks import MEMBERS
+from diffmem.networks.member import TrainedModel
 from diffmem.runs import generate_images, plan_cells, run_study
 from diffmem.runs.kept_models import load_denoiser
 from diffmem.runs.throughput import measure_cells
@@ -78,6 +79,14 @@ def test_settings_are_those_of_the_network_that_is_named():
     assert type(ModelConfiguration()) is type(ModelConfiguration(width=8)) is MEMBERS["ddpm++"]
     with pytest.raises(ValueError, match="Input should be 'ddpm\\+\\+', 'ncsn\\+\\+', 'optimum' or 'dit'"):
         ModelConfiguration(network="vit")
+
+
+def test_a_network_that_lacks_what_each_one_says_of_itself_cannot_be_configured():
+    class Costless(TrainedModel):
+        def build(self, **_: object) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Costless .*method .?work"):
+        Costless()
 
 
 @pytest.mark.parametrize("labels", [0, 5])

@@ -357,7 +357,8 @@ def test_the_command_writes_the_page_of_all_studies_beside_the_store(filled: Sto
     result = tiny.here("report", "--store", filled.path)
     assert (result.returncode, result.stderr) == (0, "")
     path = filled.path.parent / "report.html"
-    assert result.stdout == f"report: {path}\n"
+    assert result.stdout == f"report: {path}, 1 study: tiny\n"
+    assert tiny.here("report", "--store", filled.path).stdout == f"report: {path} (replaced), 1 study: tiny\n"
     assert Page(path.read_text(encoding="utf-8")).texts["h2"] == ["Tiny"]
 
 

@@ -1,5 +1,6 @@
 """Held-out images in the store: the null of all cells of a training set, merged and checked."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def filled(path: Path, *nulls: Evidence) -> tuple[Study, Store]:
     for null in nulls:
         store.add_held_out(study.cells[0].cell.cell_id, null)
     return study, store
+
+
+def test_a_cell_that_has_not_started_shows_no_null(tmp_path: Path) -> None:
+    study, store = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "store.duckdb")
+    tiny.register(store, study)
+    tiny.measure(store, study.cells[0].cell, [0.2])
+    store.add_held_out(study.cells[0].cell.cell_id, unseen(200, 20))  # of both cells, which share a training set
+    rows = json.loads(tiny.here("status", "tiny", "--store", store.path, "--json").stdout)
+    assert [(row["null_ratio"], row["null_samples"], row["null_threshold"]) for row in rows] == [
+        (0.1, 200, pytest.approx(0.1)),
+        (None, 0, None),
+    ]
 
 
 def counts(store: Store) -> list[tuple[int, int, int]]:
