@@ -1144,7 +1144,7 @@ def test_training_images_may_have_any_name(name: str, form: str) -> None:
         write_parquet(f"{name}.parquet", noise())
     save("samples", noise())
     scored = command("score", "--images", "samples", "--against", f"{name}{form}")
-    assert "12 of 12 images are memorized" in scored.stdout
+    assert "12 of 12 images are copies" in scored.stdout
     if not form:
         command("report", "samples", "-o", "page.html")
 
@@ -1155,7 +1155,7 @@ def test_a_folder_of_samples_may_have_any_name_and_is_reported_under_it(name: st
     save(Path("x") / name, noise(6))
     save("x/other", noise(6, seed=1))
     scored = command("score", "--images", f"x/{name}", "--against", "training")
-    assert "6 of 6 images are memorized" in scored.stdout
+    assert "6 of 6 images are copies" in scored.stdout
     study = Store(Path("store/diffmem.duckdb")).studies()[0].study
     command("report", "-o", "page.html", "--", study)
     assert 'class="pair memorized"' in Path("page.html").read_text()
@@ -1170,7 +1170,7 @@ def test_files_of_any_name_in_a_folder_are_read() -> None:
         Path(f"training/left out.{name}").write_text("x")
     save("samples", images)
     scored = command("score", "--images", "samples", "--against", "training")
-    assert "13 of 13 images are memorized" in scored.stdout
+    assert "13 of 13 images are copies" in scored.stdout
     assert "13 files were left out, since no image can be read from them" in scored.stdout
     assert "\x1b" not in scored.stdout
     command("score", "--images", "samples", "--against", "training", "--json")
@@ -1707,9 +1707,9 @@ def test_a_score_of_changed_images_is_the_one_that_the_store_and_the_page_have()
     images = noise()
     save("training", images)
     save("samples", noise(seed=1))
-    assert "ratio 0.0000" in command("score", "--images", "samples", "--against", "training").stdout
+    assert "ratio, 0.0000" in command("score", "--images", "samples", "--against", "training").stdout
     save("samples", images)
-    assert "ratio 1.0000" in command("score", "--images", "samples", "--against", "training").stdout
+    assert "ratio, 1.0000" in command("score", "--images", "samples", "--against", "training").stdout
     store = Store(Path("store/diffmem.duckdb"))
     assert [row["ratio"] for row in store.rows("SELECT ratio FROM results ORDER BY ratio")] == [0, 1]
     command("report", "samples", "-o", "page.html")
