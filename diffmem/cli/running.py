@@ -121,7 +121,8 @@ def run(
 
         check_trackers(log_with)
     stop = StopOnSignal()
-    from diffmem.runs import Options, default_processes, launched
+    from diffmem.cli.reading import shown_reading
+    from diffmem.runs import Options, default_processes, launched, read_ahead
     from diffmem.store import Store
 
     store, count = Store(store_path), 1
@@ -135,6 +136,8 @@ def run(
         given |= {"--set": overrides, "--profile": _one(profile), "--shard": _one(shard), "--log-with": log_with}
         flags = {"--fail-fast": fail_fast, "--retry-failed": retry_failed, f"--{detail}": detail is not None}
         arguments = [str(study), *_options(given), *(flag for flag, on in flags.items() if on)]
+        with shown_reading(), stop.asleep():
+            read_ahead(loaded, store, options)
         _hand_on(count, arguments, loaded, store, total=_total(loaded, options), shown=detail != "quiet")
     _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal", sender=sender)
 

@@ -32,6 +32,7 @@ from .plan import plan_search as plan_search
 from .plan import undertrained_cells as undertrained_cells
 from .plan import without_steps_between as without_steps_between
 from .runner import Options as Options
+from .runner import read_ahead as read_ahead
 from .runner import run_study as run_study
 from .runner import shard_of as shard_of
 from .runner import waiting_cells as waiting_cells

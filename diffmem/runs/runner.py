@@ -108,6 +108,12 @@ def _notes(entries: Sequence[StudyCell], store: Store) -> dict[str, tuple[str, .
     return {entry.cell.cell_id: notes_of(entry.cell) for entry in entries if entry.cell.cell_id not in finished}
 
 
+def read_ahead(study: Study, store: Store, options: Options) -> None:
+    """Fetch and read the training images of what a run will train first, so that what is wrong with them is said once,
+    before processes start; DataError where they cannot be had."""
+    _notes(waiting_cells(study, store, options), store)
+
+
 def _told(notes: Mapping[str, tuple[str, ...]]) -> list[Noted]:
     """Return each note once, with how many cells have it."""
     cells = Counter(note for said in notes.values() for note in said)

@@ -313,6 +313,19 @@ def test_a_collection_that_cannot_be_fetched_names_what_to_download(
     assert re.sub(r"\([^)]+\)(?=; download)", "(REASON)", str(caught.value)) == sentence
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_run_of_what_cannot_be_fetched_ends_with_one_sentence_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, processes: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "nowhere")
+    study = tiny.write(tmp_path, tiny.TEXT.replace('"digits"', '"cifar10"'))
+    ended = tiny.here("run", study, "--store", tmp_path / "s.duckdb", "--processes", processes)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("the dataset uoft-cs/cifar10 cannot be fetched (")
+    assert not (tmp_path / "s.duckdb").exists()
+
+
 STUDY = """[P]
 dataset = "digits"
 size = 8
