@@ -79,9 +79,8 @@ def halves(
     Example: diffmem halves two_halves --profile laptop
     """
     from diffmem.analysis import check_compared, halves_of
-    from diffmem.study import study_file
 
-    study = str(study_file(Path(study)))
+    study = _file_of(study, profile, store_path)
     left_out = _compared(study, profile, overrides, store_path) if study.endswith(".toml") else []
     store, found = stored(store_path, study, profile)
     with store.snapshot():
@@ -94,6 +93,18 @@ def halves(
         _print(found.study, rows, left_out)
     if left_out:
         sys.exit(1)
+
+
+def _file_of(study: str, profile: str | None, store_path: Path) -> str:
+    """Return the file of a study, whose halves are to be compared; its name where the store has no study of the file's
+    own name, which then is the beginning of another one's."""
+    from diffmem.store import Store
+    from diffmem.study import study_file, study_name
+
+    file, store = study_file(Path(study)), Store(store_path)
+    known = {each.study for each in store.studies()} if store.exists() else set()
+    is_file = study.endswith(".toml") or not known or study_name(file, profile) in known
+    return str(file) if is_file else study
 
 
 def _print(study: str, rows: "Sequence[HalvesAgreement]", left_out: "Sequence[HalfNotCompared]") -> None:

@@ -219,8 +219,8 @@ def _resuming(known: "StoredStudy", study: "Study", store: "Store") -> str:
     """Return how a run goes on with the cells that were begun with other --set than it has, or how both are shown."""
     from diffmem.store import as_options
 
-    before, own = store.progress(known.study), {entry.cell.cell_id for entry in study.cells}
-    begun = len({cell.cell_id for cell in before if cell.measured} - own)
+    before, own, saved = store.progress(known.study), {each.cell.cell_id for each in study.cells}, store.state_files()
+    begun = len({cell.cell_id for cell in before if cell.measured or cell.cell_id in saved} - own)
     if not begun or own <= {cell.cell_id for cell in before}:
         return "a copy of the file under another name, or a profile, has a report of its own"
     give = " ".join(as_options(known.overrides)) or "no --set"

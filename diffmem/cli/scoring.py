@@ -147,7 +147,7 @@ def score(
     if list_path is not None:
         _write_list(result, list_path)
     if as_json:
-        print_json({**vars(result), "matches": result.matches if list_path is None else [], "ratio": result.ratio})
+        print_json({key: value for key, value in vars(result).items() if key != "matches"} | {"ratio": result.ratio})
         return
     _print_score(result, against, store)
     if list_path is not None:
@@ -185,7 +185,7 @@ def _write_list(result: "Score", path: Path) -> None:
     names = [field.name for field in fields(Match)]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([getattr(each, name) for name in names] for each in result.matches)
+    writer.writerows([getattr(each, name) for name in names] for each in result.matches())
     with whole(path) as file:
         file.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
 
@@ -219,23 +219,28 @@ def _print_score(result: "Score", against: str, store: "Store") -> None:
 def _answer(result: "Score") -> str:
     """Return how many images are copies, beside what is called a copy of held-out images, in a sentence or two."""
     share = f"{result.ratio:.1%}, 95% interval {result.low:.1%} to {result.high:.1%}"
-    said = f"{result.memorized} of {counted(result.samples, 'image')} are copies of training images ({share})"
+    said = f"{result.memorized} of {counted(result.samples, 'image')} {_copies(result.memorized)} ({share})"
     if result.identical == result.samples:
-        said += "; all of them are training images, pixel by pixel: were they scored against themselves?"
-    more = [_more(result.duplicated or 0, "training images that are there more than once")] if result.duplicated else []
+        said += "; all of them are training images, pixel by pixel"
+        said += " (were they scored against themselves?)" if result.samples == result.size else ""
+    more = []
+    if result.duplicated:
+        twice = {"one": " that is there more than once", "several": " that are there more than once"}
+        more.append(f"{result.duplicated} more {_copies(result.duplicated, **twice)}")
     if result.mirrored is None:
         more.append(
             "copies of mirrored or shifted training images were not looked for among so many: --groups exact "
             "--augment hflip --augment shift does"
         )
     elif result.mirrored:
-        more.append(_more(result.mirrored, "mirrored or shifted training images"))
-    said = "; ".join([said, *more])
-    return f"{said}{'' if said.endswith('?') else '.'} {_of_held_out(result)}"
+        more.append(f"{result.mirrored} more {_copies(result.mirrored, 'mirrored or shifted ')}")
+    return f"{'; '.join([said, *more])}. {_of_held_out(result)}"
 
 
-def _more(count: int, copied: str) -> str:
-    return f"{count} more {'is a copy' if count == 1 else 'are copies'} of {copied}"
+def _copies(count: int, which: str = "", *, one: str = "", several: str = "") -> str:
+    if count == 1:
+        return f"is a copy of a {which}training image{one}"
+    return f"are copies of {which}training images{several}"
 
 
 def _of_held_out(result: "Score") -> str:
@@ -243,7 +248,9 @@ def _of_held_out(result: "Score") -> str:
     if result.null_ratio is None:
         return "How often images are called copies by chance, held-out images tell (--held-out IMAGES)."
     called = round(result.null_ratio * result.null_samples)
-    also = f", and {result.null_mirrored} of mirrored or shifted ones" if result.null_mirrored else ""
+    others = [(result.null_duplicated, result.duplicated, "of those that are there more than once")]
+    others += [(result.null_mirrored, result.mirrored, "of mirrored or shifted ones")]
+    also = "".join(f", {null} {of}" for null, count, of in others if null is not None and (null or count))
     images = counted(result.null_samples, "held-out image")
     return f"Of {images}, {called} would be called copies{also} (p {_chance(result.p_value)})."
 

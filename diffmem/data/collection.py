@@ -383,9 +383,10 @@ NO_CLASSES = "files of several kinds are read together, without their classes"
 
 
 def image_files(pattern: str) -> list[str]:
-    """Return the file of each image of a folder, in the order of `read_images`; none for other collections."""
+    """Return the file of each image of a folder or a pattern, in the order of `read_images`; none for other
+    collections."""
     listing = list_files(pattern)
-    if not listing.is_folder:
+    if listing.containers:
         return []
     reader = _folder_reader(listing, Wanted(pattern, None, None, None))
     return reader.files[: len(reader.names) - (reader.names[-1] == EDM_LABELS)]

@@ -40,7 +40,7 @@ def load_source(
 ) -> Source:
     """Return all images of a dataset, given by name or path: uint8 [n, c, h, w], with their classes, int64 [n].
 
-    `resolution` is in pixels a side, or (height, width); None keeps their own size. `labels` names the column of labels
+    `resolution` is in pixels a side, or (width, height); None keeps their own size. `labels` names the column of labels
     in a Parquet file. Raises DataError if images cannot be read, if they cannot be downloaded (it says what to download
     and where to put it), or if all would be enlarged without `enlarge`.
     """

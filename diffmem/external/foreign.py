@@ -51,6 +51,12 @@ def study_name(images: str) -> str:
     return (name.removesuffix(suffix) if is_file else name) or "images"
 
 
+def pipeline_name(pipeline: str) -> str:
+    """Return the name of a pipeline's folder, or that of its repository on a hub without its owner."""
+    path = Path(pipeline).expanduser()
+    return path.resolve().name if path.exists() else pipeline.rstrip("/").rpartition("/")[2]
+
+
 def called(name: Path | str, source: Source) -> str:
     """Return the name of a collection with the beginning of its content's hash, which a dataset with a name has not."""
     content = source.fingerprint.removeprefix("sha256:")[:8]
@@ -59,5 +65,5 @@ def called(name: Path | str, source: Source) -> str:
 
 def image_names(label: str, source: Source) -> list[str]:
     """Return the file of each image, or its place in its collection."""
-    files = image_files(label) if label not in DATASETS and Path(label).expanduser().is_dir() else []
+    files = [] if label in DATASETS else image_files(label)
     return files if len(files) == len(source.images) else [f"{label}:{number}" for number in range(len(source.images))]

@@ -248,7 +248,10 @@ def _read(images: Images | Path | str, size: Size | int | None, resolution: int 
     try:
         source = load_source(str(images), size, enlarge=resolution is not None)
     except SizeError as error:
-        raise DataError(f"{error}; resolution=N reads all images at N x N pixels") from error
+        advice = "resolution=N reads all images at N x N pixels"
+        if isinstance(size, tuple) and resolution is None:  # of training images, which may be arrays
+            advice = "held-out images must be as large as the training images, or larger"
+        raise DataError(f"{error}; {advice}") from error
     return source.images, [f"{images}: {each}" for each in source.notes]
 
 

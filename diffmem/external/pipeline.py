@@ -2,20 +2,25 @@
 
 import hashlib
 import inspect
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from diffmem.data import Source, crop_and_resize, progress
+from diffmem.data import Size, Source, crop_and_resize, progress, shown_size
 from diffmem.errors import DataError
 from diffmem.models import this_device
 from diffmem.randomness import stream
 
 MISSING = "--pipeline needs the package diffusers; `pip install diffmem[diffusers]` adds it"
-ALLOWED = frozenset({"batch_size"})
-"""What a pipeline may ask for without a default."""
+CONDITIONS = ("prompt", "class_labels", "image")
+"""What pipelines generate from, also where it has a default that does not work."""
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+Pixels = npt.NDArray[np.uint8]
 
 
 def generated_by(
@@ -28,24 +33,36 @@ def generated_by(
     DataError where the pipeline is not to be had, or generates from a prompt or a class.
     """
     loaded = _loaded(pipeline)
-    call = inspect.signature(loaded.__call__).parameters
-    asked = [name for name, each in call.items() if each.default is each.empty and name not in ALLOWED]
-    if "batch_size" not in call or "generator" not in call or [name for name in asked if name != "kwargs"]:
-        wants = ", ".join(name for name in asked if name != "kwargs") or "other input"
-        raise DataError(
-            f"{pipeline}: {type(loaded).__name__} generates from {wants}, and score gives it none; generate images "
-            "with it, and score these with --images"
-        )
+    more = {} if steps is None else {"num_inference_steps": steps}
+    _check_input(pipeline, loaded, ["batch_size", "generator", "output_type", *more])
     loaded = loaded.to(this_device())
     loaded.set_progress_bar_config(disable=True)
-    more = {} if steps is None else {"num_inference_steps": steps}
-    tell, found = progress.get(), list[Image.Image]()
-    while len(found) < samples:
-        numbers = range(len(found), min(len(found) + batch_size, samples))
+    tell, parts, own = progress.get(), list[Pixels](), (0, 0)
+    for first in range(0, samples, batch_size):
+        numbers = range(first, min(first + batch_size, samples))
         noises = [stream("pipeline", 0, number) for number in numbers]
-        found += _images(pipeline, loaded(batch_size=len(numbers), generator=noises, output_type="pil", **more))
-        tell("generating", len(found), samples)
-    return _source(found, resolution)
+        images = _images(pipeline, loaded(batch_size=len(numbers), generator=noises, output_type="pil", **more))
+        own = images[0].size
+        parts.append(_pixels(images, resolution))
+        tell("generating", numbers.stop, samples)
+    return _source(parts, own, resolution)
+
+
+def _check_input(pipeline: str, loaded: Any, given: Sequence[str]) -> None:
+    """Refuse a pipeline that cannot be called with what is given alone."""
+    call = inspect.signature(loaded.__call__).parameters
+    required = [name for name, each in call.items() if each.default is each.empty and each.kind not in VARIADIC]
+    wants = [name for name in call if name in CONDITIONS or (name in required and name not in given)]
+    if wants:
+        raise DataError(
+            f"{pipeline}: {type(loaded).__name__} generates from {', '.join(wants)}, and score gives it none; generate "
+            "images with it, and score these with --images"
+        )
+    if lacking := [name for name in given if name not in call]:
+        raise DataError(
+            f"{pipeline}: {type(loaded).__name__} takes no {', '.join(lacking)}; generate images with it, and score "
+            "these with --images"
+        )
 
 
 def _loaded(pipeline: str) -> Any:
@@ -76,15 +93,18 @@ def _images(pipeline: str, output: Any) -> list[Image.Image]:
     return images
 
 
-def _source(images: list[Image.Image], resolution: int | None) -> Source:
-    """Return generated images as those of a folder are read."""
-    modes = {"L" if each.mode == "L" else "RGB" for each in images}
-    mode = "L" if modes == {"L"} else "RGB"
-    size = None if resolution is None else (resolution, resolution)
-    plain = [each.convert(mode) for each in images]
-    arrays = [np.asarray(each if size is None else crop_and_resize(each, size)) for each in plain]
-    pixels = np.stack([each[None] if each.ndim == 2 else each.transpose(2, 0, 1) for each in arrays])
-    content = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).data)
-    done = f"resized from {images[0].width}x{images[0].height} pixels"
-    notes = (done,) if size not in (None, images[0].size) else ()
+def _pixels(images: list[Image.Image], resolution: int | None) -> Pixels:
+    """Return images as uint8 [n, c, h, w], grey if all of them are."""
+    mode = "L" if all(each.mode == "L" for each in images) else "RGB"
+    plain = [each if each.mode == mode else each.convert(mode) for each in images]
+    arrays = [np.asarray(each if resolution is None else crop_and_resize(each, (resolution,) * 2)) for each in plain]
+    return np.stack([each[None] if each.ndim == 2 else each.transpose(2, 0, 1) for each in arrays])
+
+
+def _source(parts: list[Pixels], own: Size, resolution: int | None) -> Source:
+    """Return generated images as those of a folder are read; they were of their own size before."""
+    pixels = np.concatenate(parts)
+    content = hashlib.sha256(str(pixels.shape).encode())
+    content.update(pixels.data)
+    notes = (f"resized from {shown_size(own)} pixels",) if resolution and own != (resolution, resolution) else ()
     return Source(pixels, np.zeros(len(pixels), dtype=np.int64), f"sha256:{content.hexdigest()[:32]}", notes)

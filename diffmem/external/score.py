@@ -4,7 +4,8 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,8 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.external.foreign import ForeignCell, called, image_names, study_name
+from diffmem.external.asked import Asked, Known
+from diffmem.external.foreign import ForeignCell, called, image_names, pipeline_name, study_name
 from diffmem.external.matches import (
     DUPLICATED,
     MIRRORED,
@@ -55,7 +57,6 @@ from diffmem.measures import (
     Spaces,
     identity_of,
     joined,
-    measure_named,
     p_value,
     spaces_of,
     wilson,
@@ -98,7 +99,7 @@ def score_images(
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     asked = Asked(measures, held_out, spaces, quality, resolution)
     label = str(images)
-    return _score(generated, label, image_names(label, generated), against, store, asked)
+    return _score(generated, Known(label, study_name(label), image_names(label, generated)), against, store, asked)
 
 
 def score_pipeline(
@@ -120,47 +121,37 @@ def score_pipeline(
     They are generated in batches, with so many `steps` of its sampler, and are not written to files; all else is as
     in `score_images`. Raises DataError where the pipeline cannot be loaded, or needs a prompt or a class.
     """
+    asked = Asked(measures, held_out, spaces, quality, resolution)
+    known_as = Known(pipeline, pipeline_name(pipeline), [f"{pipeline}:{number}" for number in range(samples)])
+    asked.spaces_and_measures()  # what is wrong with these is said before hours of generation
+    known_as.refuse_trained(store)
+    for images in filter(None, (against, held_out)):
+        with suppress(SizeError):  # the size of the generated ones is not known yet
+            load_source(str(images), resolution, enlarge=resolution is not None)
     generated = generated_by(pipeline, samples=samples, batch_size=batch_size, steps=steps, resolution=resolution)
-    names = [f"{pipeline}:{number}" for number in range(samples)]
-    return _score(generated, pipeline, names, against, store, Asked(measures, held_out, spaces, quality, resolution))
+    return _score(generated, known_as, against, store, asked)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """How images are to be scored."""
-
-    measures: Sequence[str]
-    held_out: Path | str | None
-    spaces: Mapping[str, Mapping[str, Any]]
-    quality: bool
-    resolution: int | None
-
-
-def _score(generated: Source, label: str, samples: Sequence[str], against: str, store: Store, asked: Asked) -> Score:
-    """Score generated images, which are known by a label, and each by a name."""
-    if asked.quality and asked.held_out is None:
-        raise DataError(NO_HELD_OUT)
-    declared = {each: DeclaredSpace.of(each, table) for each, table in asked.spaces.items()}
+def _score(generated: Source, known_as: Known, against: str, store: Store, asked: Asked) -> Score:
+    """Score generated images and store what is found."""
+    declared, measures = asked.spaces_and_measures()
     in_spaces = {each: space.measure for each, space in declared.items()}
-    measures = list(dict.fromkeys([*asked.measures, *declared]))
-    for measure in measures:
-        measure_named(measure, in_spaces)
+    label, name = known_as.label, readable(known_as.study)
     size = (generated.images.shape[3], generated.images.shape[2])
     enlarge = asked.resolution is not None
     source = _advised(lambda: load_source(against, size, enlarge=enlarge))
     if len(source.images) < 2:
         raise DataError(f"{against}: one image; a second nearest training image needs two")
     cell = ForeignCell(source.fingerprint or against, len(source.images), size, {"images": generated.fingerprint})
-    name = readable(study_name(label))
     at = f" at {shown_size(size)}" if enlarge else ""  # the same files at other sizes are another curve
     curve = readable(f"{called(label, generated)} against {called(against, source)}{at}")
-    if store.exists() and any(each.kind is Kind.TRAINED for each in store.studies() if each.study == name):
-        raise DataError(f"{label}: the store has a study {name!r} of trained networks; give the folder another name")
+    known_as.refuse_trained(store)
     groups = groups_in(source)
     unseen = None if asked.held_out is None else _read_held_out(asked.held_out, source, size, asked.resolution)
     _know(store, declared.values(), (max(each.images.shape[1] for each in (generated, source)), *size[::-1]))
     looked_for = [*measures]
-    if looks_for_transformed(generated.images.shape, source.images.shape, this_device()):
+    compared = len(generated.images) + (0 if unseen is None else len(unseen.images))
+    if looks_for_transformed(compared, source.images.shape, this_device()):
         looked_for = list(dict.fromkeys([*measures, TRANSFORMED]))
     null = None if unseen is None else _compared(unseen.images, source.images, looked_for, in_spaces)
     notes = tuple(_notes(label, generated, against, source, note(groups)))
@@ -182,7 +173,7 @@ def _score(generated: Source, label: str, samples: Sequence[str], against: str, 
     return _result(
         *(name, cell, evidence, null, store),
         files=files,
-        matched=matches(evidence, order, samples=samples, training=files, groups=groups.widest),
+        matched=partial(matches, evidence, order, samples=known_as.names, training=files, groups=groups.widest),
         twins=groups.identical,
         notes=(*notes, *caveats, *more),
         asked=measures,
@@ -205,9 +196,6 @@ def _register(store: Store, name: str, images: str, cell: ForeignCell, curve: st
         notes={cell.cell_id: notes},
         keep=True,
     )
-
-
-NO_HELD_OUT = "quality is measured beside held-out images too, and none are given; --held-out IMAGES names them"
 
 
 def _quality(
@@ -237,7 +225,7 @@ def _result(
     store: Store,
     *,
     files: Sequence[str],
-    matched: list[Match],
+    matched: Callable[[], list[Match]],
     twins: int,
     notes: tuple[str, ...],
     asked: Sequence[str],
@@ -249,6 +237,7 @@ def _result(
     low, high = wilson(evidence.ratio, evidence.samples).tolist()
     replicated, null = store.replicated(cell.cell_id), null_of(store, name, cell, NEAREST)
     kinds, looked_for = counts(evidence), TRANSFORMED in evidence.others
+    null_kinds = counts(of_null) if of_null is not None and looked_for else None
     return Score(
         name,
         evidence.samples,
@@ -266,7 +255,8 @@ def _result(
         notes=notes,
         null_ratio=None if null is None else null.ratio,
         null_samples=0 if null is None else null.samples,
-        null_mirrored=counts(of_null)[MIRRORED] if of_null is not None and looked_for else None,
+        null_mirrored=None if null_kinds is None else null_kinds[MIRRORED],
+        null_duplicated=None if null_kinds is None else null_kinds[DUPLICATED],
         p_value=None if null is None else _chance(evidence, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),

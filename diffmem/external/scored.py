@@ -1,5 +1,6 @@
 """What scoring the images of another tool finds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffmem.external.matches import Match
@@ -39,14 +40,15 @@ class Score:
     mirrored: int | None  # images that are copies of a mirrored or shifted training image; None: not looked for
     duplicated: int | None  # images that are copies of one that the training set has more than once; None: likewise
     identical: int  # images that are a training image, pixel by pixel
-    matches: list[Match]  # what each image is nearest to, the most similar first
+    matches: Callable[[], list[Match]]  # what each image is nearest to, the most similar first
     replicated: int  # training images that a memorized image is nearest to
     most_copied: list[Copied]  # ten of them at most
     twins: int  # training images that another one is identical with, whose copies are never memorized: d1 = d2
     notes: tuple[str, ...]  # what was done to images when they were read, and what else the ratio depends on
     null_ratio: float | None  # share of held-out images that are called copies; None without any
     null_samples: int  # held-out images
-    null_mirrored: int | None  # of these that are copies of a mirrored or shifted one; None: not looked for
+    null_mirrored: int | None  # of these that are copies of a mirrored or shifted one; None: not looked for, or given
+    null_duplicated: int | None  # likewise of one that is there more than once
     p_value: float | None  # the chance of so many copies if held-out images are called that as often
     measurements: list[Measurement]  # by other measures than the paper's
     grouped_ratio: float | None  # the ratio between groups of training images, if one of `measures` is

@@ -224,15 +224,17 @@ def _setting_columns(connection: duckdb.DuckDBPyConnection) -> str:
 def _value_columns(connection: duckdb.DuckDBPyConnection, table: str, column: str, chosen: str) -> list[str]:
     """Return SQL for a column for each value that a JSON column of the chosen rows of a table has, of the type that its
     values have."""
-    values: dict[tuple[str, ...], list[Any]] = {}
+    values: dict[str, list[Any]] = {}
+    places: dict[str, dict[str, None]] = {}  # a setting may be a key of its own, as of an axis, or in a table
     for (text,) in connection.execute(f"SELECT {column} FROM {table} {chosen}").fetchall():
         for keys, value in leaves(from_json(text, "the store")).items():
-            values.setdefault(keys, []).append(value)
-    found = []
-    for keys, of_key in values.items():
-        pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
-        found.append(f"({column}->>{literal(pointer)})::{_type(of_key)} AS {identifier('.'.join(keys))}")
-    return found
+            pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)  # RFC 6901
+            values.setdefault(".".join(keys), []).append(value)
+            places.setdefault(".".join(keys), {})[f"{column}->>{literal(pointer)}"] = None
+    return [
+        f"coalesce({', '.join(places[name])})::{_type(of_name)} AS {identifier(name)}"
+        for name, of_name in values.items()
+    ]
 
 
 def _type(values: Iterable[Any]) -> str:

@@ -348,6 +348,18 @@ def test_results_have_a_column_for_each_axis_of_their_studies(store, ids):
     assert list(alone[0])[:5] == ["study", "position", "curve", "name", "M.dropout"]
 
 
+def test_an_axis_of_tables_and_one_of_a_setting_in_them_are_one_column(store):
+    tiny.register(store, tiny.load(Path(), tiny.TEXT, name="other"))
+    with store.writing() as connection:
+        for study, axes in (("tiny", {"P.blend": {"share": 0.5}}), ("other", {"P.blend.share": 0.2})):
+            connection.execute("UPDATE study_cells SET axis_values = ? WHERE study = ?", [json.dumps(axes), study])
+            (key,) = axes
+            connection.execute("UPDATE studies SET axes = replace(axes, 'M.dropout', ?) WHERE study = ?", [key, study])
+    rows = exported("results", "parquet")
+    assert {(row["study"], row["P.blend.share"]) for row in rows} == {("tiny", 0.5), ("other", 0.2)}
+    assert [name for name in rows[0] if name.startswith("P.blend")] == ["P.blend.share"]
+
+
 def test_the_view_of_results_has_the_value_on_each_axis(store):
     sql = "SELECT (axes->>'M.dropout')::DOUBLE AS dropout, max(ratio) AS best FROM results GROUP BY ALL"
     assert data("query", sql) == [{"dropout": 0.0, "best": max(RATIOS)}]

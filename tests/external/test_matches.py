@@ -16,6 +16,7 @@ from PIL import Image
 from diffmem.data import load_source
 from diffmem.errors import DataError
 from diffmem.external import matches, score_images, score_pipeline
+from diffmem.external.foreign import pipeline_name
 from diffmem.store.store import Store
 
 
@@ -51,9 +52,10 @@ def test_each_kind_of_copy_is_counted_once_and_listed_with_what_it_is_a_copy_of(
         *("score", "--images", "samples", "--against", "train", "--held-out", "unseen", "--list", "new/copies.csv")
     )
     answer = (
-        "1 of 6 images are copies of training images (16.7%, 95% interval 3.0% to 56.4%); 1 more is a copy of training "
-        "images that are there more than once; 2 more are copies of mirrored or shifted training images. Of 4 held-out "
-        "images, 0 would be called copies, and 1 of mirrored or shifted ones (p = 0.6)."
+        "1 of 6 images is a copy of a training image (16.7%, 95% interval 3.0% to 56.4%); 1 more is a copy of a "
+        "training image that is there more than once; 2 more are copies of mirrored or shifted training images. Of 4 "
+        "held-out images, 0 would be called copies, 0 of those that are there more than once, 1 of mirrored or shifted "
+        "ones (p = 0.6)."
     )
     assert result.stdout.splitlines()[0] == answer
     assert result.stdout.endswith("each image and what it is nearest to: new/copies.csv\n")
@@ -84,7 +86,7 @@ def test_what_was_looked_for_beside_the_paper_s_copies_is_no_measure_of_the_stor
 def test_among_too_many_images_nobody_looks_for_mirrored_copies_unasked_and_the_answer_says_so(
     digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(matches.MOST_COMPARED, "cpu", 1e6)
+    monkeypatch.setitem(matches.MOST_COMPARED, "cpu", 1)
     save("samples", [digits[5], digits[30][:, ::-1]])
     unasked = tiny.here("score", "--images", "samples", "--against", "train")
     assert (
@@ -93,7 +95,8 @@ def test_among_too_many_images_nobody_looks_for_mirrored_copies_unasked_and_the_
     )
     asked = ("--groups", "exact", "--augment", "hflip", "--augment", "shift")
     told = tiny.here("score", "--images", "samples", "--against", "train", *asked)
-    assert "; 1 more is a copy of mirrored or shifted training images." in told.stdout
+    assert "; 1 more is a copy of a mirrored or shifted training image." in told.stdout
+    assert "were not looked for" not in told.stdout
 
 
 @pytest.mark.usefixtures("digits")
@@ -102,9 +105,25 @@ def test_a_set_scored_against_itself_is_called_that() -> None:
     # the two that are identical have another one as near, and are no copies by the paper's rule
     assert told.stdout.startswith(
         "39 of 41 images are copies of training images (95.1%, 95% interval 83.9% to 98.7%); all of them are training "
-        "images, pixel by pixel: were they scored against themselves?; 2 more are copies of training images that are "
+        "images, pixel by pixel (were they scored against themselves?); 2 more are copies of training images that are "
         "there more than once. "
     )
+
+
+def test_held_out_images_count_among_those_that_are_compared_and_training_images_have_a_limit_too() -> None:
+    cpu, shape = torch.device("cpu"), (10_000, 3, 32, 32)
+    assert matches.looks_for_transformed(6000, shape, cpu)
+    assert not matches.looks_for_transformed(7000, shape, cpu)
+    assert not matches.looks_for_transformed(1, (20_001, 1, 8, 8), torch.device("cuda"))
+
+
+def test_a_copy_at_no_distance_comes_first_also_where_its_ratio_is_unknown(
+    digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(matches.MOST_COMPARED, "cpu", 1)
+    save("samples", [*noise(2), digits[7]])
+    first, *_ = score_images("samples/*.png", "train", Store(Path("s.duckdb"))).matches()
+    assert (first.sample, first.copy, first.distance_ratio) == (str(Path("samples/2.png").absolute()), "", None)
 
 
 # --- images of a pipeline -------------------------------------------------------------------------------
@@ -177,9 +196,25 @@ def test_a_pipeline_of_something_else_than_images_is_refused(monkeypatch: pytest
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda *_, **__: Audio.__new__(Audio))
     monkeypatch.setattr(Audio, "set_progress_bar_config", lambda *_, **__: None)
+    store = Store(Path("s.duckdb"))
     with pytest.raises(DataError) as refused:
-        score_pipeline("sounds", "digits", Store(Path("s.duckdb")))
+        score_pipeline("sounds", "digits", store)
     assert str(refused.value) == "sounds: generates no images, and score compares images alone"
+    with pytest.raises(DataError) as refused:
+        score_pipeline("sounds", "digits", store, steps=3)
+    assert str(refused.value) == (
+        "sounds: Audio takes no num_inference_steps; generate images with it, and score these with --images"
+    )
+    for wrong in ({"measures": ["typo"]}, {"held_out": "nowhere"}, {"quality": True}):
+        with pytest.raises(DataError, match=r"typo|nowhere|held-out"):  # before anything is generated
+            score_pipeline("sounds", "digits", store, **wrong)
+
+
+def test_a_pipeline_of_a_hub_is_known_by_the_name_of_its_repository() -> None:
+    assert pipeline_name("google/ddpm-cifar10-32") == "ddpm-cifar10-32"
+    assert pipeline_name("ddpm") == "ddpm"
+    Path("here/mine").mkdir(parents=True)
+    assert pipeline_name("here/mine/") == "mine"
 
 
 def test_without_diffusers_a_pipeline_says_what_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,16 @@ def test_the_command_compares_a_file_and_shows_a_name(tmp_path):
     assert pair["cell_a"] == study.cells[0].cell.cell_id
 
 
+def test_a_name_is_the_beginning_of_a_stored_study_s_where_the_study_of_its_file_is_not_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, store = trained(tmp_path)
+    with store.writing() as connection:
+        for table in ("studies", "study_cells"):
+            connection.execute(f"UPDATE {table} SET study = 'tiny@laptop'")
+    told = tiny.here("halves", "tiny", "--store", store.path)
+    assert told.stderr.startswith("tiny@laptop: no halves are compared; ")
+
+
 def test_the_command_says_what_is_not_compared(tmp_path):
     _, store = trained(tmp_path, "score.keep='none'", "score.pairs=0")
     keep = ("--set", "score.keep='none'", "--set", "score.pairs=0")
