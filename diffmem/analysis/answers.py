@@ -152,7 +152,7 @@ def _many_estimates(curves: Sequence[Curve]) -> str:
     if values:
         ends = dict.fromkeys([min(values)[1], max(values)[1]])
         said.insert(0, f"{len(values)} {VALUE} {' to '.join(ends)}")
-    return f"of {len(curves)} settings, {', '.join(said)}."
+    return f"of {len(curves)} settings: {', '.join(said)}."
 
 
 VALUE = "with an EMM of"
@@ -266,7 +266,11 @@ COUNT = re.compile(r"(\d+) of (\d+) ")
 def _warning(text: str, found: Sequence[tuple[str, int, int]], *, everywhere: bool) -> str:
     labels, counts, totals = zip(*found, strict=True)
     counted = f"{sum(counts)} of {sum(totals)} " if any(totals) else ""
-    return _capital(counted + text) + ("" if everywhere else f" ({'; '.join(labels)})") + "."
+    return _capital(counted + text) + ("" if everywhere else f" ({_settings(labels)})") + "."
+
+
+def _settings(labels: Sequence[str]) -> str:
+    return "; ".join(labels) if len(labels) <= MOST_CURVES else f"{len(labels)} settings"
 
 
 def _of_curve(study: StoredStudy, curve: Curve) -> Iterator[str]:

@@ -174,7 +174,8 @@ def _traces(series: Series) -> list[Drawn]:
     if series.look in MARKERS:
         bars = {"error_x": _star_bar(series)} if series.x_interval else {}
         marker = {**MARKERS[series.look], "color": series.colour}
-        return [{"type": "scatter", **common, **bars, "mode": "markers", "marker": marker}]
+        named = {"legendgroup": name, "showlegend": series.in_legend}
+        return [{"type": "scatter", **common, **bars, **named, "mode": "markers", "marker": marker}]
     ends = bool(series.intervals) and series.look in ("line", "dotted")
     band = [_band(series, name)] if ends and len(series.x) > 1 else []  # one value alone has a bar instead
     modes = {"line": "lines+markers", "bare line": "lines", "dotted": "lines", "markers": "markers"}
@@ -235,7 +236,7 @@ GRID: Drawn = {"gridcolor": "#d7dde5", "zerolinecolor": "#d7dde5", "automargin":
 
 def _axis(axis: Axis) -> Drawn:
     """Return an axis as Plotly has it; ticks are at the values themselves, where they are not too many."""
-    drawn: Drawn = {"title": {"text": axis.title}, **GRID}
+    drawn: Drawn = {"title": {"text": axis.title, "standoff": 8}, **GRID}
     if axis.log or axis.names:
         drawn["type"] = "log" if axis.log else "category"
     if axis.range is not None:

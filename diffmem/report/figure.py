@@ -139,7 +139,7 @@ def _between(share: float) -> str:
 def widths(lines: int) -> list[float]:
     """Return the widths of lines in the order in which they are drawn: the lowest is the widest, so that lines that
     lie on each other are all seen."""
-    return [2 + min(1.5, 6 / max(1, lines)) * (lines - 1 - number) for number in range(lines)]
+    return [2 + min(1.5, 3 / max(1, lines)) * (lines - 1 - number) for number in range(lines)]
 
 
 def ratio_axis(title: str) -> Axis:

@@ -103,7 +103,7 @@ def _mark(curve: Curve, label: str, colour: str) -> list[Series]:
     at = next(each for each in (estimate.value, estimate.lower, estimate.upper) if each is not None)
     name, interval = f"EMM {emm_words(curve)}: {label}", _star_interval(curve) if look == "star" else None
     hover = f"EMM {emm_words(curve)}<extra></extra>"
-    return [Series(name, [at], [1 - curve.epsilon], look, colour, hover=hover, x_interval=interval)]
+    return [Series(name, [at], [1 - curve.epsilon], look, colour, hover, x_interval=interval, in_legend=False)]
 
 
 def _star_interval(curve: Curve) -> Interval | None:
@@ -125,12 +125,12 @@ class _Trained(NamedTuple):
 
 
 def against_steps(points: Sequence[Point], ratio: str, colours: Palette) -> list[Panel]:
-    """Show ratio and training loss against steps, a panel each for every curve and a line a size: the means over draws
-    and seeds."""
+    """Show ratio and training loss against steps, a panel each for the first curves and a line a size: the means over
+    draws and seeds."""
     curves: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         curves[point.curve].append(point)
-    lines = {label: _by_size(members) for label, members in curves.items()}
+    lines = {label: _by_size(members) for label, members in list(curves.items())[:MOST_CURVES]}
     x = _step_axis([each.step for sizes in lines.values() for line in sizes.values() for each in line])
     losses = [each.loss for sizes in lines.values() for line in sizes.values() for each in line if each.loss]
     return [
@@ -180,9 +180,11 @@ def _step_axis(steps: Sequence[int]) -> Axis:
     """Return the axis of optimizer steps, logarithmic where the checkpoints are."""
     known = sorted(set(steps))
     log = len(known) > 2 and known[0] > 0 and known[-1] >= FAR_APART * known[0]
-    return Axis("optimizer steps", log=log)
+    return log_axis("optimizer steps", known) if log else Axis("optimizer steps")
 
 
+MOST_CURVES = 6
+"""Curves whose training is shown: nobody reads more panels, and `diffmem export checkpoints` has all."""
 FAR_APART = 8
 """Times the first checkpoint that the last one has to be for steps to be shown on a logarithmic axis."""
 

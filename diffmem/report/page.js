@@ -25,7 +25,7 @@ function fitNames(plot) {
   const names = (plot.layout.annotations ?? []).filter(each => each.name === "end");
   if (!names.length) return;
   plot.wide ??= {right: plot.layout.margin.r, bottom: plot.layout.margin.b, height: plot.layout.height};
-  const narrow = plot.clientWidth < 2.5 * plot.wide.right, more = narrow ? 24 * Math.ceil(names.length / 2) + 10 : 0;
+  const narrow = plot.clientWidth < 3.5 * plot.wide.right, more = narrow ? 24 * Math.ceil(names.length / 2) + 10 : 0;
   if (plot.narrow === narrow) return;
   plot.narrow = narrow;
   const annotations = plot.layout.annotations.map(each => each.name === "end" ? {...each, visible: !narrow} : each);

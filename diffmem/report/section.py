@@ -255,7 +255,8 @@ def _curve(
 ) -> Figure | None:
     """Return the ratio against N; of a study of one size and one factor, against that; None of one dot."""
     name, ratio = _named(study.measure), study.measure.ratio
-    if len({point.size for curve in curves for point in curve.points}) > 1:
+    sizes = {point.size for curve in curves for point in curve.points}
+    if len(sizes) > 1 and study.kind is not Kind.IMAGES:
         panel = figures.ratio_against_size(curves, ratio, colours, published)
         return Figure(f"{name} against the number of training images", CURVE, [panel], CURVE_METHOD)
     if len(factors(study.axes)) != 1:
@@ -280,8 +281,12 @@ def _training(
     """Return the ratio and the loss against steps, of cells with more than one checkpoint, and the onsets."""
     found = []
     if len({point.position for point in points}) < len(points):
+        curves = len({point.curve for point in points})
+        more = f" The first {figures.MOST_CURVES} of {curves} settings." if curves > figures.MOST_CURVES else ""
         panels = figures.against_steps(points, measure.ratio, colours)
-        found.append(Figure(f"{_named(measure)} and loss against steps", TRAINING, panels, TRAINING_METHOD))
+        if panels:
+            title = f"{_named(measure)} and loss against steps"
+            found.append(Figure(title, TRAINING + more, panels, TRAINING_METHOD))
     onset = onset_figure(points, colours, quality)
     return [*found, *([onset] if onset else [])]
 

@@ -10,7 +10,7 @@ import numpy as np
 from diffmem.analysis import CellWithSettings, bands, estimate_emm, in_words, ratio_intervals
 from diffmem.measures import NEAREST, Measure
 from diffmem.report.figure import Axis, Figure, Palette, Panel, Series, ratio_axis, size_axis
-from diffmem.store import THRESHOLD_LEVELS, LevelCount, StoredStudy
+from diffmem.store import THRESHOLD_LEVELS, Kind, LevelCount, StoredStudy
 
 HISTOGRAM = (
     "Images of the last checkpoints by {axis}, in front of held-out images (grey): left of the line, they are {copied}."
@@ -57,7 +57,7 @@ def distances(
     panel = distance_histogram(counts, unseen, measure, study.threshold)
     return Distances(
         Figure(title, text, [panel], METHOD),
-        _axes(list(curves), sizes, study) if len(sizes) > 1 else None,
+        _axes(list(curves), sizes, study) if len(sizes) > 1 and study.kind is not Kind.IMAGES else None,
         {
             "levels": THRESHOLD_LEVELS,
             "largest": measure.largest,

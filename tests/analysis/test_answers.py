@@ -95,7 +95,7 @@ def test_many_curves_are_counted_between_their_ends(store: Store) -> None:
         replace(BELOW, undertrained=True),
     ]
     assert first(store, *curves) == (
-        "Of 5 settings, 2 with an EMM of 12.4 (width 16; 95%: 11.0 to 14.9) to 12.4 (width 8; 95%: 11.0 to 14.9), 2 "
+        "Of 5 settings: 2 with an EMM of 12.4 (width 16; 95%: 11.0 to 14.9) to 12.4 (width 8; 95%: 11.0 to 14.9), 2 "
         "with an EMM ≥ 24, 1 undertrained."
     )
 

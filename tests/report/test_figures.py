@@ -275,6 +275,11 @@ def test_panels_share_one_scale() -> None:
     assert len({tuple(figure.layout.yaxis.range) for figure in panels().values()}) == 1
 
 
+def test_of_many_curves_the_training_of_the_first_is_shown() -> None:
+    many = [row(f"curve {k}", 8, epoch, 0.5, position=k) for k in range(9) for epoch in (10, 20)]
+    assert len(trained(many)) == 2 * figures.MOST_CURVES
+
+
 def test_no_point_at_all_makes_no_panel_of_training() -> None:
     assert trained([]) == []
 
