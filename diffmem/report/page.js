@@ -28,11 +28,13 @@ function fitNames(plot) {
   const narrow = plot.clientWidth < 3.5 * plot.wide.right, more = narrow ? 24 * Math.ceil(names.length / 2) + 10 : 0;
   if (plot.narrow === narrow) return;
   plot.narrow = narrow;
+  plot.style.height = `${plot.wide.height + more}px`;
   const annotations = plot.layout.annotations.map(each => each.name === "end" ? {...each, visible: !narrow} : each);
   Plotly.relayout(plot, {
-    annotations, showlegend: narrow, height: plot.wide.height + more,
+    annotations, showlegend: narrow,
     "margin.r": narrow ? 20 : plot.wide.right, "margin.b": plot.wide.bottom + more,
   });
+  Plotly.Plots.resize(plot);  // to the height above: one that is set would fix the width too
 }
 
 const widths = new ResizeObserver(entries => entries.forEach(entry => fitNames(entry.target)));
