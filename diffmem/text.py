@@ -1,5 +1,6 @@
 """Numbers and times as people read them."""
 
+import math
 from datetime import datetime
 
 
@@ -39,3 +40,15 @@ def counted(count: int, what: str) -> str:
     if count == 1:
         return f"{count} {what}"
     return f"{count} {what[:-1]}ies" if what.endswith("dy") else f"{count} {what}s"
+
+
+def decimals(low: float, high: float, *, most: int = 3) -> int:
+    """Return the decimals that a number with this 95% interval deserves: two digits of the interval's width."""
+    width = high - low
+    return most if width <= 0 else min(most, max(0, 1 - math.floor(math.log10(width))))
+
+
+def within(value: float, low: float, high: float) -> tuple[str, str]:
+    """Return a number and its 95% interval with the decimals that the interval allows: 0.88 and 0.66 to 0.97."""
+    places = decimals(low, high)
+    return f"{value:.{places}f}", f"{low:.{places}f} to {high:.{places}f}"

@@ -1,3 +1,8 @@
+from .answers import Answer as Answer
+from .answers import answer_of as answer_of
+from .answers import emm_words as emm_words
+from .answers import interval_words as interval_words
+from .answers import last_emm_words as last_emm_words
 from .claims import Finding as Finding
 from .copied import CopiedImages as CopiedImages
 from .copied import Extracted as Extracted
@@ -5,6 +10,7 @@ from .copied import copied_images as copied_images
 from .curves import CellWithSettings as CellWithSettings
 from .curves import Curve as Curve
 from .curves import MeasuredCell as MeasuredCell
+from .curves import SizePoint as SizePoint
 from .curves import between_groups as between_groups
 from .curves import by_each_measure as by_each_measure
 from .curves import by_position as by_position
@@ -18,6 +24,7 @@ from .curves import study_cells as study_cells
 from .curves import threshold_notes as threshold_notes
 from .curves import undertrained as undertrained
 from .emm import Mean as Mean
+from .emm import bands as bands
 from .emm import emm_interval as emm_interval
 from .emm import estimate_emm as estimate_emm
 from .emm import mean_ratios as mean_ratios
@@ -25,6 +32,7 @@ from .emm import memorized_from as memorized_from
 from .emm import most_sizes as most_sizes
 from .emm import near_line as near_line
 from .emm import next_size as next_size
+from .emm import ratio_intervals as ratio_intervals
 from .exporting import emm_row as emm_row
 from .exporting import export as export
 from .findings import MeasuredStudy as MeasuredStudy
@@ -55,3 +63,5 @@ from .quality import cell_quality as cell_quality
 from .scales import ClaimAtScales as ClaimAtScales
 from .scales import FindingsAtScales as FindingsAtScales
 from .scales import findings_at_scales as findings_at_scales
+from .words import in_words as in_words
+from .words import said as said

@@ -62,7 +62,7 @@ class Curve:
     estimate: Estimate | None  # from the best checkpoints; None where nothing is measured
     interval: Interval | None  # 95%, of `estimate`
     last_estimate: Estimate | None  # from the last checkpoints
-    caveat: str  # what to know of the trainings: unfinished, or ended too early
+    caveats: Sequence[str] = ()  # what to know of the trainings: unfinished, or ended too early
     noise: str = ""  # which of the rises with N that the estimate names are none to rely on
     undertrained: bool = False  # some of its cells have had next to no optimizer steps
 
@@ -70,6 +70,11 @@ class Curve:
     def answer(self) -> str:
         """Return the EMM as text, marked if it comes from undertrained cells."""
         return str(self.estimate or "not measured") + " (undertrained)" * bool(self.estimate and self.undertrained)
+
+    @property
+    def caveat(self) -> str:
+        """Return what to know of the trainings as one text; empty where all is well."""
+        return "; ".join(self.caveats)
 
     @property
     def highest_null(self) -> float | None:
@@ -228,9 +233,9 @@ def curves_of(cells: Sequence[MeasuredCell], epsilon: float) -> Curves:
 
 def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
     measured = [(each.cell.size, each.best, each.samples or 0) for each in cells if each.best is not None]
-    caveat = _caveat(cells)
+    caveats = _caveats(cells)
     if not measured:
-        return Curve(label, [], epsilon, None, None, None, caveat)
+        return Curve(label, [], epsilon, None, None, None, caveats)
     sizes, best, samples = map(list, zip(*measured, strict=True))
     last: dict[float, list[float]] = defaultdict(list)
     for each in cells:
@@ -262,7 +267,7 @@ def _curve(label: str, cells: Sequence[MeasuredCell], epsilon: float) -> Curve:
         interval = Interval(None, None)
     noise = _noise(points, rises(bands(sizes, best, samples)).tolist())
     undertrained = any(each.undertrained for each in cells)
-    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveat, noise, undertrained)
+    return Curve(label, points, epsilon, estimate, interval, last_estimate, caveats, noise, undertrained)
 
 
 def _without_idle_bound(estimate: Estimate, smallest_says_nothing: bool) -> Estimate:
@@ -300,8 +305,8 @@ def threshold_notes(cells: Sequence[MeasuredCell], measure: Measure) -> Iterator
         yield f"a threshold at 1% of held-out images would be a similarity of {told}"
 
 
-def _caveat(cells: Sequence[MeasuredCell]) -> str:
-    """Say which trainings are not finished, and which ended while their ratio rose; empty where all is well."""
+def _caveats(cells: Sequence[MeasuredCell]) -> list[str]:
+    """Say which trainings are not finished, and which ended while their ratio rose; none where all is well."""
     to_finish = [each.cell for each in cells if each.cell.expected and each.cell.outcome is not Outcome.CROSSED]
     unfinished = sum(not cell.finished for cell in to_finish)
     ended = (State.FINISHED, State.ENDED)
@@ -315,7 +320,7 @@ def _caveat(cells: Sequence[MeasuredCell]) -> str:
     if rising:
         at = ", ".join(map(str, sorted(rising)))
         caveats.append(f"the ratio still rises at the end of training at N = {at}")
-    return "; ".join(caveats)
+    return caveats
 
 
 def undertrained(steps: Sequence[int], sizes: Iterable[int]) -> str:

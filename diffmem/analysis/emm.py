@@ -13,6 +13,10 @@ ROUNDING = 1e-9
 """A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
 
 
+NO_SIZE, LARGEST = "no size reaches the line", "the largest size is above the line"
+"""Why an estimate is a bound."""
+
+
 def memorized_from(epsilon: float) -> float:
     """Return the ratio from which on a size counts as memorized: 1 - epsilon, less what rounding may take from it."""
     return 1 - epsilon - ROUNDING
@@ -51,10 +55,10 @@ def estimate_emm(sizes: Sequence[float], ratios: Sequence[float], *, epsilon: fl
     target = 1 - epsilon
     above = np.flatnonzero(ratio >= memorized_from(epsilon))
     if len(above) == 0:
-        return Estimate(None, None, float(N[0]), _join("no size reaches the line", note))
+        return Estimate(None, None, float(N[0]), _join(NO_SIZE, note))
     last = int(above[-1])
     if last == len(N) - 1:
-        return Estimate(None, float(N[last]), None, _join("the largest size is above the line", note))
+        return Estimate(None, float(N[last]), None, _join(LARGEST, note))
     share = max(ratio[last] - target, 0.0) / (ratio[last] - ratio[last + 1])
     value = N[last] + share * (N[last + 1] - N[last])
     return Estimate(float(value), float(N[last]), float(N[last + 1]), note)

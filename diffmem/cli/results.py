@@ -209,6 +209,12 @@ def _curve_row(curve: "Curve", *, alone: bool) -> dict[str, Any]:
 )
 @click.option("--open", "opened", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Rewrite the page as results come in, until nothing is left to run.")
+@click.option(
+    "--figures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write each figure as SVG and PDF for a paper instead of the page. Needs matplotlib.",
+)
 @click.option("--with-hosts", is_flag=True, help="Name the machines and the folders that the results come from.")
 def report(
     studies: tuple[str, ...],
@@ -217,19 +223,27 @@ def report(
     output: Path | None,
     opened: bool,
     watch: bool,
+    figures: Path | None,
     with_hosts: bool,
 ) -> None:
     """Write all results as one HTML page that opens offline.
 
-    The page has figures, EMM tables, generated images and provenance.
+    Each study begins with its answer, then shows its curve, training and copies, and how it was measured.
 
     STUDIES are study files, or names of studies in the store, or the beginnings of those names. Without STUDIES, the
     page has all studies of the store.
 
     With --watch, the page reloads itself while there is something left to run. Ctrl-C stops watching.
 
+    With --figures, every figure is one column wide (3.3 inches), with serif labels.
+
+    \b
     Example: diffmem report quickstart -o quickstart.html
+    Example: diffmem report quickstart --figures paper/
     """
+    if figures is not None:
+        _write_figures(studies, profile, store_paths, figures)
+        return
     from diffmem.report import write_page
     from diffmem.store import Store, going_on, listed, merged
 
@@ -258,6 +272,16 @@ def report(
             sys.exit(128 + (stop.signal or signal.SIGINT))
     if written:
         echo(f"report: {path}, written {written + 1} times; nothing is left to run")
+
+
+def _write_figures(studies: tuple[str, ...], profile: str | None, stores: tuple[Path, ...], folder: Path) -> None:
+    from diffmem.report import write_figures
+    from diffmem.store import Store, merged
+
+    with merged(stores) if len(stores) > 1 else nullcontext(Store(stores[0])) as store:
+        meant = [stored(store.path, study, profile)[1].study for study in studies]
+        files = write_figures(store, meant or [each.study for each in store.studies()], folder)
+    echo(f"{len(files)} files: {folder}")
 
 
 WATCH_SECONDS = 10

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from diffmem.analysis import Beside, CellWithSettings, mean_ratios
+from diffmem.analysis import Beside, CellWithSettings, mean_ratios, said
 from diffmem.cells import REPLICATES
-from diffmem.report.figure import COLOURS, Axis, Panel, Series, ratio_axis
+from diffmem.report.figure import COLOURS, Axis, Palette, Panel, Series, ratio_axis
 
 
 def factors(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -15,42 +15,82 @@ def factors(axes: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return [tuple(keys) for keys in axes if not set(keys) <= {"P.size", *REPLICATES}]
 
 
-def ratio_against_factor(
-    keys: tuple[str, ...], cells: Sequence[CellWithSettings], ratio: str, published: Sequence[Beside] = ()
-) -> Panel:
-    """Show the best ratio against an axis, a line (numbers) or bars (names) for each choice of the others and N.
+def factor_panels(
+    axes: Sequence[Sequence[str]],
+    cells: Sequence[CellWithSettings],
+    ratio: str,
+    colours: Palette,
+    published: Sequence[Beside] = (),
+) -> list[Panel]:
+    """Show the best ratio against the factor with the most levels, a panel for each choice of the others and a line
+    (numbers) or bars (names) for each N; none without a factor, and no panel of one value.
 
     Draws and seeds are averaged, with the 95% interval over images and over them.
     """
+    known, measured = factors(axes), [each for each in cells if each.best is not None]
+    if not known:
+        return []
+    keys = max(known, key=lambda factor: len({_values(factor, each) for each in measured}))
+    facets: dict[str, list[CellWithSettings]] = defaultdict(list)
+    for each in measured:
+        facets[_facet(keys, each)].append(each)
+    levels = {label: _levels(keys, members) for label, members in facets.items()}
+    return [
+        _panel(keys, label, members, ratio, colours, published)
+        for label, members in facets.items()
+        if len(levels[label]) > 1
+    ]
+
+
+def _panel(
+    keys: tuple[str, ...],
+    label: str,
+    cells: Sequence[CellWithSettings],
+    ratio: str,
+    colours: Palette,
+    published: Sequence[Beside],
+) -> Panel:
     numeric = len(keys) == 1 and all(_is_number(each.cell.axis_values[keys[0]]) for each in cells)
-    levels = list(dict.fromkeys(_level(keys, each.cell.axis_values, each) for each in cells))
+    levels = _levels(keys, cells)
     if numeric:
         levels.sort()
-    lines: dict[str, list[CellWithSettings]] = defaultdict(list)
+    lines: dict[int, list[CellWithSettings]] = defaultdict(list)
     for each in cells:
-        if each.best is not None:
-            lines[_line_name(keys, each)].append(each)
+        lines[0 if "P.size" in keys else each.cell.size].append(each)
     series = [
-        _line(keys, name, members, levels, COLOURS[number % len(COLOURS)], numeric=numeric, alone=len(lines) == 1)
-        for number, (name, members) in enumerate(lines.items())
-    ]
-    if theirs := [each for each in published if set(keys) <= each.published.settings.keys()]:
-        series.append(
-            Series(
-                "published",
-                [_level(keys, each.published.settings, None) for each in theirs],
-                [each.published.value for each in theirs],
-                "published",
-                "#888",
-                hover="%{x}: published %{y:.3f}<extra></extra>",
-            )
+        _line(
+            keys, size, lines[size], levels, colours.sizes.get(size, COLOURS[0]), numeric=numeric, alone=len(lines) == 1
         )
-    return Panel(series, _level_axis(keys, levels, numeric=numeric), ratio_axis(ratio), height=420)
+        for size in sorted(lines)
+    ]
+    curves = {each.cell.curve for each in cells}
+    theirs = [each for each in published if each.curve in curves and set(keys) <= each.published.settings.keys()]
+    if theirs:
+        x = [_level(keys, each.published.settings, None) for each in theirs]
+        values = [each.published.value for each in theirs]
+        hover = "%{x}: published %{y:.3f}<extra></extra>"
+        series.append(Series("published", x, values, "published", "#888", hover=hover))
+    x_axis = _level_axis(keys, levels, numeric=numeric)
+    return Panel(series, x_axis, ratio_axis(ratio), label=label, height=320, labelled=numeric)
+
+
+def _levels(keys: tuple[str, ...], cells: Sequence[CellWithSettings]) -> list[Any]:
+    return list(dict.fromkeys(_level(keys, each.cell.axis_values, each) for each in cells))
+
+
+def _values(keys: Sequence[str], each: CellWithSettings) -> str:
+    return str([each.cell.axis_values.get(key) for key in keys])
+
+
+def _facet(keys: Sequence[str], each: CellWithSettings) -> str:
+    """Return the choice of the other factors in words."""
+    values = each.cell.axis_values.items()
+    return ", ".join(said(key, str(value)) for key, value in values if key not in {*keys, "P.size", *REPLICATES})
 
 
 def _line(
     keys: tuple[str, ...],
-    name: str,
+    size: int,
     members: Sequence[CellWithSettings],
     levels: Sequence[Any],
     colour: str,
@@ -62,7 +102,7 @@ def _line(
     means = mean_ratios(groups, [each.best or 0.0 for each in members], [each.samples or 0 for each in members])
     x = [levels[int(mean.group)] for mean in means]
     return Series(
-        name,
+        f"N = {size}" if size else "all sizes",
         x,
         [mean.ratio for mean in means],
         "line" if numeric else "bars",
@@ -74,7 +114,7 @@ def _line(
 
 def _level_axis(keys: Sequence[str], levels: Sequence[Any], *, numeric: bool) -> Axis:
     """Return the axis of a factor: logarithmic for numbers far apart, with ticks at its levels if they do not crowd."""
-    title = ", ".join(keys)
+    title = ", ".join(key.rpartition(".")[2].replace("_", " ") for key in keys)
     if not numeric:
         return Axis(title, names=True)
     if levels and levels[0] > 0 and levels[-1] >= 8 * levels[0]:
@@ -89,20 +129,14 @@ def _by_resolution(skips: Sequence[str]) -> list[str]:
     return [COLOURS[resolutions.index(words.partition(":")[0]) % len(COLOURS)] for words in skips]
 
 
-def _line_name(keys: tuple[str, ...], each: CellWithSettings) -> str:
-    values = each.cell.axis_values.items()
-    text = [f"{key} = {value}" for key, value in values if key not in {*keys, "P.size", *REPLICATES}]
-    return ", ".join(text if "P.size" in keys else [*text, f"N = {each.cell.size}"])
-
-
 def _level(keys: tuple[str, ...], values: Mapping[str, Any], each: CellWithSettings | None) -> Any:
     """Return what stands on the axis for the values of its keys: a number as it is, a mask of skips in words."""
     if keys == ("M.skips",):
         return skips_in_words(str(values["M.skips"]), each.cell.configuration["P"]["resolution"] if each else 32)
     if len(keys) == 1:
         value = values[keys[0]]
-        return value if _is_number(value) else str(value)
-    return ", ".join(str(values[key]) for key in keys)
+        return value if _is_number(value) else said(keys[0], str(value))
+    return ", ".join(said(key, str(values[key])) for key in keys)
 
 
 def skips_in_words(mask: str, resolution: int) -> str:

@@ -1,26 +1,44 @@
-"""The figures of a study, as data: the ratio against sizes, epochs and generated images, and the distances."""
+"""The figures of a study, as data: the ratio against sizes, steps and generated images, and the loss."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
 
-from diffmem.analysis import Beside, Curve, Mean, by_position, mean_ratios
-from diffmem.measures import Measure, wilson
-from diffmem.report.figure import COLOURS, Axis, Interval, Panel, Series, ratio_axis, size_axis
-from diffmem.store import THRESHOLD_LEVELS, LevelCount, Point, SampleCount
+from diffmem.analysis import Beside, Curve, Mean, by_position, emm_words, in_words, mean_ratios
+from diffmem.measures import wilson
+from diffmem.report.figure import (
+    Axis,
+    Interval,
+    Look,
+    Palette,
+    Panel,
+    Series,
+    log_axis,
+    ratio_axis,
+    size_axis,
+    widths,
+)
+from diffmem.store import Point, SampleCount
 
 TALL = 420
 """Pixels of the one panel that a study is about."""
 
 
-def ratio_against_size(curves: Sequence[Curve], ratio: str, published: Sequence[Beside] = ()) -> Panel:
-    """Show ratio against N, one line a curve, with the line at 1 - epsilon and the EMM where a curve crosses it.
+def ratio_against_size(
+    curves: Sequence[Curve], ratio: str, colours: Palette, published: Sequence[Beside] = ()
+) -> Panel:
+    """Show ratio against N, one line a curve, with the line at 1 - epsilon and the EMM where a curve crosses it, or an
+    arrow where it is a bound.
 
     `ratio` is what it is called; `published` are the paper's ratios, in their curve's colour.
     """
-    series: list[Series] = []
-    for number, curve in enumerate(curves):
-        series += _size_series(curve, COLOURS[number % len(COLOURS)], published)
+    series = [
+        each
+        for number, (curve, width) in enumerate(zip(curves, widths(len(curves)), strict=True))
+        for each in _size_series(curve, number, width, colours.curves[curve.label], published)
+    ]
     line = 1 - curves[0].epsilon if curves else None
     return Panel(
         series,
@@ -29,11 +47,13 @@ def ratio_against_size(curves: Sequence[Curve], ratio: str, published: Sequence[
         height=TALL,
         line=line,
         line_text="" if line is None else f"1 - eps = {line:g}",
+        labelled=True,
+        opens=True,
     )
 
 
-def _size_series(curve: Curve, colour: str, published: Sequence[Beside]) -> list[Series]:
-    label = curve.label or "all cells"
+def _size_series(curve: Curve, number: int, width: float, colour: str, published: Sequence[Beside]) -> list[Series]:
+    label = in_words(curve.label) or "all cells"
     measured = Series(
         label,
         [p.size for p in curve.points],
@@ -42,7 +62,8 @@ def _size_series(curve: Curve, colour: str, published: Sequence[Beside]) -> list
         colour,
         hover="N = %{x}: ratio %{y:.3f} (best), %{customdata[0]:.3f} (last), cells: %{customdata[1]}",
         intervals=[(p.low, p.high) for p in curve.points],
-        extra=[[p.last, p.cells] for p in curve.points],
+        extra=[[p.last, p.cells, number] for p in curve.points],
+        width=width,
     )
     found = [measured]
     if nulls := [p for p in curve.points if p.null is not None]:
@@ -70,11 +91,19 @@ def _size_series(curve: Curve, colour: str, published: Sequence[Beside]) -> list
                 hover="N = %{x}: published %{y:.3f}<extra></extra>",
             )
         )
-    if curve.estimate and curve.estimate.value is not None:
-        at, name = curve.estimate.value, f"EMM {curve.estimate}: {label}"
-        interval = _star_interval(curve)
-        found.append(Series(name, [at], [1 - curve.epsilon], "star", colour, hover="EMM %{x:.1f}", x_interval=interval))
-    return found
+    return [*found, *_mark(curve, label, colour)]
+
+
+def _mark(curve: Curve, label: str, colour: str) -> list[Series]:
+    """Return the star of an EMM on the line, or the arrow of a bound; nothing of one that is not measured."""
+    estimate = curve.estimate
+    if estimate is None:
+        return []
+    look: Look = "star" if estimate.value is not None else "below" if estimate.lower is None else "at least"
+    at = next(each for each in (estimate.value, estimate.lower, estimate.upper) if each is not None)
+    name, interval = f"EMM {emm_words(curve)}: {label}", _star_interval(curve) if look == "star" else None
+    hover = f"EMM {emm_words(curve)}<extra></extra>"
+    return [Series(name, [at], [1 - curve.epsilon], look, colour, hover, x_interval=interval, in_legend=False)]
 
 
 def _star_interval(curve: Curve) -> Interval | None:
@@ -87,90 +116,120 @@ def _star_interval(curve: Curve) -> Interval | None:
     return low, high
 
 
-def distance_histogram(counts: Sequence[LevelCount], measure: Measure, threshold: float) -> Panel:
-    """Show how many images of the last checkpoints have which distance / yardstick, with the threshold as a line."""
-    last: dict[int, int] = {}
-    for each in counts:
-        last[each.position] = max(each.epoch, last.get(each.position, 0))
-    images = [0] * (THRESHOLD_LEVELS + 2)
-    for each in counts:
-        if each.epoch == last[each.position]:
-            images[each.level] += each.images
-    step = measure.largest / THRESHOLD_LEVELS
-    middle = [(level - 0.5) * step for level in range(1, THRESHOLD_LEVELS + 2)]  # the last has what nothing reaches
-    bars = Series("images", middle, images[1:], "bars", "#7f8ea3", hover="%{x:.3f}: %{y}")
-    x = Axis(measure.axis, range=(0, 1.01 * measure.largest))
-    return Panel([bars], x, Axis("generated images"), height=320, mark=threshold)
+class _Trained(NamedTuple):
+    """The models of one size at one checkpoint."""
+
+    step: int
+    ratio: Mean
+    loss: float | None  # mean over the models
 
 
-def ratio_against_epochs(points: Sequence[Point], ratio: str, clock: str = "epoch") -> list[Panel]:
-    """Show ratio against epochs, or steps, one panel a curve and one line a size: the mean over draws and seeds."""
+def against_steps(points: Sequence[Point], ratio: str, colours: Palette) -> list[Panel]:
+    """Show ratio and training loss against steps, a panel each for the first curves and a line a size: the means over
+    draws and seeds."""
     curves: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         curves[point.curve].append(point)
-    sizes = sorted({point.size for point in points})
+    lines = {label: _by_size(members) for label, members in list(curves.items())[:MOST_CURVES]}
+    x = _step_axis([each.step for sizes in lines.values() for line in sizes.values() for each in line])
+    losses = [each.loss for sizes in lines.values() for line in sizes.values() for each in line if each.loss]
     return [
-        Panel(
-            [
-                Series(
-                    f"N = {size}",
-                    list(line),
-                    [mean.ratio for mean in line.values()],
-                    "line",
-                    COLOURS[sizes.index(size) % len(COLOURS)],
-                    hover=f"N = {size}, {clock} %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
-                    intervals=[(mean.low, mean.high) for mean in line.values()],
-                    extra=[mean.models for mean in line.values()],
-                )
-                for size, line in _by_size(members, clock).items()
-            ],
-            Axis(f"{clock}s"),
-            ratio_axis(ratio),
-            label=label,
-        )
-        for label, members in curves.items()
+        panel
+        for label, sizes in lines.items()
+        if any(len(line) > 1 for line in sizes.values())
+        for panel in _trained(in_words(label), sizes, colours, x, ratio_axis(ratio), log_axis("training loss", losses))
     ]
 
 
-def _by_size(points: Sequence[Point], clock: str) -> dict[int, dict[int, Mean]]:
-    """Return the mean ratios of a curve by size and by epoch, or step, at those that all models of a size have.
+def _trained(
+    label: str, sizes: dict[int, list[_Trained]], colours: Palette, x: Axis, ratio: Axis, loss: Axis
+) -> list[Panel]:
+    ordered = sorted(sizes, reverse=True)  # the largest first, below the others
+    drawn = list(zip(ordered, widths(len(ordered)), strict=True))
+    named = f"{label}: " if label else ""
+    ratios = [_ratio_line(size, sizes[size], colours.sizes[size], width) for size, width in drawn]
+    losses = [_loss_line(size, sizes[size], colours.sizes[size]) for size, _ in drawn]
+    found = [Panel(ratios, x, ratio, label=f"{named}ratio", labelled=True)]
+    if any(line.x for line in losses):
+        found.append(Panel([line for line in losses if line.x], x, loss, label=f"{named}training loss", labelled=True))
+    return found
 
-    A mean over other models at each epoch would rise and fall by their number. At each epoch, draws and seeds are taken
-    to differ alike at all sizes, as for the curve against N.
+
+def _ratio_line(size: int, line: Sequence[_Trained], colour: str, width: float) -> Series:
+    return Series(
+        f"N = {size}",
+        [each.step for each in line],
+        [each.ratio.ratio for each in line],
+        "line",
+        colour,
+        hover=f"N = {size}, step %{{x}}: ratio %{{y:.3f}}, cells: %{{customdata}}<extra></extra>",
+        intervals=[(each.ratio.low, each.ratio.high) for each in line],
+        extra=[each.ratio.models for each in line],
+        width=width,
+    )
+
+
+def _loss_line(size: int, line: Sequence[_Trained], colour: str) -> Series:
+    known = [(each.step, each.loss) for each in line if each.loss]
+    steps, losses = [step for step, _ in known], [loss for _, loss in known]
+    hover = f"N = {size}, step %{{x}}: loss %{{y:.4g}}<extra></extra>"
+    return Series(f"N = {size}", steps, losses, "line", colour, hover=hover)
+
+
+def _step_axis(steps: Sequence[int]) -> Axis:
+    """Return the axis of optimizer steps, logarithmic where the checkpoints are."""
+    known = sorted(set(steps))
+    log = len(known) > 2 and known[0] > 0 and known[-1] >= FAR_APART * known[0]
+    return log_axis("optimizer steps", known) if log else Axis("optimizer steps")
+
+
+MOST_CURVES = 6
+"""Curves whose training is shown: nobody reads more panels, and `diffmem export checkpoints` has all."""
+FAR_APART = 8
+"""Times the first checkpoint that the last one has to be for steps to be shown on a logarithmic axis."""
+
+
+def _by_size(points: Sequence[Point]) -> dict[int, list[_Trained]]:
+    """Return the mean ratios and losses of a curve by size, at the checkpoints that all models of a size have.
+
+    A mean over other models at each checkpoint would rise and fall by their number. At each epoch, draws and seeds are
+    taken to differ alike at all sizes, as for the curve against N.
     """
     epochs: dict[int, list[Point]] = defaultdict(list)
     models: dict[int, set[int]] = defaultdict(set)
     for point in points:
-        epochs[point.step if clock == "step" else point.epoch].append(point)
+        epochs[point.epoch].append(point)
         models[point.size].add(point.position)
-    lines: dict[int, dict[int, Mean]] = {size: {} for size in sorted({point.size for point in points})}
-    for epoch, found in sorted(epochs.items()):
+    lines: dict[int, list[_Trained]] = {size: [] for size in sorted({point.size for point in points})}
+    for _, found in sorted(epochs.items()):
         for mean in mean_ratios([p.size for p in found], [p.ratio for p in found], [p.samples for p in found]):
+            own = [p for p in found if p.size == mean.group]
             if mean.models == len(models[int(mean.group)]):
-                lines[int(mean.group)][epoch] = mean
+                losses = [p.loss for p in own if p.loss is not None]
+                loss = fmean(losses) if len(losses) == len(own) else None
+                lines[int(mean.group)].append(_Trained(max(p.step for p in own), mean, loss))
     return lines
 
 
-def ratio_against_samples(counts: Sequence[SampleCount], ratio: str) -> list[Panel]:
+def ratio_against_samples(counts: Sequence[SampleCount], ratio: str, colours: Palette) -> list[Panel]:
     """Show each cell's last ratio, and its standard deviation, against the generated images (Fig. 6); a panel a curve.
 
     Bands are 95% Wilson intervals. Lines are the standard deviation of a bootstrap that draws n images, which has the
     closed form sqrt(r (1 - r) / n); markers are that between disjoint groups of n images.
     """
-    sizes = sorted({each.size for each in counts})
     ratios: dict[str, list[Series]] = defaultdict(list)
     deviations: dict[str, list[Series]] = defaultdict(list)
     shown: set[tuple[str, int]] = set()
     for line in by_position(counts).values():
         curve, size = line[0].curve, line[0].size
-        colour, first_of_size = COLOURS[sizes.index(size) % len(COLOURS)], (curve, size) not in shown
+        colour, first_of_size = colours.sizes[size], (curve, size) not in shown
         ratios[curve].append(_first_images(line, colour, in_legend=first_of_size))
         deviations[curve] += _deviations(line, colour, in_legend=first_of_size)
         shown.add((curve, size))
     x = Axis("generated images n", log=True, ticks=sorted({each.images for each in counts}))
-    spread = _log_axis("standard deviation", (y for drawn in deviations.values() for each in drawn for y in each.y))
+    spread = log_axis("standard deviation", (y for drawn in deviations.values() for each in drawn for y in each.y))
     return [
-        Panel(series, x, y, label=f"{curve}: {what}" if len(drawn) > 1 else what)
+        Panel(series, x, y, label=f"{in_words(curve)}: {what}" if len(drawn) > 1 else what)
         for what, drawn, y in (
             ("ratio of n images", ratios, ratio_axis(ratio)),
             ("its standard deviation", deviations, spread),
@@ -202,18 +261,3 @@ def _deviations(line: Sequence[SampleCount], colour: str, *, in_legend: bool) ->
         Series(size, n, expected, "bare line", colour, OF_SAMPLES, full_name=f"{name}: expected", in_legend=in_legend),
         Series(size, *between, "markers", colour, OF_SAMPLES, full_name=f"{name}: between groups", in_legend=False),
     ]
-
-
-def _log_axis(title: str, values: Iterable[float]) -> Axis:
-    """Return a logarithmic axis with ticks at 1, 2 and 5, for Plotly's own are decades alone, or bare digits."""
-    positive = [value for value in values if value > 0] or [1.0]
-    ticks = [m * 10.0**k for k in range(-6, 2) for m in (1, 2, 5)]
-    low = max((tick for tick in ticks if tick <= min(positive)), default=ticks[0])
-    high = min(tick for tick in ticks if tick >= max(positive))
-    return Axis(title, log=True, ticks=ticks, range=(math.log10(low) - 0.03, math.log10(high) + 0.03))
-
-
-def empty_curves(labels: Sequence[str], sizes: Sequence[int], line: float, ratio: str) -> Panel:
-    """Return the axes on which the page's script draws ratio against N at another threshold, a line a curve."""
-    series = [Series(label, [], [], "line", COLOURS[number % len(COLOURS)]) for number, label in enumerate(labels)]
-    return Panel(series, size_axis(sizes), ratio_axis(ratio), height=320, line=line)

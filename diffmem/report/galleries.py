@@ -4,13 +4,14 @@ import base64
 import html
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from diffmem.analysis import CellWithSettings, by_position
+from diffmem.analysis import CellWithSettings, by_position, in_words
 from diffmem.cells import clock_of
 from diffmem.errors import StoreError
 from diffmem.measures import is_copy
-from diffmem.store import UNREADABLE, CopyCount, ImagePair, NearImage, StoredCell, StoredStudy, reduced
+from diffmem.store import UNREADABLE, CopyCount, ImagePair, Kind, NearImage, StoredCell, StoredStudy, reduced
 from diffmem.text import counted
 
 PAGE_BYTES = 9_800_000
@@ -28,6 +29,46 @@ def room_beside(page: str) -> int:
     return PAGE_BYTES - len(page.encode())
 
 
+@dataclass(frozen=True)
+class Copied:
+    """A training image that is copied often."""
+
+    nearest: int  # position in the training set
+    copies: int
+    picture: str  # data URI; empty where the store has none
+    about: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated image and its nearest training image."""
+
+    sample: int
+    number: int  # position of the training image
+    generated: str  # data URIs
+    nearest: str
+    about: str
+    alike: float  # distance / yardstick
+    copied: bool
+    side: int  # pixels of the stored picture
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of a cell's last checkpoint, the most similar first."""
+
+    name: str
+    curve: int  # which of the study's
+    size: int
+    position: int
+    at: str  # `epoch 30`; empty of images of another tool
+    ratio: float | None
+    replicated: int
+    copied: list[Copied]
+    stored: int  # pairs that the store has
+    pairs: list[Pair]
+
+
 def galleries(
     pairs: Sequence[ImagePair],
     cells: Sequence[CellWithSettings],
@@ -35,13 +76,14 @@ def galleries(
     near: Sequence[NearImage],
     study: StoredStudy,
     room: int,
-) -> list[dict[str, Any]]:
-    """Return, for each cell that has image pairs, its name, the pairs as data URIs, and what is copied most.
+) -> list[Gallery]:
+    """Return, for each cell that has image pairs, the most similar of them as data URIs, and what is copied most.
 
     `pairs`, `copies` and `near` are those of the store, at the study's threshold of distance / yardstick. All cells
-    show equally many pictures, as fit into `room` bytes of the page, half of them of what is copied.
+    show equally many pictures, as fit into `room` bytes of the page, half of them of what is copied; large ones are
+    reduced, but for the most similar ones that there is still room for.
     """
-    pairs_of, copies_of = by_position(pairs), by_position(copies)
+    pairs_of, copies_of = by_position(sorted(pairs, key=_alike)), by_position(copies)
     about = defaultdict(str, {(each.position, each.nearest): _about(each, study) for each in near})
     shown = [each for each in cells if each.cell.position in pairs_of]
     most = [copies_of[each.cell.position][:MOST_COPIED] for each in shown]
@@ -53,34 +95,46 @@ def galleries(
     paired = [
         [_Place((pair.generated, pair.nearest), about[pair.position, pair.number]) for pair in rows] for rows in own
     ]
-    drawn, _ = _fitting(paired, half + left)
+    reduced, left = _fitting(paired, half + left)
+    drawn = _in_full(paired, reduced, left)
+    curves = list(dict.fromkeys(each.cell.curve for each in cells))
     return [
-        {
-            "name": each.cell.name,
-            "position": each.cell.position,
-            "at": _named(each.cell, study, own[number][0].epoch),
-            "ratio": each.last,
-            "size": each.cell.size,
-            "replicated": len(copies_of[each.cell.position]),
-            "copied": [
-                {**vars(row), "picture": picture, "about": about[row.position, row.nearest]}
+        Gallery(
+            in_words(each.cell.name),
+            curves.index(each.cell.curve),
+            each.cell.size,
+            each.cell.position,
+            _named(each.cell, study, own[number][0].epoch),
+            each.last,
+            len(copies_of[each.cell.position]),
+            [
+                Copied(row.nearest, row.copies, picture, about[row.position, row.nearest])
                 for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
-            "stored": len(own[number]),
-            "pairs": [
-                {
-                    "generated": generated,
-                    "nearest": nearest,
-                    "number": pair.number,
-                    "about": about[pair.position, pair.number],
-                    "distance_ratio": pair.distance / pair.yardstick if pair.yardstick else 1.0,
-                    "memorized": is_copy(pair.distance, pair.yardstick, study.threshold),
-                }
-                for pair, (generated, nearest) in zip(own[number], drawn[number], strict=False)
+            len(own[number]),
+            [
+                _pair(pair, about[pair.position, pair.number], pictures, study)
+                for pair, pictures in zip(own[number], drawn[number], strict=False)
             ],
-        }
+        )
         for number, each in enumerate(shown)
     ]
+
+
+def _alike(pair: ImagePair) -> float:
+    return pair.distance / pair.yardstick if pair.yardstick else 1.0
+
+
+def _pair(pair: ImagePair, about: str, pictures: tuple[str, ...], study: StoredStudy) -> Pair:
+    generated, nearest = pictures
+    copied = bool(is_copy(pair.distance, pair.yardstick, study.threshold))
+    side = max(_sides(pair.generated))
+    return Pair(pair.sample, pair.number, generated, nearest, about, _alike(pair), copied, side)
+
+
+def _sides(png: bytes) -> tuple[int, int]:
+    """Return the width and height of a PNG, which its first chunk says."""
+    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
 
 
 def _about(found: NearImage, study: StoredStudy) -> str:
@@ -96,7 +150,9 @@ def _about(found: NearImage, study: StoredStudy) -> str:
 
 
 def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
-    """Return what a checkpoint is known by: `epoch 30`, or `step 64`."""
+    """Return what a checkpoint is known by, `epoch 30` or `step 64`; images of another tool have none."""
+    if study.kind is Kind.IMAGES:
+        return ""
     clock = "step" if clock_of(cell.configuration) == "step" else study.kind.clock
     return f"{clock} {known_by}"
 
@@ -125,6 +181,22 @@ def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[t
         for number, uris in ranked.items():
             fitting[number].append(uris)
     return fitting, max(0, room)
+
+
+def _in_full(
+    places: Sequence[Sequence[_Place]], reduced: Sequence[Sequence[tuple[str, ...]]], room: int
+) -> list[list[tuple[str, ...]]]:
+    """Return pictures with the first ones of each cell as large as they are stored, where there is room for them."""
+    found = [list(pictures) for pictures in reduced]
+    for rank in range(max(map(len, found), default=0)):
+        for own, pictures in zip(places, found, strict=True):
+            if rank < len(pictures) and max(_sides(own[rank].pictures[0])) > PICTURE_SIDE:
+                whole = tuple(data_uri(png) for png in own[rank].pictures)
+                room -= sum(map(len, whole)) - sum(map(len, pictures[rank]))
+                if room < 0:
+                    return found
+                pictures[rank] = whole
+    return found
 
 
 def smaller(png: bytes) -> bytes:

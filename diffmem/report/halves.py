@@ -11,7 +11,10 @@ from diffmem.report.figure import COLOURS, RATIOS, Axis, Figure, Panel, Series, 
 from diffmem.report.galleries import data_uri, smaller
 from diffmem.store import HalfImages
 
-AGAINST_SIZE = (
+HALVES = (
+    "Whether two models trained on disjoint halves generate the same images from the same latents; dotted: the null."
+)
+METHOD = (
     "Two models that differ in P.half alone have no training image in common; they start from the same weights and "
     "generate from the same latents. Cosine: mean similarity of their two images, in {space}. RP: share of latents "
     "whose two images are more similar than {threshold:g}. GL: share of images that are less similar than that to "
@@ -35,8 +38,8 @@ def halves_figure(rows: Sequence[HalvesAgreement]) -> Figure | None:
         _panel(rows, "reproducible", Axis("reproducible share RP", range=RATIOS)),
         _panel(rows, "generalization", Axis("generalization GL", range=RATIOS)),
     ]
-    text = AGAINST_SIZE.format(space=rows[0].space, threshold=rows[0].threshold)
-    return Figure("Agreement of two halves against the number of training images", text, panels)
+    method = METHOD.format(space=rows[0].space, threshold=rows[0].threshold)
+    return Figure("Agreement of two halves against the number of training images", HALVES, panels, method)
 
 
 def _cosines(rows: Sequence[HalvesAgreement]) -> tuple[float, float]:

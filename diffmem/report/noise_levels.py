@@ -1,28 +1,30 @@
 """The figures of measures of a denoiser: gaps against sigma, and where and when a model turns to its training set."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from diffmem.report.figure import COLOURS, Axis, Figure, Panel, Series
+from diffmem.analysis import in_words
+from diffmem.report.figure import Axis, Figure, Palette, Panel, Series, log_axis
 from diffmem.store import StudyLevel
 
 SIGMA = "noise level sigma"
 LOSS_GAP = (
+    "How much better the last checkpoint denoises training images than held-out ones (dotted) at each noise level."
+)
+LOSS_GAP_METHOD = (
     "The loss is the mean of ||D(x + sigma e) - x||^2 per pixel; the gap is that of held-out images minus that of "
     "training images, here as a share of the held-out loss: 1 where training images are known by heart, 0 where they "
     "are like any others. The last checkpoint that has it, one line a model. Bands: 95% intervals over images."
 )
-TO_OPTIMUM = (
+TO_OPTIMUM = "How far the last checkpoint is from the closed-form optimum, which can only replicate training images."
+TO_OPTIMUM_METHOD = (
     "The mean of ||D(x + sigma e) - D*(x + sigma e)||^2 per pixel between the model D and the closed-form optimum D*, "
     "which can only replicate training images. Where the line of training images is low, the model replicates. The "
     "last checkpoint that has it, one line a model. Bands: 95% intervals over images. A gap of 0 has no place on a "
     "logarithmic axis."
 )
-TURNING = (
-    "The loss gap as a share of the held-out loss at each checkpoint (columns) and noise level (rows): where and when "
-    "a model turns to its training set."
-)
+TURNING = "Where and when a model turns to its training set: the loss gap at each checkpoint and noise level."
+TURNING_METHOD = "The loss gap as a share of the held-out loss at each checkpoint (columns) and noise level (rows)."
 MOST_MAPS = 12
 """Heat maps that are drawn of a study, those of its first cells."""
 
@@ -34,21 +36,24 @@ def shown_levels(values: Sequence[StudyLevel]) -> list[StudyLevel]:
     return [each for each in values if each.quantity in ("loss", "relative_loss_gap", "to_optimum")]
 
 
-def level_figures(values: Sequence[StudyLevel], clock: str) -> list[Figure]:
+def level_figures(values: Sequence[StudyLevel], clock: str, colours: Palette) -> list[Figure]:
     """Return the figures of what measures of a denoiser have found of a study; none where they found nothing."""
     last = _last(values)
     losses, gaps = (_wanted(last, quantity) for quantity in ("loss", "relative_loss_gap"))
     distances, maps = _wanted(last, "to_optimum"), _heat_maps(values, clock)
     found = []
     if gaps:
-        panels = [*_against_sigma(losses, "loss per pixel"), *_against_sigma(gaps, "loss gap / held-out loss")]
-        found.append(Figure("Loss gap against sigma", LOSS_GAP, panels))
+        panels = [
+            *_against_sigma(losses, "loss per pixel", colours),
+            *_against_sigma(gaps, "loss gap / held-out loss", colours),
+        ]
+        found.append(Figure("Loss gap against sigma", LOSS_GAP, panels, LOSS_GAP_METHOD))
     if distances:
-        panels = _against_sigma(distances, "gap to the optimum per pixel")
-        found.append(Figure("Gap to the optimum against sigma", TO_OPTIMUM, panels))
+        panels = _against_sigma(distances, "gap to the optimum per pixel", colours)
+        found.append(Figure("Gap to the optimum against sigma", TO_OPTIMUM, panels, TO_OPTIMUM_METHOD))
     if maps:
         more = f" The first {len(maps)} cells that have several." if len(maps) == MOST_MAPS else ""
-        found.append(Figure(f"Loss gap against sigma and {clock}s", TURNING + more, maps))
+        found.append(Figure(f"Loss gap against sigma and {clock}s", TURNING, maps, TURNING_METHOD + more))
     return found
 
 
@@ -65,42 +70,40 @@ def _last(values: Sequence[StudyLevel]) -> list[StudyLevel]:
     return [each for each in values if each.epoch == epochs[each.position, each.measure]]
 
 
-def _against_sigma(values: Sequence[StudyLevel], title: str) -> list[Panel]:
+def _against_sigma(values: Sequence[StudyLevel], title: str, colours: Palette) -> list[Panel]:
     """Show a quantity against sigma, a panel a curve and a line a cell and set of images."""
-    sizes = sorted({each.size for each in values})
     lines: dict[str, dict[tuple[int, str], list[StudyLevel]]] = defaultdict(lambda: defaultdict(list))
     for each in values:
         lines[each.curve][each.position, each.images].append(each)
     logarithmic = all(each.images != "both" for each in values)
-    y = _log_axis(title, (each.value for each in values)) if logarithmic else Axis(title)
-    x = _log_axis(SIGMA, (each.sigma for each in values))
+    y = log_axis(title, (each.value for each in values)) if logarithmic else Axis(title)
+    x = log_axis(SIGMA, (each.sigma for each in values))
     what = title.partition(" per ")[0]
     return [
         Panel(
-            _series(members, sizes),
+            _series(members, colours),
             x,
             y,
-            label=f"{curve}: {what}" if curve else what,
+            label=f"{in_words(curve)}: {what}" if curve else what,
         )
         for curve, members in lines.items()
     ]
 
 
-def _series(lines: dict[tuple[int, str], list[StudyLevel]], sizes: Sequence[int]) -> list[Series]:
+def _series(lines: dict[tuple[int, str], list[StudyLevel]], colours: Palette) -> list[Series]:
     """Return a line for each cell and set, those of one size and set under one name."""
     found, shown = [], set()
     for (_, images), line in lines.items():
         first = line[0]
         of = "" if images == "both" else f", {images.replace('_', '-')} images"
         name = f"N = {first.size}{of}"
-        colour = COLOURS[(2 * sizes.index(first.size) + (images == "held_out")) % len(COLOURS)]
         found.append(
             Series(
                 name,
                 [each.sigma for each in line],
                 [each.value for each in line],
-                "line",
-                colour,
+                "dotted" if images == "held_out" else "line",
+                colours.sizes[first.size],
                 hover="%{meta}, sigma = %{x:.3g}: %{y:.4g}<extra></extra>",
                 intervals=[(each.low, each.high) for each in line],
                 full_name=f"{first.name}{of}",
@@ -140,11 +143,3 @@ def _row(sigma: float, members: Sequence[StudyLevel]) -> Series:
         intervals=[(each.low, each.high) for each in row],
         full_name=f"sigma = {sigma:.3g}",
     )
-
-
-def _log_axis(title: str, values: Iterable[float]) -> Axis:
-    """Return a logarithmic axis with ticks at powers of ten, over all values above 0."""
-    exponents = [math.log10(value) for value in values if value > 0] or [0.0]
-    low, high = math.floor(min(exponents)), math.ceil(max(exponents))
-    step = max(1, (high - low) // 6)
-    return Axis(title, log=True, ticks=[10.0**k for k in range(low, high + 1, step)], range=(low - 0.03, high + 0.03))

@@ -1,14 +1,14 @@
 """The figure of onsets: the steps at which memorization begins, and images become good, against the number of training
 images."""
 
-import math
 from collections.abc import Sequence
 
-from diffmem.analysis import CurveOnsets, Onset, onsets_of, space_of
-from diffmem.report.figure import COLOURS, Axis, Figure, Interval, Look, Panel, Series, size_axis
+from diffmem.analysis import CurveOnsets, Onset, in_words, onsets_of, space_of
+from diffmem.report.figure import Figure, Interval, Look, Palette, Panel, Series, log_axis, size_axis
 from diffmem.store import Point, StudyQuality
 
-AGAINST_SIZE = (
+ONSETS = "The step at which memorization begins (lines) and reaches half of its last ratio (dotted), against N."
+METHOD = (
     "tau_mem: the optimizer step at which the ratio rises above 0.01. tau_half, dotted: at which it is half of that of "
     "the last checkpoint. Geometric means over draws and seeds. Bands, or a bar at one point: 95% intervals over draws "
     "and seeds, or over generated images where each size has one model. An onset in proportion to N has the slope 1."
@@ -22,23 +22,21 @@ LOOKS: tuple[Look, Look] = ("line", "dotted")
 """Of tau_mem and tau_half."""
 
 
-def onset_figure(points: Sequence[Point], quality: Sequence[StudyQuality] = ()) -> Figure | None:
+def onset_figure(points: Sequence[Point], colours: Palette, quality: Sequence[StudyQuality] = ()) -> Figure | None:
     """Return the onsets against N, a line a curve; None unless a curve has one at two sizes or more."""
     curves = [curve for curve in onsets_of(points, quality=quality) if curve.slope or curve.gen_slope]
     if not curves:
         return None
-    series = [
-        each for number, curve in enumerate(curves) for each in _series(curve, COLOURS[number % len(COLOURS)]) if each.x
-    ]
+    series = [each for curve in curves for each in _series(curve, colours.curves[curve.label]) if each.x]
     sizes = sorted({size for each in series for size in each.x})
     steps = [step for each in series for interval in each.intervals for step in interval]
-    panel = Panel(series, size_axis(sizes), _step_axis(steps), height=420)
+    panel = Panel(series, size_axis(sizes), log_axis("optimizer step", steps), height=420)
     told = GENERATING.format(space=space_of(quality)) if any(each.look == "published" for each in series) else ""
-    return Figure("Onset of memorization against the number of training images", AGAINST_SIZE + told, [panel])
+    return Figure("Onset of memorization against the number of training images", ONSETS, [panel], METHOD + told)
 
 
 def _series(curve: CurveOnsets, colour: str) -> list[Series]:
-    label = curve.label or "all cells"
+    label = in_words(curve.label) or "all cells"
     slope = f", slope {curve.slope}" if curve.slope else ""
     named = f"tau_mem: {label}{slope}", f"tau_half: {label}"
     both = [(each.size, each.mem) for each in curve.sizes], [(each.size, each.half) for each in curve.sizes]
@@ -66,11 +64,3 @@ def _line(name: str, onsets: Sequence[tuple[int, Onset]], colour: str, look: Loo
 def _ends(onset: Onset, step: float) -> Interval:
     """Return the 95% interval, up to the onset itself where an end is open."""
     return onset.low or step, onset.high or step
-
-
-def _step_axis(steps: Sequence[float]) -> Axis:
-    """Return a logarithmic axis of optimizer steps with ticks at 1, 2 and 5."""
-    low, high = math.log10(min(steps)) - 0.05, math.log10(max(steps)) + 0.05
-    ticks = [m * 10**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-    shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
-    return Axis("optimizer step", log=True, ticks=shown, range=(low, high))

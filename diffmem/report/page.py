@@ -1,5 +1,7 @@
 """One HTML page from the store: opens offline, Plotly embedded once, all text escaped."""
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -9,11 +11,10 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from diffmem.atomic import whole
-from diffmem.measures import NEAREST
 from diffmem.report.figure import Panel
 from diffmem.report.galleries import room_beside
 from diffmem.report.private import Private
-from diffmem.report.section import section_of, share
+from diffmem.report.section import section_of
 from diffmem.report.template import beside, drawn, template
 from diffmem.store import Store
 
@@ -47,10 +48,10 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
 
     sections = [section_of(store, study, told) for study in studies]
     going_on = any(section.going_on for section in sections)
-    rules = {(by.measure.name, by.threshold): by.measure for section in sections for by in section.by_measure}
     page = partial(
         template("page.html", drawn=drawn_once).render,
         sections=sections,
+        anchors=anchors([section.study.study for section in sections]),
         watched=bool(refresh),
         refresh=refresh if going_on else 0,
         plotly=get_plotlyjs(),
@@ -59,12 +60,19 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
         store=told(source or str(store.path)),
         hosts=hosts,
         version=version("diffmem"),
-        rules=[(each, each.says(at)) for (_, at), each in sorted(rules.items(), reverse=True)]
-        or [(NEAREST, NEAREST.says(share(NEAREST.threshold)))],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     room = room_beside(page(galleries=[[] for _ in sections]))
     return page(galleries=[section.galleries(room // len(sections)) for section in sections])
+
+
+def anchors(names: Sequence[str]) -> list[str]:
+    """Return what a link to each study ends with: its name, as far as an address can have it."""
+    found: list[str] = []
+    for name in names:
+        anchor = re.sub(r"[^\w.@-]+", "-", name) or "study"
+        found.append(anchor if anchor not in found else f"{anchor}-{len(found) + 1}")
+    return found
 
 
 def _as_it_is(value: Any) -> Any:

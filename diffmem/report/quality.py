@@ -18,10 +18,10 @@ QUANTITIES = {
 }
 """The quantities as an axis has them."""
 SHARES = ("precision", "recall", "coverage", "authentic")
-TEXT = (
-    "Generated images in the space {space} against training images and against held-out ones; a model that copies is "
-    "good against its training images alone. Dotted: new real images in the place of the generated ones. Bands: 95% "
-    "intervals over images. One line a model. {more}"
+TEXT = "How good generated images are ({space}): a model that copies is good against its training images alone."
+METHOD = (
+    "Generated images in the space {space} against training images and against held-out ones. Dotted: new real images "
+    "in the place of the generated ones. Bands: 95% intervals over images. One line a model."
 )
 
 X = Callable[[StudyQuality], int]
@@ -40,15 +40,15 @@ def _of_space(space: str, values: Sequence[StudyQuality], clock: str) -> list[Fi
     of_last = [each for each in values if each.epoch == last[each.position]]
     sizes = sorted({each.size for each in values})
     cautions = " ".join(f"{each}." for each in dict.fromkeys(filter(None, map(small_sample, values))))
-    text = TEXT.format(space=space, more=cautions).strip()
+    text, method = f"{TEXT.format(space=space)} {cautions}".strip(), METHOD.format(space=space)
     found = []
     if len(sizes) > 1:
         panels = _panels(of_last, lambda each: each.size, size_axis(sizes), by_size=False)
-        found.append(Figure(f"Quality ({space}) against the number of training images", text, panels))
+        found.append(Figure(f"Quality ({space}) against the number of training images", text, panels, method))
     if len({(each.position, each.epoch) for each in values}) > len(last):
         by_step: X = lambda each: each.step if clock == "step" else each.epoch  # noqa: E731
         panels = _panels(values, by_step, Axis(f"{clock}s"), by_size=True)
-        found.append(Figure(f"Quality ({space}) against {clock}s", text, panels))
+        found.append(Figure(f"Quality ({space}) against {clock}s", text, panels, method))
     return found
 
 

@@ -189,27 +189,18 @@ class ImageQueries(Records):
         largest, so that the copies at a threshold are the images of levels up to it; THRESHOLD_LEVELS + 1 where there
         is none.
         """
-        step = measure.largest / THRESHOLD_LEVELS
-        return self.records(
-            LevelCount,
-            f"""
-            WITH rounded AS (
-                SELECT cell_id, epoch, distance, yardstick, CASE WHEN yardstick > 0
-                    THEN floor(distance / yardstick / {step}) ELSE {THRESHOLD_LEVELS} END AS k
-                FROM {evidence_of(measure)} WHERE {_of_study()}
-            ), levels AS (  -- the division may round across a level
-                SELECT cell_id, epoch, CAST(least({THRESHOLD_LEVELS} + 1, CASE
-                    WHEN {is_copy_sql(f"(k * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k
-                    WHEN {is_copy_sql(f"((k + 1) * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k + 1
-                    ELSE k + 2 END) AS INTEGER) AS level
-                FROM rounded
-            )
-            SELECT position, epoch, level, count(*) AS images
-            FROM levels JOIN study_cells USING (cell_id) WHERE study = ?
-            GROUP BY ALL ORDER BY ALL
-            """,
-            [study, study],
-        )
+        source = f"study_cells JOIN {evidence_of(measure)} USING (cell_id) WHERE study = ?"
+        return self.records(LevelCount, _levels(source, "epoch", measure), [study])
+
+    def held_out_distance_counts(self, study: str, measure: Measure) -> list[LevelCount]:
+        """Return the same of the held-out images of each cell, at epoch 0."""
+        source = f"""
+            (
+                SELECT position, {TRAINING_SET} AS training_set FROM study_cells JOIN cells USING (cell_id)
+                WHERE study = ?
+            ) JOIN held_out USING (training_set) WHERE measure = ?
+            """
+        return self.records(LevelCount, _levels(source, "0", measure), [study, measure.name])
 
     def copies(self, study: str, measure: Measure, threshold: float) -> list[CopyCount]:
         """Return which training images the copies of each cell's last checkpoint are of, most copied first."""
@@ -274,3 +265,22 @@ def _ratios(measure: Measure, threshold: float) -> tuple[str, Sequence[Any]]:
         counted = f"count(*) AS samples, count(*) FILTER {is_copy_sql()} / count(*) AS ratio"
         return f"SELECT cell_id, epoch, {counted} FROM {evidence_of(measure)} GROUP BY ALL", [threshold]
     return "SELECT cell_id, epoch, n AS samples, value AS ratio FROM measured WHERE measure = ?", [measure.name]
+
+
+def _levels(source: str, epoch: str, measure: Measure) -> str:
+    """Return SQL that counts the images of a source, which has position, distance and yardstick, by level."""
+    step = measure.largest / THRESHOLD_LEVELS
+    return f"""
+        WITH rounded AS (
+            SELECT position, {epoch} AS epoch, distance, yardstick, CASE WHEN yardstick > 0
+                THEN floor(distance / yardstick / {step}) ELSE {THRESHOLD_LEVELS} END AS k
+            FROM {source}
+        ), levels AS (  -- the division may round across a level
+            SELECT position, epoch, CAST(least({THRESHOLD_LEVELS} + 1, CASE
+                WHEN {is_copy_sql(f"(k * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k
+                WHEN {is_copy_sql(f"((k + 1) * {measure.largest} / {THRESHOLD_LEVELS})")} THEN k + 1
+                ELSE k + 2 END) AS INTEGER) AS level
+            FROM rounded
+        )
+        SELECT position, epoch, level, count(*) AS images FROM levels GROUP BY ALL ORDER BY ALL
+        """

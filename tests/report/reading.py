@@ -5,9 +5,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+import plotly.graph_objects as go
 import tiny
 from plotly.offline import get_plotlyjs
 
+from diffmem.report import drawing
+from diffmem.report.figure import Panel
 from diffmem.report.page import render_page
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
@@ -109,3 +112,8 @@ def images(page: Page) -> list[bytes]:
     sources = [attributes["src"] for attributes in page.of("img")]
     assert all(source.startswith(prefix) for source in sources)
     return [base64.b64decode(source.removeprefix(prefix), validate=True) for source in sources]
+
+
+def draw(panel: Panel) -> go.Figure:
+    """Return a panel as Plotly's own figure, which refuses what Plotly does not know."""
+    return go.Figure(drawing.draw(panel))

@@ -15,6 +15,7 @@ import tiny
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from diffmem.analysis.emm import estimate_emm
@@ -110,15 +111,17 @@ def expected_table(study: Study, threshold: float) -> list[list[str]]:
     rows = []
     for dropout in (0.0, 0.2):
         ratios = [ratio(study, size, dropout, threshold) for size in SIZES]
-        rows.append([f"M.dropout = {dropout}", str(estimate_emm(SIZES, ratios)), *(f"{r:.3f}" for r in ratios)])
+        rows.append(
+            [f"dropout {dropout}", str(estimate_emm(SIZES, ratios)).replace(">", "≥"), *(f"{r:.3f}" for r in ratios)]
+        )
     return rows
 
 
 def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webdriver.Chrome) -> None:
     plots = browser.find_elements(By.CSS_SELECTOR, ".plotly-graph-div")
-    # against N, epochs (a panel a curve), dropout and samples (two); copies by image, and how many images are copied
-    # (two); the histogram and the curves at its threshold
-    assert len(plots) == 13
+    # against N; ratio and loss against steps (two a curve); copies by image, and how many images are copied (two); the
+    # histogram and the curves at its threshold; samples (two a curve)
+    assert len(plots) == 14
     assert all(plot.find_elements(By.CSS_SELECTOR, "svg.main-svg") for plot in plots)
     assert browser.execute_script(  # none over its neighbour
         "return [...document.querySelectorAll('.plotly-graph-div')].every(plot => "
@@ -133,6 +136,11 @@ def test_figures_are_drawn_without_an_error_and_nothing_is_fetched(browser: webd
 
 
 def test_legends_are_whole_and_below_the_titles_of_their_axes(browser: webdriver.Chrome) -> None:
+    method = browser.find_element(By.CSS_SELECTOR, "details.method")
+    browser.execute_script("arguments[0].open = true", method)
+    drawn = "return arguments[0].querySelector('.cartesianlayer .xy').getBoundingClientRect().width > 150"
+    hidden = method.find_element(By.CSS_SELECTOR, ".plotly-graph-div")
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(drawn, hidden))  # what was folded away
     plots = browser.execute_script(
         "return [...document.querySelectorAll('.plotly-graph-div')].filter(plot => plot.querySelector('.legend'))"
         ".map(plot => { const box = name => plot.querySelector(name).getBoundingClientRect();"
@@ -141,6 +149,7 @@ def test_legends_are_whole_and_below_the_titles_of_their_axes(browser: webdriver
         "plot.querySelector('.legend .scrollbar').getBoundingClientRect().height,"
         "box('.cartesianlayer .xy').height]; })"
     )
+    browser.execute_script("arguments[0].open = false", method)
     assert len(plots) >= 6
     for title, legend, lowest, bottom, scrollbar, axes in plots:
         assert legend >= title - 1
@@ -167,13 +176,29 @@ def test_the_slider_moves_ratios_emms_curves_and_the_line(
         assert table(browser) == expected_table(study[0], level / 120)
         line, y = browser.execute_script(
             "const [h, c] = document.querySelectorAll('.evidence .plotly-graph-div');"
-            "return [h.layout.shapes[0].x0, Array.from(c.data[1].y)]"
+            "return [h.layout.shapes[0].x0, Array.from(c.data[3].y)]"
         )
         assert line == pytest.approx(level / 120)
+        band, named = browser.execute_script(
+            "const [h, c] = document.querySelectorAll('.evidence .plotly-graph-div');"
+            "return [Array.from(c.data[2].y), h.layout.annotations[0].text]"
+        )
+        assert all(low <= at <= high for low, at, high in zip(band[:3], y, band[:2:-1], strict=True))
+        assert named == f"threshold {level / 120:.3f}"
+        alike = [float(pair.get_attribute("data-alike")) for pair in all_pairs(browser)]
+        assert [outlined(pair) for pair in all_pairs(browser)] == [at < level / 120 for at in alike]
         assert y == pytest.approx([ratio(study[0], size, 0.2, level / 120) for size in SIZES])
     finally:
         browser.find_element(By.CSS_SELECTOR, ".evidence button").click()
     assert table(browser) == expected_table(study[0], 1 / 3)
+
+
+def all_pairs(browser: webdriver.Chrome) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, "details[open] .pair")
+
+
+def outlined(pair: WebElement) -> bool:
+    return "memorized" in str(pair.get_attribute("class"))
 
 
 def test_the_gallery_filters_and_sorts(browser: webdriver.Chrome) -> None:
@@ -194,10 +219,82 @@ def test_the_gallery_filters_and_sorts(browser: webdriver.Chrome) -> None:
     choose("show", "others")
     assert shown() == [pair for pair in everything if not pair[0]]
     choose("show", "all")
-    choose("sort", "alike")
-    assert shown() == sorted(everything, key=lambda pair: pair[1])
+    assert everything == sorted(everything, key=lambda pair: pair[1])  # the most similar first
     choose("sort", "number")
+    numbers = [int(pair.get_attribute("data-number")) for pair in gallery.find_elements(By.CSS_SELECTOR, ".pair")]
+    assert numbers == list(range(12))
+    choose("sort", "alike")
     assert shown() == everything
+
+
+def test_a_pair_is_enlarged_beside_the_difference_of_the_two(browser: webdriver.Chrome) -> None:
+    first, second, *_ = browser.find_elements(By.CSS_SELECTOR, "details[open] .pair")
+    first.find_element(By.CSS_SELECTOR, ".enlarge").send_keys(Keys.ENTER)
+    dialog = browser.find_element(By.ID, "enlarged")
+    title = dialog.find_element(By.TAG_NAME, "h3")
+    WebDriverWait(browser, 20).until(lambda _: dialog.is_displayed())
+    captions = [each.text for each in dialog.find_elements(By.TAG_NAME, "figcaption")]
+    assert captions == ["generated", "nearest training image", "difference"]
+    assert title.text == f"Generated image {first.get_attribute('data-number')}"
+    said = dialog.find_element(By.CSS_SELECTOR, ".about").text
+    assert str(first.get_attribute("data-about")) in said
+    assert said.endswith("8 pixels wide, as stored.")
+    differs = browser.execute_script(
+        "const [one, other] = arguments[0].querySelectorAll('img'), canvas = arguments[0].querySelector('canvas');"
+        "const pixels = image => { const made = document.createElement('canvas'), draw = made.getContext('2d');"
+        "[made.width, made.height] = [8, 8]; draw.drawImage(image, 0, 0); return draw.getImageData(0, 0, 8, 8).data; };"
+        "const [a, b, c] = [one, other, canvas].map(pixels);"
+        "return [...c].filter((value, i) => i % 4 < 3 && Math.abs(value - Math.abs(a[i] - b[i])) > 1).length;",
+        dialog,
+    )
+    assert differs == 0
+    dialog.send_keys(Keys.ARROW_RIGHT)
+    WebDriverWait(browser, 20).until(lambda _: title.text == f"Generated image {second.get_attribute('data-number')}")
+    dialog.find_element(By.CSS_SELECTOR, ".close").click()
+    assert not dialog.is_displayed()
+
+
+def test_a_ratio_leads_to_its_copies_by_a_link_and_by_a_click_on_its_point(browser: webdriver.Chrome) -> None:
+    details = browser.find_elements(By.XPATH, GALLERIES)
+    closed = next(each for each in details if each.get_attribute("open") is None)
+    place = f"{closed.get_attribute('data-curve')}-{closed.get_attribute('data-size')}"
+    browser.execute_script("location.hash = ''")
+    browser.find_element(By.CSS_SELECTOR, f"a[href='#tiny-copies-{place}']").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda _: closed.get_attribute("open") is not None)
+    browser.execute_script("arguments[0].open = false; location.hash = ''", closed)
+    browser.execute_script(
+        "const plot = document.querySelector('.opens .plotly-graph-div');"
+        "plot.emit('plotly_click', {points: [{x: Number(arguments[1]), customdata: [0, 1, Number(arguments[0])]}]})",
+        *place.split("-"),
+    )
+    WebDriverWait(browser, 20).until(lambda _: closed.get_attribute("open") is not None)
+    browser.execute_script("arguments[0].open = false; location.hash = ''", closed)
+
+
+def test_the_contents_stay_in_sight_and_a_link_to_the_method_opens_it(browser: webdriver.Chrome) -> None:
+    contents = browser.find_element(By.CSS_SELECTOR, ".contents")
+    contents.find_element(By.CSS_SELECTOR, "a[href='#tiny-method']").send_keys(Keys.ENTER)
+    method = browser.find_element(By.CSS_SELECTOR, "details.method")
+    WebDriverWait(browser, 20).until(lambda _: method.get_attribute("open") is not None)
+    top = browser.execute_script("return arguments[0].getBoundingClientRect().top", contents)
+    assert top == pytest.approx(0, abs=1)
+    browser.execute_script("arguments[0].open = false; location.hash = ''; scrollTo(0, 0)", method)
+
+
+def test_names_at_the_ends_of_lines_give_way_to_a_legend_on_a_phone(browser: webdriver.Chrome) -> None:
+    state = (
+        "const {layout} = document.querySelector('.opens .plotly-graph-div');"
+        "const names = layout.annotations.filter(each => each.name === 'end' && each.visible !== false);"
+        "return [layout.showlegend, names.length]"
+    )
+    assert browser.execute_script(state) == [False, 2]
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(state) == [True, 0])
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(state) == [False, 2])
 
 
 def test_a_click_on_a_training_image_shows_what_was_generated_near_it(browser: webdriver.Chrome) -> None:
@@ -217,8 +314,13 @@ def test_a_click_on_a_training_image_shows_what_was_generated_near_it(browser: w
     said = f"{copied.get_attribute('data-about')}. 3 of these are shown."
     assert about.find_element(By.TAG_NAME, "span").text == said
     assert "nearest to 50 generated images" in said
-    gallery.find_element(By.CSS_SELECTOR, ".pair:not(.elsewhere) .near").click()
-    assert len(shown()) == 3
+    about.find_element(By.TAG_NAME, "button").click()
+    pair = gallery.find_element(By.CSS_SELECTOR, ".pair")
+    pair.find_element(By.CSS_SELECTOR, ".enlarge").click()
+    dialog = browser.find_element(By.ID, "enlarged")
+    WebDriverWait(browser, 20).until(lambda _: dialog.is_displayed())
+    dialog.find_element(By.CSS_SELECTOR, ".others").click()
+    assert shown() == [pair.get_attribute("data-of")] * 3
     about.find_element(By.TAG_NAME, "button").click()
     assert len(shown()) == 12
     assert not about.is_displayed()
@@ -236,7 +338,10 @@ def test_the_numbers_of_a_figure_are_given_as_a_plain_csv_file(browser: webdrive
     header, *lines = csv.reader(io.StringIO(text))
     assert header == ["line", "training images N", "memorization ratio", "low", "high"]
     rows = [row.find_elements(By.TAG_NAME, "td") for row in details.find_elements(By.CSS_SELECTOR, "tbody tr")]
-    assert [(line[0], f"{float(line[2]):.4g}") for line in lines] == [(row[0].text, row[2].text) for row in rows]
+    assert [line[0] for line in lines] == [row[0].text for row in rows]
+    for line, row in zip(lines, rows, strict=True):  # the table has the digits that the interval allows
+        digits = len(row[2].text.partition(".")[2])
+        assert row[2].text == f"{float(line[2]):.{digits}f}" or abs(float(row[2].text) - float(line[2])) < 1e-4
     assert str(link.get_attribute("download")).endswith(".csv")
     browser.execute_script("arguments[0].open = false", details)
 
@@ -278,7 +383,8 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: webdriver.Chrome) -> None:
         while browser.execute_script("return document.documentElement.scrollWidth") > 360:
             assert time.monotonic() < deadline, browser.execute_script(
                 "return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 361 "
-                "&& !e.closest('.scroll')).map(e => e.tagName + '.' + e.className).slice(0, 10)"
+                "&& !e.closest('.scroll, .contents')).map(e => e.tagName + '.' + e.className + ' of ' + "
+                "(e.closest('.plot')?.dataset.name ?? e.closest('.ratios')?.className)).slice(0, 10)"
             )
             time.sleep(0.2)
     finally:
@@ -303,7 +409,9 @@ def test_what_is_opened_and_chosen_stays_when_a_watched_page_loads_itself_anew(
         browser.find_element(By.CSS_SELECTOR, ".evidence input[type=range]").send_keys(Keys.ARROW_RIGHT * 20)
         galleries = {d.text.partition(" epoch")[0]: d for d in browser.find_elements(By.XPATH, GALLERIES)}
         chosen = list(galleries)[2]
-        galleries[chosen].find_element(By.TAG_NAME, "summary").click()
+        summary = galleries[chosen].find_element(By.TAG_NAME, "summary")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)  # not below the contents
+        summary.click()
         galleries[chosen].find_element(By.CSS_SELECTOR, "select.show option[value=memorized]").click()
 
         tiny.measure(store, first.cell, [0.5] * 3, pairs=pairs)  # which ends the run, and adds a gallery before it

@@ -6,18 +6,27 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 import tiny
+from reading import draw
 
 from diffmem.analysis.curves import CellWithSettings, study_cells
 from diffmem.analysis.emm import bands, ratio_intervals
 from diffmem.analysis.published import Beside, Published
 from diffmem.measures.nearest import NEAREST
-from diffmem.report.drawing import draw
-from diffmem.report.factors import factors, ratio_against_factor, skips_in_words
+from diffmem.report.factors import factor_panels, factors, skips_in_words
+from diffmem.report.figure import Panel, palette
 from diffmem.store.store import Store
 
 
+def panels(
+    axes: Sequence[Sequence[str]], cells: list[CellWithSettings], published: Sequence[Beside] = ()
+) -> list[Panel]:
+    colours = palette([each.cell.curve for each in cells], [each.cell.size for each in cells])
+    return factor_panels(axes, cells, NEAREST.ratio, colours, published)
+
+
 def drawn(keys: tuple[str, ...], cells: list[CellWithSettings], published: Sequence[Beside] = ()) -> go.Figure:
-    return draw(ratio_against_factor(keys, cells, NEAREST.ratio, published))
+    (panel,) = panels([keys], cells, published)
+    return draw(panel)
 
 
 AXIS = "[[axes]]\nM.dropout = [0.0, 0.2]\n"
@@ -53,8 +62,8 @@ def test_names_are_bars_in_the_order_of_the_file_one_colour_for_each_choice_of_t
     axes = '[[axes]]\nM.condition = ["unique", "none"]\n[[axes]]\nP.size = [8, 16]\n'
     bars = drawn(("M.condition",), cells_of(tmp_path, axes, [1.0, 0.9, 0.5, 0.4])).data
     assert [(bar.type, bar.name, list(bar.x), list(bar.y)) for bar in bars] == [
-        ("bar", "N = 8", ["unique", "none"], [1.0, 0.5]),
-        ("bar", "N = 16", ["unique", "none"], [0.9, 0.4]),
+        ("bar", "N = 8", ["a label per image", "no labels"], [1.0, 0.5]),
+        ("bar", "N = 16", ["a label per image", "no labels"], [0.9, 0.4]),
     ]
     assert len({bar.marker.color for bar in bars}) == 2
 
@@ -62,7 +71,7 @@ def test_names_are_bars_in_the_order_of_the_file_one_colour_for_each_choice_of_t
 def test_several_keys_of_an_axis_stand_together(tmp_path):
     axes = '[[axes]]\nM.condition = ["random", "random"]\nM.labels = [2, 4]\n'
     (bars,) = drawn(("M.condition", "M.labels"), cells_of(tmp_path, axes, [0.5, 0.6])).data
-    assert list(bars.x) == ["random, 2", "random, 4"]
+    assert list(bars.x) == ["random labels, 2 labels", "random labels, 4 labels"]
 
 
 @pytest.mark.parametrize(("values", "all_ticks"), [([4, 8], True), ([4, 5, 31], False)])
@@ -107,14 +116,32 @@ def test_skips_of_one_resolution_have_one_colour(tmp_path):
 def test_published_ratios_at_the_levels_of_the_axis_are_open_markers(tmp_path):
     cells = cells_of(tmp_path, "[[axes]]\nM.width = [4, 8]\n", [0.2, 0.6])
     numbers = [("M.width", 8, 0.5), ("M.blocks", 2, 0.1)]
-    published = [Beside(Published("", "", {key: at}, "ratio", value, ""), None, 0, None) for key, at, value in numbers]
+    curve = cells[1].cell.curve
+    published = [Beside(Published("", "", {key: at}, "ratio", value, ""), None, 0, curve) for key, at, value in numbers]
     *_, marks = drawn(("M.width",), cells, published).data
     assert (marks.name, marks.marker.symbol, list(marks.x), list(marks.y)) == ("published", "circle-open", [8], [0.5])
 
 
-def test_cells_without_a_checkpoint_are_left_out(tmp_path):
-    study, store = tiny.load(tmp_path, tiny.TEXT), Store(tmp_path / "s.duckdb")
+def test_several_factors_are_facets_of_the_one_with_most_levels_and_each_size_has_its_colour_in_all(tmp_path):
+    axes = '[[axes]]\nM.condition = ["none", "true"]\n[[axes]]\nM.width = [4, 8, 12]\n[[axes]]\nP.size = [8, 16]\n'
+    cells = cells_of(tmp_path, axes, [k / 20 for k in range(12)])
+    no_labels, true_labels = panels([["M.condition"], ["M.width"], ["P.size"]], cells)
+    assert (no_labels.label, true_labels.label) == ("no labels", "true labels")
+    assert (no_labels.x.title, [*no_labels.series[0].x]) == ("width", [4, 8, 12])
+    assert [(line.name, line.y) for line in true_labels.series] == [
+        ("N = 8", pytest.approx([0.3, 0.4, 0.5])),
+        ("N = 16", pytest.approx([0.35, 0.45, 0.55])),
+    ]
+    assert [line.colour for line in no_labels.series] == [line.colour for line in true_labels.series]
+    assert no_labels.series[0].colour != no_labels.series[1].colour
+
+
+def test_cells_without_a_checkpoint_are_left_out_and_so_is_a_panel_of_one_value(tmp_path):
+    text = tiny.TEXT.replace("[0.0, 0.2]", "[0.0, 0.2, 0.4]")
+    study, store = tiny.load(tmp_path, text), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
     tiny.measure(store, study.cells[1].cell, [0.4])
-    (line,) = drawn(("M.dropout",), study_cells(store, store.studies()[0])[0]).data
-    assert (list(line.x), list(line.y)) == ([0.2], [0.4])
+    assert panels([["M.dropout"]], study_cells(store, store.studies()[0])[0]) == []
+    tiny.measure(store, study.cells[2].cell, [0.5])
+    _, line = drawn(("M.dropout",), study_cells(store, store.studies()[0])[0]).data
+    assert (list(line.x), list(line.y)) == ([0.2, 0.4], [0.4, 0.5])

@@ -6,13 +6,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
+from reading import draw
 
 from diffmem.analysis.curves import Curve, SizePoint
 from diffmem.analysis.emm import Interval, estimate_emm, mean_ratios
 from diffmem.measures.nearest import NEAREST
 from diffmem.report import figures
-from diffmem.report.drawing import draw
-from diffmem.report.figure import Figure, Panel
+from diffmem.report.figure import Figure, Panel, palette
+from diffmem.report.threshold import distance_histogram
 from diffmem.store.image_queries import THRESHOLD_LEVELS
 from diffmem.store.image_rows import LevelCount, SampleCount
 from diffmem.store.rows import Point
@@ -27,7 +28,7 @@ def curve(label: str, ratios: list[float], epsilon: float = 0.1, null: float | N
     ]
     estimate = estimate_emm(SIZES[: len(ratios)], ratios, epsilon=epsilon) if ratios else None
     interval = Interval(9.0, None) if ratios else None
-    return Curve(label, points, epsilon, estimate, interval, estimate, "")
+    return Curve(label, points, epsilon, estimate, interval, estimate)
 
 
 def test_what_is_called_a_copy_of_held_out_images_is_a_dotted_line_without_an_entry_in_the_legend() -> None:
@@ -39,11 +40,15 @@ def test_what_is_called_a_copy_of_held_out_images_is_a_dotted_line_without_an_en
 
 
 def row(label: str, size: int, epoch: int, ratio: float, position: int = 0) -> Point:
-    return Point(position, label, size, "0", 0, f"cell {position}", epoch, 10 * epoch, 200, ratio, None)
+    return Point(position, label, size, "0", 0, f"cell {position}", epoch, 10 * epoch, 200, ratio, 1 / epoch)
 
 
 def against_size(curves: list[Curve]) -> go.Figure:
-    return draw(figures.ratio_against_size(curves, NEAREST.ratio))
+    return draw(size_panel(curves))
+
+
+def size_panel(curves: list[Curve]) -> Panel:
+    return figures.ratio_against_size(curves, NEAREST.ratio, palette([each.label for each in curves], []))
 
 
 def table(*panels: Panel) -> list[tuple]:
@@ -87,19 +92,19 @@ def test_a_band_shades_the_95_per_cent_interval_behind_each_line() -> None:
     shaded, one, *_ = figure.data
     assert shaded.legendgroup == one.legendgroup  # they are switched off together
     assert one.error_y.array is None
-    panel = figures.ratio_against_size([curve("one", [1.0, 0.8, 0.1])], NEAREST.ratio)
+    panel = size_panel([curve("one", [1.0, 0.8, 0.1])])
     assert table(panel)[:2] == [("one", 8, 1.0, (0.9, 1.0)), ("one", 16, 0.8, (0.8 * 0.9, 0.8))]
 
 
 def test_one_point_alone_has_a_bar() -> None:
     figure = against_size([curve("one", [0.5])])
-    (line,) = figure.data
+    (line,) = traces(figure)
     assert line.error_y.arrayminus == pytest.approx((0.05,))
 
 
 def test_hovering_tells_the_last_checkpoint_and_the_number_of_cells() -> None:
     (line,) = traces(against_size([curve("one", [1.0, 0.8, 0.1])]))
-    assert [list(data) for data in line.customdata] == [[0.5, 3], [0.4, 3], [0.05, 3]]
+    assert [list(data) for data in line.customdata] == [[0.5, 3, 0], [0.4, 3, 0], [0.05, 3, 0]]
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.25])
@@ -120,15 +125,27 @@ def test_the_emm_is_marked_on_the_line_where_the_curve_crosses_it() -> None:
     assert list(one.x) == [pytest.approx(12)]
     assert list(two.x) == [pytest.approx(8.8)]
     assert list(one.y) == list(two.y) == [0.9]
-    assert "EMM 12.0" in one.name
+    assert one.name == "EMM 12: one"
     assert one.marker.color == traces(figure)[0].line.color
     assert two.marker.color == traces(figure)[1].line.color
 
 
-@pytest.mark.parametrize("ratios", [[1.0, 1.0, 1.0], [0.5, 0.2, 0.1], []], ids=["above", "below", "not measured"])
-def test_a_curve_that_does_not_cross_has_no_marker(ratios: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("ratios", "arrows"),
+    [
+        ([1.0, 1.0, 1.0], [("arrow-right", 32, "EMM ≥ 32: one")]),
+        ([0.5, 0.2, 0.1], [("arrow-left", 8, "EMM &lt; 8: one")]),
+        ([], []),
+    ],
+    ids=["above", "below", "not measured"],
+)
+def test_a_curve_that_does_not_cross_has_an_arrow_at_its_bound(
+    ratios: list[float], arrows: list[tuple[str, int, str]]
+) -> None:
     figure = drawable(against_size([curve("one", ratios)]))
-    assert traces(figure, "markers") == []
+    found = traces(figure, "markers")
+    assert [(each.marker.symbol, each.x[0], each.name) for each in found] == arrows
+    assert all(each.y[0] == 0.9 for each in found)
     assert len(traces(figure)) == 1
     assert len(figure.layout.shapes) == 1
 
@@ -157,10 +174,10 @@ def test_text_that_looks_like_markup_is_shown_as_it_is() -> None:
     label = "M.skips = <b>111</b> & 000"
     figure = against_size([curve(label, [1.0, 0.5, 0.0])])
     assert all("<b>" not in trace.name for trace in figure.data if trace.name)
-    assert traces(figure)[0].name == "M.skips = &lt;b&gt;111&lt;/b&gt; &amp; 000"
+    assert traces(figure)[0].name == "skips &lt;b&gt;111&lt;/b&gt; &amp; 000"
 
 
-# --- ratio against epochs ------------------------------------------------------------------------------
+# --- ratio and loss against steps ------------------------------------------------------------------------------
 
 POINTS = [
     row("one", 8, 10, 0.1),
@@ -171,22 +188,31 @@ POINTS = [
     row("one", 16, 10, 0.4, position=2),  # another draw or seed, that is not as far
     row("one", 16, 20, 0.25, position=2),
     row("two", 8, 10, 0.6),
+    row("two", 8, 20, 0.7),
     row("three", 32, 10, 0.7),
+    row("three", 32, 20, 0.8),
+    row("four", 8, 10, 0.7),  # one dot, which is no panel
 ]
 
 
 def panels(points: list[Point] = POINTS) -> dict[str, go.Figure]:
-    return {panel.label: drawable(draw(panel)) for panel in figures.ratio_against_epochs(points, NEAREST.ratio)}
+    return {panel.label.partition(":")[0]: drawable(draw(panel)) for panel in trained(points)[::2]}
+
+
+def trained(points: list[Point]) -> list[Panel]:
+    """Return a panel of ratios and one of losses for each curve."""
+    colours = palette([each.curve for each in points], [each.size for each in points])
+    return figures.against_steps(points, NEAREST.ratio, colours)
 
 
 def test_each_curve_has_a_panel_in_which_each_size_is_a_line_through_the_means_of_its_draws_and_seeds() -> None:
     found = {label: [(list(line.x), list(line.y)) for line in traces(figure)] for label, figure in panels().items()}
     assert found == {
-        "one": [([10, 20], [0.1, 0.4]), ([10, 20], [pytest.approx(0.3), 0.275])],
-        "two": [([10], [0.6])],
-        "three": [([10], [0.7])],
+        "one": [([100, 200], [pytest.approx(0.3), 0.275]), ([100, 200], [0.1, 0.4])],
+        "two": [([100, 200], [0.6, 0.7])],
+        "three": [([100, 200], [0.7, 0.8])],
     }
-    line = traces(panels()["one"])[1]
+    line = traces(panels()["one"])[0]
     assert list(line.customdata) == [2, 2]
     assert "cells: %{customdata}" in line.hovertemplate
 
@@ -196,8 +222,44 @@ def test_a_band_shades_what_images_draws_and_seeds_leave_open_at_each_epoch() ->
     assert len([trace for trace in figure.data if trace.fill == "toself"]) == 2
     first = mean_ratios([8, 16, 16], [0.1, 0.2, 0.4], [200] * 3)  # at epoch 10, all sizes of the curve
     last = mean_ratios([8, 16, 16], [0.4, 0.3, 0.25], [200] * 3)
-    for number in (0, 1):
-        assert band(figure, number) == [(10, first[number].low, first[number].high), (20, *last[number][2:4])]
+    for number in (0, 1):  # the larger size is drawn first
+        size = 1 - number
+        assert band(figure, number) == [(100, first[size].low, first[size].high), (200, *last[size][2:4])]
+
+
+def test_the_loss_stands_beside_the_ratio() -> None:
+    ratio, loss, *_ = trained(POINTS)
+    assert (ratio.label, loss.label, loss.y.log) == ("one: ratio", "one: training loss", True)
+    assert [(line.name, line.x, line.y) for line in loss.series] == [
+        ("N = 16", [100, 200], [0.1, 0.05]),
+        ("N = 8", [100, 200], [0.1, 0.05]),
+    ]
+    assert len(trained([replace(point, loss=None) for point in POINTS])) == 3
+
+
+def test_steps_are_logarithmic_where_the_checkpoints_are() -> None:
+    even, far = [[row("a", 8, epoch, 0.5) for epoch in epochs] for epochs in ([10, 20, 30], [1, 10, 100])]
+    assert [trained(points)[0].x.log for points in (even, far)] == [False, True]
+
+
+def test_larger_sizes_are_darker_and_lines_on_each_other_are_told_apart_by_their_widths() -> None:
+    found = {line.name: line for panel in trained(POINTS) for line in panel.series}
+    light, middle, dark = (sum(bytes.fromhex(found[f"N = {size}"].colour[1:])) for size in (8, 16, 32))
+    assert light > middle > dark
+    ratio, *_ = trained(POINTS)
+    wide, narrow = ratio.series  # the wide one is below
+    assert wide.width > narrow.width
+
+
+def test_the_names_of_lines_stand_at_their_ends_and_never_on_each_other() -> None:
+    figure = against_size([curve(name, [1.0, 1.0, 1.0 - number / 100]) for number, name in enumerate("abc")])
+    names = [each for each in figure.layout.annotations if each.name == "end"]
+    assert [each.text for each in names] == ["a", "b", "c"]
+    assert figure.layout.showlegend is False
+    pixels = [each.yshift + each.y * (420 - 90) / 1.08 for each in names]
+    assert pixels[0] - pixels[1] >= 14.9
+    assert pixels[1] - pixels[2] >= 14.9
+    assert all(each.x == pytest.approx(1.50515) for each in names)  # log10(32)
 
 
 def test_a_size_has_one_colour_in_all_panels() -> None:
@@ -213,8 +275,13 @@ def test_panels_share_one_scale() -> None:
     assert len({tuple(figure.layout.yaxis.range) for figure in panels().values()}) == 1
 
 
-def test_no_point_at_all_makes_no_panel_of_epochs() -> None:
-    assert figures.ratio_against_epochs([], NEAREST.ratio) == []
+def test_of_many_curves_the_training_of_the_first_is_shown() -> None:
+    many = [row(f"curve {k}", 8, epoch, 0.5, position=k) for k in range(9) for epoch in (10, 20)]
+    assert len(trained(many)) == 2 * figures.MOST_CURVES
+
+
+def test_no_point_at_all_makes_no_panel_of_training() -> None:
+    assert trained([]) == []
 
 
 def counted(n: int, **more: Any) -> SampleCount:
@@ -222,11 +289,14 @@ def counted(n: int, **more: Any) -> SampleCount:
     return replace(SampleCount(0, "", "a", 8, 20, n, 0.5, 0.5, None), **more)
 
 
+def against_samples(counts: list[SampleCount]) -> list[Panel]:
+    return figures.ratio_against_samples(counts, NEAREST.ratio, palette([], [each.size for each in counts]))
+
+
 def test_a_table_says_what_x_and_y_are() -> None:
-    epochs = figures.ratio_against_epochs(POINTS, NEAREST.ratio, "step")
-    assert Figure("", "", epochs).axis_titles == ("steps", "memorization ratio")
+    assert Figure("", "", trained(POINTS)).axis_titles == ("optimizer steps", "value")
     counts = [counted(n) for n in (10, 20)]
-    samples = figures.ratio_against_samples(counts, NEAREST.ratio)
+    samples = against_samples(counts)
     assert Figure("", "", samples).axis_titles == ("generated images n", "value")
     assert {name for name, *_ in table(*samples)} == {
         "ratio of n images, a",
@@ -235,8 +305,8 @@ def test_a_table_says_what_x_and_y_are() -> None:
 
 
 def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() -> None:
-    names = {name for name, *_ in table(*figures.ratio_against_epochs(POINTS, NEAREST.ratio))}
-    assert names == {"one, N = 8", "one, N = 16", "two, N = 8", "three, N = 32"}
+    names = {name for name, *_ in table(*trained(POINTS)[::2])}
+    assert names == {"one: ratio, N = 8", "one: ratio, N = 16", "two: ratio, N = 8", "three: ratio, N = 32"}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +315,7 @@ def test_lines_of_one_size_on_two_curves_have_names_of_their_own_in_the_table() 
 )
 def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, ends) -> None:
     rows = [counted(n, samples=images[-1], ratio=ratio, first=ratio) for n in images]
-    _, panel = figures.ratio_against_samples(rows, NEAREST.ratio)
+    _, panel = against_samples(rows)
     axis = drawable(draw(panel)).layout.yaxis
     assert [10**end for end in axis.range] == pytest.approx(ends, rel=0.1)
     assert all(any(tick == pytest.approx(end) for tick in axis.tickvals) for end in ends)
@@ -253,9 +323,9 @@ def test_the_axis_of_deviations_ends_at_the_ticks_around_them(ratio, images, end
 
 def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_the_table() -> None:
     cells = [counted(n, position=i, name=f"<b>{i}</b>") for i in (0, 1) for n in (10, 20)]
-    both = figures.ratio_against_samples(cells, NEAREST.ratio)
-    apart = figures.ratio_against_samples(
-        [replace(row, curve=f"<b>{row.position}", first=0.25 * (1 + row.position)) for row in cells], NEAREST.ratio
+    both = against_samples(cells)
+    apart = against_samples(
+        [replace(row, curve=f"<b>{row.position}", first=0.25 * (1 + row.position)) for row in cells]
     )
     first_n = "ratio of n images"
     deviation = "its standard deviation"
@@ -271,6 +341,16 @@ def test_lines_of_one_size_share_an_entry_in_the_legend_and_have_full_names_in_t
 def test_the_last_bar_of_the_histogram_has_images_with_two_nearest_equally_far_away() -> None:
     levels = {1: 5, 40: 7, THRESHOLD_LEVELS + 1: 2}
     counts = [LevelCount(0, 3, level, images) for level, images in levels.items()]
-    (bars,) = draw(figures.distance_histogram(counts, NEAREST, 1 / 3)).data
-    assert sum(bars.y) == 14
-    assert {round(x * THRESHOLD_LEVELS + 0.5): y for x, y in zip(bars.x, bars.y, strict=True) if y} == levels
+    (bars,) = draw(distance_histogram(counts, [], NEAREST, 1 / 3)).data
+    assert sum(bars.y) == pytest.approx(1)
+    found = {round(x * THRESHOLD_LEVELS + 0.5): round(14 * y) for x, y in zip(bars.x, bars.y, strict=True) if y}
+    assert found == levels
+
+
+def test_held_out_images_are_behind_the_generated_ones_as_shares_and_the_threshold_is_named() -> None:
+    generated, unseen = [LevelCount(0, 3, 10, 30)], [LevelCount(0, 0, 90, 5), LevelCount(1, 0, 91, 5)]
+    figure = draw(distance_histogram(generated, unseen, NEAREST, 1 / 3))
+    behind, front = figure.data
+    assert (behind.name, front.name, figure.layout.barmode) == ("held-out images", "generated images", "overlay")
+    assert (max(behind.y), sum(behind.y), max(front.y)) == (0.5, 1.0, 1.0)
+    assert figure.layout.annotations[0].text == "threshold 0.333"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 from click.testing import CliRunner
+from reading import draw
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
@@ -16,7 +17,6 @@ from diffmem.analysis.claims import FINDINGS
 from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, check_findings
 from diffmem.analysis.scales import findings_at_scales
 from diffmem.cli import main
-from diffmem.report.drawing import draw
 from diffmem.report.findings_page import findings_figure, write_findings
 from diffmem.store.store import Store
 

@@ -4,8 +4,9 @@ import csv
 import io
 
 import pytest
+from reading import draw
 
-from diffmem.report.drawing import draw
+from diffmem.report.figure import Figure, palette
 from diffmem.report.noise_levels import MOST_MAPS, level_figures
 from diffmem.store.rows import StudyLevel
 
@@ -32,8 +33,12 @@ def values(epochs: tuple[int, ...] = (10, 20), position: int = 0) -> list[StudyL
     ]
 
 
+def shown(rows: list[StudyLevel]) -> list[Figure]:
+    return level_figures(rows, "epoch", palette([each.curve for each in rows], [each.size for each in rows]))
+
+
 def test_gaps_are_lines_with_bands_against_sigma_on_a_logarithmic_axis():
-    gap, optimum, _ = level_figures(values(), "epoch")
+    gap, optimum, _ = shown(values())
     assert (gap.title, optimum.title) == ("Loss gap against sigma", "Gap to the optimum against sigma")
     losses, relative = gap.panels
     assert [series.name for series in losses.series] == ["N = 8, training images", "N = 8, held-out images"]
@@ -52,12 +57,12 @@ def test_gaps_are_lines_with_bands_against_sigma_on_a_logarithmic_axis():
 
 def test_a_gap_of_nothing_has_a_figure_too():
     nothing = [level("to_optimum", "training", sigma, 0.0) for sigma in SIGMAS]
-    (figure,) = level_figures(nothing, "epoch")
+    (figure,) = shown(nothing)
     draw(figure.panels[0]).to_json()
 
 
 def test_the_heat_map_has_a_row_a_noise_level_and_a_column_a_checkpoint_and_its_numbers_as_csv():
-    *_, heat = level_figures(values(), "epoch")
+    *_, heat = shown(values())
     assert heat.title == "Loss gap against sigma and epochs"
     (panel,) = heat.panels
     drawn = draw(panel)
@@ -77,15 +82,15 @@ def test_the_heat_map_has_a_row_a_noise_level_and_a_column_a_checkpoint_and_its_
 
 
 def test_a_checkpoint_that_lacks_a_noise_level_is_a_hole_in_the_map():
-    *_, heat = level_figures(values()[:-7], "epoch")
+    *_, heat = shown(values()[:-7])
     (trace,) = draw(heat.panels[0]).data
     assert list(trace.z[0])[1] is None
 
 
 def test_one_checkpoint_has_no_map_and_of_many_cells_the_first_ones_have():
-    assert len(level_figures(values((10,)), "epoch")) == 2
+    assert len(shown(values((10,)))) == 2
     many = [each for position in range(MOST_MAPS + 3) for each in values(position=position)]
-    *_, heat = level_figures(many, "epoch")
+    *_, heat = shown(many)
     assert len(heat.panels) == MOST_MAPS
-    assert heat.text.endswith(f"The first {MOST_MAPS} cells that have several.")
-    assert level_figures([], "epoch") == []
+    assert heat.method.endswith(f"The first {MOST_MAPS} cells that have several.")
+    assert shown([]) == []

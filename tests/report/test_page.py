@@ -81,7 +81,7 @@ def test_nothing_is_fetched_from_anywhere(page: Page) -> None:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
         for name, value in attributes.items():
             if name in ("src", "href", "srcset", "data", "poster", "action", "xlink:href"):
-                assert value.startswith("data:"), (tag, name, value[:80])
+                assert value.startswith(("data:", "#")), (tag, name, value[:80])
             assert "url(" not in (value or "")
     for style in page.texts["style"]:
         assert "url(" not in style
@@ -92,7 +92,7 @@ def test_nothing_is_fetched_from_anywhere(page: Page) -> None:
 
 def test_no_figure_offers_to_send_its_data_away(page: Page) -> None:
     plots = page.plots()
-    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 9
+    assert len(plots) == len(page.without_plotly.split("Plotly.newPlot(")) - 1 == 10
     for _, _, _, config in plots:
         assert config["showSendToCloud"] is False
         assert not config.get("showLink", False)
@@ -109,7 +109,9 @@ def test_the_tags_of_a_page_nest(page: Page) -> None:
 
 
 def test_text_of_the_store_is_shown_and_never_run(evil: Page, page: Page) -> None:
-    assert len(evil.of("script")) == len(page.of("script")) + 4  # its own axis: a figure and three panels more
+    assert (
+        len(evil.of("script")) == len(page.of("script")) + 2
+    )  # two of its three curves have a checkpoint more than one
     assert evil.of("b") == []
     assert evil.texts["title"] == [f"diffmem: {EVIL}"]
     assert EVIL in evil.texts["h2"]
@@ -156,29 +158,42 @@ def test_the_table_has_the_ratios_the_emm_and_what_is_missing(page: Page) -> Non
     # best: 1.0 and 0.75, so the line at 0.9 is crossed at 8 + 0.1 / 0.25 * 8; last: 0.95 and 0.75
     interval = emm_interval([8, 16], [1.0, 0.75], [20, 20])
     assert interval.low is not None
-    assert cells == ["all cells", "11.2", str(interval), "10.0", "-", "1.000", "0.750"]
-    assert page.texts["li"][0] == "all cells: 2 of 3 cells are not finished"
+    assert interval.high is None
+    assert cells == ["all cells", "11.2", f"≥ {interval.low:.1f}", "10.0", "", "", "-"]
+    assert [text for text in page.texts["a"] if text in ("1.00", "0.75")] == ["1.00", "0.75"]  # links to their copies
+    assert page.texts["li"][0] == "2 of 3 cells are not finished."
+
+
+def test_the_answer_opens_the_study_and_says_what_is_measured(page: Page) -> None:
+    (said,) = [text for text, found in answers(page) if found == "answer"]
+    assert said.startswith("So far, the model memorizes up to about 11.2 training images (95%: at least ")
+    assert [text for text in page.texts["h3"] if text][:2] == ["Answer", "Curve"]
+
+
+def answers(page: Page) -> list[tuple[str, str | None]]:
+    return [(text, each.get("class")) for text, each in zip(page.texts["p"], page.of("p"), strict=True)]
 
 
 def test_what_was_done_to_the_images_is_listed_where_there_is_something(store: Store, page: Page) -> None:
     heading = "Notes"
-    assert heading not in page.texts["h3"]
+    assert heading not in page.texts["h4"]
     study = fill(store)
     one, two, three = [entry.cell.cell_id for entry in study.cells]
     tiny.register(store, study, notes={one: ["resized"], two: ["2 of 9 are grey", "resized"], three: ["resized"]})
     found = rendered(store)
-    assert found.texts["h3"][:2] == ["Effective model memorization", heading]
-    assert found.texts["li"][1:] == ["resized", "2 of 9 are grey (in 1 of 3 cells)"]
+    assert heading in found.texts["h4"]
+    assert found.texts["li"][1:3] == ["resized", "2 of 9 are grey (in 1 of 3 cells)"]
 
 
 def test_the_figures_hold_the_measured_points(page: Page) -> None:
-    (_, against_size, _, _), (_, against_epochs, _, _), *_ = page.plots()
+    (_, against_size, _, _), (_, against_steps, _, _), (_, losses, _, _), *_ = page.plots()
     line = next(trace for trace in against_size if trace["mode"] == "lines+markers")
     assert (line["x"], line["y"]) == ([8, 16], [1.0, 0.75])
-    assert [(trace["x"], trace["y"]) for trace in against_epochs if "fill" not in trace] == [
-        ([12, 24, 30], [0.5, 1.0, 0.95]),
-        ([12], [0.75]),
+    assert [(trace["x"], trace["y"]) for trace in against_steps if "fill" not in trace] == [
+        ([1200], [0.75]),
+        ([1200, 2400, 3000], [0.5, 1.0, 0.95]),
     ]
+    assert [trace["y"] for trace in losses] == [[1 / 12], [1 / 12, 1 / 24, 1 / 30]]
 
 
 def test_a_study_of_one_size_has_ratios_with_their_intervals_and_no_emm(store: Store) -> None:
@@ -186,13 +201,13 @@ def test_a_study_of_one_size_has_ratios_with_their_intervals_and_no_emm(store: S
     tiny.register(store, study)
     tiny.measure(store, study.cells[0].cell, [0.5, 0.55, 0.4])
     page = rendered(store)
-    rows = {text: page.texts["td"][i + 1 : i + 4] for i, text in reversed([*enumerate(page.texts["td"])])}
+    found = [text.strip() for text in page.texts["td"]]
+    rows = {text: found[i + 1 : i + 4] for i, text in reversed([*enumerate(found)])}
     low, high = binomtest(11, 20).proportion_ci(method="wilson")
-    assert rows["M.dropout = 0.0"] == ["0.550", f"{low:.3f} to {high:.3f}", "0.400"]
-    assert rows["M.dropout = 0.2"] == ["not measured", "-", "-"]
-    assert page.texts["li"] == ["M.dropout = 0.2: 1 of 1 cells are not finished"]
-    assert "Memorization ratio" in page.texts["h3"]
-    assert "Effective model memorization" not in page.texts["h3"]
+    assert rows["dropout 0.0"] == ["0.55", f"{low:.2f} to {high:.2f}", "0.40"]
+    assert rows["dropout 0.2"] == ["-", "-", "not measured"]
+    assert page.texts["li"][0] == "1 of 1 cells are not finished (dropout 0.2)."
+    assert "A single size gives no EMM." in page.text
     assert "EMM" not in page.texts["th"]
     assert "no size reaches the line" not in page.text
 
@@ -202,7 +217,7 @@ def test_a_study_of_several_sizes_has_an_emm_from_its_first_size_on(store: Store
     tiny.register(store, study)
     tiny.measure(store, study.cells[0].cell, [0.5])
     page = rendered(store)
-    assert "Effective model memorization" in page.texts["h3"]
+    assert "EMM" in page.texts["th"]
     assert "< 8" in page.texts["td"]
 
 
@@ -211,15 +226,15 @@ def test_another_threshold_is_used_and_named(store: Store) -> None:
     page = rendered(store)
     line = next(trace for trace in page.plots()[0][1] if trace["mode"] == "lines+markers")
     assert line["y"] == [1.0, 0.85]
-    assert re.search(r"0\.5\b|half", page.texts["p"][0])
+    assert "if its nearest training image is less than 0.5 times as far away as the second nearest" in page.text
     assert "a third" not in page.text
 
 
 def test_another_threshold_counts_everywhere(store: Store) -> None:
     fill(store, STUDY + "\n[emm]\nthreshold = 0.5\n")
     page = rendered(store)
-    assert "P.size = 16 epoch 12, ratio 0.850" in page.text
-    assert "failed P.size = 16 1 of 3 checkpoints, best ratio 0.850" in page.text
+    assert "N = 16 epoch 12, ratio 0.850" in page.text
+    assert "failed N = 16 1 of 3 checkpoints, best ratio 0.850" in page.text
 
 
 def test_epsilon_is_that_of_the_study(store: Store) -> None:
@@ -230,7 +245,7 @@ def test_epsilon_is_that_of_the_study(store: Store) -> None:
 
 
 def test_the_provenance_of_each_cell_is_shown(page: Page, filled: Store) -> None:
-    assert "finished P.size = 8 3 of 3 checkpoints, best ratio 1.000" in page.text
+    assert "finished N = 8 3 of 3 checkpoints, best ratio 1.000" in page.text
     assert page.texts["td"].count("cpu (a processor, 1 threads)") == 2
     assert "a-host" not in page.text
     named = Page(render_page(filled, ["tiny"], hosts=True))
@@ -295,23 +310,24 @@ def test_the_optimum_has_operations_and_no_parameters(store: Store) -> None:
     assert "parameters" not in page.text
 
 
-def test_a_study_of_one_checkpoint_a_cell_has_no_figure_against_epochs(store: Store) -> None:
+def test_a_study_of_one_checkpoint_a_cell_has_no_figure_of_its_training(store: Store) -> None:
     study = tiny.load(store.path.parent, STUDY)
     tiny.register(store, study)
     for entry in study.cells:
         tiny.measure(store, entry.cell, [0.5])
-    assert "Memorization ratio against epochs" not in rendered(store).texts["h3"]
+    title = "Memorization ratio and loss against steps"
+    assert title not in rendered(store).texts["h4"]
     tiny.measure(store, study.cells[0].cell, [0.5, 0.6])
-    assert "Memorization ratio against epochs" in rendered(store).texts["h3"]
+    assert title in rendered(store).texts["h4"]
 
 
 def test_a_failed_cell_is_shown_with_its_reason(page: Page) -> None:
     assert [text for text in page.texts["pre"] if not text.startswith("{")] == [REASON]
-    assert "failed P.size = 16 1 of 3 checkpoints, best ratio 0.750" in page.text
+    assert "failed N = 16 1 of 3 checkpoints, best ratio 0.750" in page.text
 
 
 def test_a_cell_that_waits_is_shown_as_that(page: Page) -> None:
-    assert "waiting P.size = 32 0 of 3 checkpoints" in page.text
+    assert "waiting N = 32 0 of 3 checkpoints" in page.text
 
 
 def test_the_reason_of_an_attempt_that_was_made_good_is_not_shown(store: Store) -> None:
@@ -331,6 +347,26 @@ def test_studies_come_in_the_order_asked_for(store: Store) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_several_studies_begin_with_their_answers_and_links_to_each_that_can_be_shared(store: Store) -> None:
+    for name in ("one", "two b"):
+        fill(store, STUDY.replace("Tiny", name.title()), name)
+    page = rendered(store, "one", "two b")
+    links = [attributes["href"] for attributes in page.of("a") if attributes["href"].startswith("#")]
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    copies = re.compile(r"#.*-copies-\d+-\d+")  # which the page's script follows
+    assert {link[1:] for link in links if not copies.fullmatch(link)} <= ids
+    assert links[:2] == ["#one", "#two-b"]
+    assert "#two-b-threshold" in links
+    rows = [text for text in page.texts["td"][:8] if text.startswith("So far, the model memorizes up to about 11.2")]
+    assert len(rows) == 2
+    assert page.source.count('<svg class="sparkline"') == page.source.count("<polyline") == 2
+
+
+def test_method_and_cells_are_folded_away(page: Page) -> None:
+    (method,) = [each for each in page.of("details") if each.get("class") == "method"]
+    assert "open" not in method
+
+
 # --- little or nothing to show -------------------------------------------------------------------------
 
 
@@ -347,7 +383,7 @@ def test_a_store_without_a_study_makes_a_page_that_says_so(store: Store) -> None
 def test_a_study_of_which_nothing_is_measured_makes_a_page_that_says_so(store: Store) -> None:
     tiny.register(store, tiny.load(store.path.parent, STUDY))
     page = rendered(store)
-    assert "not measured" in page.text
+    assert "Nothing is measured yet." in page.text
     assert "3 of 3 cells are not finished" in page.text
     assert page.plots() == []
     assert page.of("img") == []

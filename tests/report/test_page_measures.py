@@ -3,8 +3,10 @@
 import base64
 import csv
 import gzip
+import html
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ import tiny
 from reading import PAIRS, STUDY, Page, rendered
 
 from diffmem.measures.calibrated import CALIBRATED
-from diffmem.report import figures
 from diffmem.report.figure import Figure
+from diffmem.report.threshold import distance_histogram
 from diffmem.store.store import Store
 
 
@@ -39,25 +41,22 @@ def page(store: Store) -> Page:
 
 
 def rows(page: Page) -> list[list[str]]:
-    """Return what begins the rows of the EMM tables: curve, EMM, interval, last, null, ratios at N = 8 and 16."""
-    cells = [text.strip() for text in page.texts["td"]]
-    return [cells[at : at + 7] for at, text in enumerate(cells) if text == "all cells" and "." in cells[at + 5]][:2]
+    """Return the rows of the EMM tables: curve, EMM, interval, last, ratios at N = 8 and 16, null."""
+    tables = page.source.split('<table class="found">')[1:]
+    found = [re.findall(r"<td[^>]*>(.*?)</td>", table.partition("</table>")[0], re.DOTALL) for table in tables]
+    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in found]
 
 
 def test_each_measure_has_an_emm_table_of_its_own(page: Page) -> None:
-    headings = page.texts["h3"]
-    assert headings[:2] == [
-        "Effective model memorization",
-        "Effective model memorization by extracted share (calibrated l2)",
-    ]
     paper, calibrated = rows(page)
-    assert (paper[1], paper[3:]) == ("< 8", ["< 8", "-", "0.500", "0.250"])
-    assert (calibrated[1], calibrated[3:]) == ("9.6", ["9.6", "-", "1.000", "0.500"])
+    assert (paper[1], paper[3:]) == ("< 8", ["< 8", "0.50", "0.25", "-"])
+    assert (calibrated[1], calibrated[3:]) == ("9.6", ["9.6", "1.00", "0.50", "-"])
+    assert "Extracted share (calibrated l2)" in page.texts["h4"]
 
 
 def test_each_measure_has_figures_of_its_own(page: Page) -> None:
-    headings = page.texts["h3"]
-    for title in ("against the number of training images", "against epochs"):
+    headings = page.texts["h4"]
+    for title in ("against the number of training images", "and loss against steps"):
         assert f"Memorization ratio {title}" in headings
         assert f"Extracted share (calibrated l2) {title}" in headings
     assert "How many generated images the ratio needs" in headings
@@ -82,13 +81,13 @@ def test_each_measure_has_a_slider_over_its_own_thresholds(page: Page) -> None:
     assert at == {49: {8: 0.0, 16: 0.0}, 100: {8: 1.0, 16: 0.5}}
     assert ratios[16][round(1.5 * 60)] == 0.75  # at 1.2 of its yardstick is half of the others
     assert curve["emms"][60] == "9.6"
-    headings = page.texts["h3"]
-    assert "What the threshold decides" in headings
-    assert "What the threshold decides of extracted share (calibrated l2)" in headings
+    headings = page.texts["h4"]
+    assert "Histogram of distances" in headings
+    assert "Histogram of distances, extracted share (calibrated l2)" in headings
 
 
 def test_the_page_says_what_makes_an_image_a_copy_by_each_measure(page: Page) -> None:
-    said = " ".join(page.texts["p"][0].split())
+    said = page.text[page.text.index("Method and cells How") :]
     assert said.index("A generated image is memorized if its nearest training image is less than 1/3 times") < (
         said.index("A generated image is extracted if its nearest training image is nearer than half the mean")
     )
@@ -99,12 +98,9 @@ def test_a_study_by_another_measure_shows_that_first_and_the_paper_s_beside_it(s
     scored(store, STUDY + '\n[emm]\nmeasure = "calibrated"\nthreshold = 1.5\n')
     page = rendered(store)
     calibrated, paper = rows(page)
-    assert (calibrated[1], calibrated[5:]) == ("11.2", ["1.000", "0.750"])
-    assert (paper[1], paper[5:]) == ("< 8", ["0.500", "0.250"])
-    assert page.texts["h3"][:2] == [
-        "Effective model memorization",
-        "Effective model memorization by memorization ratio",
-    ]
+    assert (calibrated[1], calibrated[4:6]) == ("11.2", ["1.00", "0.75"])
+    assert (paper[1], paper[4:6]) == ("< 8", ["0.50", "0.25"])
+    assert "Memorization ratio" in page.texts["h4"]
     pairs = [(a["class"], text.strip()) for a, text in zip(page.of("figure"), page.texts["figure"], strict=True)]
     assert [pair for pair in pairs if pair[0].startswith("pair")][:2] == [("pair memorized", "0.50")] * 2
     assert "less than 1.5 times as far away as half the mean distance to its 50 nearest" in page.text
@@ -142,8 +138,9 @@ def test_the_download_of_a_figure_has_its_numbers_in_full(store: Store) -> None:
         tiny.measure(store, entry.cell, [ratio] * 3, samples=30)
     page = rendered(store)
     found = downloads(page)
-    header, *lines = found["Memorization ratio against the number of training images"]
+    header, *lines = found["tiny_Memorization_ratio_against_the_number_of_training_images"]
     assert header == ["line", "training images N", "memorization ratio", "low", "high"]
+    assert lines.pop() == ["EMM < 8: all cells", "8.0", "0.9", "", ""]  # the arrow
     assert [(name, int(x), float(y)) for name, x, y, *_ in lines] == [
         ("all cells", 8, 20 / 30),
         ("all cells", 16, 1 / 30),
@@ -154,27 +151,28 @@ def test_the_download_of_a_figure_has_its_numbers_in_full(store: Store) -> None:
     assert [float(y) for _, _, y, *_ in lines] == line["y"]
     assert [float(low) for *_, low, _ in lines] == band["y"][:2]
     assert [float(high) for *_, high in lines] == band["y"][:1:-1]
-    assert "0.6667" in page.texts["td"]  # which the table rounds
+    assert "0.67" in page.texts["td"]  # which the table rounds to what the interval allows
 
 
 def test_every_figure_offers_its_numbers(page: Page) -> None:
     found = downloads(page)
-    tables = [text for text in page.texts["summary"] if text == "the numbers of this figure"]
+    tables = [text for text in page.texts["summary"] if text == "numbers, CSV and SVG"]
     offered = [attributes["download"] for attributes in page.of("a") if "download" in attributes]
     assert len(tables) == len(offered) == 11
-    assert [name for name in found if name.startswith("Histogram")] == [
-        "Histogram of distance ratios",
-        "Histogram of distance ratios, extracted share (calibrated l2)",
+    assert [name for name in found if "Histogram" in name] == [
+        "tiny_Histogram_of_distances",
+        "tiny_calibrated_Histogram_of_distances_extracted_share_(calibrated_l2)",
     ]
+    assert [each["data-name"] for each in page.of("button") if each.get("class") == "svg"] == list(found)
     for lines in found.values():
         assert len({len(line) for line in lines}) == 1
         assert len(lines) > 1
 
 
 def test_a_series_without_intervals_has_empty_ends_in_its_csv() -> None:
-    panel = figures.distance_histogram([], CALIBRATED, 1.0)
+    panel = distance_histogram([], [], CALIBRATED, 1.0)
     lines = list(csv.reader(io.StringIO(Figure("", "", [panel]).as_csv())))
-    assert lines[0] == ["line", "nearest distance / half the mean of the 50 nearest", "generated images", "low", "high"]
+    assert lines[0] == ["line", "nearest distance / half the mean of the 50 nearest", "share of images", "low", "high"]
     assert {(low, high) for *_, low, high in lines[1:]} == {("", "")}
     assert len(lines) == 1 + 121
     assert panel.mark == 1.0

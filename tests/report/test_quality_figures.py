@@ -3,7 +3,8 @@
 import csv
 import io
 
-from diffmem.report.drawing import draw
+from reading import draw
+
 from diffmem.report.quality import quality_figures
 from diffmem.store.quality_rows import StudyQuality
 
