@@ -55,8 +55,10 @@ def emm_words(curve: Curve) -> str:
         return "not measured"
     if estimate.value is not None:
         words = f"{estimate.value:.{_decimals(estimate.value, curve.interval)}f}"
+    elif estimate.lower is not None:
+        words = f"≥ {estimate.lower:g}"
     else:
-        words = f"≥ {estimate.lower:g}" if estimate.lower is not None else f"< {estimate.upper:g}"
+        words = "unknown" if estimate.upper is None else f"< {estimate.upper:g}"
     return words + " (undertrained)" * curve.undertrained
 
 

@@ -95,12 +95,13 @@ def _size_series(curve: Curve, number: int, width: float, colour: str, published
 
 
 def _mark(curve: Curve, label: str, colour: str) -> list[Series]:
-    """Return the star of an EMM on the line, or the arrow of a bound; nothing of one that is not measured."""
+    """Return the star of an EMM on the line, or the arrow of a bound; nothing of one that is not known."""
     estimate = curve.estimate
-    if estimate is None:
+    places = [estimate.value, estimate.lower, estimate.upper] if estimate else []
+    at = next((each for each in places if each is not None), None)
+    if estimate is None or at is None:
         return []
     look: Look = "star" if estimate.value is not None else "below" if estimate.lower is None else "at least"
-    at = next(each for each in (estimate.value, estimate.lower, estimate.upper) if each is not None)
     name, interval = f"EMM {emm_words(curve)}: {label}", _star_interval(curve) if look == "star" else None
     hover = f"EMM {emm_words(curve)}<extra></extra>"
     return [Series(name, [at], [1 - curve.epsilon], look, colour, hover, x_interval=interval, in_legend=False)]

@@ -11,11 +11,10 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from diffmem.atomic import whole
-from diffmem.report.figure import Panel
 from diffmem.report.galleries import room_beside
 from diffmem.report.private import Private
 from diffmem.report.section import section_of
-from diffmem.report.template import beside, drawn, template
+from diffmem.report.template import beside, template
 from diffmem.store import Store
 
 
@@ -41,15 +40,10 @@ def render_page(store: Store, names: list[str], *, source: str = "", refresh: in
     with store.snapshot():
         studies = [store.study(name) for name in names]
         told = _as_it_is if hosts else Private(store.hosts())
-    once: dict[int, str] = {}  # though the page is put together twice
-
-    def drawn_once(panel: Panel) -> str:
-        return once.get(id(panel)) or once.setdefault(id(panel), drawn(panel))
-
     sections = [section_of(store, study, told) for study in studies]
     going_on = any(section.going_on for section in sections)
     page = partial(
-        template("page.html", drawn=drawn_once).render,
+        template("page.html").render,
         sections=sections,
         anchors=anchors([section.study.study for section in sections]),
         watched=bool(refresh),

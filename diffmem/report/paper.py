@@ -113,7 +113,9 @@ def _add(axes: "Axes", series: Series, bars: Sequence[Series], *, overlaid: bool
     if series.look == "bars":
         _add_bars(axes, series, bars, overlaid=overlaid)
     elif series.look in MARKERS:
-        hollow = {"facecolors": "none", "edgecolors": series.colour} if series.look == "published" else {}
+        hollow: dict[str, Any] = (
+            {"facecolors": "none", "edgecolors": series.colour} if series.look == "published" else {}
+        )
         axes.scatter(series.x, series.y, marker=MARKERS[series.look], s=24, **(hollow or {"color": series.colour}))
     else:
         line = {"line": "-", "bare line": "-", "dotted": ":", "markers": ""}[series.look]
@@ -137,7 +139,9 @@ def _add_bars(axes: "Axes", series: Series, bars: Sequence[Series], *, overlaid:
     levels = list(dict.fromkeys(x for each in bars for x in each.x))
     offset = (bars.index(series) - (len(bars) - 1) / 2) * width
     places = [levels.index(x) + offset for x in series.x]
-    error = {"yerr": _errors(series), "error_kw": {"linewidth": 0.7, "capsize": 2}} if series.intervals else {}
+    error: dict[str, Any] = (
+        {"yerr": _errors(series), "error_kw": {"linewidth": 0.7, "capsize": 2}} if series.intervals else {}
+    )
     axes.bar(places, series.y, width, color=series.colour, label=series.name, **error)
     axes.set_xticks(range(len(levels)), [str(level) for level in levels])
 

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,8 +27,14 @@ PLOTLY_CONFIG = {
 }
 
 
-def template(name: str, **filters: Any) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
     """Return a template of this package; all text is escaped, and a name that nothing has is an error."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return what all templates share, which compiles each of them once."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("diffmem.report", "."),
         autoescape=True,
@@ -38,8 +45,8 @@ def template(name: str, **filters: Any) -> jinja2.Template:
     environment.filters |= {"drawn": drawn, "as_download": _as_download, "as_uri": data_uri, "sparkline": sparkline}
     environment.filters |= {"words": in_words, "emm": emm_words, "interval": interval_words, "last_emm": last_emm_words}
     environment.filters |= {"ratio": _ratio, "ratio_interval": _ratio_interval, "last_ratio": _last_ratio}
-    environment.filters |= {"value": _value, "file_name": file_name, **filters}
-    return environment.get_template(name)
+    environment.filters |= {"value": _value, "file_name": file_name}
+    return environment
 
 
 def beside(name: str) -> str:

@@ -75,6 +75,8 @@ def test_undertrained_cells_are_called_that_in_the_answer_and_get_no_number(stor
     assert first(store, poor) == f"The model {said}"
     assert first(store, CROSSING, poor).endswith(f"; with width 4, it {said}")
     assert emm_words(poor) == "< 8 (undertrained)"
+    unknown = replace(poor, estimate=poor.estimate._replace(upper=None))
+    assert emm_words(unknown) == "unknown (undertrained)"
 
 
 def test_what_is_not_measured_is_said(store: Store) -> None:

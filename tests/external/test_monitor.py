@@ -269,6 +269,13 @@ def test_training_and_held_out_images_are_read_from_paths_at_their_own_size(trai
     assert (again.cell, again.null_ratio) == (watch.cell, watch.null_ratio)
 
 
+def test_held_out_files_that_are_smaller_than_training_images_say_how_large_they_must_be(tmp_path, store):
+    np.savez(tmp_path / "unseen.npz", images=np.zeros((3, 4, 4), dtype=np.uint8))
+    with pytest.raises(DataError) as refused:
+        monitor(np.zeros((3, 8, 8), dtype=np.uint8), store, held_out=tmp_path / "unseen.npz")
+    assert str(refused.value).endswith("; held-out images must be as large as the training images, or larger")
+
+
 def test_images_of_several_sizes_are_read_at_the_resolution_that_is_given(photos, store):
     with pytest.raises(DataError) as refused:
         monitor(str(photos), store)

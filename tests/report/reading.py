@@ -92,14 +92,15 @@ class Page(HTMLParser):
 def fill(store: Store, text: str = STUDY, name: str = "tiny") -> Study:
     """Register a study of three cells: one finished, one failed in the middle, one not begun."""
     study = tiny.load(store.path.parent, text, name)
-    tiny.register(store, study)
     first, second, _ = [entry.cell for entry in study.cells]
-    attempt = store.start_attempt(first.cell_id, tiny.HERE)
-    tiny.measure(store, first, [0.5, 1.0, 0.95], pairs=PAIRS, attempt=attempt)
-    store.end_attempt(attempt, Outcome.FINISHED)
-    attempt = store.start_attempt(second.cell_id, tiny.HERE)
-    tiny.measure(store, second, [0.75], pairs=PAIRS[:1], attempt=attempt)
-    store.end_attempt(attempt, Outcome.FAILED, REASON)
+    with tiny.at_once(store):
+        tiny.register(store, study)
+        attempt = store.start_attempt(first.cell_id, tiny.HERE)
+        tiny.measure(store, first, [0.5, 1.0, 0.95], pairs=PAIRS, attempt=attempt)
+        store.end_attempt(attempt, Outcome.FINISHED)
+        attempt = store.start_attempt(second.cell_id, tiny.HERE)
+        tiny.measure(store, second, [0.75], pairs=PAIRS[:1], attempt=attempt)
+        store.end_attempt(attempt, Outcome.FAILED, REASON)
     return study
 
 
