@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import tiny
 from scipy.stats import binomtest
@@ -16,7 +17,7 @@ from diffmem.errors import StoreError
 from diffmem.measures.nearest import NEAREST
 from diffmem.report import figures
 from diffmem.report.drawing import draw
-from diffmem.report.figure import Figure
+from diffmem.report.figure import Figure, Panel, palette
 from diffmem.report.page import render_page
 from diffmem.store.store import Store
 from diffmem.study.study import Study
@@ -101,9 +102,11 @@ def test_published_ratios_are_open_markers_in_the_colour_of_their_curve(store):
         measure(store, entry.cell.cell_id, np.arange(100) < 50)
     page_cells, _ = study_cells(store, store.studies()[0])
     rows = beside(published_values(store, "weight_decay"), page_cells)
-    figure = draw(figures.ratio_against_size(curves_of(page_cells, 0.1), NEAREST.ratio, rows))
-    line = next(trace for trace in figure.data if trace.name == "T.weight_decay = 0.1")
-    marks = next(trace for trace in figure.data if trace.name == "published: T.weight_decay = 0.1")
+    curves = curves_of(page_cells, 0.1)
+    colours = palette([curve.label for curve in curves], [])
+    figure = drawn(figures.ratio_against_size(curves, NEAREST.ratio, colours, rows))
+    line = next(trace for trace in figure.data if trace.name == "weight decay 0.1")
+    marks = next(trace for trace in figure.data if trace.name == "published: weight decay 0.1")
     assert marks.marker.symbol == "circle-open"
     assert marks.marker.color == line.line.color
     assert dict(zip(marks.x, marks.y, strict=True)) == pytest.approx({1000: 0.0133, 2000: 0.0})
@@ -140,24 +143,33 @@ def test_sample_counts_leave_an_incomplete_group_out(store):
     assert row.deviation == pytest.approx(flags[:1000].reshape(10, 100).mean(axis=1).std(ddof=1))
 
 
+def against_samples(store: Store) -> list[Panel]:
+    counts = store.sample_counts("paper", NEAREST, 1 / 3)
+    return figures.ratio_against_samples(counts, NEAREST.ratio, palette([], [each.size for each in counts]))
+
+
+def drawn(panel: Panel) -> go.Figure:
+    return go.Figure(draw(panel))
+
+
 def test_the_figure_of_sample_counts_has_the_bootstrap_s_deviation(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    _, panel = figures.ratio_against_samples(store.sample_counts("paper", NEAREST, 1 / 3), NEAREST.ratio)
-    figure = draw(panel)
+    _, panel = against_samples(store)
+    figure = drawn(panel)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
-    drawn = dict(zip(lines[0].x, lines[0].y, strict=True))
+    deviations = dict(zip(lines[0].x, lines[0].y, strict=True))
     resampled = np.random.default_rng(1).choice(flags, (4000, 100)).mean(axis=1).std()
-    assert drawn[100] == pytest.approx(resampled, rel=0.05)
-    assert drawn[1000] == pytest.approx(math.sqrt(flags.mean() * (1 - flags.mean()) / 1000))
+    assert deviations[100] == pytest.approx(resampled, rel=0.05)
+    assert deviations[1000] == pytest.approx(math.sqrt(flags.mean() * (1 - flags.mean()) / 1000))
 
 
 def test_the_figure_of_sample_counts_has_95_percent_intervals(store):
     study = register(store, "paper")
     flags = np.random.default_rng(3).random(1000) < 0.3
     measure(store, study.cells[0].cell.cell_id, flags)
-    panels = figures.ratio_against_samples(store.sample_counts("paper", NEAREST, 1 / 3), NEAREST.ratio)
+    panels = against_samples(store)
     shown = {(x, round(y, 9)): interval for _, x, y, interval in Figure("", "", panels).rows() if interval}
     for n in (10, 100, 1000):
         memorized = int(flags[:n].sum())
