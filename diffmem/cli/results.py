@@ -1,6 +1,7 @@
 """The commands that say what has come out: `emm` and `report`."""
 
 import itertools
+import os
 import signal
 import sys
 import time
@@ -248,7 +249,7 @@ def report(
     from diffmem.store import Store, going_on, listed, merged
 
     path = output or store_paths[0].parent / "report.html"
-    replaced = path.is_file()
+    replaced = os.path.isfile(path)  # noqa: PTH113 - False where the name is too long
     stop = StopOnSignal("the page stays as it is now") if watch else None
     meant: list[str] = []
     for written in itertools.count():

@@ -100,7 +100,7 @@ def test_the_report_shows_the_ratio_against_steps_and_the_images(training, store
         watch(step, half_copied(training))
     diffmem.write_page(store, ["mine"], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "Memorization ratio against steps" in page
+    assert "Memorization ratio and loss against steps" in page
     assert "against epochs" not in page
     assert "lr = 0.5, net = a &lt; b, N = 50" in page
     assert "step 30, ratio 0.500" in page

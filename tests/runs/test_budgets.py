@@ -153,6 +153,6 @@ def test_a_page_shows_steps(steps, tmp_path):
     page = tmp_path / "page.html"
     assert tiny.here("report", "--store", steps.path, "-o", page).returncode == 0
     text = page.read_text()
-    assert "Memorization ratio against steps" in text
+    assert "Memorization ratio and loss against steps" in text
     assert "step 7, " in text
     assert "against epochs" not in text
