@@ -111,7 +111,7 @@ def _bare_step(state: TrainingState, cell: Cell, device: torch.device) -> Callab
         state.denoiser.network.draw_dropout(generator, total=len(clean))
         state.gradients.zero_()
         loss(state.denoiser, clean, sigma=sigma, noise=noise).mean().backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
+        state.optimizer.step(cell.T.lr)
 
     return work
 
