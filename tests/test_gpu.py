@@ -225,7 +225,7 @@ def test_neither_a_step_nor_a_noise_level_waits_for_the_device(monkeypatch, most
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.slow
+@on_a_gpu  # on the CPU it takes minutes, and tests/models/test_compiling.py has it
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_training_is_the_same_but_for_rounding(precision):
