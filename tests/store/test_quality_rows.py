@@ -55,7 +55,7 @@ def test_values_come_with_their_checkpoint_or_later_once_in_each_space(tmp_path)
     assert describe_cell(store, cell_id).quality == store.quality(cell_id)
     first, *_ = store.study_quality("tiny")
     assert (first.position, first.size, first.cell_id, first.epoch, first.step, first.ratio) == (
-        *(0, 8, cell_id, 12, 12, 0.5),
+        *(0, 8, cell_id, 12, 1200, 0.5),
     )
     assert store.lacking("tiny", "quality") == 0
     assert faults(store) == []
@@ -127,5 +127,5 @@ def test_values_are_exported_with_the_place_of_their_cell(tmp_path):
         (cell_id, "held_out", "frechet_distance", 450.0),
     ]
     assert {(row["study"], row["size"], row["step"], row["space"], row["n"], row["real"]) for row in rows} == {
-        ("tiny", 8, 12, "pixels", 20, 30)
+        ("tiny", 8, 1200, "pixels", 20, 30)
     }
