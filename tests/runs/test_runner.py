@@ -259,7 +259,8 @@ def test_a_study_run_again_trains_nothing_and_changes_no_row(reference: Run) -> 
     before = content()
     second = reference.again()
     assert second.returncode == 0
-    *lines, last = second.stdout.splitlines()
+    undertrained, *lines, last = second.stdout.splitlines()
+    assert undertrained.startswith("note: undertrained at N = 8: after 30 optimizer steps")
     assert [line.rpartition(": ")[2] for line in lines] == ["already finished"] * 2
     assert last == f"tiny: 2 of 2 cells are finished in {reference.store.path}"
     assert content() == before
