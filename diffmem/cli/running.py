@@ -209,8 +209,8 @@ def _tell_what_is_replaced(study: "Study", store: "Store") -> None:
     else:
         return
     echo(
-        f"note: {study.name} was the study of {was} so far, and becomes that of {now}; what is measured stays in "
-        f"the store, but {advice}",
+        f"note: {study.name} is now the study of {now} instead of {was}; earlier results stay in the store, but "
+        f"{advice}",
         err=True,
     )
 

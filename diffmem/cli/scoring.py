@@ -229,7 +229,7 @@ def _answer(result: "Score") -> str:
         more.append(f"{result.duplicated} more {_copies(result.duplicated, **twice)}")
     if result.mirrored is None:
         more.append(
-            "copies of mirrored or shifted training images were not looked for among so many: --groups exact "
+            "copies of mirrored, shifted or doubled training images were not looked for among so many: --groups exact "
             "--augment hflip --augment shift does"
         )
     elif result.mirrored:

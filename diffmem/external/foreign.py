@@ -18,7 +18,7 @@ class ForeignCell:
     dataset: str  # a name, or the hash of a user's own images
     size: int
     image_size: Size  # width and height, in pixels
-    origin: Mapping[str, Any]  # what tells these images from others, as plain data
+    origin: Mapping[str, Any]  # what distinguishes these images from others, as plain data
     checkpoints: Sequence[tuple[int, int]] = ((0, 0),)
 
     @property

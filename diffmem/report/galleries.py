@@ -186,7 +186,7 @@ def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[t
 def _in_full(
     places: Sequence[Sequence[_Place]], reduced: Sequence[Sequence[tuple[str, ...]]], room: int
 ) -> list[list[tuple[str, ...]]]:
-    """Return pictures with the first ones of each cell as large as they are stored, where there is room for them."""
+    """Return the pictures, with the first ones of each cell at full size if the page has room for them."""
     found = [list(pictures) for pictures in reduced]
     for rank in range(max(map(len, found), default=0)):
         for own, pictures in zip(places, found, strict=True):

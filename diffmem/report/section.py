@@ -228,7 +228,7 @@ CURVE_METHOD = (
 TRAINING = "Ratio and loss at each checkpoint, a line for each number of training images, the darkest the largest."
 TRAINING_METHOD = (
     "Averaged over draws and seeds at the checkpoints that all of them have. Bands, or a bar at one point: 95% "
-    "intervals over generated images, and over draws and seeds where there are several."
+    "intervals over generated images, and over draws and seeds if there are several."
 )
 FACTOR = "The highest ratio of any checkpoint at each setting."
 FACTOR_METHOD = (

@@ -666,7 +666,7 @@ def test_a_study_file_is_not_silently_taken_for_another_one_of_its_name(folder):
     again = diffmem("run", str(there), "--quiet")
     assert again.exit_code == 0
     assert again.stderr.startswith(
-        f"note: tiny was the study of here/tiny.toml so far, and becomes that of {there}; what is "
+        f"note: tiny is now the study of {there} instead of here/tiny.toml; earlier results stay in the store, but "
     )
     assert diffmem("emm", str(there)).stderr == ""
     there.unlink()  # a store from another machine: there is nothing to compare
@@ -684,7 +684,7 @@ def test_a_relative_path_of_a_study_file_is_taken_from_where_it_was_run(folder, 
     was = "note: this is the study of ../here/tiny.toml, the one of this name that was run last\n"
     assert diffmem("emm", "tiny.toml", "--store", "../s.duckdb").stderr == was
     run = tiny.diffmem("run", "tiny.toml", "--quiet", "--store", "../s.duckdb", DIFFMEM_PROCESSES="2")
-    assert run.stderr.count("note: tiny was the study of ../here/tiny.toml so far, and becomes that of tiny.toml") == 1
+    assert run.stderr.count("note: tiny is now the study of tiny.toml instead of ../here/tiny.toml") == 1
 
 
 def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(folder):
@@ -698,7 +698,7 @@ def test_a_study_that_was_run_with_other_settings_than_its_file_has_says_so(fold
     assert diffmem("run", file, "--quiet", *changed).stderr == ""
     alone = diffmem("run", file, "--quiet").stderr
     assert alone == (
-        f"note: tiny was the study of {shown} so far, and becomes that of the file alone; what is measured stays in "
+        f"note: tiny is now the study of the file alone instead of {shown}; earlier results stay in "
         f"the store, but this run trains other cells; give {shown} to resume the 2 cells begun before\n"
     )
     assert diffmem("emm", "tiny").stderr == ""

@@ -90,7 +90,7 @@ def test_among_too_many_images_nobody_looks_for_mirrored_copies_unasked_and_the_
     save("samples", [digits[5], digits[30][:, ::-1]])
     unasked = tiny.here("score", "--images", "samples", "--against", "train")
     assert (
-        "; copies of mirrored or shifted training images were not looked for among so many: --groups exact "
+        "; copies of mirrored, shifted or doubled training images were not looked for among so many: --groups exact "
         "--augment hflip --augment shift does. How often" in unasked.stdout
     )
     asked = ("--groups", "exact", "--augment", "hflip", "--augment", "shift")

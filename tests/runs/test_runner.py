@@ -215,7 +215,7 @@ def test_a_quiet_run_tells_only_what_failed_and_how_it_ended(tmp_path: Path) -> 
     assert (failing.returncode, len(failing.stdout.splitlines())) == (1, 2)
     assert all("failed: the training loss is" in line for line in failing.stdout.splitlines())
     note, end = failing.stderr.splitlines()
-    assert note.startswith("note: tiny was the study of --set T.epochs=2 so far, and becomes that of --set T.lr=1e30;")
+    assert note.startswith("note: tiny is now the study of --set T.lr=1e30 instead of --set T.epochs=2;")
     assert end.startswith("2 of 2 cells failed")
 
 
@@ -799,7 +799,8 @@ def test_a_store_that_cannot_be_written_ends_the_run_in_one_sentence(
     )
     assert limited.returncode == 1, limited
     note, said = limited.stderr.splitlines()
-    assert note.startswith("note: tiny was the study of the file alone so far, and becomes that of ")
+    assert note.startswith("note: tiny is now the study of ")
+    assert " instead of the file alone; " in note
     assert said.startswith(f"{store.path}: ")
     assert "too large" in said or "full" in said
     tiny.check_equal(tiny.results(store), expected)

@@ -243,7 +243,7 @@ def test_a_search_trains_until_the_line_is_crossed_and_no_further(tmp_path):
     command = ("run", tmp_path / "found.toml", "--store", store.path, "--processes", "2")
     result = tiny.diffmem(*command)
     assert result.returncode == 0, result.stderr
-    assert "cell 1/6" in result.stdout
+    assert "cell M.dropout = 0.0, P.size = 2, 1500 steps\n" in result.stdout
     crossed = store.rows("SELECT cell_id FROM attempts WHERE outcome = 'crossed'")
     assert crossed
     for row in crossed:
