@@ -35,6 +35,18 @@ def whole(path: Path) -> Iterator[Path]:
         raise unwritable(path, error.strerror or str(error)) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise DiffmemError where `whole` could not write a file, before the work whose outcome it is for."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.is_file():
+            partial = partial_path(path)
+            partial.open("xb").close()
+            partial.unlink()
+    except OSError as error:
+        raise unwritable(path, error.strerror or str(error)) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a new file beside `path` that takes its place, once it is on the disk, if the block ends well."""

@@ -37,7 +37,7 @@ def test_a_study_shows_its_axes_a_store_its_studies_and_curves_their_ratios(tmp_
     assert cells(diffmem.study_curves(store, "tiny")._repr_html_()) == [
         ["2 curves, EMM at ratio &gt;= 0.9"],
         ["curve", "N", "ratio", "95%", "EMM", "EMM 95%"],
-        ["M.dropout = 0.0", "8", "1.000", "0.839 to 1.000", "> 8", "8.0 to ?"],
+        ["M.dropout = 0.0", "8", "1.000", "0.839 to 1.000", ">= 8", ">= 8"],
         ["M.dropout = 0.2", "", "", "", "not measured", ""],
     ]
 

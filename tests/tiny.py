@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from diffmem.cells.cell import Cell
-from diffmem.measures import MeasureEvidence
+from diffmem.measures import MeasureEvidence, Pictured
 from diffmem.store import database
 from diffmem.store.database import Row
 from diffmem.store.given import Checkpoint, Provenance
@@ -304,7 +304,7 @@ def checkpoint(
         train_seconds=1.5,
         score_seconds=0.5,
         attempt_id=attempt,
-        pairs=pairs,
+        pairs=[Pictured(*pair, second=png(0), second_nearest=7) for pair in pairs],
     )
 
 

@@ -10,7 +10,7 @@ from diffmem.analysis.emm import LARGEST, NO_SIZE, Interval, next_size
 from diffmem.analysis.words import in_words
 from diffmem.measures import Measure
 from diffmem.store import GOING_ON, Kind, StoredStudy, state_of
-from diffmem.text import decimals, within
+from diffmem.text import within
 
 MOST_CURVES = 4
 """Curves that a sentence names one by one; of more it gives the ends."""
@@ -49,17 +49,8 @@ def answer_of(
 
 
 def emm_words(curve: Curve) -> str:
-    """Return the EMM of a curve with the digits that its interval allows: `12.5`, `≥ 24`, `< 8 (undertrained)`."""
-    estimate = curve.estimate
-    if estimate is None:
-        return "not measured"
-    if estimate.value is not None:
-        words = f"{estimate.value:.{_decimals(estimate.value, curve.interval)}f}"
-    elif estimate.lower is not None:
-        words = f"≥ {estimate.lower:g}"
-    else:
-        words = "unknown" if estimate.upper is None else f"< {estimate.upper:g}"
-    return words + " (undertrained)" * curve.undertrained
+    """Return the EMM of a curve as a page shows it: `12.5`, `≥ 24`, `< 8 (undertrained)`."""
+    return _typeset(curve.answer)
 
 
 def last_emm_words(curve: Curve) -> str:
@@ -69,24 +60,12 @@ def last_emm_words(curve: Curve) -> str:
 
 
 def interval_words(interval: Interval | None) -> str:
-    """Return the 95% interval of an EMM: `11.0 to 14.9`, `≥ 24` if no size ends it, or that it is not bounded."""
-    if interval is None:
-        return "-"
-    low, high = (_end(end, interval) for end in interval)
-    if low and high:
-        return f"{low} to {high}"
-    return f"≥ {low}" if low else f"≤ {high}" if high else "not bounded"
+    """Return the 95% interval of an EMM as a page shows it: `11.0 to 14.9`, `≥ 24`, `not bounded`, `-`."""
+    return "-" if interval is None else _typeset(str(interval))
 
 
-def _end(end: float | None, interval: Interval) -> str:
-    return "" if end is None else f"{end:.{_decimals(end, interval)}f}"
-
-
-def _decimals(value: float, interval: Interval | None) -> int:
-    """Return the decimals of an EMM: images are counted, so that more than one says nothing."""
-    if interval and interval.low is not None and interval.high is not None:
-        return decimals(interval.low, interval.high, most=1)
-    return 0 if value >= 100 or value == int(value) else 1
+def _typeset(text: str) -> str:
+    return text.replace(">=", "≥").replace("<=", "≤")
 
 
 def _estimates(curves: Sequence[Curve]) -> str:
@@ -142,7 +121,7 @@ def _smallest(sizes: Sequence[int]) -> str:
 def _in_brackets(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    words = interval_words(interval).replace("≥", "at least").replace("≤", "at most")
+    words = str(interval).replace(">=", "at least").replace("<=", "at most")
     return f" (95%: {words.replace('not bounded', 'anything, as the measured sizes do not bound it')})"
 
 

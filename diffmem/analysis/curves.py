@@ -69,7 +69,9 @@ class Curve:
     @property
     def answer(self) -> str:
         """Return the EMM as text, marked if it comes from undertrained cells."""
-        return str(self.estimate or "not measured") + " (undertrained)" * bool(self.estimate and self.undertrained)
+        if self.estimate is None:
+            return "not measured"
+        return self.estimate.beside(self.interval) + " (undertrained)" * self.undertrained
 
     @property
     def caveat(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from diffmem.measures import NORMAL, wilson
+from diffmem.text import decimals
 
 ROUNDING = 1e-9
 """A ratio this little below the line is on it: shares of images are far coarser, so only rounding is forgiven."""
@@ -26,7 +27,7 @@ class Estimate(NamedTuple):
     """An EMM: `value`, the sizes `lower` and `upper` around the crossing, and a `note`.
 
     `value` is None if the curve does not cross, and `lower` or `upper` is None at an open end. `str()` gives "34.9",
-    "> 64" or "< 8".
+    ">= 64" or "< 8".
     """
 
     value: float | None
@@ -35,10 +36,14 @@ class Estimate(NamedTuple):
     note: str
 
     def __str__(self) -> str:
+        return self.beside(None)
+
+    def beside(self, interval: "Interval | None") -> str:
+        """Return it as text, with the digits that its 95% interval allows."""
         if self.value is not None:
-            return f"{self.value:.0f}" if self.value >= 100 else f"{self.value:.1f}"
+            return _shown(self.value, interval)
         if self.lower is not None:
-            return f"> {self.lower:g}"
+            return f">= {self.lower:g}"
         return "unknown" if self.upper is None else f"< {self.upper:g}"
 
 
@@ -133,14 +138,26 @@ def still_rises(epochs: Sequence[int], ratios: Sequence[float], samples: Sequenc
 
 
 class Interval(NamedTuple):
-    """A 95% interval of an EMM in training images; None at an end that the measured sizes do not bound."""
+    """A 95% interval of an EMM in training images; None at an end that the measured sizes do not bound.
+
+    `str()` gives "11.0 to 14.9", ">= 24" or "<= 8" of an open one, or "not bounded".
+    """
 
     low: float | None
     high: float | None
 
     def __str__(self) -> str:
-        low, high = ("?" if end is None else f"{end:.0f}" if end >= 100 else f"{end:.1f}" for end in self)
-        return f"{low} to {high}"
+        low, high = (None if end is None else _shown(end, self) for end in self)
+        if low and high:
+            return f"{low} to {high}"
+        return f">= {low}" if low else f"<= {high}" if high else "not bounded"
+
+
+def _shown(images: float, interval: Interval | None) -> str:
+    """Return a number of images with the digits that an interval allows; more than one decimal says nothing of it."""
+    if interval and interval.low is not None and interval.high is not None:
+        return f"{images:.{decimals(interval.low, interval.high, most=1)}f}"
+    return f"{images:.0f}" if images >= 100 or images == int(images) else f"{images:.1f}"
 
 
 class Bands(NamedTuple):

@@ -74,10 +74,9 @@ def emm(
     \b
     Columns:
       curve    one combination of settings
-      EMM      the estimate; a bound, as in > 32, if the ratio does not cross
+      EMM      the estimate; a bound, as in >= 32, if the ratio does not cross
                1 - epsilon between two sizes
-      95%      interval over images, draws and seeds; "?" is an end that the
-               sizes do not bound
+      95%      interval over images, draws and seeds; >= 19.3 if no size ends it
       N=...    ratio at this size
       null     share of held-out images that are called copies: the highest of
                all sizes (no model was trained on held-out images)

@@ -126,6 +126,7 @@ def score(
     told = {"samples": samples, "batch_size": batch_size, "steps": steps}
     generation: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     _check(images, pipeline, generation, augment=augment, groups=groups, quality=quality, held_out=held_out)
+    from diffmem.atomic import check_writable
     from diffmem.cli.reading import shown_reading
     from diffmem.external import score_images, score_pipeline
     from diffmem.store import Store
@@ -138,6 +139,8 @@ def score(
         "spaces": spaces,
         "quality": quality,
     }
+    if list_path is not None:
+        check_writable(list_path)
     with shown_reading():
         store = Store(store_path)
         if images is not None:

@@ -4,7 +4,6 @@ from .auditing import audit as audit
 from .augmenting import transforms_of as transforms_of
 from .collection import Indices as Indices
 from .collection import Source as Source
-from .collection import image_files as image_files
 from .collection import read_images as read_images
 from .decoding import cores as cores
 from .decoding import progress as progress
@@ -29,6 +28,7 @@ from .training_sets import describe as describe
 from .training_sets import groups_in as groups_in
 from .training_sets import held_out as held_out
 from .training_sets import held_out_set as held_out_set
+from .training_sets import image_names as image_names
 from .training_sets import load_source as load_source
 from .training_sets import names_and_groups as names_and_groups
 from .training_sets import notes_of as notes_of

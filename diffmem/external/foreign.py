@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffmem.cells import DATASETS, content_hash
-from diffmem.data import CONTAINERS, SUFFIXES, Size, Source, image_files
+from diffmem.cells import content_hash
+from diffmem.data import CONTAINERS, SUFFIXES, Size, Source
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,3 @@ def called(name: Path | str, source: Source) -> str:
     """Return the name of a collection with the beginning of its content's hash, which a dataset with a name has not."""
     content = source.fingerprint.removeprefix("sha256:")[:8]
     return f"{name} ({content})" if content else str(name)
-
-
-def image_names(label: str, source: Source) -> list[str]:
-    """Return the file of each image, or its place in its collection."""
-    files = [] if label in DATASETS else image_files(label)
-    return files if len(files) == len(source.images) else [f"{label}:{number}" for number in range(len(source.images))]

@@ -11,6 +11,7 @@ import torch
 
 from diffmem.cells import AUGMENTATIONS
 from diffmem.measures import NEAREST, Evidence, grouped_name, is_copy
+from diffmem.store import TrainingImages
 
 TRANSFORMED = grouped_name("exact", AUGMENTATIONS)
 """The measure that also looks at what a mirror and shifts by a pixel make of each training image."""
@@ -61,6 +62,16 @@ def counts(evidence: Evidence) -> Counter[str]:
 def only(evidence: Evidence, measures: Sequence[str]) -> Evidence:
     """Return the evidence of the paper's measure and of these."""
     return replace(evidence, others={name: each for name, each in evidence.others.items() if name in measures})
+
+
+def near_images(evidence: Evidence, names: Sequence[str], groups: Indices) -> TrainingImages:
+    """Return the names and groups of the training images that any image is nearest to, or shown beside."""
+    shown = [np.array([pair.second_nearest for pair in evidence.pairs], dtype=np.int64)]
+    nearest = [evidence.nearest, *(each.nearest for each in evidence.others.values())]
+    positions = np.unique(np.concatenate(nearest + shown))
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    named = [names[position] for position in positions.tolist()]
+    return TrainingImages(positions, named, sizes[group[positions]], np.full(len(positions), np.nan))
 
 
 def matches(

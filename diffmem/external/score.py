@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from diffmem.data import (
     Size,
     Source,
     groups_in,
+    image_names,
     load_source,
     note,
     progress,
@@ -29,7 +31,7 @@ from diffmem.data import (
 )
 from diffmem.errors import DataError, SizeError, StoreError
 from diffmem.external.asked import Asked, Known
-from diffmem.external.foreign import ForeignCell, called, image_names, pipeline_name, study_name
+from diffmem.external.foreign import ForeignCell, called, pipeline_name, study_name
 from diffmem.external.matches import (
     DUPLICATED,
     MIRRORED,
@@ -38,6 +40,7 @@ from diffmem.external.matches import (
     counts,
     looks_for_transformed,
     matches,
+    near_images,
     only,
 )
 from diffmem.external.pipeline import generated_by
@@ -165,11 +168,13 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     started = time.monotonic()
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
+    named = [pair._replace(name=known_as.names[i]) for pair, i in zip(evidence.pairs, order, strict=False)]
+    evidence, files = replace(evidence, pairs=named), image_names(against, source)
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
+    store.add_training_images(cell.cell_id, near_images(only(evidence, measures), files, groups.widest))
     if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
         caveats += (_replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
-    files = image_names(against, source)
     return _result(
         *(name, cell, evidence, null, store),
         files=files,

@@ -18,6 +18,7 @@ from .denoising import LEVELS as LEVELS
 from .denoising import denoising_errors as denoising_errors
 from .evidence import Evidence as Evidence
 from .evidence import MeasureEvidence as MeasureEvidence
+from .evidence import Pictured as Pictured
 from .features import GENERATED_IMAGES as GENERATED_IMAGES
 from .features import HELD_OUT_IMAGES as HELD_OUT_IMAGES
 from .features import ImageQuality as ImageQuality

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffmem.measures.evidence import Evidence, MeasureEvidence
+from diffmem.measures.evidence import Evidence, MeasureEvidence, Pictured
 from diffmem.measures.intervals import wilson
 from diffmem.measures.measure import Compared, Measure, is_copy
 from diffmem.measures.members import NO_SPACES, Spaces, measure_named
@@ -40,7 +40,7 @@ class Comparison:
         self.prepared = {each.name: each.prepare(training_images) for each in self.measures if each.prepare}
         self.added: list[list[Compared]] = [[] for _ in self.measures]
         self.gathered: list[list[Compared]] = [[] for _ in self.measures]
-        self.pairs: list[tuple[bytes, bytes]] = []
+        self.pairs: list[Pictured] = []
         self.keep, self.kept, self.images = keep, list[Tensor](), torch.empty(0, dtype=torch.uint8)
 
     def add(self, generated: Tensor) -> None:
@@ -56,8 +56,9 @@ class Comparison:
             for measure in self.measures
         ]
         on_cpu = [Compared(*(each.cpu() for each in compared)) for compared in found]
-        pairs = zip(generated[: self.wanted_pairs - len(self.pairs)], index[:, 0], strict=False)
-        pictures = [(png(image), png(self.training_images[nearest])) for image, nearest in pairs]
+        room = self.wanted_pairs - len(self.pairs)
+        two = index[:room].tolist()
+        pictures = [self._pictured(image, *each) for image, each in zip(generated[:room], two, strict=True)]
         # all or nothing: where memory runs out before this, the batch is added again in parts
         keeps = [generated.cpu()] if len(self.images) + sum(map(len, self.kept)) < self.keep else []
         self.pairs += pictures
@@ -111,6 +112,9 @@ class Comparison:
                 for measure, found in zip(self.measures[1:], others, strict=True)
             },
         )
+
+    def _pictured(self, image: Tensor, nearest: int, second: int) -> Pictured:
+        return Pictured(png(image), png(self.training_images[nearest]), png(self.training_images[second]), second)
 
     def _most_copied(self, copied: Tensor) -> list[tuple[int, bytes]]:
         """Return position and picture of the training images that occur most often in `copied`, the first of equals."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,16 @@ class MeasureEvidence:
     copies: int  # images that are copies, at the measure's own threshold
 
 
+class Pictured(NamedTuple):
+    """A generated image and its two nearest training images, as PNG."""
+
+    generated: bytes
+    nearest: bytes
+    second: bytes
+    second_nearest: int  # its position in the training set
+    name: str | None = None  # of the generated image, where another tool made it: its file, or its place
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What is behind a memorization ratio: of each generated image its nearest training image and the two distances."""
@@ -25,7 +36,7 @@ class Evidence:
     d1: npt.NDArray[np.float64]  # [samples], l2 on the 0..255 scale
     d2: npt.NDArray[np.float64]  # [samples]
     memorized: int
-    pairs: Sequence[tuple[bytes, bytes]] = field(default=())  # PNG of samples 0, 1, ... and their nearest image
+    pairs: Sequence[Pictured] = field(default=())  # of samples 0, 1, ...
     copied: Sequence[tuple[int, bytes]] = field(default=())  # position and PNG of the training images copied most
     others: Mapping[str, MeasureEvidence] = field(default_factory=dict)  # of other measures than the paper's, by name
 

@@ -3,7 +3,7 @@
 import base64
 import html
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from diffmem.text import counted
 
 PAGE_BYTES = 9_800_000
 """What a page may have: galleries show as many pictures as are left room for by Plotly and the figures."""
-MARKUP = 330
+MARKUP = 360
 """Bytes of the page around the pictures and the text of one place in a gallery, at most."""
 PICTURE_SIDE = 64
 """Pixels of a picture's side: larger ones are reduced, since a gallery shows them smaller still."""
@@ -41,12 +41,15 @@ class Copied:
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated image and its nearest training image."""
+    """A generated image and its two nearest training images."""
 
     sample: int
+    called: str  # the generated image
     number: int  # position of the training image
     generated: str  # data URIs
     nearest: str
+    second: str  # empty where the store has none
+    second_called: str
     about: str
     alike: float  # distance / yardstick
     copied: bool
@@ -90,11 +93,9 @@ def galleries(
     own = [pairs_of[each.cell.position] for each in shown]
     half = room // 2
     copied, left = _fitting(
-        [[_Place((row.picture or b"",), about[row.position, row.nearest]) for row in rows] for rows in most], half
+        [[_Place((row.picture or b"",), [about[row.position, row.nearest]]) for row in rows] for rows in most], half
     )
-    paired = [
-        [_Place((pair.generated, pair.nearest), about[pair.position, pair.number]) for pair in rows] for rows in own
-    ]
+    paired = [[_place(pair, about) for pair in rows] for rows in own]
     reduced, left = _fitting(paired, half + left)
     drawn = _in_full(paired, reduced, left)
     curves = list(dict.fromkeys(each.cell.curve for each in cells))
@@ -113,8 +114,8 @@ def galleries(
             ],
             len(own[number]),
             [
-                _pair(pair, about[pair.position, pair.number], pictures, study)
-                for pair, pictures in zip(own[number], drawn[number], strict=False)
+                _pair(pair, place.texts, pictures, study)
+                for pair, place, pictures in zip(own[number], paired[number], drawn[number], strict=False)
             ],
         )
         for number, each in enumerate(shown)
@@ -125,11 +126,23 @@ def _alike(pair: ImagePair) -> float:
     return pair.distance / pair.yardstick if pair.yardstick else 1.0
 
 
-def _pair(pair: ImagePair, about: str, pictures: tuple[str, ...], study: StoredStudy) -> Pair:
-    generated, nearest = pictures
+def _place(pair: ImagePair, about: Mapping[tuple[int, int], str]) -> "_Place":
+    """Return the pictures of a pair, and what the three images are called or what is known of them."""
+    called = f"generated image {pair.sample}" if pair.name is None else pair.name
+    nearest = about[pair.position, pair.number]
+    if pair.pictured != pair.number:
+        nearest += f"; pictured is the nearest one in pixels, number {pair.pictured}"
+    second = f"second nearest, number {pair.second_number}" + (f" ({pair.second_image})" if pair.second_image else "")
+    return _Place((pair.generated, pair.nearest, pair.second or b""), (called, nearest, second))
+
+
+def _pair(pair: ImagePair, texts: Sequence[str], pictures: tuple[str, ...], study: StoredStudy) -> Pair:
     copied = bool(is_copy(pair.distance, pair.yardstick, study.threshold))
     side = max(_sides(pair.generated))
-    return Pair(pair.sample, pair.number, generated, nearest, about, _alike(pair), copied, side)
+    called, about, second_called = texts
+    generated, nearest, second = pictures
+    shown = generated, nearest, second, second_called
+    return Pair(pair.sample, called, pair.number, *shown, about, _alike(pair), copied, side)
 
 
 def _sides(png: bytes) -> tuple[int, int]:
@@ -158,10 +171,10 @@ def _named(cell: StoredCell, study: StoredStudy, known_by: int) -> str:
 
 
 class _Place(NamedTuple):
-    """One place in a gallery: its pictures, as PNG, and what it says of the training image."""
+    """One place in a gallery: its pictures, as PNG, and what it says of the images."""
 
     pictures: tuple[bytes, ...]
-    about: str
+    texts: Sequence[str]
 
 
 def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[tuple[str, ...]]], int]:
@@ -173,7 +186,7 @@ def _fitting(places: Sequence[Sequence[_Place]], room: int) -> tuple[list[list[t
             for number, own in enumerate(places)
             if rank < len(own)
         }
-        said = sum(len(html.escape(places[number][rank].about).encode()) for number in ranked)
+        said = sum(len(html.escape(text).encode()) for number in ranked for text in places[number][rank].texts)
         size = said + sum(MARKUP + sum(map(len, uris)) for uris in ranked.values())
         if rank and size > room:
             break

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from diffmem.analysis import HalvesAgreement, SizeMean, size_means
 from diffmem.measures import Agreement, Bounded
-from diffmem.report.figure import COLOURS, RATIOS, Axis, Figure, Panel, Series, size_axis
+from diffmem.report.figure import COLOURS, RATIOS, Axis, Figure, Palette, Panel, Series, size_axis
 from diffmem.report.galleries import data_uri, smaller
 from diffmem.store import HalfImages
 
@@ -28,15 +28,17 @@ MOST_GALLERIES = 8
 """Pairs of models that are shown, the first ones."""
 
 
-def halves_figure(rows: Sequence[HalvesAgreement]) -> Figure | None:
-    """Return agreement against N, a panel for each number and a line for each curve; None where nothing is compared."""
+def halves_figure(rows: Sequence[HalvesAgreement], colours: Palette) -> Figure | None:
+    """Return agreement against N, a panel for each number and a line for each two curves that differ in their half
+    alone, in colours that no curve has; None where nothing is compared."""
     if not rows:
         return None
+    first = len(colours.curves)
     panels = [
-        _panel(rows, "cosine", Axis("mean cosine", range=_cosines(rows))),
-        _panel(rows, "psnr", Axis("PSNR (dB)")),
-        _panel(rows, "reproducible", Axis("reproducible share RP", range=RATIOS)),
-        _panel(rows, "generalization", Axis("generalization GL", range=RATIOS)),
+        _panel(rows, first, "cosine", Axis("mean cosine", range=_cosines(rows))),
+        _panel(rows, first, "psnr", Axis("PSNR (dB)")),
+        _panel(rows, first, "reproducible", Axis("reproducible share RP", range=RATIOS)),
+        _panel(rows, first, "generalization", Axis("generalization GL", range=RATIOS)),
     ]
     method = METHOD.format(space=rows[0].space, threshold=rows[0].threshold)
     return Figure("Agreement of two halves against the number of training images", HALVES, panels, method)
@@ -47,13 +49,13 @@ def _cosines(rows: Sequence[HalvesAgreement]) -> tuple[float, float]:
     return min(RATIOS[0], lowest - 0.03), RATIOS[1]
 
 
-def _panel(rows: Sequence[HalvesAgreement], name: str, y: Axis) -> Panel:
+def _panel(rows: Sequence[HalvesAgreement], first: int, name: str, y: Axis) -> Panel:
     curves: dict[str, list[HalvesAgreement]] = defaultdict(list)
     for row in rows:
         curves[row.curve].append(row)
     series = []
     for number, (curve, own) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = COLOURS[(first + number) % len(COLOURS)]
         for which, suffix in ((name, ""), (f"{name}_null", ", null")):
             if means := size_means(own, _taking(which)):
                 series.append(_series((curve or "all cells") + suffix, means, colour, dotted=bool(suffix)))

@@ -178,11 +178,11 @@ function pictured(element, label) {
   return figure;
 }
 
-function copyOf(image) {
-  const copy = new Image();
-  copy.src = image.src;
-  copy.alt = image.alt;
-  return copy;
+function picture(source, alt) {
+  const image = new Image();
+  image.src = source;
+  image.alt = alt;
+  return image;
 }
 
 async function difference(one, other) {
@@ -199,16 +199,17 @@ async function difference(one, other) {
 
 async function enlarge(pair) {
   enlarged = pair;
-  const [generated, nearest] = [...pair.querySelectorAll("img")].map(copyOf);
+  const [generated, nearest] = [...pair.querySelectorAll("img")].map(image => picture(image.src, image.alt));
   const between = await difference(generated, nearest);
   if (enlarged !== pair) return;
-  const reduced = generated.naturalWidth < pair.dataset.side;
-  dialog.querySelector("h3").textContent = `Generated image ${pair.dataset.number}`;
+  const {called, second, secondCalled, side} = pair.dataset, reduced = generated.naturalWidth < side;
+  dialog.querySelector("h3").textContent = called[0].toUpperCase() + called.slice(1);
   dialog.querySelector(".enlarged").replaceChildren(
-    pictured(generated, "generated"), pictured(nearest, "nearest training image"), pictured(between, "difference"));
+    pictured(generated, "generated"), pictured(nearest, "nearest training image"), pictured(between, "difference"),
+    ...(second ? [pictured(picture(second, secondCalled), secondCalled)] : []));
   dialog.querySelector(".about").textContent =
     `${pair.textContent.trim()} of the yardstick. ${pair.dataset.about}.`
-    + (reduced ? ` Reduced from ${pair.dataset.side} pixels.` : ` ${generated.naturalWidth} pixels wide, as stored.`);
+    + (reduced ? ` Reduced from ${side} pixels.` : ` ${generated.naturalWidth} pixels wide, as stored.`);
   if (!dialog.open) dialog.showModal();
 }
 

@@ -133,7 +133,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
             _by_measure(store, each, told, quality, colours, main=study) for each in by_each_measure(store, study)
         ]
         by_groups = told(_by_groups(store, study))
-        pairs = store.pairs(study.study, study.measure)
+        pairs = told(store.pairs(study.study, study.measure))
         copies = store.copies(study.study, study.measure, study.threshold)
         near = told(store.near_images(study.study, study.measure, study.threshold))
         attempts, notes = told(store.attempts(study.study)), told(store.notes(study.study))
@@ -144,7 +144,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         results, others = study_results(store, evidence), told(other_results(store, study))
         halves, half_images = told(halves_of(store, study)), store.half_images(study.study)
     comparable = [each for each in evidence.cells if at_paper_scale(each)]
-    clock, agreement = _clock(study, cells), halves_figure(halves)
+    clock, agreement = _clock(study, cells), halves_figure(halves, colours)
     return Section(
         told(study),
         answer_of(study, cells, by_measure[0].curves, by_groups),
@@ -158,7 +158,7 @@ def section_of(store: Store, study: StoredStudy, told: Told) -> Section:
         published=beside(published, comparable) if comparable else [],
         cells=tried_cells(cells, attempts),
         others=[
-            *quality_figures(quality, clock),
+            *quality_figures(quality, clock, colours),
             *level_figures(levels, clock, colours),
             *([agreement] if agreement else []),
         ],

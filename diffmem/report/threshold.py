@@ -106,7 +106,7 @@ def _at_each_level(label: str, sizes: Mapping[int, Sequence[_Best]], epsilon: fl
             }
             for number, size in enumerate(ordered)
         ],
-        "emms": [emm.replace("> ", "≥ ") for emm in emms],
+        "emms": [emm.replace(">=", "≥") for emm in emms],
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,4 +29,4 @@ def look_through(cell: Cell, store: Store, training_images: Callable[[], Tensor]
     with group.memory():
         found = names_and_groups(cell) if group.leads else None
     if found:
-        store.add_training_images(cell.cell_id, TrainingImages(*found, distances.numpy()))
+        store.add_training_images(cell.cell_id, TrainingImages(np.arange(len(images)), *found, distances.numpy()))

@@ -178,6 +178,7 @@ def _bad_pictures(store: Store) -> list[str]:
     rows = store.read(
         """
         SELECT cell_id, generated AS picture FROM pairs UNION ALL SELECT cell_id, nearest FROM pairs
+        UNION ALL SELECT cell_id, second FROM pairs WHERE second IS NOT NULL
         UNION ALL SELECT cell_id, picture FROM copied ORDER BY cell_id
         """
     )

@@ -71,7 +71,7 @@ class CopyQueries(LevelQueries):
                 SELECT last.position, t.position AS nearest, alike, local_distance,
                     ntile({BINS}) OVER (PARTITION BY last.position ORDER BY local_distance, t.position) AS bin
                 FROM last JOIN training_images AS t USING (training_set)
-                WHERE last.position IN (SELECT position FROM scored)
+                WHERE last.position IN (SELECT position FROM scored) AND local_distance IS NOT NULL
             )
             SELECT position, bin, median(local_distance) AS local_distance, count(*) AS images,
                 count(copies) AS copied, coalesce(sum(copies), 0)::BIGINT AS copies,

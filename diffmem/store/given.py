@@ -64,11 +64,12 @@ class Checkpoint(Evidence):
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What the images of a training set are like, in its order."""
+    """What images of a training set are like."""
 
-    names: Sequence[str]  # of each image: its dataset and its position there
-    alike: npt.NDArray[np.int64]  # [N], images of its group, with it
-    local_distance: npt.NDArray[np.float64]  # [N], mean l2 distance to its 5 nearest other training images
+    positions: npt.NDArray[np.int64]  # [n], in the training set
+    names: Sequence[str]  # of each image: its file, or its dataset and its position there
+    alike: npt.NDArray[np.int64]  # [n], images of its group, with it
+    local_distance: npt.NDArray[np.float64]  # [n], mean l2 distance to its 5 nearest others; NaN if not measured
 
 
 class Registered(Protocol):

@@ -240,16 +240,21 @@ class ImageQueries(Records):
         )
 
     def pairs(self, study: str, measure: Measure) -> list[ImagePair]:
-        """Return generated images above their nearest training images, at each cell's last checkpoint."""
+        """Return generated images with their two nearest training images, at each cell's last checkpoint."""
         return self.records(
             ImagePair,
             f"""
-            SELECT position, cell_id, epoch, sample, generated, pairs.nearest, found.nearest AS number,
-                distance, yardstick
+            SELECT study_cells.position, cell_id, epoch, sample, pairs.name, generated, pairs.nearest, second,
+                found.nearest AS number, evidence.nearest AS pictured, second_nearest AS second_number,
+                t.image AS second_image, found.distance, found.yardstick
             FROM study_cells JOIN {LAST} USING (cell_id)
-                JOIN pairs USING (cell_id, epoch) JOIN {evidence_of(measure)} AS found USING (cell_id, epoch, sample)
+                JOIN pairs USING (cell_id, epoch) JOIN evidence USING (cell_id, epoch, sample)
+                JOIN {evidence_of(measure)} AS found USING (cell_id, epoch, sample)
+                JOIN (SELECT cell_id, {TRAINING_SET} AS training_set FROM cells) AS own USING (cell_id)
+                LEFT JOIN training_images AS t
+                    ON t.training_set = own.training_set AND t.position = second_nearest
             WHERE study = ?
-            ORDER BY position, sample
+            ORDER BY study_cells.position, sample
             """,
             [study],
         )

@@ -78,15 +78,20 @@ class NearImage:
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A generated image and its nearest training image, as PNG."""
+    """A generated image and its two nearest training images, as PNG."""
 
     position: int
     cell_id: str
     epoch: int
     sample: int
+    name: str | None  # of the generated image, where another tool made it: its file
     generated: bytes
     nearest: bytes
-    number: int  # position of the nearest one in the training set
+    second: bytes | None  # None in stores of before
+    number: int  # position in the training set of the nearest one by the study's measure
+    pictured: int  # of the pictures: they are the nearest ones in pixels
+    second_number: int | None
+    second_image: str | None  # its file, or its dataset and position there, if that is known
     distance: float
     yardstick: float
 

@@ -240,6 +240,12 @@ MIGRATIONS: list[Migration] = [
             axis_values AS axes                -- the value on each axis: axes->>'M.width'
         FROM study_cells JOIN cells USING (cell_id) JOIN checkpoints USING (cell_id)
     """,
+    """
+    ALTER TABLE pairs ADD COLUMN second BLOB;            -- PNG of the second nearest training image
+    ALTER TABLE pairs ADD COLUMN second_nearest INTEGER; -- its position in the training set
+    ALTER TABLE pairs ADD COLUMN name VARCHAR;           -- of the generated image, if another tool made it: its file
+    ALTER TABLE training_images ALTER COLUMN local_distance DROP NOT NULL; -- which a score does not measure
+    """,
 ]
 """Append only. Each runs in one transaction with its record."""
 

@@ -242,7 +242,7 @@ class Store(Queries):
             )
             if c.pairs:
                 connection.executemany(
-                    "INSERT INTO pairs VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
                 )
             if c.copied:
@@ -269,10 +269,10 @@ class Store(Queries):
         return others
 
     def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
-        """Keep what the training images of a cell are like, for all cells of the same training set, unless it is there
+        """Keep what training images of a cell are like, for all cells of the same training set, unless it is there
         already."""
         rows = {
-            "position": np.arange(len(images.names), dtype=np.int32),
+            "position": images.positions.astype(np.int32),
             "image": texts(images.names),
             "alike": images.alike.astype(np.int32),
             "local_distance": images.local_distance,
@@ -283,7 +283,9 @@ class Store(Queries):
                 f"""
                 WITH own AS (SELECT {TRAINING_SET} AS training_set FROM cells WHERE cell_id = ?)
                 INSERT INTO training_images
-                SELECT training_set, given_images.* FROM own CROSS JOIN given_images
+                SELECT training_set, given_images.* REPLACE (
+                    CASE WHEN isnan(local_distance) THEN NULL ELSE local_distance END AS local_distance
+                ) FROM own CROSS JOIN given_images
                 WHERE training_set NOT IN (SELECT training_set FROM training_images)
                 """,
                 [cell_id],

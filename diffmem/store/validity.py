@@ -182,7 +182,8 @@ EVIDENCE_RULES = [
     Rule(
         "training_images",
         "training_set",
-        f"isfinite(local_distance) AND local_distance >= 0 AND {_count('alike', 1)} AND {_count('position')}",
+        "coalesce(isfinite(local_distance) AND local_distance >= 0, true) "
+        f"AND {_count('alike', 1)} AND {_count('position')}",
         "an impossible training image",
     ),
     Rule(

@@ -160,7 +160,7 @@ def test_a_ratio_outside_0_to_1_is_refused(ratio):
         (Estimate(2200.4, 2000, 4000, ""), "2200"),
         (Estimate(99.96, 50, 100, ""), "100.0"),
         (Estimate(12.34, 8, 16, ""), "12.3"),
-        (Estimate(None, 8000.0, None, "why"), "> 8000"),
+        (Estimate(None, 8000.0, None, "why"), ">= 8000"),
         (Estimate(None, None, 500.0, "why"), "< 500"),
         (Estimate(None, None, None, "why"), "unknown"),
     ],
@@ -280,7 +280,7 @@ def test_interval_is_open_where_the_curve_may_not_cross_within_the_sizes(ratios,
     texts = [
         str(emm_interval([8, 16], r, [n, n])) for r, n in (([0.5, 0.4], 300), ([0.99, 0.98], 300), ([0.93, 0.87], 30))
     ]
-    assert texts == ["? to 8.0", "16.0 to ?", "? to ?"]
+    assert texts == ["<= 8", ">= 16", "not bounded"]
 
 
 def test_interval_is_the_same_every_time():

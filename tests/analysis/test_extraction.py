@@ -104,7 +104,8 @@ def filled(tmp_path: Path) -> tuple[Study, Store]:
         store.append(Checkpoint.of(evidence(images, epoch), **about, train_seconds=1.0, score_seconds=1.0))
     store.add_held_out(cell_id, evidence(90, 99))
     store.add_training_images(
-        cell_id, TrainingImages([f"digits:{n}" for n in range(8)], np.array([2, 2, *[1] * 6]), np.arange(8.0))
+        cell_id,
+        TrainingImages(np.arange(8), [f"digits:{n}" for n in range(8)], np.array([2, 2, *[1] * 6]), np.arange(8.0)),
     )
     return study, store
 

@@ -501,7 +501,7 @@ def test_emm_is_where_the_ratio_crosses_the_line():
         "steps": {"4": 1000, "8": 1000},
         "note": "",
     }
-    assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == ("> 8", None, 8, None)
+    assert (unique["emm"], unique["value"], unique["lower"], unique["upper"]) == (">= 8", None, 8, None)
 
 
 @pytest.mark.usefixtures("filled")

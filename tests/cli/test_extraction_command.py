@@ -22,7 +22,9 @@ def store(tmp_path: Path) -> Store:
     tiny.register(store, study)
     cell_id = study.cells[0].cell.cell_id
     store.append(tiny.checkpoint(cell_id, 12, 0.55))
-    store.add_training_images(cell_id, TrainingImages(list("abcdefgh"), np.array([2, 2, *[1] * 6]), np.arange(8.0)))
+    store.add_training_images(
+        cell_id, TrainingImages(np.arange(8), list("abcdefgh"), np.array([2, 2, *[1] * 6]), np.arange(8.0))
+    )
     return store
 
 

@@ -310,7 +310,7 @@ def test_every_export_comes_in_every_format(suffix, ids):
     assert len(exported("evidence", suffix)) == 60
     curves = exported("emm", suffix)
     assert [(row["study"], row["curve"], row["emm"]) for row in curves] == [
-        ("tiny", "M.dropout = 0.0", "> 8"),
+        ("tiny", "M.dropout = 0.0", ">= 8"),
         ("tiny", "M.dropout = 0.2", None),
     ]
     (told, _) = data("emm", "tiny")["curves"]

@@ -303,7 +303,7 @@ def test_each_training_set_and_each_combination_of_settings_is_a_cell_of_the_stu
         ("lr = 0.2", [50]),
     ]
     assert curves[0].estimate is not None
-    assert str(curves[0].estimate) == "> 50"
+    assert str(curves[0].estimate) == ">= 50"
     other = training[:20].copy()
     other[0, 0, 0, 0] ^= 1
     monitor(other, store, settings={"lr": 0.1})

@@ -22,6 +22,7 @@ from diffmem.data import load_source
 from diffmem.errors import DataError
 from diffmem.external.score import score_images
 from diffmem.measures.nearest import NEAREST
+from diffmem.report.page import render_page
 from diffmem.store.store import Store
 
 COPIED = [5, 5, 5, 5, 9, 9, 700]
@@ -317,9 +318,32 @@ def test_the_order_of_file_names_decides_neither_on_the_gallery_nor_on_the_first
             assert np.array_equal(np.asarray(generated), [*digits[:60], *noise][order[pair.sample]])
         with Image.open(io.BytesIO(pair.nearest)) as nearest:
             assert np.array_equal(np.asarray(nearest), digits[pair.number])
+        with Image.open(io.BytesIO(pair.second or b"")) as second:
+            assert np.array_equal(np.asarray(second), digits[pair.second_number or 0])
+        assert (pair.name, pair.second_image) == (
+            f"samples/{order[pair.sample]:02d}.png",
+            f"digits:{pair.second_number}",
+        )
     first = {row.images: row.first for row in store.sample_counts("samples", NEAREST, NEAREST.threshold)}
     assert first == {n: sum(order[:n] < 60) / n for n in (10, 20, 50, 100)}
     assert first[50] < 1
+
+
+def test_the_page_names_the_files_of_what_is_copied(samples: Path) -> None:
+    Path("training").mkdir()
+    for number, image in enumerate(load_source("digits", None).images[:200, 0]):
+        Image.fromarray(image).save(f"training/{number:03d}.png")
+    store = Store(Path("s.duckdb"))
+    score = score_images(str(samples), "training", store)
+    page = render_page(store, ["samples"])
+    for number in range(score.samples):
+        assert f'data-called="{samples}/{number:02d}.png"' in page
+    assert score.replicated > 1
+    for copied in store.replicated(store.cells("samples")[0].cell_id):
+        assert f"Training image {copied.nearest} (training/{copied.nearest:03d}.png): nearest to" in page
+    pair = store.pairs("samples", NEAREST)[0]
+    called = f"second nearest, number {pair.second_number} (training/{pair.second_number:03d}.png)"
+    assert f'data-second-called="{called}"' in page
 
 
 LIMITED = """

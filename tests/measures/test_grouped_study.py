@@ -48,7 +48,7 @@ def test_a_study_with_twins_is_read_between_groups() -> None:
     (paper,), (grouped,) = by_paper["curves"], by_groups["curves"]
     assert paper["ratios"] == {"20": 0.0, "40": 0.0}
     assert grouped["ratios"] == paper["grouped_ratios"] == {"20": 1.0, "40": 1.0}
-    assert (paper["emm"], grouped["emm"]) == ("< 20", "> 40")
+    assert (paper["emm"], grouped["emm"]) == ("< 20", ">= 40")
     assert grouped["null_ratios"] == {"20": 0.0, "40": 0.0}
     assert grouped["null_samples"] == {"20": 20, "40": 20}
     rows = json.loads(printed("status", "s", "--json"))

@@ -1,9 +1,12 @@
 """The measures beside each other: one rule of a copy everywhere, and calibrated l2 against its definition."""
 
+import io
+
 import duckdb
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from reference import random_images
 
 from diffmem.measures import MEASURES, NEAREST, Comparison, is_copy, is_copy_sql, wilson
@@ -105,6 +108,23 @@ def test_evidence_of_several_batches_is_that_of_all_images_in_their_order():
     np.testing.assert_allclose(found.distance, distance, rtol=1e-12)
     np.testing.assert_allclose(found.yardstick, yardstick, rtol=1e-12)
     assert found.copies == int(is_copy(distance, yardstick, CALIBRATED.threshold).sum())
+
+
+def test_images_are_kept_with_pictures_of_their_two_nearest_training_images() -> None:
+    rng = np.random.default_rng(0)
+    training, images = (torch.from_numpy(rng.integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)) for n in (60, 10))
+    comparison = Comparison(training, pairs=7)
+    for part in (images[:5], images[5:]):
+        comparison.add(part)
+    comparison.gather(ALONE, 10)
+    distances = torch.cdist(images.flatten(1).double(), training.flatten(1).double())
+    two = distances.argsort(dim=1)[:, :2].tolist()
+    found = comparison.evidence().pairs
+    assert [(pair.second_nearest, pair.name) for pair in found] == [(second, None) for _, second in two[:7]]
+    for image, (nearest, second), pair in zip(images, two, found, strict=False):
+        for expected, picture in zip((image, training[nearest], training[second]), pair[:3], strict=True):
+            with Image.open(io.BytesIO(picture)) as shown:
+                assert np.array_equal(np.asarray(shown), expected.numpy().transpose(1, 2, 0))
 
 
 def test_a_batch_that_one_measure_has_no_memory_for_is_added_by_none() -> None:

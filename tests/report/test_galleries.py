@@ -216,7 +216,9 @@ def test_a_training_image_says_what_was_generated_near_it(store: Store) -> None:
     assert [each["data-of"] for each in buttons] == ["0", "1", "2", "3", "4", "5", "0", "1"]
     assert buttons[0]["data-about"] == buttons[6]["data-about"]
     assert buttons[0]["data-about"] == "Training image 0: nearest to 3 generated images, 2 of them memorized"
-    about = TrainingImages([f"/home/me/faces:{n}" for n in range(8)], np.array([3, *[1] * 7]), np.arange(8) + 0.25)
+    about = TrainingImages(
+        np.arange(8), [f"/home/me/faces:{n}" for n in range(8)], np.array([3, *[1] * 7]), np.arange(8) + 0.25
+    )
     store.add_training_images(cell_id, about)
     buttons = near(rendered(store))
     assert [each["data-about"] for each in buttons[:2]] == [
@@ -227,12 +229,24 @@ def test_a_training_image_says_what_was_generated_near_it(store: Store) -> None:
     ]
 
 
+def test_pictures_that_are_not_of_the_nearest_by_the_measure_say_so(store: Store) -> None:
+    study = tiny.load(store.path.parent, STUDY + '\n[emm]\nmeasure = "calibrated"\n')
+    tiny.register(store, study)
+    point = tiny.checkpoint(study.cells[0].cell.cell_id, 12, 0.55, pairs=PAIRS[:1])
+    store.append(tiny.calibrated(point, 0.6))  # by which image 1 is the nearest to sample 0, not image 0
+    (pair,) = [each for each in near(rendered(store)) if "data-called" in each]
+    assert str(pair["data-about"]).endswith("; pictured is the nearest one in pixels, number 0")
+    assert str(pair["data-about"]).startswith("Training image 1: ")
+
+
 def test_the_page_says_how_many_training_images_each_cell_copies(store: Store) -> None:
     study = tiny.load(store.path.parent, STUDY)
     tiny.register(store, study)
     cell_id = study.cells[0].cell.cell_id
     store.append(tiny.checkpoint(cell_id, 12, 0.55, pairs=PAIRS))
-    store.add_training_images(cell_id, TrainingImages(list("abcdefgh"), np.array([2, 2, *[1] * 6]), np.arange(8.0)))
+    store.add_training_images(
+        cell_id, TrainingImages(np.arange(8), list("abcdefgh"), np.array([2, 2, *[1] * 6]), np.arange(8.0))
+    )
     page = rendered(store)
     assert "Which training images are memorized" in page.texts["summary"]
     cells = [text.strip() for text in page.texts["td"]]

@@ -2,9 +2,12 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 
 from reading import draw
 
+from diffmem.report.figure import Figure, palette
 from diffmem.report.quality import quality_figures
 from diffmem.store.quality_rows import StudyQuality
 
@@ -29,61 +32,79 @@ def values(epochs: tuple[int, ...] = (10, 20), positions: tuple[int, ...] = (0, 
     ]
 
 
+def figures(of: Sequence[StudyQuality], clock: str = "epoch") -> list[Figure]:
+    return quality_figures(of, clock, palette([each.curve for each in of], [each.size for each in of]))
+
+
 def test_the_last_checkpoints_are_shown_against_the_size_beside_the_ratio():
-    by_size, _ = quality_figures(values(), "epoch")
+    by_size, _ = figures(values())
     assert by_size.title == "Quality (pixels) against the number of training images"
-    assert [panel.label for panel in by_size.panels] == ["memorization ratio", "Frechet distance", "recall"]
-    ratio, distance, recall = by_size.panels
+    assert [panel.label for panel in by_size.panels] == [
+        "memorization ratio",
+        "Frechet distance beside training images",
+        "Frechet distance beside held-out images",
+        "recall beside training images",
+        "recall beside held-out images",
+    ]
+    ratio, distance, other, recall, _ = by_size.panels
     assert [(series.x, series.y) for series in ratio.series] == [([8, 16], [0.25, 0.5])]
     assert [(series.name, series.look) for series in distance.series] == [
-        ("all cells, training images", "line"),
-        ("all cells, training images: null", "dotted"),
-        ("all cells, held-out images", "line"),
-        ("all cells, held-out images: null", "dotted"),
+        ("all cells", "line"),
+        ("all cells: null", "dotted"),
     ]
-    training, null, held_out, _ = distance.series
+    (training, null), (held_out, _) = distance.series, other.series
     assert (training.x, training.y, training.intervals) == ([8, 16], [20, 20.1], [(19, 22), (19.1, 22.1)])
     assert (null.y, held_out.y) == ([25, 25.1], [21, 21.1])
-    assert training.colour == null.colour != held_out.colour
+    assert {each.colour for panel in by_size.panels for each in panel.series} == {palette([""], [8]).curves[""]}
     assert (recall.y.range, distance.y.range, distance.x.log) == ((-0.03, 1.05), None, True)
     for panel in by_size.panels:
         draw(panel).to_json()
     header, *lines = csv.reader(io.StringIO(by_size.as_csv()))
     assert header == ["line", "training images N", "value", "low", "high"]
-    assert ["Frechet distance, all cells, training images", "8", "20.0", "19.0", "22.0"] in lines
+    assert ["Frechet distance beside training images, all cells", "8", "20.0", "19.0", "22.0"] in lines
 
 
 def test_all_checkpoints_are_shown_against_epochs_or_steps_a_line_a_model():
-    (_, by_epoch), (_, by_step) = (quality_figures(values(), clock) for clock in ("epoch", "step"))
+    (_, by_epoch), (_, by_step) = (figures(values(), clock) for clock in ("epoch", "step"))
     assert (by_epoch.title, by_step.title) == ("Quality (pixels) against epochs", "Quality (pixels) against steps")
     assert [series.x for series in by_epoch.panels[1].series[:2]] == [[10, 20]] * 2
     assert [series.x for series in by_step.panels[1].series[:2]] == [[30, 60]] * 2
     assert [series.name for series in by_step.panels[0].series] == ["N = 8", "N = 16"]
 
 
-def test_models_of_one_size_are_lines_of_their_own_with_one_entry_in_the_legend():
-    from dataclasses import replace
+def test_each_of_several_curves_has_a_figure_against_epochs_in_the_colours_of_the_sizes():
+    wide = [replace(each, curve="M.width = 8", position=each.position + 2) for each in values()]
+    narrow = [replace(each, curve="M.width = 4") for each in values()]
+    by_size, *by_epoch = figures([*narrow, *wide])
+    assert [each.title for each in by_epoch] == [
+        "Quality (pixels) against epochs, width 4",
+        "Quality (pixels) against epochs, width 8",
+    ]
+    known = palette(["M.width = 4", "M.width = 8"], [8, 16])
+    for figure in by_epoch:
+        assert [series.colour for series in figure.panels[0].series] == [known.sizes[8], known.sizes[16]]
+    assert [series.colour for series in by_size.panels[0].series] == [*known.curves.values()]
 
+
+def test_models_of_one_size_are_lines_of_their_own_with_one_entry_in_the_legend():
     twins = [replace(each, position=each.position + 2, value=each.low) for each in values()]
-    by_size, _ = quality_figures([*values(), *twins], "epoch")
-    lines = [series for series in by_size.panels[1].series if series.name == "all cells, training images"]
+    by_size, _ = figures([*values(), *twins])
+    lines = [series for series in by_size.panels[1].series if series.look == "line"]
     assert [(series.y, series.in_legend) for series in lines] == [([20, 20.1], True), ([19, 19.1], False)]
 
 
 def test_each_space_has_figures_and_one_size_with_one_checkpoint_none():
     spaces = [*values(), *(value("recall", "training", position=p, space="sscd") for p in (0, 1))]
-    assert [figure.title for figure in quality_figures(spaces, "epoch")] == [
+    assert [figure.title for figure in figures(spaces)] == [
         "Quality (pixels) against the number of training images",
         "Quality (pixels) against epochs",
         "Quality (sscd) against the number of training images",
     ]
-    assert quality_figures(values(epochs=(10,), positions=(0,)), "epoch") == []
-    assert quality_figures([], "epoch") == []
+    assert figures(values(epochs=(10,), positions=(0,))) == []
+    assert figures([]) == []
 
 
 def test_a_distance_of_too_few_images_is_said_in_the_text():
     few = [value("frechet_distance", "training", position=p) for p in (0, 1)]
-    from dataclasses import replace
-
-    (figure,) = quality_figures([replace(each, real=8) for each in few], "epoch")
+    (figure,) = figures([replace(each, real=8) for each in few])
     assert "8 images in 64 dimensions are too few (n <= d)" in figure.text

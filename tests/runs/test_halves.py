@@ -14,6 +14,7 @@ from diffmem.errors import DataError, StoreError
 from diffmem.measures import SIMILAR
 from diffmem.measures.halves import compare_pairs
 from diffmem.models import sample_labels
+from diffmem.report.figure import palette
 from diffmem.report.halves import half_galleries, halves_figure
 from diffmem.report.page import render_page
 from diffmem.runs.events import CellEnded
@@ -225,8 +226,10 @@ def test_export_and_page_need_no_model(optima, tmp_path):
     assert [(each["size"], each["cosine"], each["generalization_null"]) for each in table] == [
         (row.size, row.found.cosine.value, row.found.generalization_null.value) for row in rows
     ]
-    figure = halves_figure(rows)
+    colours = palette(["P.half = a", "P.half = b"], [10, 20])
+    figure = halves_figure(rows, colours)
     assert figure is not None
+    assert not {*colours.curves.values()} & {each.colour for panel in figure.panels for each in panel.series}
     shown = {(name, x): y for name, x, y, _ in figure.rows()}
     for row in rows:
         assert shown["mean cosine, all cells", row.size] == row.found.cosine.value
@@ -246,7 +249,7 @@ def test_export_and_page_need_no_model(optima, tmp_path):
 def test_nothing_is_shown_where_nothing_is_compared(tmp_path):
     study, store = Study.load(tiny.write(tmp_path)), Store(tmp_path / "s.duckdb")
     tiny.register(store, study)
-    assert halves_figure(halves_of(store, store.study("tiny"))) is None
+    assert halves_figure(halves_of(store, store.study("tiny")), palette([], [])) is None
     assert "two halves" not in render_page(store, ["tiny"])
 
 

@@ -94,6 +94,7 @@ def test_everything_behind_a_ratio_is_that_of_its_measure(store: Store, study: S
     store.append(tiny.calibrated(tiny.checkpoint(study.cells[1].cell.cell_id, 30, 0.1, pairs=pair), 0.6))
     (row,) = store.pairs("tiny", CALIBRATED)
     assert (row.number, row.distance, row.yardstick) == (1, 5.0, 10.0)
+    assert row.pictured == 0  # the pictures are of the nearest ones in pixels
     copied = [(row.nearest, row.copies) for row in store.copies("tiny", CALIBRATED, CALIBRATED.threshold)]
     assert sorted(copied) == [(0, 1), *((image, 2) for image in range(1, 5)), (5, 1), (6, 1), (7, 1)]
     reached = store.reached(CALIBRATED, CALIBRATED.threshold)
