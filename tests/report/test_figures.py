@@ -9,7 +9,7 @@ import pytest
 from reading import draw
 
 from diffmem.analysis.curves import Curve, SizePoint
-from diffmem.analysis.emm import Interval, estimate_emm, mean_ratios
+from diffmem.analysis.emm import Estimate, Interval, estimate_emm, mean_ratios
 from diffmem.measures.nearest import NEAREST
 from diffmem.report import figures
 from diffmem.report.figure import Figure, Panel, palette
@@ -148,6 +148,11 @@ def test_a_curve_that_does_not_cross_has_an_arrow_at_its_bound(
     assert all(each.y[0] == 0.9 for each in found)
     assert len(traces(figure)) == 1
     assert len(figure.layout.shapes) == 1
+
+
+def test_an_estimate_that_is_not_known_has_no_mark() -> None:
+    unknown = replace(curve("one", [0.1, 0.0]), estimate=Estimate(None, None, None, "undertrained"))
+    assert traces(against_size([unknown]), "markers") == []
 
 
 def test_few_sizes_are_all_ticks() -> None:
