@@ -19,6 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from diffmem.analysis.emm import estimate_emm
+from diffmem.measures import Pictured
 from diffmem.report.page import write_page
 from diffmem.store.given import Checkpoint
 from diffmem.store.store import Store
@@ -63,7 +64,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Store]:
                     train_seconds=1.0,
                     score_seconds=1.0,
                     attempt_id="by hand",
-                    pairs=[(tiny.png(2 * i), tiny.png(2 * i + 1)) for i in range(12)],
+                    pairs=[Pictured(tiny.png(2 * i), tiny.png(2 * i + 1), tiny.png(99), 7) for i in range(12)],
                 )
             )
     return study, store

@@ -256,8 +256,8 @@ def test_a_migration_that_was_mended_runs_on_the_next_opening(fresh: Store, monk
     "broken",
     [
         {"d1": np.array(["near"] * 20)},
-        {"pairs": [(tiny.png(1), 3)]},
-        {"pairs": [(tiny.png(1), tiny.png(2)), (None, None)]},
+        {"pairs": [(tiny.png(1), 3, tiny.png(2), 7, None)]},
+        {"pairs": [(*[tiny.png(1)] * 3, 7, None), (None, None, None, 7, None)]},
         {"copied": [(1, None)]},
     ],
     ids=["evidence of a wrong type", "a pair of a wrong type", "a missing image", "a missing picture of a copy"],
