@@ -113,7 +113,7 @@ def expected_table(study: Study, threshold: float) -> list[list[str]]:
     for dropout in (0.0, 0.2):
         ratios = [ratio(study, size, dropout, threshold) for size in SIZES]
         rows.append(
-            [f"dropout {dropout}", str(estimate_emm(SIZES, ratios)).replace(">", "≥"), *(f"{r:.3f}" for r in ratios)]
+            [f"dropout {dropout}", str(estimate_emm(SIZES, ratios)).replace(">=", "≥"), *(f"{r:.3f}" for r in ratios)]
         )
     return rows
 
