@@ -12,13 +12,15 @@ from diffmem.store import DensityBin
 MOST_CELLS = 12
 """Cells that a figure shows."""
 
-BY_IMAGE = (
+BY_IMAGE = "How often each training image is copied."
+BY_IMAGE_METHOD = "Training images in the order of how often the last checkpoint of a cell copies them."
+BY_DENSITY = (
     "How often each training image is copied, and whether images in dense parts of the training set are copied more."
 )
-BY_IMAGE_METHOD = (
-    "Training images in the order of how often the last checkpoint of a cell copies them; and copies against local "
-    "density: the mean distance to the 5 nearest other training images, the median of each tenth of the training set, "
-    "the densest on the left. Bands: 95% intervals over training images."
+BY_DENSITY_METHOD = (
+    f"{BY_IMAGE_METHOD} Beside it, copies against local density: the mean distance to the 5 nearest other training "
+    "images, the median of each tenth of the training set, the densest on the left. Bands: 95% intervals over training "
+    "images."
 )
 EXTRACTED = (
     "Distinct training images with a copy among the images of the last checkpoint; dotted: held-out images instead."
@@ -40,7 +42,9 @@ def copied_figures(
         return []
     found, lines = [], _lines(shown, colours)
     if by_image:
-        found.append(Figure("Copies of each training image", BY_IMAGE, _by_image(lines), BY_IMAGE_METHOD + more))
+        dense = any(line.cell.densities for line in lines)
+        text, method = (BY_DENSITY, BY_DENSITY_METHOD) if dense else (BY_IMAGE, BY_IMAGE_METHOD)
+        found.append(Figure("Copies of each training image", text, _by_image(lines), method + more))
     panels = [_against_threshold(lines, measure), _against_images(lines)]
     title = f"How many training images are {measure.copied}"
     return [*found, Figure(title, EXTRACTED, panels, EXTRACTED_METHOD + more)]

@@ -128,7 +128,7 @@ def _alike(pair: ImagePair) -> float:
 
 def _place(pair: ImagePair, about: Mapping[tuple[int, int], str]) -> "_Place":
     """Return the pictures of a pair, and what the three images are called or what is known of them."""
-    called = f"generated image {pair.sample}" if pair.name is None else pair.name
+    called = f"Generated image {pair.sample}" if pair.name is None else pair.name
     nearest = about[pair.position, pair.number]
     if pair.pictured != pair.number:
         nearest += f"; pictured is the nearest one in pixels, number {pair.pictured}"

@@ -203,12 +203,12 @@ async function enlarge(pair) {
   const between = await difference(generated, nearest);
   if (enlarged !== pair) return;
   const {called, second, secondCalled, side} = pair.dataset, reduced = generated.naturalWidth < side;
-  dialog.querySelector("h3").textContent = called[0].toUpperCase() + called.slice(1);
+  dialog.querySelector("h3").textContent = called;
   dialog.querySelector(".enlarged").replaceChildren(
     pictured(generated, "generated"), pictured(nearest, "nearest training image"), pictured(between, "difference"),
     ...(second ? [pictured(picture(second, secondCalled), secondCalled)] : []));
   dialog.querySelector(".about").textContent =
-    `${pair.textContent.trim()} of the yardstick. ${pair.dataset.about}.`
+    `${pair.parentElement.dataset.axis}: ${pair.textContent.trim()}. ${pair.dataset.about}.`
     + (reduced ? ` Reduced from ${side} pixels.` : ` ${generated.naturalWidth} pixels wide, as stored.`);
   if (!dialog.open) dialog.showModal();
 }

@@ -344,6 +344,7 @@ def test_the_page_names_the_files_of_what_is_copied(samples: Path) -> None:
     pair = store.pairs("samples", NEAREST)[0]
     called = f"second nearest, number {pair.second_number} (training/{pair.second_number:03d}.png)"
     assert f'data-second-called="{called}"' in page
+    assert "How often each training image is copied." in page  # how dense the set is there, nobody has measured
 
 
 LIMITED = """

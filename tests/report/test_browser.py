@@ -239,6 +239,7 @@ def test_a_pair_is_enlarged_beside_the_difference_of_the_two(browser: webdriver.
     assert dialog.find_elements(By.TAG_NAME, "img")[2].get_attribute("src") == first.get_attribute("data-second")
     assert title.text == f"Generated image {first.get_attribute('data-number')}"
     said = dialog.find_element(By.CSS_SELECTOR, ".about").text
+    assert said.startswith("Nearest distance / second nearest distance: 0.")
     assert str(first.get_attribute("data-about")) in said
     assert said.endswith("8 pixels wide, as stored.")
     differs = browser.execute_script(

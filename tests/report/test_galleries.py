@@ -249,6 +249,7 @@ def test_the_page_says_how_many_training_images_each_cell_copies(store: Store) -
     )
     page = rendered(store)
     assert "Which training images are memorized" in page.texts["summary"]
+    assert "whether images in dense parts of the training set are copied more" in page.text
     cells = [text.strip() for text in page.texts["td"]]
     name = "N = 8"
     (row,) = (cells[at : at + 10] for at in range(len(cells)) if cells[at : at + 3] == [name, "20", "8"])
