@@ -1,4 +1,4 @@
-"""diffmem: does a diffusion model copy its training data, and up to how much data does it do so?
+"""diffmem: does a diffusion model copy its training data, and up to what dataset size?
 
 The names of `__all__` are the Python API; each is imported where it is first used, so `import diffmem` is quick.
 """
