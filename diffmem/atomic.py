@@ -22,8 +22,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Give a path to write to, which takes the place of `path` if the block ends well; a device or a pipe is given as
     it is. DiffmemError where it cannot be written; a full disk may be tried again (RunError)."""
     try:
-        if path.is_symlink() and (path.is_file() or not path.exists()):
-            path = Path(os.path.realpath(path))  # what the link leads to is replaced, not the link
+        path = _led_to(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             yield path
@@ -38,13 +37,19 @@ def whole(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Raise DiffmemError where `whole` could not write a file, before the work whose outcome it is for."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = _led_to(path)
         if not path.exists() or path.is_file():
-            partial = partial_path(path)
+            folder = next(each for each in path.parents if each.exists())  # in which those that are not there will be
+            partial = partial_path(folder / path.name)
             partial.open("xb").close()
             partial.unlink()
     except OSError as error:
         raise unwritable(path, error.strerror or str(error)) from error
+
+
+def _led_to(path: Path) -> Path:
+    """Return the file that a link leads to, which is replaced, not the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() and (path.is_file() or not path.exists()) else path
 
 
 @contextmanager

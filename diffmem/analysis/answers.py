@@ -71,7 +71,7 @@ def _typeset(text: str) -> str:
 def _estimates(curves: Sequence[Curve]) -> str:
     """Say up to what size each curve is memorized."""
     if all(curve.undertrained for curve in curves):
-        answers = ", ".join(dict.fromkeys(str(curve.estimate) for curve in curves))
+        answers = ", ".join(dict.fromkeys(_typeset(str(curve.estimate)) for curve in curves))
         return f"the model is undertrained, so that its EMM ({answers}) says nothing about memorization."
     if len(curves) > MOST_CURVES:
         return _many_estimates(curves)
@@ -91,7 +91,7 @@ def _extent(curve: Curve) -> str:
     if estimate is None:
         return "is not measured yet"
     if curve.undertrained:
-        return f"is undertrained, so that its EMM ({estimate}) says nothing about memorization"
+        return f"is undertrained, so that its EMM ({_typeset(str(estimate))}) says nothing about memorization"
     if estimate.value is not None:
         return f"memorizes up to about {emm_words(curve)} training images{_in_brackets(curve.interval)}"
     if estimate.lower is not None:

@@ -76,7 +76,8 @@ def emm(
       curve    one combination of settings
       EMM      the estimate; a bound, as in >= 32, if the ratio does not cross
                1 - epsilon between two sizes
-      95%      interval over images, draws and seeds; >= 19.3 if no size ends it
+      95%      interval over images, draws and seeds; >= 19.3 or <= 8 if no size
+               ends it, "not bounded" if none begins it either
       N=...    ratio at this size
       null     share of held-out images that are called copies: the highest of
                all sizes (no model was trained on held-out images)

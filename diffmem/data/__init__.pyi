@@ -10,6 +10,8 @@ from .decoding import progress as progress
 from .duplicates import find_groups as find_groups
 from .duplicates import identical_groups as identical_groups
 from .duplicates import note as note
+from .image_names import image_names as image_names
+from .image_names import kept_names as kept_names
 from .listing import CONTAINERS as CONTAINERS
 from .pixels import SUFFIXES as SUFFIXES
 from .pixels import Meaning as Meaning
@@ -28,7 +30,6 @@ from .training_sets import describe as describe
 from .training_sets import groups_in as groups_in
 from .training_sets import held_out as held_out
 from .training_sets import held_out_set as held_out_set
-from .training_sets import image_names as image_names
 from .training_sets import load_source as load_source
 from .training_sets import names_and_groups as names_and_groups
 from .training_sets import notes_of as notes_of

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from diffmem.cells import DATASETS, MOST_CLASSES, Cell, Dataset, Half
-from diffmem.data.collection import Indices, Pixels, Source, check_enlarged, image_files, read_images
+from diffmem.data.collection import Indices, Pixels, Source, check_enlarged, read_images
 from diffmem.data.duplicates import Groups, find_groups, groups_of, keep_groups, note
+from diffmem.data.image_names import image_names, kept_names
 from diffmem.data.limits import check_pixels, most_bytes_at_once
 from diffmem.data.pixels import Seen, Size, alterations, changes, resized, shown_size
 from diffmem.errors import DataError, NoSuchData, SizeError
@@ -171,7 +172,7 @@ def training_set(cell: Cell) -> TrainingSet:
 
 
 def names_and_groups(cell: Cell) -> tuple[list[str], Indices]:
-    """Return the name of each training image of a cell, as `image_names` has it, and how many training images are of
+    """Return the name of each training image of a cell, as `kept_names` has it, and how many training images are of
     its group of nearly identical ones, itself included, int64 [N]. Raises DataError as `training_set`."""
     names: list[str] = []
     alike: list[Indices] = []
@@ -182,17 +183,10 @@ def names_and_groups(cell: Cell) -> tuple[list[str], Indices]:
         half, known_as = cell.P.half, _known_as(cell, dataset)
         chosen = draw(kinds, count, dataset=known_as, number=cell.P.draw, balanced=cell.P.balance, half=half)
         known = image_names(dataset, source)
-        names += [known[number] for number in chosen.tolist()]
+        names += kept_names(dataset, [known[number] for number in chosen.tolist()])
         _, group, sizes = np.unique(groups.of(chosen).widest, return_inverse=True, return_counts=True)
         alike.append(sizes[group])
     return names, np.concatenate(alike)
-
-
-def image_names(dataset: str, source: Source) -> list[str]:
-    """Return the file of each image of a dataset, or the dataset and its position there."""
-    files = [] if dataset in DATASETS else image_files(dataset)
-    count = len(source.images)
-    return files if len(files) == count else [f"{dataset}:{number}" for number in range(count)]
 
 
 def held_out(cell: Cell, most: int) -> Pixels:

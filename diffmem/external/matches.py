@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from diffmem.cells import AUGMENTATIONS
+from diffmem.data import kept_names
 from diffmem.measures import NEAREST, Evidence, grouped_name, is_copy
 from diffmem.store import TrainingImages
 
@@ -64,13 +65,13 @@ def only(evidence: Evidence, measures: Sequence[str]) -> Evidence:
     return replace(evidence, others={name: each for name, each in evidence.others.items() if name in measures})
 
 
-def near_images(evidence: Evidence, names: Sequence[str], groups: Indices) -> TrainingImages:
+def near_images(evidence: Evidence, dataset: str, names: Sequence[str], groups: Indices) -> TrainingImages:
     """Return the names and groups of the training images that any image is nearest to, or shown beside."""
     shown = [np.array([pair.second_nearest for pair in evidence.pairs], dtype=np.int64)]
     nearest = [evidence.nearest, *(each.nearest for each in evidence.others.values())]
     positions = np.unique(np.concatenate(nearest + shown))
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    named = [names[position] for position in positions.tolist()]
+    named = kept_names(dataset, [names[position] for position in positions.tolist()])
     return TrainingImages(positions, named, sizes[group[positions]], np.full(len(positions), np.nan))
 
 

@@ -22,6 +22,7 @@ from diffmem.data import (
     Source,
     groups_in,
     image_names,
+    kept_names,
     load_source,
     note,
     progress,
@@ -168,10 +169,11 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     started = time.monotonic()
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
-    named = [pair._replace(name=known_as.names[i]) for pair, i in zip(evidence.pairs, order, strict=False)]
+    names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
+    named = [pair._replace(name=name) for pair, name in zip(evidence.pairs, names, strict=True)]
     evidence, files = replace(evidence, pairs=named), image_names(against, source)
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
-    store.add_training_images(cell.cell_id, near_images(only(evidence, measures), files, groups.widest))
+    store.add_training_images(cell.cell_id, near_images(only(evidence, measures), against, files, groups.widest))
     if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
         caveats += (_replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)

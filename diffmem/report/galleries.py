@@ -46,6 +46,7 @@ class Pair:
     sample: int
     called: str  # the generated image
     number: int  # position of the training image
+    pictured: int  # of that in the picture
     generated: str  # data URIs
     nearest: str
     second: str  # empty where the store has none
@@ -132,7 +133,8 @@ def _place(pair: ImagePair, about: Mapping[tuple[int, int], str]) -> "_Place":
     nearest = about[pair.position, pair.number]
     if pair.pictured != pair.number:
         nearest += f"; pictured is the nearest one in pixels, number {pair.pictured}"
-    second = f"second nearest, number {pair.second_number}" + (f" ({pair.second_image})" if pair.second_image else "")
+    second = "" if pair.second is None else f"second nearest in pixels, number {pair.second_number}"
+    second += f" ({pair.second_image})" if pair.second_image else ""
     return _Place((pair.generated, pair.nearest, pair.second or b""), (called, nearest, second))
 
 
@@ -142,7 +144,7 @@ def _pair(pair: ImagePair, texts: Sequence[str], pictures: tuple[str, ...], stud
     called, about, second_called = texts
     generated, nearest, second = pictures
     shown = generated, nearest, second, second_called
-    return Pair(pair.sample, called, pair.number, *shown, about, _alike(pair), copied, side)
+    return Pair(pair.sample, called, pair.number, pair.pictured, *shown, about, _alike(pair), copied, side)
 
 
 def _sides(png: bytes) -> tuple[int, int]:

@@ -30,15 +30,15 @@ MOST_GALLERIES = 8
 
 def halves_figure(rows: Sequence[HalvesAgreement], colours: Palette) -> Figure | None:
     """Return agreement against N, a panel for each number and a line for each two curves that differ in their half
-    alone, in colours that no curve has; None where nothing is compared."""
+    alone, in colours that no curve has, as far as there are any; None where nothing is compared."""
     if not rows:
         return None
-    first = len(colours.curves)
+    free = [each for each in COLOURS if each not in colours.curves.values()] or COLOURS
     panels = [
-        _panel(rows, first, "cosine", Axis("mean cosine", range=_cosines(rows))),
-        _panel(rows, first, "psnr", Axis("PSNR (dB)")),
-        _panel(rows, first, "reproducible", Axis("reproducible share RP", range=RATIOS)),
-        _panel(rows, first, "generalization", Axis("generalization GL", range=RATIOS)),
+        _panel(rows, free, "cosine", Axis("mean cosine", range=_cosines(rows))),
+        _panel(rows, free, "psnr", Axis("PSNR (dB)")),
+        _panel(rows, free, "reproducible", Axis("reproducible share RP", range=RATIOS)),
+        _panel(rows, free, "generalization", Axis("generalization GL", range=RATIOS)),
     ]
     method = METHOD.format(space=rows[0].space, threshold=rows[0].threshold)
     return Figure("Agreement of two halves against the number of training images", HALVES, panels, method)
@@ -49,13 +49,13 @@ def _cosines(rows: Sequence[HalvesAgreement]) -> tuple[float, float]:
     return min(RATIOS[0], lowest - 0.03), RATIOS[1]
 
 
-def _panel(rows: Sequence[HalvesAgreement], first: int, name: str, y: Axis) -> Panel:
+def _panel(rows: Sequence[HalvesAgreement], colours: Sequence[str], name: str, y: Axis) -> Panel:
     curves: dict[str, list[HalvesAgreement]] = defaultdict(list)
     for row in rows:
         curves[row.curve].append(row)
     series = []
     for number, (curve, own) in enumerate(curves.items()):
-        colour = COLOURS[(first + number) % len(COLOURS)]
+        colour = colours[number % len(colours)]
         for which, suffix in ((name, ""), (f"{name}_null", ", null")):
             if means := size_means(own, _taking(which)):
                 series.append(_series((curve or "all cells") + suffix, means, colour, dotted=bool(suffix)))

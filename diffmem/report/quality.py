@@ -8,6 +8,7 @@ from typing import NamedTuple
 from diffmem.analysis import in_words
 from diffmem.measures import NEAREST, small_sample
 from diffmem.report.figure import Axis, Figure, Palette, Panel, Series, ratio_axis, size_axis
+from diffmem.report.figures import MOST_CURVES
 from diffmem.store import StudyQuality
 
 QUANTITIES = {
@@ -56,10 +57,12 @@ def _of_space(space: str, values: Sequence[StudyQuality], clock: str, colours: P
     if len({(each.position, each.epoch) for each in values}) > len(last):
         by_step: X = lambda each: each.step if clock == "step" else each.epoch  # noqa: E731
         by_size: Told = lambda each: (f"N = {each.size}", colours.sizes[each.size])  # noqa: E731
-        for curve in dict.fromkeys(each.curve for each in values):
+        trained = list(dict.fromkeys(each.curve for each in values if each.epoch != last[each.position]))
+        more = f" The first {MOST_CURVES} of {len(trained)} settings." * (len(trained) > MOST_CURVES)
+        for curve in trained[:MOST_CURVES]:
             panels = _panels([each for each in values if each.curve == curve], by_step, Axis(f"{clock}s"), by_size)
             of = f", {in_words(curve)}" * (len(colours.curves) > 1)
-            found.append(Figure(f"Quality ({space}) against {clock}s{of}", text, panels, method))
+            found.append(Figure(f"Quality ({space}) against {clock}s{of}", text + more, panels, method))
     return found
 
 

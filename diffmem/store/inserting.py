@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from diffmem.measures import NEAREST, LevelValue, MeasureEvidence, wilson
+from diffmem.measures import NEAREST, LevelValue, MeasureEvidence, Pictured, wilson
 
 
 def insert_levels(
@@ -74,6 +74,20 @@ def insert_measure(
         "INSERT INTO measure_evidence SELECT ?, ?, ?, sample, nearest, distance, yardstick FROM given_measure_evidence",
         [cell_id, epoch, measure],
     )
+
+
+def complete_pairs(connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, pairs: Sequence[Pictured]) -> None:
+    """Add to the pairs of a checkpoint what an older diffmem has not kept of them."""
+    lack = connection.execute(
+        "SELECT sample FROM pairs WHERE cell_id = ? AND epoch = ? AND second IS NULL", [cell_id, epoch]
+    ).fetchall()
+    for (sample,) in lack:
+        if sample < len(pairs):
+            _, _, *more = pairs[sample]
+            connection.execute(
+                "UPDATE pairs SET second = ?, second_nearest = ?, name = ? WHERE (cell_id, epoch, sample) = (?, ?, ?)",
+                [*more, cell_id, epoch, sample],
+            )
 
 
 def texts(values: Iterable[str]) -> npt.NDArray[np.object_]:

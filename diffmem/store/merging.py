@@ -137,7 +137,11 @@ MERGE = [
         WHERE own.images <> o.images OR abs(own.total - o.total) > 1e-9 * own.total
     )
     """,
-    "INSERT INTO training_images FROM other_.training_images ANTI JOIN training_images USING (training_set)",
+    """
+    UPDATE training_images AS t SET image = least(t.image, o.image) FROM other_.training_images AS o
+    WHERE o.training_set = t.training_set AND o.position = t.position AND o.image <> t.image
+    """,
+    "INSERT INTO training_images FROM other_.training_images ANTI JOIN training_images USING (training_set, position)",
     f"""
     DELETE FROM noise_levels WHERE (cell_id, epoch, measure) IN (
         SELECT (cell_id, epoch, measure) FROM ({LEVELS.format("noise_levels")}) AS l
@@ -175,6 +179,12 @@ MERGE = [
         FROM halves AS h
         WHERE h.cell_a = o.cell_a AND h.cell_b = o.cell_b AND h.epoch = o.epoch AND h.space = o.space
     )
+    """,
+    """
+    UPDATE pairs AS p
+    SET second = o.second, second_nearest = o.second_nearest, name = least(p.name, o.name) -- of those that are not NULL
+    FROM other_.pairs AS o
+    WHERE o.cell_id = p.cell_id AND o.epoch = p.epoch AND o.sample = p.sample AND o.second IS NOT NULL
     """,
     "INSERT OR IGNORE INTO pairs FROM other_.pairs",
     "INSERT OR IGNORE INTO copied FROM other_.copied",

@@ -26,7 +26,14 @@ from diffmem.notebook import html_table
 from diffmem.store.database import utc_now
 from diffmem.store.given import Checkpoint, Listed, Provenance, Registrable, TrainingImages, new_attempt_id
 from diffmem.store.image_queries import TRAINING_SET
-from diffmem.store.inserting import forget_other_held_out, insert_held_out, insert_levels, insert_measure, texts
+from diffmem.store.inserting import (
+    complete_pairs,
+    forget_other_held_out,
+    insert_held_out,
+    insert_levels,
+    insert_measure,
+    texts,
+)
 from diffmem.store.monitored import part_earlier_runs
 from diffmem.store.naming import another_space
 from diffmem.store.quality_queries import insert_quality
@@ -229,6 +236,7 @@ class Store(Queries):
                 "SELECT 1 FROM checkpoints WHERE cell_id = ? AND epoch = ?", [c.cell_id, c.epoch]
             ).fetchone()
             if known:
+                complete_pairs(connection, c.cell_id, c.epoch, c.pairs)
                 return False
             spent = [c.train_seconds, c.score_seconds]
             connection.execute(
@@ -269,8 +277,8 @@ class Store(Queries):
         return others
 
     def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
-        """Keep what training images of a cell are like, for all cells of the same training set, unless it is there
-        already."""
+        """Keep what training images of a cell are like, for all cells of the same training set, but for those that are
+        there already."""
         rows = {
             "position": images.positions.astype(np.int32),
             "image": texts(images.names),
@@ -285,8 +293,7 @@ class Store(Queries):
                 INSERT INTO training_images
                 SELECT training_set, given_images.* REPLACE (
                     CASE WHEN isnan(local_distance) THEN NULL ELSE local_distance END AS local_distance
-                ) FROM own CROSS JOIN given_images
-                WHERE training_set NOT IN (SELECT training_set FROM training_images)
+                ) FROM own CROSS JOIN given_images ANTI JOIN training_images USING (training_set, position)
                 """,
                 [cell_id],
             )

@@ -74,6 +74,18 @@ def test_each_kind_of_copy_is_counted_once_and_listed_with_what_it_is_a_copy_of(
     assert ratios[4] > 0.5
 
 
+@pytest.mark.parametrize("place", ["noted/copies.csv", "link.csv"])
+def test_a_list_that_cannot_be_written_is_refused_before_anything_is_scored(digits: np.ndarray, place: str) -> None:
+    save("samples", [digits[5]])
+    Path("noted").write_text("a file")
+    Path("link.csv").symlink_to("noted/copies.csv")
+    told = tiny.here("score", "--images", "samples", "--against", "train", "--list", place)
+    assert (told.returncode, told.stdout) == (2, "")
+    named = place if "noted" in place else Path("noted/copies.csv").absolute()
+    assert told.stderr == f"{named}: cannot be written: Not a directory; name another file\n"
+    assert not Path("store").exists()
+
+
 def test_what_was_looked_for_beside_the_paper_s_copies_is_no_measure_of_the_store(digits: np.ndarray) -> None:
     save("samples", [digits[30][:, ::-1]])
     store = Store(Path("s.duckdb"))

@@ -23,6 +23,7 @@ from diffmem.errors import DataError
 from diffmem.external.score import score_images
 from diffmem.measures.nearest import NEAREST
 from diffmem.report.page import render_page
+from diffmem.store.merging import merge
 from diffmem.store.store import Store
 
 COPIED = [5, 5, 5, 5, 9, 9, 700]
@@ -342,9 +343,52 @@ def test_the_page_names_the_files_of_what_is_copied(samples: Path) -> None:
     for copied in store.replicated(store.cells("samples")[0].cell_id):
         assert f"Training image {copied.nearest} (training/{copied.nearest:03d}.png): nearest to" in page
     pair = store.pairs("samples", NEAREST)[0]
-    called = f"second nearest, number {pair.second_number} (training/{pair.second_number:03d}.png)"
+    called = f"second nearest in pixels, number {pair.second_number} (training/{pair.second_number:03d}.png)"
     assert f'data-second-called="{called}"' in page
     assert "How often each training image is copied." in page  # how dense the set is there, nobody has measured
+
+
+def test_a_name_that_is_no_text_is_kept_as_far_as_it_is_text() -> None:
+    for folder in ("samples", "training"):
+        Path(folder).mkdir()
+        for number, image in enumerate(load_source("digits", None).images[:9, 0]):
+            Image.fromarray(image).save(f"{folder}/{number}.png")
+        os.rename(f"{folder}/3.png", os.fsencode(f"{folder}/3") + b"\xff.png")  # noqa: PTH104
+    store = Store(Path("s.duckdb"))
+    assert score_images("samples", "training", store).memorized == 9
+    names = {pair.name for pair in store.pairs("samples", NEAREST)}
+    assert names == {f"samples/{number}.png" for number in (0, 1, 2, 4, 5, 6, 7, 8)} | {"samples/3\\udcff.png"}
+    assert "training/3\\udcff.png" in {row["image"] for row in store.rows("SELECT image FROM training_images")}
+
+
+def test_what_an_earlier_score_has_not_kept_is_added_by_another_one(samples: Path) -> None:
+    store, names = Store(Path("s.duckdb")), ("second", "second_nearest", "name")
+    score_images(str(samples), "digits", store)
+    everything = (
+        store.rows("SELECT * FROM pairs ORDER BY ALL"),
+        store.rows("SELECT * FROM training_images ORDER BY ALL"),
+    )
+    with store.writing() as connection:
+        connection.execute(f"UPDATE pairs SET {', '.join(f'{name} = NULL' for name in names)}")
+        connection.execute("DELETE FROM training_images WHERE position > 5")
+    assert 'data-second-called=""' in render_page(store, ["samples"])
+    score_images(str(samples), "digits", store)
+    again = store.rows("SELECT * FROM pairs ORDER BY ALL"), store.rows("SELECT * FROM training_images ORDER BY ALL")
+    assert again == everything
+
+
+@pytest.mark.parametrize("old_first", [True, False])
+def test_the_pairs_of_an_older_store_are_completed_when_stores_are_merged(samples: Path, *, old_first: bool) -> None:
+    old, new, both = (Store(Path(f"{name}.duckdb")) for name in ("old", "new", "both"))
+    for store in (old, new):
+        score_images(str(samples), "digits", store)
+    with old.writing() as connection:
+        connection.execute("UPDATE pairs SET second = NULL, second_nearest = NULL, name = NULL")
+        connection.execute("DELETE FROM training_images WHERE position > 5")
+    for store in (old, new) if old_first else (new, old):
+        merge(both, store.path)
+    for table in ("pairs", "training_images"):
+        assert both.rows(f"SELECT * FROM {table} ORDER BY ALL") == new.rows(f"SELECT * FROM {table} ORDER BY ALL")
 
 
 LIMITED = """

@@ -235,7 +235,7 @@ def test_a_pair_is_enlarged_beside_the_difference_of_the_two(browser: webdriver.
     title = dialog.find_element(By.TAG_NAME, "h3")
     WebDriverWait(browser, 20).until(lambda _: dialog.is_displayed())
     captions = [each.text for each in dialog.find_elements(By.TAG_NAME, "figcaption")]
-    assert captions == ["generated", "nearest training image", "difference", "second nearest, number 7"]
+    assert captions == ["generated", "nearest training image", "difference", "second nearest in pixels, number 7"]
     assert dialog.find_elements(By.TAG_NAME, "img")[2].get_attribute("src") == first.get_attribute("data-second")
     assert title.text == f"Generated image {first.get_attribute('data-number')}"
     said = dialog.find_element(By.CSS_SELECTOR, ".about").text

@@ -8,6 +8,7 @@ from dataclasses import replace
 from reading import draw
 
 from diffmem.report.figure import Figure, palette
+from diffmem.report.figures import MOST_CURVES
 from diffmem.report.quality import quality_figures
 from diffmem.store.quality_rows import StudyQuality
 
@@ -84,6 +85,17 @@ def test_each_of_several_curves_has_a_figure_against_epochs_in_the_colours_of_th
     for figure in by_epoch:
         assert [series.colour for series in figure.panels[0].series] == [known.sizes[8], known.sizes[16]]
     assert [series.colour for series in by_size.panels[0].series] == [*known.curves.values()]
+
+
+def test_of_many_curves_those_with_several_checkpoints_are_shown_against_epochs_the_first_ones():
+    curves = [f"T.seed = {number}" for number in range(9)]
+    many = [replace(e, curve=c, position=e.position + 2 * n) for n, c in enumerate(curves) for e in values()]
+    _, *by_epoch = figures(many)
+    assert len(by_epoch) == MOST_CURVES < len(curves)
+    assert all(each.text.endswith(f"The first {MOST_CURVES} of 9 settings.") for each in by_epoch)
+    once = [each for each in many if each.epoch == 20 or each.curve == curves[3]]
+    _, only = figures(once)
+    assert only.title.endswith("seed 3")
 
 
 def test_models_of_one_size_are_lines_of_their_own_with_one_entry_in_the_legend():

@@ -226,7 +226,7 @@ def test_export_and_page_need_no_model(optima, tmp_path):
     assert [(each["size"], each["cosine"], each["generalization_null"]) for each in table] == [
         (row.size, row.found.cosine.value, row.found.generalization_null.value) for row in rows
     ]
-    colours = palette(["P.half = a", "P.half = b"], [10, 20])
+    colours = palette([f"curve {number}" for number in range(7)], [10, 20])
     figure = halves_figure(rows, colours)
     assert figure is not None
     assert not {*colours.curves.values()} & {each.colour for panel in figure.panels for each in panel.series}

@@ -124,7 +124,7 @@ def test_images_of_a_group_say_how_many_it_has(tmp_path: Path) -> None:
     text = OPTIMUM.replace('"digits"', f'"{folder}"').replace("size = 8", "size = 6")
     study, _ = run(tmp_path / "study", text)
     names, alike = names_and_groups(study.cells[0].cell)
-    numbers = [int(name.rpartition(":")[2]) for name in names]
+    numbers = [int(name.removeprefix("images/").removesuffix(".png")) for name in names]
     assert alike.tolist() == [sum(other % 4 == number % 4 for other in numbers) for number in numbers]
     assert max(alike) == 2
 
