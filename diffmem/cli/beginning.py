@@ -61,7 +61,7 @@ def list_(store_path: Path, as_json: bool) -> None:
 
     Example: diffmem list
     """
-    from diffmem.store import Store
+    from diffmem.store import NEEDS_NO_MORE, Store, state_of
     from diffmem.study import Study, profiles_of, shipped_studies
 
     store = Store(store_path)
@@ -69,7 +69,7 @@ def list_(store_path: Path, as_json: bool) -> None:
     if store.exists():
         for study in store.studies():
             cells = {cell.cell_id: cell for cell in store.progress(study.study)}.values()
-            finished = f"{sum(cell.finished for cell in cells)}/{len(cells)}"
+            finished = f"{sum(state_of(cell) in NEEDS_NO_MORE for cell in cells)}/{len(cells)}"
             rows.append({"study": study.study, "title": study.title, "finished": finished, "profiles": None})
     for name, path in shipped_studies().items():
         profiles = ", ".join(profiles_of(path))

@@ -22,6 +22,14 @@ MOST_TRAINING = 20_000
 """Training images above which nobody does either: what a mirror makes of them takes a millisecond for each."""
 
 COPY, MIRRORED, DUPLICATED = "copy", "mirrored or shifted copy", "copy of a duplicate"
+MORE_COPIES = {
+    MIRRORED: ("copy of a mirrored or shifted training image", "copies of mirrored or shifted training images"),
+    DUPLICATED: (
+        "copy of a training image that is there more than once",
+        "copies of training images that are there more than once",
+    ),
+}
+"""What is said of one copy, and of several, beside those that are the paper's."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -53,6 +61,26 @@ def kinds(evidence: Evidence) -> list[str]:
     nearer = found.distance < evidence.d1  # as a mirror or a shift makes it
     named: list[str] = np.select([plain, also & nearer, also], [COPY, MIRRORED, DUPLICATED], "").tolist()
     return named
+
+
+def copies_of_others(evidence: Evidence, names: Sequence[str], count: int) -> list[str | None]:
+    """Return of the first `count` images which mirrored, shifted or doubled training image each is a copy of; None of
+    others. `names` are those of the training images."""
+    if (found := evidence.others.get(TRANSFORMED)) is None:
+        return [None] * count
+    return [
+        f"{kind} of {names[nearest]}" if kind in (MIRRORED, DUPLICATED) else None
+        for kind, nearest in zip(kinds(evidence)[:count], found.nearest.tolist(), strict=False)
+    ]
+
+
+def more_copies(label: str, evidence: Evidence) -> list[str]:
+    """Return what is to be said of copies that are none by the paper's rule, in sentences."""
+    found = [(count, *MORE_COPIES[kind]) for kind, count in counts(evidence).items() if kind in MORE_COPIES]
+    return [
+        f"{label}: 1 more image is a {one}" if count == 1 else f"{label}: {count} more images are {several}"
+        for count, one, several in found
+    ]
 
 
 def counts(evidence: Evidence) -> Counter[str]:

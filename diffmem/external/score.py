@@ -38,9 +38,11 @@ from diffmem.external.matches import (
     MIRRORED,
     TRANSFORMED,
     Match,
+    copies_of_others,
     counts,
     looks_for_transformed,
     matches,
+    more_copies,
     near_images,
     only,
 )
@@ -170,10 +172,14 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     started = time.monotonic()
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
     names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
-    named = [pair._replace(name=name) for pair, name in zip(evidence.pairs, names, strict=True)]
-    evidence, files = replace(evidence, pairs=named), image_names(against, source)
+    files = image_names(against, source)
+    others = copies_of_others(evidence, kept_names(against, files), len(names))
+    pairs = zip(evidence.pairs, names, others, strict=True)
+    evidence = replace(evidence, pairs=[pair._replace(name=name, copy_of=of) for pair, name, of in pairs])
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
     store.add_training_images(cell.cell_id, near_images(only(evidence, measures), against, files, groups.widest))
+    for said in more_copies(label, evidence):
+        store.add_note(cell.cell_id, said)
     if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
         caveats += (_replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)

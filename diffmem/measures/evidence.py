@@ -26,6 +26,7 @@ class Pictured(NamedTuple):
     second: bytes
     second_nearest: int  # its position in the training set
     name: str | None = None  # of the generated image, where another tool made it: its file, or its place
+    copy_of: str | None = None  # what it is a copy of, if that is a mirrored, shifted or doubled training image
 
 
 @dataclass(frozen=True, kw_only=True)

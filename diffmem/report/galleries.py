@@ -45,6 +45,7 @@ class Pair:
 
     sample: int
     called: str  # the generated image
+    copy_of: str  # the mirrored, shifted or doubled image that it is a copy of; empty of others
     number: int  # position of the training image
     pictured: int  # of that in the picture
     generated: str  # data URIs
@@ -70,6 +71,7 @@ class Gallery:
     replicated: int
     copied: list[Copied]
     stored: int  # pairs that the store has
+    samples: int  # generated images
     pairs: list[Pair]
 
 
@@ -114,6 +116,7 @@ def galleries(
                 for row, (picture,) in zip(most[number], copied[number], strict=False)
             ],
             len(own[number]),
+            each.samples or 0,
             [
                 _pair(pair, place.texts, pictures, study)
                 for pair, place, pictures in zip(own[number], paired[number], drawn[number], strict=False)
@@ -135,16 +138,16 @@ def _place(pair: ImagePair, about: Mapping[tuple[int, int], str]) -> "_Place":
         nearest += f"; pictured is the nearest one in pixels, number {pair.pictured}"
     second = "" if pair.second is None else f"second nearest in pixels, number {pair.second_number}"
     second += f" ({pair.second_image})" if pair.second_image else ""
-    return _Place((pair.generated, pair.nearest, pair.second or b""), (called, nearest, second))
+    return _Place((pair.generated, pair.nearest, pair.second or b""), (called, pair.copy_of or "", nearest, second))
 
 
 def _pair(pair: ImagePair, texts: Sequence[str], pictures: tuple[str, ...], study: StoredStudy) -> Pair:
     copied = bool(is_copy(pair.distance, pair.yardstick, study.threshold))
     side = max(_sides(pair.generated))
-    called, about, second_called = texts
+    called, copy_of, about, second_called = texts
     generated, nearest, second = pictures
     shown = generated, nearest, second, second_called
-    return Pair(pair.sample, called, pair.number, pair.pictured, *shown, about, _alike(pair), copied, side)
+    return Pair(pair.sample, called, copy_of, pair.number, pair.pictured, *shown, about, _alike(pair), copied, side)
 
 
 def _sides(png: bytes) -> tuple[int, int]:

@@ -202,13 +202,14 @@ async function enlarge(pair) {
   const [generated, nearest] = [...pair.querySelectorAll("img")].map(image => picture(image.src, image.alt));
   const between = await difference(generated, nearest);
   if (enlarged !== pair) return;
-  const {called, second, secondCalled, side} = pair.dataset, reduced = generated.naturalWidth < side;
+  const {called, copyOf, second, secondCalled, side} = pair.dataset, reduced = generated.naturalWidth < side;
   dialog.querySelector("h3").textContent = called;
   dialog.querySelector(".enlarged").replaceChildren(
     pictured(generated, "generated"), pictured(nearest, "nearest training image"), pictured(between, "difference"),
     ...(second ? [pictured(picture(second, secondCalled), secondCalled)] : []));
   dialog.querySelector(".about").textContent =
-    `${pair.parentElement.dataset.axis}: ${pair.textContent.trim()}. ${pair.dataset.about}.`
+    `${pair.parentElement.dataset.axis}: ${pair.textContent.trim()}.`
+    + (copyOf ? ` A ${copyOf}.` : "") + ` ${pair.dataset.about}.`
     + (reduced ? ` Reduced from ${side} pixels.` : ` ${generated.naturalWidth} pixels wide, as stored.`);
   if (!dialog.open) dialog.showModal();
 }

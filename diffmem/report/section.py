@@ -45,7 +45,7 @@ from diffmem.report.onsets import onset_figure
 from diffmem.report.quality import quality_figures
 from diffmem.report.threshold import Distances, distances
 from diffmem.report.tried import TriedCell, tried_cells
-from diffmem.store import GOING_ON, Kind, Point, State, Store, StoredStudy, StudyQuality, state_of
+from diffmem.store import GOING_ON, NEEDS_NO_MORE, Kind, Point, State, Store, StoredStudy, StudyQuality, state_of
 
 Told = Callable[[Any], Any]
 """Leaves out of every text what is not to be told."""
@@ -115,7 +115,7 @@ class Section:
     @property
     def ended(self) -> int:
         """Return how many cells need no more work."""
-        return self.states[State.FINISHED] + self.states[State.CROSSED] + self.states[State.ENDED]
+        return sum(self.states[state] for state in NEEDS_NO_MORE)
 
     @property
     def going_on(self) -> bool:

@@ -1,4 +1,5 @@
 from .attempts import GOING_ON as GOING_ON
+from .attempts import NEEDS_NO_MORE as NEEDS_NO_MORE
 from .attempts import close_attempts as close_attempts
 from .attempts import going_on as going_on
 from .attempts import outcome_of as outcome_of

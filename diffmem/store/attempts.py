@@ -67,6 +67,8 @@ def reason(cell: LatestAttempt) -> str | None:
     return cell.error or None if state_of(cell) in (State.FAILED, State.INTERRUPTED) else None
 
 
+NEEDS_NO_MORE = (State.FINISHED, State.CROSSED, State.ENDED)
+"""States of cells that need no more work."""
 GOING_ON = (State.RUNNING, State.WAITING, State.INTERRUPTED, State.LOST)
 """States of a cell that a run can still change."""
 

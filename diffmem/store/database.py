@@ -159,7 +159,10 @@ class Database:
 
     def _must_exist(self) -> None:
         if not self.exists():
-            raise StoreError(f"{self.path}: no store there yet; `diffmem run STUDY` makes one, or name another store")
+            raise StoreError(
+                f"{self.path}: no store there yet; `diffmem run`, `diffmem score` and a Monitor make one, or name "
+                "another one with --store"
+            )
 
     def _updated(self) -> "Database":
         """Return a file of an older diffmem brought up to date: itself, or a copy where it cannot be written."""

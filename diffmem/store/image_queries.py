@@ -244,7 +244,7 @@ class ImageQueries(Records):
         return self.records(
             ImagePair,
             f"""
-            SELECT study_cells.position, cell_id, epoch, sample, pairs.name, generated, pairs.nearest, second,
+            SELECT study_cells.position, cell_id, epoch, sample, pairs.name, copy_of, generated, pairs.nearest, second,
                 found.nearest AS number, evidence.nearest AS pictured, second_nearest AS second_number,
                 t.image AS second_image, found.distance, found.yardstick
             FROM study_cells JOIN {LAST} USING (cell_id)

@@ -85,6 +85,7 @@ class ImagePair:
     epoch: int
     sample: int
     name: str | None  # of the generated image, where another tool made it: its file
+    copy_of: str | None  # the mirrored, shifted or doubled training image that it is a copy of, where that is known
     generated: bytes
     nearest: bytes
     second: bytes | None  # None in stores of before

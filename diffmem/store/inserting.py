@@ -85,7 +85,8 @@ def complete_pairs(connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: i
         if sample < len(pairs):
             _, _, *more = pairs[sample]
             connection.execute(
-                "UPDATE pairs SET second = ?, second_nearest = ?, name = ? WHERE (cell_id, epoch, sample) = (?, ?, ?)",
+                "UPDATE pairs SET second = ?, second_nearest = ?, name = ?, copy_of = ? "
+                "WHERE (cell_id, epoch, sample) = (?, ?, ?)",
                 [*more, cell_id, epoch, sample],
             )
 

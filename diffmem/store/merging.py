@@ -182,7 +182,8 @@ MERGE = [
     """,
     """
     UPDATE pairs AS p
-    SET second = o.second, second_nearest = o.second_nearest, name = least(p.name, o.name) -- of those that are not NULL
+    SET second = o.second, second_nearest = o.second_nearest, name = least(p.name, o.name),
+        copy_of = least(p.copy_of, o.copy_of) -- of those that are not NULL
     FROM other_.pairs AS o
     WHERE o.cell_id = p.cell_id AND o.epoch = p.epoch AND o.sample = p.sample AND o.second IS NOT NULL
     """,

@@ -244,6 +244,7 @@ MIGRATIONS: list[Migration] = [
     ALTER TABLE pairs ADD COLUMN second BLOB;            -- PNG of the second nearest training image
     ALTER TABLE pairs ADD COLUMN second_nearest INTEGER; -- its position in the training set
     ALTER TABLE pairs ADD COLUMN name VARCHAR;           -- of the generated image, if another tool made it: its file
+    ALTER TABLE pairs ADD COLUMN copy_of VARCHAR;        -- the mirrored, shifted or doubled image that it is a copy of
     ALTER TABLE training_images ALTER COLUMN local_distance DROP NOT NULL; -- which a score does not measure
     """,
 ]

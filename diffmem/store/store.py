@@ -250,7 +250,7 @@ class Store(Queries):
             )
             if c.pairs:
                 connection.executemany(
-                    "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [(c.cell_id, c.epoch, i, *pair) for i, pair in enumerate(c.pairs)],
                 )
             if c.copied:

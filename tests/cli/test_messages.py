@@ -636,7 +636,7 @@ CASES = [
     # stores
     Case(
         "emm tiny --store a.duckdb",
-        "a.duckdb: no store there yet; `diffmem run STUDY` makes one, or name another store",
+        "a.duckdb: no store there yet; `diffmem run`, `diffmem score` and a Monitor make one, or name another one with --store",
     ),
     Case(
         "emm tiny --store a.duckdb",
@@ -762,7 +762,7 @@ CASES = [
     *(
         Case(
             f"{command} a.duckdb",
-            "a.duckdb: no store there yet; `diffmem run STUDY` makes one, or name another store",
+            "a.duckdb: no store there yet; `diffmem run`, `diffmem score` and a Monitor make one, or name another one with --store",
         )
         for command in (
             "store info",

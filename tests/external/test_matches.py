@@ -17,6 +17,7 @@ from diffmem.data import load_source
 from diffmem.errors import DataError
 from diffmem.external import matches, score_images, score_pipeline
 from diffmem.external.foreign import pipeline_name
+from diffmem.report.page import render_page
 from diffmem.store.store import Store
 
 
@@ -59,6 +60,16 @@ def test_each_kind_of_copy_is_counted_once_and_listed_with_what_it_is_a_copy_of(
     )
     assert result.stdout.splitlines()[0] == answer
     assert result.stdout.endswith("each image and what it is nearest to: new/copies.csv\n")
+    page = render_page(Store(Path("store/diffmem.duckdb")), ["samples"])
+    shown = dict(re.findall(r'data-called="([^"]*)"[^>]* data-copy-of="([^"]*)"', page))
+    assert shown == {
+        "samples/3.png": "mirrored or shifted copy of train/30.png",
+        "samples/4.png": "mirrored or shifted copy of train/20.png",
+        "samples/5.png": "copy of a duplicate of train/40.png",
+    }
+    assert page.count('<figure class="pair also"') == 3
+    assert "samples: 2 more images are copies of mirrored or shifted training images" in page
+    assert "samples: 1 more image is a copy of a training image that is there more than once" in page
     with Path("new/copies.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["sample"], row["copy"], row["nearest"], row["group"]) for row in rows[:4]] == [
