@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     help="The training set: digits, emoji, cifar10, imagenet-dogs, or a path, as in P.dataset.",
 )
 @click.option(
+    "--name", metavar="NAME", help="What the images are called in the store and on pages. [their folder's name]"
+)
+@click.option(
     "--resolution",
     type=click.IntRange(1, 4096),
     metavar="N",
@@ -91,6 +94,7 @@ def score(
     batch_size: int | None,
     steps: int | None,
     against: str,
+    name: str | None,
     resolution: int | None,
     held_out: str | None,
     list_path: Path | None,
@@ -133,6 +137,7 @@ def score(
 
     by_groups = [] if groups is None else [grouped_name(groups, augment)]
     how: dict[str, Any] = {
+        "name": name,
         "resolution": resolution,
         "measures": list(dict.fromkeys([*by_groups, *measures])),
         "held_out": held_out,

@@ -31,7 +31,7 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.external.asked import Asked, Known
+from diffmem.external.asked import Asked, Known, held_out_caveats, replaced
 from diffmem.external.foreign import ForeignCell, called, pipeline_name, study_name
 from diffmem.external.matches import (
     DUPLICATED,
@@ -69,7 +69,7 @@ from diffmem.measures import (
 )
 from diffmem.models import ALONE, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Null, Outcome, Store, provenance
-from diffmem.text import counted, readable
+from diffmem.text import readable
 
 BATCH = 1000
 
@@ -87,6 +87,7 @@ def score_images(
     against: str,
     store: Store,
     *,
+    name: str | None = None,
     resolution: int | None = None,
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
@@ -95,17 +96,19 @@ def score_images(
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
-    The training images are cropped and resized to the size of the generated ones, or both to `resolution` (pixels a
-    side). They are scored by the paper's measure, by `measures`, by name, and in feature `spaces`, each a table of
-    settings by its name, as [spaces.NAME] of a study has them, or with a function as its features. `held_out` are
-    images of the distribution of the training images, which are none of them: what is called a copy of those is the
-    null. The `quality` of the generated images is measured beside training images and these. Raises DataError where
-    they do not compare.
+    They are stored as a study called `name`, by default as their folder or file is. The training images are cropped and
+    resized to the size of the generated ones, or both to `resolution` (pixels a side). They are scored by the paper's
+    measure, by `measures`, by name, and in feature `spaces`, each a table of settings by its name, as [spaces.NAME] of
+    a study has them, or with a function as its features. `held_out` are images of the distribution of the training
+    images, which are none of them: what is called a copy of those is the null. The `quality` of the generated images is
+    measured beside training images and these. Raises DataError where they do not compare.
     """
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     asked = Asked(measures, held_out, spaces, quality, resolution)
     label = str(images)
-    return _score(generated, Known(label, study_name(label), image_names(label, generated)), against, store, asked)
+    return _score(
+        generated, Known(label, name or study_name(label), image_names(label, generated)), against, store, asked
+    )
 
 
 def score_pipeline(
@@ -116,6 +119,7 @@ def score_pipeline(
     samples: int = 1000,
     batch_size: int = 50,
     steps: int | None = None,
+    name: str | None = None,
     resolution: int | None = None,
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
@@ -128,7 +132,7 @@ def score_pipeline(
     in `score_images`. Raises DataError where the pipeline cannot be loaded, or needs a prompt or a class.
     """
     asked = Asked(measures, held_out, spaces, quality, resolution)
-    known_as = Known(pipeline, pipeline_name(pipeline), [f"{pipeline}:{number}" for number in range(samples)])
+    known_as = Known(pipeline, name or pipeline_name(pipeline), [f"{pipeline}:{number}" for number in range(samples)])
     asked.spaces_and_measures()  # what is wrong with these is said before hours of generation
     known_as.refuse_trained(store)
     for images in filter(None, (against, held_out)):
@@ -164,9 +168,10 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     caveats: tuple[str, ...] = ()  # which follow from what is stored
     if unseen is not None and null is not None:
         notes += tuple(f"{asked.held_out}: {each}" for each in unseen.notes)
-        caveats = _caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
+        caveats = held_out_caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
     elif store.exists() and (stored := null_of(store, name, cell, NEAREST)) is not None:
-        caveats = _caveats("held-out images given before", stored.samples, stored.trained_on, against)
+        caveats = held_out_caveats("held-out images given before", stored.samples, stored.trained_on, against)
+    caveats += known_as.beside(store)
     _register(store, name, label, cell, curve, notes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     started = time.monotonic()
@@ -181,7 +186,7 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     for said in more_copies(label, evidence):
         store.add_note(cell.cell_id, said)
     if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
-        caveats += (_replaced(str(asked.held_out), before, null.samples),)
+        caveats += (replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
     return _result(
         *(name, cell, evidence, null, store),
@@ -304,21 +309,6 @@ def _read_held_out(images: Path | str, source: Source, size: Size, resolution: i
     if found.images.shape[1] > source.images.shape[1]:
         raise DataError(f"{images}: held-out images in colour, but the training images are grey")
     return found
-
-
-def _replaced(images: str, before: int, now: int) -> str:
-    return f"{images}: {counted(now, 'held-out image')}, in the place of {before} others that were given before"
-
-
-def _caveats(images: str, samples: int, trained_on: int, against: str) -> tuple[str, ...]:
-    """Return in what so many held-out images are no null."""
-    also = f"{images}: {trained_on} of {samples} held-out images are also in {against}"
-    few = f"{images}: {counted(samples, 'held-out image')}, too few to tell a false-positive rate of 1%"
-    return (*[also] * bool(trained_on), *[few] * (samples < FEW_HELD_OUT))
-
-
-FEW_HELD_OUT = 100
-"""Held-out images below which a share of 1% cannot be seen."""
 
 
 def _advised(read: Callable[[], Source]) -> Source:

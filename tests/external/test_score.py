@@ -214,8 +214,20 @@ def test_two_folders_of_one_name_stay_side_by_side(samples: Path) -> None:
     other = samples.parent / "other" / samples.name
     shutil.copytree(samples, other)
     next(iter(sorted(other.glob("*.png")))).unlink()
-    score_images(other, "digits", store)
+    score = score_images(other, "digits", store)
+    assert score.notes[-1] == (
+        f"{other}: the study 'samples' also has the images of {samples}; --name gives these a study of their own"
+    )
     assert [row.curve.partition(" (")[0] for row in store.cells(samples.name)] == [str(samples), str(other)]
+
+
+def test_images_can_be_given_a_name(samples: Path) -> None:
+    store = Store(Path("s.duckdb"))
+    score_images(samples, "digits", store)
+    told = tiny.here("score", "--images", str(samples), "--against", "digits", "--name", "mine", "--store", "s.duckdb")
+    assert told.stdout.endswith("`diffmem report mine --store s.duckdb` shows them\n")
+    assert {study.study: len(store.cells(study.study)) for study in store.studies()} == {"samples": 1, "mine": 1}
+    assert not any("also has" in note for note in score_images(samples, "digits", store).notes)
 
 
 def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Path, tmp_path: Path) -> None:
@@ -225,7 +237,7 @@ def test_a_study_of_trained_networks_is_never_taken_over_by_a_score(samples: Pat
     with pytest.raises(DataError) as caught:
         score_images(samples, "digits", store)
     told = str(caught.value).replace(str(samples), "samples")
-    assert told == "samples: the store has a study 'samples' of trained networks; give the folder another name"
+    assert told == "samples: the store has a study 'samples' of trained networks; give these images another --name"
     assert len(store.cells(samples.name)) == len(study.cells)
 
 
