@@ -23,6 +23,7 @@ import tiny
 
 from diffmem.analysis.curves import study_cells
 from diffmem.errors import StoreError, StoreHeld, StoreUnavailable
+from diffmem.measures import Pictured
 from diffmem.measures.nearest import NEAREST
 from diffmem.store import database
 from diffmem.store import store as store_module
@@ -256,8 +257,8 @@ def test_a_migration_that_was_mended_runs_on_the_next_opening(fresh: Store, monk
     "broken",
     [
         {"d1": np.array(["near"] * 20)},
-        {"pairs": [(tiny.png(1), 3, tiny.png(2), 7, None)]},
-        {"pairs": [(*[tiny.png(1)] * 3, 7, None), (None, None, None, 7, None)]},
+        {"pairs": [Pictured(tiny.png(1), 3, tiny.png(2), 7)]},
+        {"pairs": [Pictured(*[tiny.png(1)] * 3, 7), Pictured(None, None, None, 7)]},
         {"copied": [(1, None)]},
     ],
     ids=["evidence of a wrong type", "a pair of a wrong type", "a missing image", "a missing picture of a copy"],
