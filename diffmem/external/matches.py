@@ -63,13 +63,13 @@ def kinds(evidence: Evidence) -> list[str]:
     return named
 
 
-def copies_of_others(evidence: Evidence, names: Sequence[str], count: int) -> list[str | None]:
+def copies_of_others(evidence: Evidence, dataset: str, names: Sequence[str], count: int) -> list[str | None]:
     """Return of the first `count` images which mirrored, shifted or doubled training image each is a copy of; None of
-    others. `names` are those of the training images."""
+    others. `names` are those of all images of the dataset, the training images."""
     if (found := evidence.others.get(TRANSFORMED)) is None:
         return [None] * count
     return [
-        f"{kind} of {names[nearest]}" if kind in (MIRRORED, DUPLICATED) else None
+        f"{kind} of {kept_names(dataset, [names[nearest]])[0]}" if kind in (MIRRORED, DUPLICATED) else None
         for kind, nearest in zip(kinds(evidence)[:count], found.nearest.tolist(), strict=False)
     ]
 

@@ -178,7 +178,7 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
     names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
     files = image_names(against, source)
-    others = copies_of_others(evidence, kept_names(against, files), len(names))
+    others = copies_of_others(evidence, against, files, len(names))
     pairs = zip(evidence.pairs, names, others, strict=True)
     evidence = replace(evidence, pairs=[pair._replace(name=name, copy_of=of) for pair, name, of in pairs])
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
