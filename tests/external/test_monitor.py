@@ -640,3 +640,16 @@ def test_a_reader_thread_beside_a_monitor_disturbs_neither(training, store):
     watch.close()
     assert failures == []
     assert store.measured_epochs(watch.cell.cell_id) == {*range(0, 300, 10)}
+
+
+def test_a_training_that_has_ended_counts_as_done_in_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monitor = diffmem.Monitor(load_source("digits", None).images[:10], name="mine", every=10, samples=5)
+    monitor(0, lambda count: load_source("digits", None).images[:count])
+
+    def done() -> str:
+        return next(row["finished"] for row in json.loads(tiny.here("list", "--json").stdout) if row["study"] == "mine")
+
+    assert done() == "0/1"
+    monitor.close()
+    assert done() == "1/1"
