@@ -65,3 +65,4 @@ from .scales import FindingsAtScales as FindingsAtScales
 from .scales import findings_at_scales as findings_at_scales
 from .words import in_words as in_words
 from .words import said as said
+from .words import typeset as typeset

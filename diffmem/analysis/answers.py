@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from diffmem.analysis.curves import Curve, MeasuredCell, SizePoint, only_size
 from diffmem.analysis.emm import LARGEST, NO_SIZE, Interval, next_size
-from diffmem.analysis.words import in_words
+from diffmem.analysis.words import in_words, typeset
 from diffmem.measures import Measure
 from diffmem.store import GOING_ON, Kind, StoredStudy, state_of
 from diffmem.text import within
@@ -50,7 +50,7 @@ def answer_of(
 
 def emm_words(curve: Curve) -> str:
     """Return the EMM of a curve as a page shows it: `12.5`, `≥ 24`, `< 8 (undertrained)`."""
-    return _typeset(curve.answer)
+    return typeset(curve.answer)
 
 
 def last_emm_words(curve: Curve) -> str:
@@ -61,17 +61,13 @@ def last_emm_words(curve: Curve) -> str:
 
 def interval_words(interval: Interval | None) -> str:
     """Return the 95% interval of an EMM as a page shows it: `11.0 to 14.9`, `≥ 24`, `not bounded`, `-`."""
-    return "-" if interval is None else _typeset(str(interval))
-
-
-def _typeset(text: str) -> str:
-    return text.replace(">=", "≥").replace("<=", "≤")
+    return "-" if interval is None else typeset(str(interval))
 
 
 def _estimates(curves: Sequence[Curve]) -> str:
     """Say up to what size each curve is memorized."""
     if all(curve.undertrained for curve in curves):
-        answers = ", ".join(dict.fromkeys(_typeset(str(curve.estimate)) for curve in curves))
+        answers = ", ".join(dict.fromkeys(typeset(str(curve.estimate)) for curve in curves))
         return f"the model is undertrained, so that its EMM ({answers}) says nothing about memorization."
     if len(curves) > MOST_CURVES:
         return _many_estimates(curves)
@@ -91,7 +87,7 @@ def _extent(curve: Curve) -> str:
     if estimate is None:
         return "is not measured yet"
     if curve.undertrained:
-        return f"is undertrained, so that its EMM ({_typeset(str(estimate))}) says nothing about memorization"
+        return f"is undertrained, so that its EMM ({typeset(str(estimate))}) says nothing about memorization"
     if estimate.value is not None:
         return f"memorizes up to about {emm_words(curve)} training images{_in_brackets(curve.interval)}"
     if estimate.lower is not None:

@@ -20,6 +20,11 @@ COUNTED = {"M.blocks": ("block", "blocks"), "P.classes": ("class", "classes")}
 SETTING = re.compile(r"([PMT]\.[\w.]+) = (.*)")
 
 
+def typeset(text: str) -> str:
+    """Return a text of a terminal as a page has it: `≥ 24` in the place of `>= 24`."""
+    return text.replace(">=", "≥").replace("<=", "≤")
+
+
 def in_words(label: str) -> str:
     """Return the label of a curve or a cell in words; as it is unless it is of settings alone, `key = value, ...`."""
     found = [SETTING.fullmatch(part) for part in label.split(", ")]

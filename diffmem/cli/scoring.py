@@ -226,29 +226,19 @@ def _print_score(result: "Score", against: str, store: "Store") -> None:
 
 def _answer(result: "Score") -> str:
     """Return how many images are copies, beside what is called a copy of held-out images, in a sentence or two."""
+    from diffmem.external import DUPLICATED, MIRRORED, NOT_LOOKED_FOR, more_copies
+
     share = f"{result.ratio:.1%}, 95% interval {result.low:.1%} to {result.high:.1%}"
-    said = f"{result.memorized} of {counted(result.samples, 'image')} {_copies(result.memorized)} ({share})"
+    copies = "is a copy of a training image" if result.memorized == 1 else "are copies of training images"
+    said = f"{result.memorized} of {counted(result.samples, 'image')} {copies} ({share})"
     if result.identical == result.samples:
         said += "; all of them are training images, pixel by pixel"
         said += " (were they scored against themselves?)" if result.samples == result.size else ""
-    more = []
-    if result.duplicated:
-        twice = {"one": " that is there more than once", "several": " that are there more than once"}
-        more.append(f"{result.duplicated} more {_copies(result.duplicated, **twice)}")
+    others = ((DUPLICATED, result.duplicated), (MIRRORED, result.mirrored))
+    more = [more_copies(kind, count) for kind, count in others if count]
     if result.mirrored is None:
-        more.append(
-            "copies of mirrored, shifted or doubled training images were not looked for among so many: --groups exact "
-            "--augment hflip --augment shift does"
-        )
-    elif result.mirrored:
-        more.append(f"{result.mirrored} more {_copies(result.mirrored, 'mirrored or shifted ')}")
+        more.append(NOT_LOOKED_FOR)
     return f"{'; '.join([said, *more])}. {_of_held_out(result)}"
-
-
-def _copies(count: int, which: str = "", *, one: str = "", several: str = "") -> str:
-    if count == 1:
-        return f"is a copy of a {which}training image{one}"
-    return f"are copies of {which}training images{several}"
 
 
 def _of_held_out(result: "Score") -> str:

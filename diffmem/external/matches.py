@@ -30,6 +30,10 @@ MORE_COPIES = {
     ),
 }
 """What is said of one copy, and of several, beside those that are the paper's."""
+NOT_LOOKED_FOR = (
+    "copies of mirrored, shifted or doubled training images were not looked for among so many: --groups exact "
+    "--augment hflip --augment shift does"
+)
 
 Indices = npt.NDArray[np.int64]
 
@@ -74,13 +78,10 @@ def copies_of_others(evidence: Evidence, dataset: str, names: Sequence[str], cou
     ]
 
 
-def more_copies(label: str, evidence: Evidence) -> list[str]:
-    """Return what is to be said of copies that are none by the paper's rule, in sentences."""
-    found = [(count, *MORE_COPIES[kind]) for kind, count in counts(evidence).items() if kind in MORE_COPIES]
-    return [
-        f"{label}: 1 more image is a {one}" if count == 1 else f"{label}: {count} more images are {several}"
-        for count, one, several in found
-    ]
+def more_copies(kind: str, count: int) -> str:
+    """Return how many images are copies of a kind that are none by the paper's rule, as a clause."""
+    one, several = MORE_COPIES[kind]
+    return f"1 more image is a {one}" if count == 1 else f"{count} more images are {several}"
 
 
 def counts(evidence: Evidence) -> Counter[str]:

@@ -36,6 +36,8 @@ from diffmem.external.foreign import ForeignCell, called, pipeline_name, study_n
 from diffmem.external.matches import (
     DUPLICATED,
     MIRRORED,
+    MORE_COPIES,
+    NOT_LOOKED_FOR,
     TRANSFORMED,
     Match,
     copies_of_others,
@@ -178,13 +180,13 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
     names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
     files = image_names(against, source)
-    others = copies_of_others(evidence, against, files, len(names))
-    pairs = zip(evidence.pairs, names, others, strict=True)
+    pairs = zip(evidence.pairs, names, copies_of_others(evidence, against, files, len(names)), strict=True)
     evidence = replace(evidence, pairs=[pair._replace(name=name, copy_of=of) for pair, name, of in pairs])
     _keep(cell, only(evidence, measures), store, time.monotonic() - started)
     store.add_training_images(cell.cell_id, near_images(only(evidence, measures), against, files, groups.widest))
-    for said in more_copies(label, evidence):
-        store.add_note(cell.cell_id, said)
+    others = [more_copies(kind, count) for kind, count in counts(evidence).items() if kind in MORE_COPIES]
+    for said in others if TRANSFORMED in looked_for else [NOT_LOOKED_FOR]:
+        store.add_note(cell.cell_id, f"{label}: {said}")
     if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
         caveats += (replaced(str(asked.held_out), before, null.samples),)
     found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffmem.analysis import CellWithSettings, bands, estimate_emm, in_words, ratio_intervals
+from diffmem.analysis import CellWithSettings, bands, estimate_emm, in_words, ratio_intervals, typeset
 from diffmem.measures import NEAREST, Measure
 from diffmem.report.figure import Axis, Figure, Palette, Panel, Series, ratio_axis, size_axis
 from diffmem.store import THRESHOLD_LEVELS, Kind, LevelCount, StoredStudy
@@ -106,7 +106,7 @@ def _at_each_level(label: str, sizes: Mapping[int, Sequence[_Best]], epsilon: fl
             }
             for number, size in enumerate(ordered)
         ],
-        "emms": [emm.replace(">=", "≥") for emm in emms],
+        "emms": [typeset(emm) for emm in emms],
     }
 
 

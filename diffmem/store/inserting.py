@@ -77,9 +77,10 @@ def insert_measure(
 
 
 def complete_pairs(connection: duckdb.DuckDBPyConnection, cell_id: str, epoch: int, pairs: Sequence[Pictured]) -> None:
-    """Add to the pairs of a checkpoint what an older diffmem has not kept of them."""
+    """Add to the pairs of a checkpoint what an older diffmem did not keep, or an earlier score did not look for."""
     lack = connection.execute(
-        "SELECT sample FROM pairs WHERE cell_id = ? AND epoch = ? AND second IS NULL", [cell_id, epoch]
+        "SELECT sample FROM pairs WHERE cell_id = ? AND epoch = ? AND (second IS NULL OR copy_of IS NULL)",
+        [cell_id, epoch],
     ).fetchall()
     for (sample,) in lack:
         if sample < len(pairs):

@@ -53,10 +53,10 @@ def test_each_kind_of_copy_is_counted_once_and_listed_with_what_it_is_a_copy_of(
         *("score", "--images", "samples", "--against", "train", "--held-out", "unseen", "--list", "new/copies.csv")
     )
     answer = (
-        "1 of 6 images is a copy of a training image (16.7%, 95% interval 3.0% to 56.4%); 1 more is a copy of a "
-        "training image that is there more than once; 2 more are copies of mirrored or shifted training images. Of 5 "
-        "held-out images, 0 would be called copies, 1 of those that are there more than once, 1 of mirrored or shifted "
-        "ones (p = 0.55)."
+        "1 of 6 images is a copy of a training image (16.7%, 95% interval 3.0% to 56.4%); 1 more image is a "
+        "copy of a training image that is there more than once; 2 more images are copies of mirrored or shifted "
+        "training images. Of 5 held-out images, 0 would be called copies, 1 of those that are there more than once, 1 of "
+        "mirrored or shifted ones (p = 0.55)."
     )
     assert result.stdout.splitlines()[0] == answer
     assert result.stdout.endswith("each image and what it is nearest to: new/copies.csv\n")
@@ -116,10 +116,18 @@ def test_among_too_many_images_nobody_looks_for_mirrored_copies_unasked_and_the_
         "; copies of mirrored, shifted or doubled training images were not looked for among so many: --groups exact "
         "--augment hflip --augment shift does. How often" in unasked.stdout
     )
+    store = Store(Path("store/diffmem.duckdb"))
+
+    def page_says() -> tuple[bool, bool]:
+        page = render_page(store, ["samples"])
+        return "were not looked for among so many" in page, "dashed: copies of mirrored" in page
+
+    assert page_says() == (True, False)
     asked = ("--groups", "exact", "--augment", "hflip", "--augment", "shift")
     told = tiny.here("score", "--images", "samples", "--against", "train", *asked)
-    assert "; 1 more is a copy of a mirrored or shifted training image." in told.stdout
+    assert "; 1 more image is a copy of a mirrored or shifted training image." in told.stdout
     assert "were not looked for" not in told.stdout
+    assert page_says() == (False, True)
 
 
 @pytest.mark.usefixtures("digits")
@@ -128,8 +136,8 @@ def test_a_set_scored_against_itself_is_called_that() -> None:
     # the two that are identical have another one as near, and are no copies by the paper's rule
     assert told.stdout.startswith(
         "39 of 41 images are copies of training images (95.1%, 95% interval 83.9% to 98.7%); all of them are training "
-        "images, pixel by pixel (were they scored against themselves?); 2 more are copies of training images that are "
-        "there more than once. "
+        "images, pixel by pixel (were they scored against themselves?); 2 more images are copies of training images "
+        "that are there more than once. "
     )
 
 
