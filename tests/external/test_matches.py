@@ -53,10 +53,10 @@ def test_each_kind_of_copy_is_counted_once_and_listed_with_what_it_is_a_copy_of(
         *("score", "--images", "samples", "--against", "train", "--held-out", "unseen", "--list", "new/copies.csv")
     )
     answer = (
-        "1 of 6 images is a copy of a training image (16.7%, 95% interval 3.0% to 56.4%); 1 more image is a "
-        "copy of a training image that is there more than once; 2 more images are copies of mirrored or shifted "
-        "training images. Of 5 held-out images, 0 would be called copies, 1 of those that are there more than once, 1 of "
-        "mirrored or shifted ones (p = 0.55)."
+        "1 of 6 images is a copy of a training image (16.7%, 95% interval 3.0% to 56.4%); 1 more image is a copy of a "
+        "training image that is there more than once; 2 more images are copies of mirrored or shifted training images. "
+        "Of 5 held-out images, 0 would be called copies, 1 of those that are there more than once, 1 of mirrored or "
+        "shifted ones (p = 0.55)."
     )
     assert result.stdout.splitlines()[0] == answer
     assert result.stdout.endswith("each image and what it is nearest to: new/copies.csv\n")
