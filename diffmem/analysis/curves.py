@@ -14,6 +14,7 @@ from diffmem.errors import StoreError
 from diffmem.measures import GROUPED, Measure, measure_named, p_value
 from diffmem.notebook import html_table
 from diffmem.store import (
+    FEW_HELD_OUT,
     CellProgress,
     Kind,
     Note,
@@ -379,10 +380,6 @@ def noted(notes: Sequence[Note], cells: Sequence[MeasuredCell]) -> list[str]:
     total = len({each.cell.cell_id for each in cells})
     found = [each.note if each.cells == total else f"{each.note} (in {each.cells} of {total} cells)" for each in notes]
     return [*found, *null_notes(cells)]
-
-
-FEW_HELD_OUT = 100
-"""Held-out images below which a share of 1% cannot be seen."""
 
 
 def null_notes(cells: Sequence[MeasuredCell]) -> Iterator[str]:

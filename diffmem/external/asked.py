@@ -7,13 +7,10 @@ from typing import Any
 
 from diffmem.errors import DataError
 from diffmem.measures import DeclaredSpace, measure_named
-from diffmem.store import Kind, Store
+from diffmem.store import FEW_HELD_OUT, Kind, Store
 from diffmem.text import counted, readable
 
 NO_HELD_OUT = "quality is measured beside held-out images too, and none are given; --held-out IMAGES names them"
-
-FEW_HELD_OUT = 100
-"""Held-out images below which a share of 1% cannot be seen."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from .pictures import reduced as reduced
 from .place import DEFAULT_STORE as DEFAULT_STORE
 from .provenance import provenance as provenance
 from .quality_rows import StudyQuality as StudyQuality
+from .rows import FEW_HELD_OUT as FEW_HELD_OUT
 from .rows import AlikeCells as AlikeCells
 from .rows import Attempt as Attempt
 from .rows import CellProgress as CellProgress

@@ -118,6 +118,10 @@ class Point:
     loss: float | None
 
 
+FEW_HELD_OUT = 100
+"""Held-out images below which a share of 1% cannot be seen."""
+
+
 @dataclass(frozen=True)
 class Null:
     """How many images that were not trained on a measure calls copies."""
