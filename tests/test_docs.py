@@ -53,7 +53,7 @@ NOT_RUN = {
 PLACEHOLDERS = {"STUDY.toml": "studies/quickstart.toml", "STUDY": "quickstart", "NAME": "quickstart"}
 """Words in capitals that stand for something, and what is put in their place; a command with others is only parsed."""
 
-PROGRAMS = ["diffmem", "python", "make", "sbatch", "accelerate", "torchrun"]
+PROGRAMS = ["diffmem", "pip", "ray", "srun", "python", "make", "sbatch", "accelerate", "torchrun"]
 """What shell blocks start; a stand-in notes it down instead."""
 
 

@@ -127,11 +127,11 @@ def here(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str
 
 
 @contextmanager
-def started(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def started(script: str, *arguments: str | Path, **more: str) -> Iterator[subprocess.Popen[str]]:
     """Run a script that can import this module; yield once it printed `ready`, kill it if it then still runs."""
     with subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        env=environment(),
+        env=environment(**more),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,6 +17,9 @@ from diffmem.text import duration
 EVERY = 30.0
 """Without a terminal, a line says how far a run is once in so many seconds."""
 
+Key = tuple[int, int]
+"""A process and the number of the cell that it works on."""
+
 
 @dataclass
 class Row:
@@ -48,7 +51,7 @@ class Board:
     ) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self.total, self.done, self.clock = total, 0, clock
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[Key, Row] = {}
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.bars = Bars(self.console, total) if shown and self.console.is_terminal else None
@@ -62,9 +65,9 @@ class Board:
                 self._print(message["text"], err=message["err"])
             elif "ended" in message:
                 self.done += message["ended"] not in (Ended.BUSY, Ended.FAILED_ELSEWHERE)
-                self.rows.pop(message["rank"], None)
+                self.rows.pop(_key(message), None)
             else:
-                self._move(message["rank"], message)
+                self._move(_key(message), message)
             if self.bars is not None:
                 self.bars.draw(self.done, self.rows)
 
@@ -76,11 +79,11 @@ class Board:
         """Print a line above the bars."""
         self.hear({"text": line, "err": False})
 
-    def _move(self, rank: int, message: Mapping[str, Any]) -> None:
+    def _move(self, key: Key, message: Mapping[str, Any]) -> None:
         doing, unit, done, of, about = (message[key] for key in ("doing", "unit", "done", "of", "about"))
-        row = self.rows.get(rank)
+        row = self.rows.get(key)
         if row is None or (row.doing, row.unit) != (doing, unit) or done < row.done:
-            self.rows[rank] = Row(doing, unit, done, of, about, first=done, since=self.clock())
+            self.rows[key] = Row(doing, unit, done, of, about, first=done, since=self.clock())
         else:
             row.done, row.about = done, about
 
@@ -106,6 +109,10 @@ class Board:
             self.bars.stop()
 
 
+def _key(message: Mapping[str, Any]) -> Key:
+    return message["rank"], message.get("cell", 0)
+
+
 class Rate(ProgressColumn):
     """Steps or images per second."""
 
@@ -115,28 +122,28 @@ class Rate(ProgressColumn):
 
 
 class Bars:
-    """A bar for the cells of a study, and one for each process."""
+    """A bar for the cells of a study, and one for each that is worked on."""
 
     def __init__(self, console: Console, total: int) -> None:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate())
         self.progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self.cells = self.progress.add_task("cells", total=total)
-        self.tasks: dict[int, tuple[Row, Any]] = {}
+        self.tasks: dict[Key, tuple[Row, Any]] = {}
         self.progress.start()
 
-    def draw(self, done: int, rows: Mapping[int, Row]) -> None:
+    def draw(self, done: int, rows: Mapping[Key, Row]) -> None:
         """Move the bars."""
         self.progress.update(self.cells, completed=done)
-        for rank, (row, task) in list(self.tasks.items()):
-            if rows.get(rank) is not row:  # it does something else now
+        for key, (row, task) in list(self.tasks.items()):
+            if rows.get(key) is not row:  # it does something else now
                 self.progress.remove_task(task)
-                del self.tasks[rank]
-        for rank, row in rows.items():
+                del self.tasks[key]
+        for key, row in rows.items():
             about = "  ".join(filter(None, [printable(row.doing)[:60], f"{row.unit}s", row.about]))
-            if rank not in self.tasks:
+            if key not in self.tasks:
                 task = self.progress.add_task(about, total=row.of or None, completed=row.done, rated=True)
-                self.tasks[rank] = row, task
-            self.progress.update(self.tasks[rank][1], completed=row.done, description=about)
+                self.tasks[key] = row, task
+            self.progress.update(self.tasks[key][1], completed=row.done, description=about)
 
     def stop(self) -> None:
         """Take the bars off the screen."""

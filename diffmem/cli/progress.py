@@ -3,9 +3,22 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffmem.runs import CellEnded, CellStarted, Ended, Event, Generated, Measured, Noted, Saved, Trained
+from diffmem.runs import (
+    CellEnded,
+    CellLost,
+    CellStarted,
+    Connected,
+    Ended,
+    Event,
+    Generated,
+    Measured,
+    Noted,
+    Saved,
+    Trained,
+)
 from diffmem.text import counted
 
 if TYPE_CHECKING:
@@ -16,7 +29,7 @@ Detail = Literal["quiet", "normal", "verbose"]
 Say = Callable[[str], object]
 """Prints a line."""
 Tell = Callable[..., object]
-"""Is told how far a process is: `doing`, `unit`, `done`, `of`, `about`; or the outcome of a cell that `ended`."""
+"""Is told of a `cell` (its number) how far it is: `doing`, `unit`, `done`, `of`, `about`; or how it `ended`."""
 
 
 def show(
@@ -24,21 +37,24 @@ def show(
 ) -> Counter[str]:
     """Say a run's events as they come, and tell how far it is; return how many cells ended how.
 
-    Of several processes each names the cell in every line. `quiet` says only what has failed, `verbose` also what is
-    saved and each batch of generated images.
+    Where `several` cells are trained at once, each line names its cell. `quiet` says only what has failed, `verbose`
+    also what is saved and each batch of generated images.
     """
     outcomes: Counter[str] = Counter()
     doing = Doing(tell)
-    cell = ""
+    names: dict[str, str] = {}
     for event in events:
         doing.update(event)
         if isinstance(event, CellEnded):
             outcomes[event.outcome] += 1
         if isinstance(event, CellStarted):
-            cell = f"{event.entry.name or 'the cell'}: " if several else "  "
-        line = _line(event, None if several else total, cell) if detail != "quiet" or _is_failure(event) else ""
+            names[event.entry.cell.cell_id] = f"{event.entry.name or 'the cell'}: "
+        where = "  "
+        if several and isinstance(event, Measured | Saved | Generated):
+            where = names[event.cell.cell_id]
+        line = _line(event, None if several else total, where) if detail != "quiet" or _is_failure(event) else ""
         if detail == "verbose":
-            line = line or _detail(event, cell)
+            line = line or _detail(event, where)
         if line:
             say(line)
     return outcomes
@@ -56,6 +72,12 @@ def _line(event: Event, total: int | None, where: str) -> str:
     match event:
         case Noted(note=note, cells=cells, of=of):
             return f"note: {note}" + (f" (in {cells} of {of} cells)" if cells < of else "")
+        case Connected(nodes=nodes, cpus=cpus, gpus=gpus, at_once=at_once):
+            size = f"a cluster of {counted(nodes, 'node')}, {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+            room = f"{counted(at_once, 'cell')} at once" if at_once else "no cell has room on it yet, so all wait"
+            return f"{size}: {room}"
+        case CellLost(entry=entry, reason=reason):
+            return f"{_named(entry, total)}: {reason}; another one goes on from its last saved state"
         case CellStarted(entry=entry, step=step, steps=steps, note=note):
             length = f", {counted(steps, 'step')}" * bool(steps)
             going_on = f", going on at step {step} of {steps}" if step else length
@@ -91,33 +113,44 @@ def _detail(event: Event, where: str) -> str:
 
 
 class Doing:
-    """Tells what a process does, a few times a second at most."""
+    """Tells how far each cell is, a few times a second at most."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
-        self.told = 0.0
-        self.steps = 0
-        self.state: dict[str, Any] = {}
+        self.cells: dict[str, _Told] = {}
 
     def update(self, event: Event) -> None:
         """Take note of an event."""
         match event:
             case CellStarted(entry=entry, step=step, steps=steps):
-                self.steps = steps
-                self.state = {"doing": entry.name or "the cell", "unit": "step", "done": step, "of": steps, "about": ""}
-                self.told = 0.0
-            case Trained(step=step, loss=loss):
-                self.state |= {"unit": "step", "done": step, "of": self.steps, "about": f"loss {loss:.4g}"}
+                told = self.cells[entry.cell.cell_id] = _Told(entry.name or "the cell", entry.number, steps)
+                told.state |= {"unit": "step", "done": step, "of": steps, "about": ""}
+            case Trained(cell=cell, step=step, loss=loss):
+                told = self.cells[cell.cell_id]
+                told.state |= {"unit": "step", "done": step, "of": told.steps, "about": f"loss {loss:.4g}"}
             case Generated(cell=cell, count=count):
-                self.state |= {"unit": "image", "done": count, "of": cell.score.samples, "about": ""}
-            case CellEnded(outcome=outcome):
-                self.tell(ended=str(outcome))
+                told = self.cells[cell.cell_id]
+                told.state |= {"unit": "image", "done": count, "of": cell.score.samples, "about": ""}
+            case CellEnded(entry=entry, outcome=outcome):
+                self.cells.pop(entry.cell.cell_id, None)
+                self.tell(cell=entry.number, ended=str(outcome))
                 return
             case _:
                 return
-        if time.monotonic() - self.told >= OFTEN:
-            self.told = time.monotonic()
-            self.tell(**self.state)
+        if time.monotonic() - told.at >= OFTEN:
+            told.at = time.monotonic()
+            self.tell(cell=told.number, doing=told.name, **told.state)
+
+
+@dataclass
+class _Told:
+    """What was told of a cell, and when."""
+
+    name: str
+    number: int
+    steps: int
+    at: float = 0.0
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 OFTEN = 0.2

@@ -15,7 +15,7 @@ ADDRESS, KEY = "DIFFMEM_RELAY", "DIFFMEM_RELAY_KEY"
 """Environment variables with which `diffmem run` tells its processes where to send what they say."""
 
 Message = Mapping[str, Any]
-"""`rank`, the process, and what it says (`text`, `err`), does (`doing`, `unit`, `done`, `of`, `about`) or has ended."""
+"""`rank`, the process, and what it says (`text`, `err`), or what its `Doing` tells of a cell."""
 
 
 class Relay:

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -30,7 +30,7 @@ from diffmem.text import counted
 if TYPE_CHECKING:
     from diffmem.cli.progress import Detail
     from diffmem.models import Compile
-    from diffmem.runs import Options
+    from diffmem.runs import Cluster, Options
     from diffmem.store import Store, StoredStudy
     from diffmem.study import Study
 
@@ -67,6 +67,23 @@ if TYPE_CHECKING:
     "--shard", metavar="I/N", help="Run only the I-th of N parts of the cells. For machines that share no disk."
 )
 @click.option(
+    "--cluster",
+    metavar="ray[://ADDRESS]",
+    help="Train on a Ray cluster: a cell is a task, this process keeps the store. Without ADDRESS: the cluster of this "
+    "machine, or RAY_ADDRESS.",
+)
+@click.option(
+    "--gpus-per-cell",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="With --cluster: the share of a GPU that a cell takes, as 0.25 for small networks.  [default: a whole one]",
+)
+@click.option(
+    "--work",
+    metavar="FOLDER",
+    help="With --cluster: a folder, or an address such as s3://bucket/folder, that all nodes reach, for training "
+    "states and models.  [default: work, beside the store]",
+)
+@click.option(
     "--log-with",
     multiple=True,
     metavar="TRACKER",
@@ -90,6 +107,9 @@ def run(
     split: str,
     compiling: "Compile",
     shard: str | None,
+    cluster: str | None,
+    gpus_per_cell: float | None,
+    work: str | None,
     log_with: tuple[str, ...],
     dry_run: bool,
     yes: bool,
@@ -127,7 +147,9 @@ def run(
 
     store, count = Store(store_path), 1
     options = Options(split, part, fail_fast, retry_failed, compiling)
-    if not launched():
+    alone = bool(launched() or _on_command_line("processes") or shard or split == "batch")
+    where = _cluster(cluster, gpus_per_cell, work, store, not_with=alone)
+    if not (where or launched()):
         with stop.asleep():
             count = processes or default_processes(_at_once(loaded, store, options))
             tell_the_cost(loaded, store, options, processes=count, profile=profile, yes=yes, quiet=detail == "quiet")
@@ -139,7 +161,8 @@ def run(
         with shown_reading(), stop.asleep():
             read_ahead(loaded, store, options)
         _hand_on(count, arguments, loaded, store, total=_total(loaded, options), shown=detail != "quiet")
-    _work(loaded, store, options, stop=stop, watch=watch, log_with=log_with, detail=detail or "normal", sender=sender)
+    show: dict[str, Any] = {"log_with": log_with, "detail": detail or "normal", "sender": sender}
+    _work(loaded, store, options, stop=stop, watch=watch, cluster=where, **show)
 
 
 def _work(
@@ -152,25 +175,30 @@ def _work(
     log_with: tuple[str, ...],
     detail: "Detail",
     sender: Sender | None,
+    cluster: "Cluster | None",
 ) -> None:
-    """Do this process' share of a run, and say how it goes and how it ended."""
+    """Do this process' share of a run, or have a cluster do it all, and say how it goes and how it ended."""
     from diffmem.cli.board import Board
     from diffmem.cli.progress import show
-    from diffmem.runs import Ended, Interrupted, join, leave, log_events, run_study, trackers_of
+    from diffmem.runs import Ended, Interrupted, join, leave, log_events, run_on_cluster, run_study, trackers_of
 
     group = join()
     watch.joined(stop.stop)
     if group.leads:
         _tell_what_is_replaced(study, store)
     total = _total(study, options)
-    events = run_study(study, store, stop=stop, group=group, options=options)
+    if cluster:
+        events = run_on_cluster(study, store, cluster, stop=stop, options=options)
+    else:
+        events = run_study(study, store, stop=stop, group=group, options=options)
+    several = bool(cluster) or group.count > 1
     if log_with:
         events = log_events(events, trackers_of(log_with, study=study.name, folder=store.path.parent / "logs"))
     board = None if group.count > 1 or sender else Board(total, shown=detail != "quiet")
     tell = sender.send if sender else board.tell if board else _nobody
     say = board.say if board else echo
     try:
-        outcomes = show(events, total=total, say=say, tell=tell, detail=detail, several=group.count > 1)
+        outcomes = show(events, total=total, say=say, tell=tell, detail=detail, several=several)
     except Interrupted:
         if group.leads:
             echo("stopped; everything is saved, the same command goes on from here", err=True)
@@ -180,6 +208,29 @@ def _work(
             board.close()
         leave()
     _conclude(study, store, several=group.count > 1, busy=outcomes[Ended.BUSY], total=total)
+
+
+def _on_command_line(parameter: str) -> bool:
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _cluster(
+    given: str | None, gpus_per_cell: float | None, work: str | None, store: "Store", *, not_with: bool
+) -> "Cluster | None":
+    """Return the cluster that a command line asks for, if any, `not_with` other processes and parts of a study."""
+    if given is None:
+        if gpus_per_cell or work:
+            raise click.UsageError("--gpus-per-cell and --work are for a run with --cluster")
+        return None
+    if not_with:
+        raise click.UsageError("--cluster hands out cells from one process; leave out --processes, --split and --shard")
+    from diffmem.runs import Cluster
+
+    kind, _, address = given.partition("://")
+    if kind != "ray" or given == "ray://":
+        raise click.BadParameter(f"{given!r} is not ray, or as ray://10.0.0.1:6379", param_hint="--cluster")
+    return Cluster(work or str(store.path.parent.absolute() / "work"), address or None, gpus_per_cell)
 
 
 def _total(study: "Study", options: "Options") -> int:

@@ -1,5 +1,9 @@
+from .cluster import Cluster as Cluster
+from .cluster import run_on_cluster as run_on_cluster
 from .events import CellEnded as CellEnded
+from .events import CellLost as CellLost
 from .events import CellStarted as CellStarted
+from .events import Connected as Connected
 from .events import Ended as Ended
 from .events import Event as Event
 from .events import Generated as Generated
@@ -31,11 +35,7 @@ from .plan import plan_cells as plan_cells
 from .plan import plan_search as plan_search
 from .plan import undertrained_cells as undertrained_cells
 from .plan import without_steps_between as without_steps_between
-from .runner import Options as Options
-from .runner import read_ahead as read_ahead
 from .runner import run_study as run_study
-from .runner import shard_of as shard_of
-from .runner import waiting_cells as waiting_cells
 from .search import most_cells as most_cells
 from .stopping import Interrupted as Interrupted
 from .throughput import EVALUATIONS as EVALUATIONS
@@ -47,3 +47,7 @@ from .time_left import seconds_left as seconds_left
 from .trackers import check_trackers as check_trackers
 from .trackers import log_events as log_events
 from .trackers import trackers_of as trackers_of
+from .waiting import Options as Options
+from .waiting import read_ahead as read_ahead
+from .waiting import shard_of as shard_of
+from .waiting import waiting_cells as waiting_cells

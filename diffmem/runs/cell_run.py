@@ -89,9 +89,7 @@ def run_cell(entry: StudyCell, work: Work) -> Iterator[Event]:
         missing = {epoch for (epoch, _), flag in zip(cell.checkpoints, flags, strict=True) if flag}
         if not missing:
             if group.leads:
-                remove_others(store, cell)  # which a run killed after its last checkpoint has left
-                remove_state(path)
-                close_attempts(store)
+                remove_leftovers(store, cell)
             yield CellEnded(entry, Ended.ALREADY)
             return
         compiled = is_compiled(cell, group.device, work.compile)
@@ -148,6 +146,13 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
         if isinstance(error, OSError):
             raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
         raise
+
+
+def remove_leftovers(store: Store, cell: Cell) -> None:
+    """Remove what a run killed after the last checkpoint of a cell has left."""
+    remove_others(store, cell)
+    remove_state(store.state_path(cell.cell_id))
+    close_attempts(store)
 
 
 def _best(store: Store, cell: Cell) -> float:

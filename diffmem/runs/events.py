@@ -30,6 +30,16 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Connected:
+    """A run has found its cluster, of so many nodes and their CPUs and GPUs; `at_once` cells find room on it now."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+    at_once: int
+
+
+@dataclass(frozen=True)
 class CellStarted:
     """Work on a cell begins, at optimizer step `step` of `steps`."""
 
@@ -76,6 +86,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class CellLost:
+    """The machine or process that worked on a cell is gone; another one goes on from the last saved state."""
+
+    entry: StudyCell
+    reason: str
+
+
+@dataclass(frozen=True)
 class CellEnded:
     """A run is done with a cell."""
 
@@ -84,4 +102,4 @@ class CellEnded:
     error: str = ""
 
 
-Event = Noted | CellStarted | Trained | Saved | Generated | Measured | CellEnded
+Event = Noted | Connected | CellStarted | Trained | Saved | Generated | Measured | CellLost | CellEnded

@@ -15,9 +15,10 @@ from diffmem.models import Denoiser, build_denoiser, cpu_threads, set_precision,
 from diffmem.networks import UntrainedModel
 from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.plan import plan_search
-from diffmem.runs.runner import Options, waiting_cells, work_together
+from diffmem.runs.runner import work_together
 from diffmem.runs.search import most_cells, next_round
 from diffmem.runs.throughput import MOST_OPERATIONS, measure_untrained, seconds_in_turn, training_step
+from diffmem.runs.waiting import Options, waiting_cells
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 

@@ -15,6 +15,12 @@ class Interrupted(Exception):
     """The run was asked to stop; all that is needed to go on is saved."""
 
 
+def end_if(stop: Stop) -> None:
+    """Raise Interrupted if the run was asked to stop."""
+    if stop():
+        raise Interrupted
+
+
 class Interruptible:
     """A denoiser that is asked to stop between two noise levels, so that a long generation can be left."""
 

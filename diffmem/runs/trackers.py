@@ -11,7 +11,7 @@ from accelerate.utils import LoggerType
 
 from diffmem.cells import Cell, dotted
 from diffmem.errors import DiffmemError, RunError
-from diffmem.runs.events import CellEnded, CellStarted, Event, Measured
+from diffmem.runs.events import CellEnded, CellLost, CellStarted, Event, Measured
 
 Open = Callable[[CellStarted], Sequence[GeneralTracker]]
 """Makes the trackers of a cell that begins."""
@@ -65,30 +65,32 @@ def log_events(events: Iterator[Event], opened: Open) -> Iterator[Event]:
     Each cell has trackers of its own. The process that an event comes to logs it, and waits for no other. RunError
     where a tracker fails: what is measured is in the store all the same.
     """
-    trackers: Sequence[GeneralTracker] = ()
+    trackers: dict[str, Sequence[GeneralTracker]] = {}
     try:
         for event in events:
             match event:
                 case CellStarted(entry=entry):
-                    trackers = opened(event)
-                    for tracker in trackers:
+                    trackers[entry.cell.cell_id] = opened(event)
+                    for tracker in trackers[entry.cell.cell_id]:
                         with _named(tracker.name):
                             _start(tracker, entry.cell)
-                case Measured(epoch=epoch, ratio=ratio, loss=loss):
+                case Measured(cell=cell, epoch=epoch, ratio=ratio, loss=loss):
                     values = {"memorization_ratio": ratio} | ({} if loss is None else {"loss": loss})
-                    for tracker in trackers:
+                    for tracker in trackers[cell.cell_id]:
                         with _named(tracker.name):
                             tracker.log(values, step=epoch)
-                case CellEnded():
-                    ended, trackers = trackers, ()
-                    for tracker in ended:
-                        with _named(tracker.name):
-                            tracker.finish()
+                case CellEnded(entry=entry) | CellLost(entry=entry):
+                    _finish(trackers.pop(entry.cell.cell_id, ()))
             yield event
     finally:
-        for tracker in trackers:
-            with _named(tracker.name):
-                tracker.finish()
+        for left in trackers.values():
+            _finish(left)
+
+
+def _finish(trackers: Sequence[GeneralTracker]) -> None:
+    for tracker in trackers:
+        with _named(tracker.name):
+            tracker.finish()
 
 
 def _start(tracker: GeneralTracker, cell: Cell) -> None:

@@ -12,8 +12,8 @@ from diffmem.cells import FEW_STEPS, cell_cost
 from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.forecast import WORTH_MEASURING, forecast
 from diffmem.runs.plan import plan_search
-from diffmem.runs.runner import Options
 from diffmem.runs.search import most_cells
+from diffmem.runs.waiting import Options
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study

@@ -25,7 +25,8 @@ from diffmem.runs import cell_run as cellrun
 from diffmem.runs.cell_run import CellRun, Work
 from diffmem.runs.events import CellEnded
 from diffmem.runs.quality import CellQuality
-from diffmem.runs.runner import Failures, Options, _run_apart, shard_of
+from diffmem.runs.runner import _run_apart
+from diffmem.runs.waiting import Failures, Options, shard_of
 from diffmem.store.database import Row
 from diffmem.store.merging import merge, merged
 from diffmem.store.store import Store

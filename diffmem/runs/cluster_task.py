@@ -1,0 +1,222 @@
+"""A cell of a study as a task on a node of a cluster: trained and scored as anywhere, its rows sent to the driver."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from operator import methodcaller
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from diffmem.cells import Cell
+from diffmem.errors import DiffmemError, MachineError
+from diffmem.measures import Evidence
+from diffmem.models import Compile, Group, this_device
+from diffmem.runs.cell_run import Work, run_cell
+from diffmem.runs.events import Event, Generated, Measured, Saved, Trained
+from diffmem.runs.stopping import Interrupted, Stop
+from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
+from diffmem.store import Checkpoint, Outcome, Provenance, Store, TrainingImages, new_attempt_id
+from diffmem.study import StudyCell
+
+Call = Callable[[Store], Any]
+"""What is to be done with the driver's store: one of its methods, with what it is given."""
+
+POLL = 1.0
+"""Seconds between two questions whether the run is to stop."""
+
+OFTEN = 0.5
+"""A task tells how far it is once in so many seconds, at most."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the driver's store has of a cell when its task begins."""
+
+    ratios: Mapping[int, float]  # of the checkpoints that are measured, by epoch
+    kept: frozenset[int]  # epochs whose weights are kept
+    held_out: Mapping[str, int]  # held-out images that are compared, by measure
+    training_images: bool  # whether its training images are looked through
+
+    @classmethod
+    def of(cls, store: Store, cell: Cell) -> "Known":
+        """Return what a store has of a cell."""
+        name = cell.cell_id
+        kept = frozenset(store.kept_weights().get(name, {}))
+        return cls(store.ratios(name), kept, store.held_out_counts(name), store.has_training_images(name))
+
+    def missing(self, cell: Cell) -> list[int]:
+        """Return the optimizer steps of the checkpoints that are not measured."""
+        return [step for epoch, step in cell.checkpoints if epoch not in self.ratios]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a node needs to work on a cell."""
+
+    entry: StudyCell
+    known: Known
+    workplace: Workplace
+    compile: Compile
+    enough: float | None  # the ratio at which a cell has answered
+    version: str  # of diffmem, where the run was started
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a task has done since the last one: rows for the store, an event, and at its end what went wrong."""
+
+    attempt: str
+    calls: tuple[Call, ...] = ()
+    event: Event | None = None
+    fault: str = ""
+
+
+class TaskStore(Store):
+    """What a task knows of the driver's store, and what it has for it: there is no file, and all else is an error."""
+
+    def __init__(self, folder: Path, cell_id: str, known: Known) -> None:
+        super().__init__(folder / "task.duckdb")
+        self.cell_id, self.known, self._ratios = cell_id, known, dict(known.ratios)
+        self.attempt = ""
+        self._calls: list[Call] = []
+
+    def take(self) -> tuple[Call, ...]:
+        """Return what has come since the last time."""
+        calls, self._calls = tuple(self._calls), []
+        return calls
+
+    def _add(self, name: str, *given: Any, **named: Any) -> None:
+        self._calls.append(methodcaller(name, *given, **named))
+
+    def exists(self) -> bool:
+        """Return True: the driver has made it."""
+        return True
+
+    def measured_epochs(self, cell_id: str) -> set[int]:
+        """Return the epochs of the checkpoints that are measured."""
+        return set(self.ratios(cell_id))
+
+    def ratios(self, cell_id: str) -> dict[int, float]:
+        """Return the memorization ratios by epoch."""
+        del cell_id  # there is one
+        return dict(self._ratios)
+
+    def held_out_counts(self, cell_id: str) -> dict[str, int]:
+        """Return how many held-out images are compared, by measure."""
+        del cell_id
+        return dict(self.known.held_out)
+
+    def has_training_images(self, cell_id: str) -> bool:
+        """Return whether the training images are looked through."""
+        del cell_id
+        return self.known.training_images
+
+    def kept_weights(self) -> dict[str, dict[int, Path]]:
+        """Return the files of weights that are kept here, and the names of those that the driver keeps."""
+        there = {epoch: self.weights_path(self.cell_id, epoch) for epoch in self.known.kept}
+        return {self.cell_id: there | super().kept_weights().get(self.cell_id, {})}
+
+    def start_attempt(self, cell_id: str, where: Provenance, *, attempt_id: str = "") -> str:
+        """Have the driver record that work on a cell starts, and return the attempt's id."""
+        self.attempt = attempt_id or new_attempt_id()
+        self._add("start_attempt", cell_id, where, attempt_id=self.attempt)
+        return self.attempt
+
+    def end_attempt(self, attempt_id: str, outcome: Outcome, error: str | None = None) -> None:
+        """Have the driver record how an attempt ended."""
+        self._add("end_attempt", attempt_id, outcome, error)
+
+    def append(self, checkpoint: Checkpoint, *, outcome: Outcome | None = None) -> bool:
+        """Have the driver append a checkpoint."""
+        self._add("append", checkpoint, outcome=outcome)
+        self._ratios[checkpoint.epoch] = checkpoint.ratio
+        return True
+
+    def add_held_out(self, cell_id: str, evidence: Evidence, *, newest: bool = False) -> int:
+        """Have the driver keep the evidence of held-out images; 0, as none are replaced."""
+        self._add("add_held_out", cell_id, evidence, newest=newest)
+        return 0
+
+    def add_training_images(self, cell_id: str, images: TrainingImages) -> None:
+        """Have the driver keep what training images are like."""
+        self._add("add_training_images", cell_id, images)
+
+    def add_note(self, cell_id: str, note: str) -> None:
+        """Have the driver add a note."""
+        self._add("add_note", cell_id, note)
+
+
+def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, None, None]:
+    """Train and score a cell on this machine, from its newest state that is of use; yield what the driver is to know.
+
+    States and weights are at the task's workplace before the message that says so.
+    """
+    cell, place = task.entry.cell, task.workplace
+    told, fault = 0.0, ""
+    with TemporaryDirectory(prefix="diffmem-") as folder, _asked(asks_to_stop) as stop:
+        store = TaskStore(Path(folder), cell.cell_id, task.known)
+        try:
+            _check_version(task.version)
+            place.check()
+            if stop():
+                raise Interrupted
+            _fetch_state(task, store)
+            work = Work(store, stop, Group(device=this_device()), task.compile, enough=task.enough)
+            for event in run_cell(task.entry, work):
+                if isinstance(event, Saved):
+                    place.put(store.state_path(cell.cell_id), cell.cell_id, event.step, STATE)
+                if isinstance(event, Measured) and (weights := store.weights_path(cell.cell_id, event.epoch)).exists():
+                    place.put(weights, cell.cell_id, event.epoch, WEIGHTS)
+                calls, now = store.take(), time.monotonic()
+                if calls or not isinstance(event, Trained | Generated) or now - told >= OFTEN:
+                    told = now
+                    yield Message(store.attempt, calls, event)
+        except Interrupted:
+            pass
+        except DiffmemError as error:
+            fault = f"on {socket.gethostname()}: {error}"
+        yield Message(store.attempt, store.take(), fault=fault)
+
+
+def _fetch_state(task: Task, store: TaskStore) -> None:
+    """Bring the newest state from which the first missing checkpoint can be reached; where there is none, one past it,
+    of which the cell says that it is of no use."""
+    cell = task.entry.cell
+    steps = task.workplace.numbers(cell.cell_id, STATE)
+    if steps:
+        usable = [step for step in steps if step <= min(task.known.missing(cell))]
+        path = store.state_path(cell.cell_id)
+        path.parent.mkdir(exist_ok=True)
+        task.workplace.get(path, cell.cell_id, max(usable, default=steps[0]), STATE)
+
+
+def _check_version(wanted: str) -> None:
+    """Raise MachineError where this machine has another diffmem than the one where the run was started."""
+    if (here := version("diffmem")) != wanted:
+        raise MachineError(
+            f"diffmem {here} is installed here, and {wanted} where the run was started; install the same"
+        )
+
+
+@contextmanager
+def _asked(asks_to_stop: Callable[[], bool]) -> Iterator[Stop]:
+    """Give what says whether the run is to stop, which a thread asks now and then, so that no step waits for it."""
+    stop, ended = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(POLL) and not stop.is_set():
+            if asks_to_stop():
+                stop.set()
+
+    if asks_to_stop():
+        stop.set()
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        yield stop.is_set
+    finally:
+        ended.set()

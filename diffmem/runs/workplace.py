@@ -1,0 +1,102 @@
+"""Training states and trained models where every node of a cluster reaches them: a folder, or an fsspec address."""
+
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from diffmem.atomic import replacing
+from diffmem.errors import MachineError
+
+STATE, WEIGHTS = "pt", "safetensors"
+"""What the files of a cell end in: its training state at an optimizer step, its averaged weights at a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Files of cells at `address`, each named by its cell and the step or epoch that it is of.
+
+    Every method raises MachineError where the address cannot be reached, or its files not be read or written.
+    """
+
+    address: str  # a folder, or what fsspec knows, as s3://bucket/folder
+    mark: str = ""  # the name of a file by which a node tells that it sees the same files
+
+    @classmethod
+    def opened(cls, address: str) -> "Workplace":
+        """Return the files at an address, with a new mark among them."""
+        place = cls(address, f"run-{secrets.token_hex(8)}")
+        with place._files() as (files, folder):
+            files.makedirs(folder, exist_ok=True)
+            files.pipe_file(f"{folder}/{place.mark}", b"")
+        return place
+
+    def close(self) -> None:
+        """Remove the mark."""
+        self._remove(self.mark)
+
+    def check(self) -> None:
+        """Raise MachineError unless this machine sees the files of the process that has opened them."""
+        with self._files() as (files, folder):
+            seen = files.exists(f"{folder}/{self.mark}")
+        if not seen:
+            raise MachineError(
+                f"{self.address}: not the same files on {socket.gethostname()} as where the run was started; give a "
+                "folder that all nodes share, or an address such as s3://bucket/folder, with --work"
+            )
+
+    def put(self, path: Path, cell_id: str, number: int, kind: str) -> None:
+        """Copy a file of this machine there, whole or not at all."""
+        with self._files() as (files, folder):
+            target = f"{folder}/{cell_id}.{number}.{kind}"
+            if "file" not in files.protocol:  # others show a file once it is whole
+                files.put_file(str(path), target)
+                return
+            partial = f"{target}.{secrets.token_hex(4)}.partial"
+            try:
+                files.put_file(str(path), partial)
+                files.mv(partial, target)
+            finally:
+                with suppress(FileNotFoundError):
+                    files.rm_file(partial)
+
+    def get(self, path: Path, cell_id: str, number: int, kind: str) -> None:
+        """Copy a file to this machine, whole or not at all."""
+        with self._files() as (files, folder), replacing(path) as partial:
+            files.get_file(f"{folder}/{cell_id}.{number}.{kind}", str(partial))
+
+    def numbers(self, cell_id: str, kind: str) -> list[int]:
+        """Return the steps, or epochs, of which there are files of a cell, in order."""
+        name = re.compile(rf"{re.escape(cell_id)}\.(\d+)\.{kind}")
+        with self._files() as (files, folder):
+            found = [name.fullmatch(each.rpartition("/")[2]) for each in files.ls(folder, detail=False)]
+        return sorted(int(each[1]) for each in found if each)
+
+    def remove(self, cell_id: str, kind: str, *, before: int | None = None) -> None:
+        """Remove the files of a cell, or those of numbers `before` one."""
+        for number in self.numbers(cell_id, kind):
+            if before is None or number < before:
+                self._remove(f"{cell_id}.{number}.{kind}")
+
+    def _remove(self, name: str) -> None:
+        with self._files() as (files, folder), suppress(FileNotFoundError):
+            files.rm_file(f"{folder}/{name}")
+
+    @contextmanager
+    def _files(self) -> Iterator[tuple[Any, str]]:
+        """Give the file system of the address, as it is now, and the folder in it."""
+        try:
+            files, folder = fsspec.url_to_fs(self.address)
+            files.invalidate_cache()  # other machines write there too
+            yield files, folder
+        except ImportError as error:
+            raise MachineError(f"{self.address}: {error}") from error
+        except (OSError, ValueError) as error:
+            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise MachineError(f"{self.address}: cannot keep the files of a run there: {said}") from error

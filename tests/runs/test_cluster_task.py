@@ -1,0 +1,175 @@
+"""A cell as a task: what it sends is what a run writes, and it goes on from what is at its workplace."""
+
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tiny
+
+from diffmem.errors import StoreError
+from diffmem.runs import cluster_task
+from diffmem.runs.cluster_task import Known, Message, Task, TaskStore, work_on
+from diffmem.runs.events import CellEnded, CellStarted, Ended, Measured, Saved
+from diffmem.runs.runner import run_study
+from diffmem.runs.stopping import Stop
+from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
+from diffmem.store.store import Store
+from diffmem.study.crossing import StudyCell
+from diffmem.study.study import Study
+
+HERE = cluster_task.version("diffmem")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", "[0.2]"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return Workplace.opened(str(tmp_path / "work"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, study: Study) -> Store:
+    store = Store(tmp_path / "driver" / "s.duckdb")
+    tiny.register(store, study)
+    return store
+
+
+def task_of(entry: StudyCell, store: Store, place: Workplace, version: str = HERE) -> Task:
+    return Task(entry, Known.of(store, entry.cell), place, "off", None, version)
+
+
+def sent(task: Task, stop_at: int | None = None) -> Iterator[Message]:
+    """Yield what a task sends, as it arrives; it is asked to stop once it has measured so many checkpoints."""
+    measured: list[Message] = []
+    for message in work_on(task, lambda: stop_at is not None and len(measured) >= stop_at):
+        yield pickle.loads(pickle.dumps(message))
+        if isinstance(message.event, Measured):
+            measured.append(message)
+
+
+def test_what_a_task_sends_is_what_a_run_writes(study: Study, store: Store, place: Workplace, tmp_path: Path) -> None:
+    entry = study.cells[0]
+    events = []
+    for message in sent(task_of(entry, store, place)):
+        for call in message.calls:
+            call(store)
+        events.append(message.event)
+        if isinstance(message.event, Saved):  # before it is said
+            assert message.event.step in place.numbers(entry.cell.cell_id, STATE)
+    alone = Store(tmp_path / "alone.duckdb")
+    expected = list(run_study(study, alone))
+    tiny.check_equal(tiny.results(store), tiny.results(alone))
+    for table in ("held_out", "training_images"):
+        query = f"SELECT * FROM {table} ORDER BY ALL"
+        assert str(store.rows(query)) == str(alone.rows(query))
+    kinds = (CellStarted, Saved, Measured, CellEnded)
+    mine, theirs = ([type(event) for event in some if isinstance(event, kinds)] for some in (events, expected))
+    assert mine == theirs
+    assert place.numbers(entry.cell.cell_id, WEIGHTS) == [30]
+    assert store.rows("SELECT outcome FROM attempts") == [{"outcome": "finished"}]
+
+
+def test_a_task_goes_on_from_the_newest_state_that_does_not_pass_what_the_store_lacks(
+    study: Study, store: Store, place: Workplace
+) -> None:
+    """The driver dies before it has the second checkpoint, whose task has come to the third."""
+    entry = study.cells[0]
+    for message in sent(task_of(entry, store, place)):
+        if isinstance(message.event, Measured) and message.event.epoch > 12:
+            continue
+        for call in message.calls:
+            call(store)
+    assert store.measured_epochs(entry.cell.cell_id) == {12}
+    assert place.numbers(entry.cell.cell_id, STATE) == [12, 24, 30]
+    again = [message.event for message in sent(task_of(entry, store, place))]
+    assert next(event.step for event in again if isinstance(event, CellStarted)) == 24
+    assert [event.epoch for event in again if isinstance(event, Measured)] == [24, 30]
+
+
+def test_a_state_past_what_the_store_lacks_is_said_to_be_of_no_use(
+    study: Study, store: Store, place: Workplace
+) -> None:
+    entry = study.cells[0]
+    for _ in sent(task_of(entry, store, place)):
+        pass
+    place.remove(entry.cell.cell_id, STATE, before=30)
+    started = next(event for message in sent(task_of(entry, store, place)) if (event := message.event))
+    assert isinstance(started, CellStarted)
+    assert started.note == "the saved state is past a checkpoint that the store lacks: training from the start"
+
+
+@contextmanager
+def asked_at_each_step(asks_to_stop: Callable[[], bool]) -> Iterator[Stop]:
+    yield asks_to_stop
+
+
+def test_a_task_that_is_asked_to_stop_saves_its_state_and_says_that_it_was(
+    study: Study, store: Store, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_task, "POLL", 0.0)
+    entry = study.cells[0]
+    messages = list(sent(task_of(entry, store, place), stop_at=0))
+    assert [message.event for message in messages] == [None]
+    monkeypatch.setattr(cluster_task, "_asked", asked_at_each_step)
+    messages = list(sent(task_of(entry, store, place), stop_at=1))
+    for message in messages:
+        for call in message.calls:
+            call(store)
+    assert store.rows("SELECT outcome FROM attempts") == [{"outcome": "interrupted"}]
+    assert not any(isinstance(message.event, CellEnded) for message in messages)
+    assert max(place.numbers(entry.cell.cell_id, STATE)) > 12
+
+
+def test_the_best_weights_of_all_tasks_of_a_cell_are_kept(tmp_path: Path) -> None:
+    """What the driver keeps counts: a later task keeps its own only where they are better."""
+    store = TaskStore(tmp_path, "0" * 16, Known({12: 0.5, 24: 0.25}, frozenset({12}), {}, True))
+    assert list(store.kept_weights()["0" * 16]) == [12]
+    assert store.ratios("0" * 16) == {12: 0.5, 24: 0.25}
+    assert store.measured_epochs("0" * 16) == {12, 24}
+
+
+def test_a_task_asks_its_store_nothing_that_it_does_not_know(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path, "0" * 16, Known({}, frozenset(), {}, True))
+    with pytest.raises(StoreError, match=r"task\.duckdb"):
+        store.studies()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("version", f"diffmem {HERE} is installed here, and 0.0 where the run was started; install the same"),
+        ("place", "not the same files on "),
+    ],
+)
+def test_a_machine_that_is_not_as_the_drivers_is_says_so_before_any_work(
+    what: str, said: str, study: Study, store: Store, place: Workplace
+) -> None:
+    if what == "place":
+        place.close()
+    messages = list(sent(task_of(study.cells[0], store, place, "0.0" if what == "version" else HERE)))
+    assert [message.event for message in messages] == [None]
+    assert messages[0].calls == ()
+    assert messages[0].fault.startswith(f"on {socket.gethostname()}: ")
+    assert said in messages[0].fault
+
+
+def test_a_cell_that_fails_sends_its_reason(tmp_path: Path, place: Workplace) -> None:
+    study = tiny.load(tmp_path, tiny.TEXT.replace("lr = 5e-3", "lr = 1e30"))
+    store = Store(tmp_path / "driver.duckdb")
+    tiny.register(store, study)
+    messages = list(sent(task_of(study.cells[0], store, place)))
+    for message in messages:
+        for call in message.calls:
+            call(store)
+    ended = [message.event for message in messages if isinstance(message.event, CellEnded)]
+    assert [event.outcome for event in ended] == [Ended.FAILED]
+    assert not any(message.fault for message in messages)
+    ((attempt,),) = [store.rows("SELECT outcome, error FROM attempts")]
+    assert attempt["outcome"] == "failed"
+    assert "lower T.lr" in attempt["error"]
