@@ -23,6 +23,7 @@ from .rules import impossible_groups as impossible_groups
 from .rules import impossible_labels as impossible_labels
 from .settings import BUDGETS as BUDGETS
 from .settings import MOST_CLASSES as MOST_CLASSES
+from .settings import PRECISION_CHECK as PRECISION_CHECK
 from .settings import DataDistribution as DataDistribution
 from .settings import Estimation as Estimation
 from .settings import Half as Half

@@ -3,6 +3,8 @@
 import csv
 import io
 import shlex
+import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,19 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(1, 10**7), metavar="N", help="Images that --pipeline generates. [1000]")
 @click.option("--batch-size", type=click.IntRange(1, 10**5), metavar="N", help="Images it generates at once. [50]")
 @click.option("--steps", type=click.IntRange(1, 10**5), metavar="N", help="Steps of its sampler. [its own default]")
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    metavar="P",
+    help="Generate fewer than --samples: stop once the 95% interval of the share of copies is +- P or narrower.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    envvar="DIFFMEM_PROCESSES",
+    show_envvar=True,
+    help="Number of processes on this machine, each for a share of the images.  [default: one per GPU]",
+)
 @click.option(
     "--against",
     required=True,
@@ -93,6 +108,8 @@ def score(
     samples: int | None,
     batch_size: int | None,
     steps: int | None,
+    precision: float | None,
+    processes: int | None,
     against: str,
     name: str | None,
     resolution: int | None,
@@ -127,12 +144,12 @@ def score(
 
     Example: diffmem score --images samples/ --against data/train/ --list copies.csv
     """
-    told = {"samples": samples, "batch_size": batch_size, "steps": steps}
-    generation: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    generation = _given(samples=samples, batch_size=batch_size, steps=steps, precision=precision)
     _check(images, pipeline, generation, augment=augment, groups=groups, quality=quality, held_out=held_out)
     from diffmem.atomic import check_writable
     from diffmem.cli.reading import shown_reading
     from diffmem.external import score_images, score_pipeline
+    from diffmem.runs import join, leave
     from diffmem.store import Store
 
     by_groups = [] if groups is None else [grouped_name(groups, augment)]
@@ -146,12 +163,17 @@ def score(
     }
     if list_path is not None:
         check_writable(list_path)
-    with shown_reading():
+    _hand_on(processes, images, against, held_out, resolution)
+    group = join()
+    with shown_reading() if group.leads else nullcontext():
         store = Store(store_path)
         if images is not None:
-            result = score_images(images, against, store, **how)
+            result = score_images(images, against, store, group=group, **how)
         else:
-            result = score_pipeline(str(pipeline), against, store, **generation, **how)
+            result = score_pipeline(str(pipeline), against, store, group=group, **generation, **how)
+    leave()
+    if not group.leads:
+        return
     if list_path is not None:
         _write_list(result, list_path)
     if as_json:
@@ -162,10 +184,15 @@ def score(
         echo(f"each image and what it is nearest to: {list_path}")
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that are given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _check(
     images: Path | None,
     pipeline: str | None,
-    generation: dict[str, int],
+    generation: dict[str, Any],
     *,
     augment: tuple[str, ...],
     groups: str | None,
@@ -182,6 +209,27 @@ def _check(
         raise click.UsageError("--augment is of groups of training images; add --groups near, or exact")
     if quality and held_out is None:
         raise click.UsageError("--quality compares with held-out images too; add --held-out IMAGES")
+
+
+def _hand_on(
+    processes: int | None, images: Path | None, against: str, held_out: str | None, resolution: int | None
+) -> None:
+    """Let several processes do the same command, if they are wanted and this is none of them, and end as they do.
+
+    The images are read first, which keeps what is decoded: what is wrong with them is then said once.
+    """
+    from diffmem.cli.reading import shown_reading
+    from diffmem.external import read_ahead
+    from diffmem.runs import OrphanWatch, default_processes, launched, start
+
+    OrphanWatch()
+    if launched():
+        return
+    count = processes or default_processes(1)
+    if count > 1:
+        with shown_reading():
+            read_ahead(images, against, held_out, resolution)
+        sys.exit(start(count, sys.argv[1:]))
 
 
 def _write_list(result: "Score", path: Path) -> None:

@@ -3,6 +3,7 @@ from .matches import MIRRORED as MIRRORED
 from .matches import NOT_LOOKED_FOR as NOT_LOOKED_FOR
 from .matches import Match as Match
 from .matches import more_copies as more_copies
+from .score import read_ahead as read_ahead
 from .score import score_images as score_images
 from .score import score_pipeline as score_pipeline
 from .scored import MeasureNull as MeasureNull

@@ -18,10 +18,11 @@ from torch import Tensor
 from diffmem.data import Size, load_source
 from diffmem.errors import DataError, ImageWarning, SizeError
 from diffmem.external.arrays import Images, as_generated_images, as_training_images, duplicates_in, has_negative
+from diffmem.external.compared import BATCH
 from diffmem.external.foreign import ForeignCell
 from diffmem.external.monitor_run import MonitorRun, Setting
 from diffmem.external.pending import Pending
-from diffmem.external.score import BATCH, PAIRS
+from diffmem.external.score import PAIRS
 from diffmem.measures import Comparison, DeclaredSpace, Evidence, identity_of, measure_named
 from diffmem.models import ALONE, this_device
 from diffmem.store import DEFAULT_STORE, Checkpoint, Store, provenance

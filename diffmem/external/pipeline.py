@@ -2,17 +2,20 @@
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from PIL import Image
 
+from diffmem.cells import PRECISION_CHECK
 from diffmem.data import Size, Source, crop_and_resize, progress, shown_size
 from diffmem.errors import DataError
-from diffmem.models import this_device
+from diffmem.external.compared import Pixels
+from diffmem.models import Group
 from diffmem.randomness import stream
 
 MISSING = "--pipeline needs the package diffusers; `pip install diffmem[diffusers]` adds it"
@@ -20,32 +23,77 @@ CONDITIONS = ("prompt", "class_labels", "image")
 """What pipelines generate from, also where it has a default that does not work."""
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-Pixels = npt.NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many images a pipeline generates, how many at once, in how many steps of its sampler (None: its own number),
+    and the resolution to which they are cropped and resized, if any."""
+
+    samples: int
+    batch_size: int = 50
+    steps: int | None = None
+    resolution: int | None = None
 
 
 def generated_by(
-    pipeline: str, *, samples: int, batch_size: int, steps: int | None = None, resolution: int | None = None
+    pipeline: str, sampling: Sampling, group: Group, enough: Callable[[Pixels], bool] | None = None
 ) -> Source:
     """Return images that a pipeline generates without any input: of a local folder, or of the Hugging Face Hub.
 
-    Image i has a noise of its own, so that neither the batch size nor the number of images changes it. `steps` are
-    those of its sampler, or else its own default; with `resolution`, images are cropped and resized to it. Raises
-    DataError where the pipeline is not to be had, or generates from a prompt or a class.
+    Image i has a noise of its own, so that neither the batch size, nor the number of images, nor that of the processes
+    of a `group`, of which each generates a share, changes it but for rounding. `enough` is given some hundred images
+    after another, and ends this once it returns True. Raises DataError where the pipeline is not to be had, or
+    generates from a prompt or a class.
     """
     loaded = _loaded(pipeline)
-    more = {} if steps is None else {"num_inference_steps": steps}
-    _check_input(pipeline, loaded, ["batch_size", "generator", "output_type", *more])
-    loaded = loaded.to(this_device())
+    _check_input(pipeline, loaded, ["batch_size", "generator", "output_type", *_more(sampling)])
+    loaded = loaded.to(group.device)
     loaded.set_progress_bar_config(disable=True)
-    tell, parts, own = progress.get(), list[Pixels](), (0, 0)
-    for first in range(0, samples, batch_size):
-        numbers = range(first, min(first + batch_size, samples))
-        noises = [stream("pipeline", 0, number) for number in numbers]
-        images = _images(pipeline, loaded(batch_size=len(numbers), generator=noises, output_type="pil", **more))
-        own = images[0].size
-        parts.append(_pixels(images, resolution))
-        tell("generating", numbers.stop, samples)
-    return _source(parts, own, resolution)
+    tell, parts, own = progress.get(), list[Pixels](), (0, 0)  # their size before it was changed
+    at_once = sampling.samples if enough is None else PRECISION_CHECK
+    for first in range(0, sampling.samples, at_once):
+        numbers = range(first, min(first + at_once, sampling.samples))
+        share = numbers[group.share(len(numbers))]
+        made: list[Pixels] = []
+        with group.memory():
+            for start in range(0, len(share), sampling.batch_size):
+                batch = share[start : start + sampling.batch_size]
+                own, images = _generated(pipeline, loaded, batch, sampling)
+                made.append(images)
+                tell("generating", first + (start + len(batch)) * group.count, sampling.samples)
+        own = _of_last(group, own)
+        parts.append(_gathered(made, len(numbers), group))
+        if enough is not None and enough(parts[-1]):
+            break
+    return _source(parts, own, sampling)
+
+
+def _more(sampling: Sampling) -> dict[str, int]:
+    return {} if sampling.steps is None else {"num_inference_steps": sampling.steps}
+
+
+def _generated(pipeline: str, loaded: Any, numbers: Sequence[int], sampling: Sampling) -> tuple[Size, Pixels]:
+    """Return the images of these numbers, uint8 [n, c, h, w], and the size that they had."""
+    noises = [stream("pipeline", 0, number) for number in numbers]
+    output = loaded(batch_size=len(numbers), generator=noises, output_type="pil", **_more(sampling))
+    images = _images(pipeline, output)
+    return images[0].size, _pixels(images, sampling.resolution)
+
+
+def _gathered(made: list[Pixels], count: int, group: Group) -> Pixels:
+    """Return the images of all processes, of which each has generated its share, in their order."""
+    if group.count == 1:
+        return np.concatenate(made)
+    shape = _of_last(group, made[0].shape[1:] if made else (0, 0, 0))
+    own = np.concatenate([np.empty((0, *shape), dtype=np.uint8), *made])
+    return group.gather(torch.from_numpy(own), count).numpy()
+
+
+def _of_last(group: Group, numbers: Sequence[int]) -> tuple[Any, ...]:
+    """Return the numbers of the last process of a group, which has a share even of one image."""
+    own = torch.tensor(numbers, device=group.device) * (group.rank == group.count - 1)
+    group.sum_(own)
+    return tuple(own.tolist())
 
 
 def _check_input(pipeline: str, loaded: Any, given: Sequence[str]) -> None:
@@ -101,10 +149,12 @@ def _pixels(images: list[Image.Image], resolution: int | None) -> Pixels:
     return np.stack([each[None] if each.ndim == 2 else each.transpose(2, 0, 1) for each in arrays])
 
 
-def _source(parts: list[Pixels], own: Size, resolution: int | None) -> Source:
+def _source(parts: list[Pixels], own: Size, sampling: Sampling) -> Source:
     """Return generated images as those of a folder are read; they were of their own size before."""
-    pixels = np.concatenate(parts)
+    pixels, resolution = np.concatenate(parts), sampling.resolution
     content = hashlib.sha256(str(pixels.shape).encode())
     content.update(pixels.data)
-    notes = (f"resized from {shown_size(own)} pixels",) if resolution and own != (resolution, resolution) else ()
-    return Source(pixels, np.zeros(len(pixels), dtype=np.int64), f"sha256:{content.hexdigest()[:32]}", notes)
+    notes = [f"resized from {shown_size(own)} pixels"] if resolution and own != (resolution, resolution) else []
+    if len(pixels) < sampling.samples:
+        notes.append(f"{len(pixels)} of {sampling.samples} images generated, as their ratio is known to the precision")
+    return Source(pixels, np.zeros(len(pixels), dtype=np.int64), f"sha256:{content.hexdigest()[:32]}", tuple(notes))

@@ -2,19 +2,15 @@
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from diffmem.cells import Estimation
 from diffmem.data import (
@@ -25,13 +21,13 @@ from diffmem.data import (
     kept_names,
     load_source,
     note,
-    progress,
     read_images,
     shown_size,
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
 from diffmem.external.asked import Asked, Known, held_out_caveats, replaced
+from diffmem.external.compared import Enough, Pixels, compare
 from diffmem.external.foreign import ForeignCell, called, pipeline_name, study_name
 from diffmem.external.matches import (
     DUPLICATED,
@@ -48,16 +44,13 @@ from diffmem.external.matches import (
     near_images,
     only,
 )
-from diffmem.external.pipeline import generated_by
+from diffmem.external.pipeline import Sampling, generated_by
 from diffmem.external.scored import Copied, MeasureNull, Score
 from diffmem.measures import (
     GROUPED,
     MOST_COPIED,
     NEAREST,
-    NO_SPACES,
     PIXELS,
-    Comparison,
-    DeclaredSpace,
     Evidence,
     ImageQuality,
     Measure,
@@ -69,13 +62,12 @@ from diffmem.measures import (
     spaces_of,
     wilson,
 )
-from diffmem.models import ALONE, this_device
+from diffmem.models import Group, this_device
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Null, Outcome, Store, provenance
 from diffmem.text import readable
 
-BATCH = 1000
-
 PAIRS = 32
+"""Images whose pictures the store keeps."""
 
 READ_OFF = {**Estimation().model_dump(mode="json"), "threshold": NEAREST.threshold}
 """How the ratios of images are read off: as a study does that says nothing of it."""
@@ -95,6 +87,7 @@ def score_images(
     held_out: Path | str | None = None,
     spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     quality: bool = False,
+    group: Group | None = None,
 ) -> Score:
     """Score a folder, .zip, .npz or Parquet file of generated images against all images of a dataset, and store it.
 
@@ -103,14 +96,32 @@ def score_images(
     measure, by `measures`, by name, and in feature `spaces`, each a table of settings by its name, as [spaces.NAME] of
     a study has them, or with a function as its features. `held_out` are images of the distribution of the training
     images, which are none of them: what is called a copy of those is the null. The `quality` of the generated images is
-    measured beside training images and these. Raises DataError where they do not compare.
+    measured beside training images and these. Each process of a `group` compares a share of the images, and the first
+    one stores what all have found. Raises DataError where they do not compare.
     """
     generated = _advised(lambda: read_images(str(images), resolution=resolution))
     asked = Asked(measures, held_out, spaces, quality, resolution)
     label = str(images)
-    return _score(
-        generated, Known(label, name or study_name(label), image_names(label, generated)), against, store, asked
-    )
+    known_as = Known(label, name or study_name(label), image_names(label, generated))
+    return _score(generated, known_as, against, store, asked, group or Group(device=this_device()))
+
+
+def read_ahead(
+    images: Path | str | None, against: Path | str, held_out: Path | str | None, resolution: int | None
+) -> None:
+    """Read what `score_images` or `score_pipeline` will (`images` None), so that what is wrong with it is said before
+    hours of work, or before several processes start; DataError as they raise."""
+    size: Size | int | None = resolution
+    if images is not None:
+        generated = _advised(lambda: read_images(str(images), resolution=resolution))
+        size = (generated.images.shape[3], generated.images.shape[2])
+    for each in map(str, filter(None, (against, held_out))):
+        read = partial(load_source, each, size, enlarge=resolution is not None)
+        if images is not None:
+            _advised(read)
+        else:
+            with suppress(SizeError):  # the size of the generated ones is not known yet
+                read()
 
 
 def score_pipeline(
@@ -121,31 +132,47 @@ def score_pipeline(
     samples: int = 1000,
     batch_size: int = 50,
     steps: int | None = None,
+    precision: float | None = None,
     name: str | None = None,
     resolution: int | None = None,
     measures: Sequence[str] = (),
     held_out: Path | str | None = None,
     spaces: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     quality: bool = False,
+    group: Group | None = None,
 ) -> Score:
     """Score `samples` images that a diffusers pipeline generates, of a local folder or of the Hugging Face Hub.
 
-    They are generated in batches, with so many `steps` of its sampler, and are not written to files; all else is as
-    in `score_images`. Raises DataError where the pipeline cannot be loaded, or needs a prompt or a class.
+    They are generated in batches, with so many `steps` of its sampler, and are not written to files. With a
+    `precision`, it generates fewer, as soon as the ratio's 95% Wilson interval is +- this or narrower. Each process of
+    a `group` generates a share; all else is as in `score_images`. Raises DataError where the pipeline cannot be loaded,
+    or needs a prompt or a class.
     """
+    group = group or Group(device=this_device())
     asked = Asked(measures, held_out, spaces, quality, resolution)
     known_as = Known(pipeline, name or pipeline_name(pipeline), [f"{pipeline}:{number}" for number in range(samples)])
     asked.spaces_and_measures()  # what is wrong with these is said before hours of generation
     known_as.refuse_trained(store)
-    for images in filter(None, (against, held_out)):
-        with suppress(SizeError):  # the size of the generated ones is not known yet
-            load_source(str(images), resolution, enlarge=resolution is not None)
-    generated = generated_by(pipeline, samples=samples, batch_size=batch_size, steps=steps, resolution=resolution)
-    return _score(generated, known_as, against, store, asked)
+    read_ahead(None, against, held_out, resolution)
+    sampling = Sampling(samples, batch_size, steps, resolution)
+    enough = None if precision is None else _enough_for(precision, against, resolution, group)
+    generated = generated_by(pipeline, sampling, group, enough)
+    return _score(generated, known_as, against, store, asked, group)
 
 
-def _score(generated: Source, known_as: Known, against: str, store: Store, asked: Asked) -> Score:
-    """Score generated images and store what is found."""
+def _enough_for(precision: float, against: str, resolution: int | None, group: Group) -> Callable[[Pixels], bool]:
+    """Return what tells of images after images whether the ratio of all so far is known to a precision."""
+
+    @cache
+    def ratio_of(size: Size) -> Enough:
+        source = _advised(lambda: load_source(against, size, enlarge=resolution is not None))
+        return Enough(source.images, precision, group)
+
+    return lambda images: ratio_of((images.shape[3], images.shape[2]))(images)
+
+
+def _score(generated: Source, known_as: Known, against: str, store: Store, asked: Asked, group: Group) -> Score:
+    """Score generated images with all processes of a group, and store what is found in the first one."""
     declared, measures = asked.spaces_and_measures()
     in_spaces = {each: space.measure for each, space in declared.items()}
     label, name = known_as.label, readable(known_as.study)
@@ -160,12 +187,14 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     known_as.refuse_trained(store)
     groups = groups_in(source)
     unseen = None if asked.held_out is None else _read_held_out(asked.held_out, source, size, asked.resolution)
-    _know(store, declared.values(), (max(each.images.shape[1] for each in (generated, source)), *size[::-1]))
-    looked_for = [*measures]
+    shape = (max(each.images.shape[1] for each in (generated, source)), *size[::-1])
+    identities = [identity_of(each, shape, group.device) for each in declared.values()]
+    if identities and group.leads:
+        store.add_spaces(identities)
     compared = len(generated.images) + (0 if unseen is None else len(unseen.images))
-    if looks_for_transformed(compared, source.images.shape, this_device()):
-        looked_for = list(dict.fromkeys([*measures, TRANSFORMED]))
-    null = None if unseen is None else _compared(unseen.images, source.images, looked_for, in_spaces)
+    also = [TRANSFORMED] * looks_for_transformed(compared, source.images.shape, group.device)
+    looked_for = list(dict.fromkeys([*measures, *also]))
+    null = None if unseen is None else compare(unseen.images, source.images, looked_for, in_spaces, group=group)
     notes = tuple(_notes(label, generated, against, source, note(groups)))
     caveats: tuple[str, ...] = ()  # which follow from what is stored
     if unseen is not None and null is not None:
@@ -174,37 +203,42 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     elif store.exists() and (stored := null_of(store, name, cell, NEAREST)) is not None:
         caveats = held_out_caveats("held-out images given before", stored.samples, stored.trained_on, against)
     caveats += known_as.beside(store)
-    _register(store, name, label, cell, curve, notes)
+    if group.leads:
+        _register(store, name, label, cell, curve, notes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
     started = time.monotonic()
-    evidence = _compared(generated.images, source.images, looked_for, in_spaces, order=order, pairs=PAIRS)
-    names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
+    evidence = compare(generated.images, source.images, looked_for, in_spaces, group=group, order=order, pairs=PAIRS)
     files = image_names(against, source)
-    pairs = zip(evidence.pairs, names, copies_of_others(evidence, against, files, len(names)), strict=True)
-    evidence = replace(evidence, pairs=[pair._replace(name=name, copy_of=of) for pair, name, of in pairs])
-    _keep(cell, only(evidence, measures), store, time.monotonic() - started)
-    store.add_training_images(cell.cell_id, near_images(only(evidence, measures), against, files, groups.widest))
-    others = [more_copies(kind, count) for kind, count in counts(evidence).items() if kind in MORE_COPIES]
-    for said in others if TRANSFORMED in looked_for else [NOT_LOOKED_FOR]:
-        store.add_note(cell.cell_id, f"{label}: {said}")
-    if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
-        caveats += (replaced(str(asked.held_out), before, null.samples),)
-    found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
+    found: list[QualityValue] = []
+    if group.leads:
+        names = kept_names(label, [known_as.names[i] for i in order[: len(evidence.pairs)]])
+        shown = zip(evidence.pairs, names, copies_of_others(evidence, against, files, len(names)), strict=True)
+        evidence = replace(evidence, pairs=[pair._replace(name=name, copy_of=of) for pair, name, of in shown])
+        _keep(cell, only(evidence, measures), store, time.monotonic() - started)
+        store.add_training_images(cell.cell_id, near_images(only(evidence, measures), against, files, groups.widest))
+        for said in _other_copies(evidence):
+            store.add_note(cell.cell_id, f"{label}: {said}")
+        if null is not None and (before := store.add_held_out(cell.cell_id, only(null, measures), newest=True)):
+            caveats += (replaced(str(asked.held_out), before, null.samples),)
+        found, more = _quality(cell, store, generated, source, unseen if asked.quality else None, in_spaces)
+        caveats += tuple(more)
+    group.any(flag=False)  # the others read the store after this
     return _result(
         *(name, cell, evidence, null, store),
         files=files,
         matched=partial(matches, evidence, order, samples=known_as.names, training=files, groups=groups.widest),
         twins=groups.identical,
-        notes=(*notes, *caveats, *more),
+        notes=(*notes, *caveats),
         asked=measures,
         quality=found,
     )
 
 
-def _know(store: Store, declared: Iterable[DeclaredSpace], shape: tuple[int, int, int]) -> None:
-    """Record what the names of feature spaces stand for; StoreError where the store knows another of a name."""
-    if identities := [identity_of(each, shape, this_device()) for each in declared]:
-        store.add_spaces(identities)
+def _other_copies(evidence: Evidence) -> list[str]:
+    """Return in sentences how many images are copies of another kind, or that these were not looked for."""
+    if TRANSFORMED not in evidence.others:
+        return [NOT_LOOKED_FOR]
+    return [more_copies(kind, count) for kind, count in counts(evidence).items() if kind in MORE_COPIES]
 
 
 def _register(store: Store, name: str, images: str, cell: ForeignCell, curve: str, notes: Sequence[str]) -> None:
@@ -359,32 +393,3 @@ def _keep(cell: ForeignCell, evidence: Evidence, store: Store, seconds: float) -
             )
         for name, other in checkpoint.others.items():  # which an earlier score may lack
             store.add_measure(cell.cell_id, checkpoint.epoch, name, other)
-
-
-def _compared(
-    images: npt.NDArray[np.uint8],
-    training_images: npt.NDArray[np.uint8],
-    measures: Sequence[str],
-    spaces: Spaces = NO_SPACES,
-    *,
-    order: npt.NDArray[np.int64] | None = None,
-    pairs: int = 0,
-) -> Evidence:
-    """Compare images with a training set, in their own order or another one."""
-    device, channels = this_device(), max(images.shape[1], training_images.shape[1])
-    comparison = Comparison(_on(device, training_images, channels), pairs=pairs, others=measures, spaces=spaces)
-    tell = progress.get()
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH] if order is None else images[order[start : start + BATCH]]
-        comparison.add(_on(device, part, channels))
-        tell("scoring", min(start + BATCH, len(images)), len(images))
-    comparison.gather(ALONE, len(images))
-    return comparison.evidence()
-
-
-def _on(device: torch.device, images: npt.NDArray[np.uint8], channels: int) -> Tensor:
-    """Return images as a tensor on a device, grey ones repeated to so many channels, without copying on the CPU."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that those of a mapped file must not be written to, which nothing does
-        tensor = torch.from_numpy(images)
-    return tensor.to(device).expand(-1, channels, -1, -1)
