@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,15 +35,6 @@ def features(images):
         os._exit(1)
     return images.flatten(1).float()
 '''
-MISSING = """
-import sys
-
-if "default_worker" in sys.argv[0]:
-    raise ImportError("it is not on this node")
-
-def features(images):
-    return images.flatten(1).float()
-"""
 DYING = tiny.TEXT.replace("[[axes]]\nM.dropout = [0.0, 0.2]\n", "") + 'measures = ["nearest", "dies"]\n'
 DYING += '[spaces.dies]\nfeatures = "dies_on_nodes:features"\nthreshold = 0.5\n'
 
@@ -51,7 +43,6 @@ DYING += '[spaces.dies]\nfeatures = "dies_on_nodes:features"\nthreshold = 0.5\n'
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "dies_on_nodes.py").write_text(DIES)
-    (folder / "missing_on_nodes.py").write_text(MISSING)
     return folder
 
 
@@ -261,16 +252,6 @@ def test_a_cell_that_kills_its_process_each_time_counts_as_failed(cluster, modul
     assert outcomes(store)[-1] == "failed"
 
 
-def test_a_task_that_cannot_begin_on_a_node_ends_the_run_in_a_sentence(cluster, modules, tmp_path):
-    study = tiny.write(tmp_path, DYING.replace("dies_on_nodes", "missing_on_nodes"))
-    found = with_modules(on(cluster, study, tmp_path / "cluster" / "s.duckdb"), modules)
-    assert found.returncode == 1
-    assert found.stderr == (
-        f"P.size = 8: its task failed on the cluster: ImportError: it is not on this node; is diffmem {version('diffmem')} "
-        "installed on all nodes?\n"
-    )
-
-
 def test_files_that_cannot_be_kept_at_work_end_the_run_before_it_trains(cluster, study, tmp_path):
     store = tmp_path / "cluster" / "s.duckdb"
     with running(on(cluster, study, store, "--work", "nowhere://folder")) as process:
@@ -280,30 +261,38 @@ def test_files_that_cannot_be_kept_at_work_end_the_run_before_it_trains(cluster,
     assert "epoch" not in said
 
 
-def test_a_node_with_another_diffmem_ends_the_run_in_a_sentence(cluster, study, tmp_path):
-    """Only the driver is given another version, so that it is the nodes' that differs."""
-    store = tmp_path / "cluster" / "s.duckdb"
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            'cluster.version = lambda _: "99.0"',
+            f"on {socket.gethostname()}: diffmem {version('diffmem')} is installed here, and 99.0 where the run was "
+            "started; install the same; what was saved is kept, run the same command again\n",
+        ),
+        (
+            "def no_task(*_):\n    raise ImportError('not on this node')\n    yield\ncluster._work_on = no_task",
+            "M.dropout = 0.0: its task failed on the cluster: ImportError: not on this node; is diffmem "
+            f"{version('diffmem')} installed on all nodes?\n",
+        ),
+    ],
+    ids=["another diffmem", "no diffmem"],
+)
+def test_a_node_that_is_not_as_the_drivers_ends_the_run_in_a_sentence(cluster, change, said, study, tmp_path):
+    """Only the driver is changed, so that the nodes differ from it."""
     script = tmp_path / "driver.py"
-    script.write_text(
-        "import sys\n"
-        "from diffmem.runs import cluster\n"
-        'cluster.version = lambda _: "99.0"\n'
-        "from diffmem.cli import main\n"
-        "main()\n"
-    )
-    with running([sys.executable, str(script), *on(cluster, study, store)[3:]]) as process:
+    script.write_text(f"from diffmem.runs import cluster\n{change}\nfrom diffmem.cli import main\nmain()\n")
+    command = [sys.executable, str(script), *on(cluster, study, tmp_path / "cluster" / "s.duckdb")[3:]]
+    with running(command) as process:
         code, _, errors = ended(process)
-    assert code == 1
-    assert "is installed here, and 99.0 where the run was started; install the same" in errors
-    assert "run the same command again" in errors
+    assert (code, errors) == (1, said)
 
 
 def test_no_cluster_at_an_address_is_said_in_a_sentence(study, tmp_path):
     found = tiny.diffmem("run", study, "--store", tmp_path / "s.duckdb", "--cluster", "ray://127.0.0.1:1")
     assert found.returncode == 1
     assert found.stderr == (
-        "--cluster: no Ray cluster can be used at 127.0.0.1:1: [Errno 111] Connection refused; `ray start --head` starts "
-        "one, and prints its address\n"
+        "--cluster: no Ray cluster can be used at 127.0.0.1:1: [Errno 111] Connection refused; `ray start --head` "
+        "starts one, and prints its address\n"
     )
 
 

@@ -71,8 +71,8 @@ def test_a_machine_that_sees_other_files_says_so(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as refused:
         elsewhere.check()
     assert str(refused.value) == (
-        f"{elsewhere.address}: not the same files on {socket.gethostname()} as where the run was started; give a folder "
-        "that all nodes share, or an address such as s3://bucket/folder, with --work"
+        f"{elsewhere.address}: not the same files on {socket.gethostname()} as where the run was started; give a "
+        "folder that all nodes share, or an address such as s3://bucket/folder, with --work"
     )
     place.close()
     assert list((tmp_path / "work").iterdir()) == []
