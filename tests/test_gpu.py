@@ -257,6 +257,19 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_are_the_same(tmp_pat
     tiny.check_close(*results)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs, and -m gpu")
+@pytest.mark.parametrize("split", ["cells", "batch"])
+def test_two_processes_with_a_gpu_each_measure_what_one_does(split, tmp_path):
+    """Together by NCCL (batch), or a cell each, which leaves no rounding to differ."""
+    study = tiny.write(tmp_path)
+    for count in "12":
+        more = ("--processes", count, "--split", split if count == "2" else "auto")
+        ran = tiny.diffmem("run", study, "--store", tmp_path / f"{count}.duckdb", *more)
+        assert ran.returncode == 0, ran.stderr
+    results = [tiny.results(Store(tmp_path / f"{count}.duckdb")) for count in "21"]
+    tiny.check_equal(*results) if split == "cells" else tiny.check_close(*results)
+
+
 # --- measures ------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,13 @@
 """What a user installs: the wheel, without the source tree, in an empty folder."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -63,3 +66,32 @@ def test_it_runs_a_study_by_name_in_an_empty_folder(installed: Path, tmp_path: P
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "quickstart: 1 of 1 cells are finished in store/diffmem.duckdb"
     assert diffmem(installed, tmp_path, "report").returncode == 0
+
+
+OPTIONAL = {
+    *("diffusers", "fsspec", "matplotlib", "ray"),  # extras of their own
+    *("onnxruntime", "pandas", "pyarrow", "timm", "transformers"),  # a sentence says what to install
+}
+"""What the package imports only where it is asked for."""
+COMES_WITH = {"markupsafe": "jinja2", "pydantic_core": "pydantic"}
+
+
+def test_a_plain_install_pulls_what_the_package_imports_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", each)[0].replace("-", "_").lower() for each in project["dependencies"]}
+    imported = set()
+    for path in (ROOT / "diffmem").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    imported -= {*sys.stdlib_module_names, "diffmem"}
+    assert {COMES_WITH.get(name, {"PIL": "pillow"}.get(name, name)) for name in imported - OPTIONAL} == declared
+    assert {"diffusers", "figures", "ray", "dev", "docs"} == set(project["optional-dependencies"])
+
+
+def test_every_torch_since_2_9_and_python_since_3_11_may_be_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert "torch>=2.9" in project["dependencies"]

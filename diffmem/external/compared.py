@@ -15,6 +15,9 @@ from diffmem.models import Group
 BATCH = 1000
 """Images that are compared at once."""
 
+MOST_OF_MEMORY = 0.5
+"""Share of a GPU's free memory that a training set may take there."""
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -40,7 +43,7 @@ def compare(
         for start in range(share.start, share.stop, BATCH):
             rows = slice(start, min(start + BATCH, share.stop))
             part = images[rows] if order is None else images[order[rows]]
-            comparison.add(_on(group.device, part, max(part.shape[1], training_images.shape[1])))
+            comparison.add(_beside(comparison, part))
             tell("scoring", rows.stop - share.start, len(share))
     comparison.gather(group, len(images))
     return comparison.evidence()
@@ -55,9 +58,21 @@ def comparison_with(
     group: Group,
     pairs: int = 0,
 ) -> Comparison:
-    """Return what compares images of so many channels with a training set, on the device of this process."""
+    """Return what compares images of so many channels with a training set, on the device of this process.
+
+    A training set that would take most of a GPU's free memory stays where it is, and is compared on the CPU.
+    """
+    device = group.device
+    if device.type == "cuda" and training_images.nbytes > MOST_OF_MEMORY * torch.cuda.mem_get_info(device)[0]:
+        device = torch.device("cpu")
     channels = max(channels, training_images.shape[1])
-    return Comparison(_on(group.device, training_images, channels), pairs=pairs, others=measures, spaces=spaces)
+    return Comparison(_on(device, training_images, channels), pairs=pairs, others=measures, spaces=spaces)
+
+
+def _beside(comparison: Comparison, images: Pixels) -> Tensor:
+    """Return images as a comparison takes them: on its device, and in colour where its training images are."""
+    training_images = comparison.training_images
+    return _on(training_images.device, images, max(images.shape[1], training_images.shape[1]))
 
 
 class Enough:
@@ -74,8 +89,7 @@ class Enough:
             if self._comparison is None:
                 self._comparison = comparison_with(self.training_images, images.shape[1], group=self.group)
             if len(share):
-                channels = max(images.shape[1], self.training_images.shape[1])
-                self._comparison.add(_on(self.group.device, share, channels))
+                self._comparison.add(_beside(self._comparison, share))
         self._comparison.gather(self.group, len(images))
         return self._comparison.half_width() <= self.half_width
 
