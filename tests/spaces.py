@@ -25,7 +25,7 @@ class Convolution(nn.Module):
 def torchscript(path: Path, channels: int = 1, seed: int = 0) -> Path:
     """Save such a convolution as TorchScript."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit")
         torch.jit.script(Convolution(channels, seed)).save(str(path))
     return path
 

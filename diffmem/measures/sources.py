@@ -106,7 +106,7 @@ def _file(space: DeclaredSpace, device: torch.device) -> Source:
     if path.suffix == ".onnx":
         return _onnx(space, path, device), _hash(content)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # which files are made all the same
+        warnings.filterwarnings("ignore", message=".*torch.jit")  # deprecated, but such files are made
         try:
             module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
