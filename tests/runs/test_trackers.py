@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import diffmem
 from diffmem.cli import main
 from diffmem.errors import RunError
-from diffmem.runs.events import CellStarted, Event
+from diffmem.runs.events import CellEnded, CellLost, CellStarted, Ended, Event, Measured
 from diffmem.runs.runner import run_study
 from diffmem.runs.stopping import Interrupted
 from diffmem.runs.trackers import check_trackers, log_events, trackers_of
@@ -92,6 +92,31 @@ def test_each_cell_is_logged_by_trackers_of_its_own_from_start_to_end(study, sto
     again: list[CellStarted] = []
     list(log_events(run_study(study, store), lambda started: again.append(started) or []))
     assert again == []
+
+
+def test_cells_that_are_trained_at_once_are_logged_each_by_its_own_trackers(study):
+    first, second = study.distinct
+    opened: dict[str, Notebook] = {}
+
+    def one(started: CellStarted) -> list[GeneralTracker]:
+        opened[started.entry.name] = Notebook()
+        return [opened[started.entry.name]]
+
+    events = [
+        CellStarted(first, 0, 30),
+        CellStarted(second, 0, 30),
+        Measured(first.cell, 12, 0.25, None),
+        CellLost(second, "its node died"),
+        Measured(first.cell, 24, 0.5, None),
+        CellEnded(first, Ended.FINISHED),
+    ]
+    assert list(log_events(iter(events), one)) == events
+    kinds = {name: [what for kind, what in each.told if kind == "log"] for name, each in opened.items()}
+    assert kinds == {
+        first.name: [(12, {"memorization_ratio": 0.25}), (24, {"memorization_ratio": 0.5})],
+        second.name: [],
+    }
+    assert [each.told[-1][0] for each in opened.values()] == ["finish", "finish"]
 
 
 def test_a_run_that_is_stopped_finishes_its_trackers(study, store):
