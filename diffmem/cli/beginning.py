@@ -19,7 +19,7 @@ from diffmem.errors import DiffmemError
     metavar="IMAGES",
     type=FileName(),
     default="emoji",
-    help="Training images: a folder, or a .zip, .npz, .npy or Parquet file.  [default: emoji, which ship with diffmem]",
+    help="Training images: a folder, or a .zip, .npz or Parquet file.  [default: emoji, which ship with diffmem]",
 )
 def init(name: Path, dataset: Path) -> None:
     """Write a commented study file to start from.

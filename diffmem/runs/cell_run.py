@@ -38,13 +38,13 @@ from diffmem.networks import UntrainedModel
 from diffmem.runs.attempt_record import AttemptRecord, reason_of
 from diffmem.runs.denoising import measure_denoiser
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Event, Generated, Measured, Saved, Trained
-from diffmem.runs.kept_models import keep_weights, remove_others
+from diffmem.runs.kept_models import keep_weights, remove_leftovers, remove_others
 from diffmem.runs.nulls import measure_null
 from diffmem.runs.quality import CellQuality, images_kept
 from diffmem.runs.saved_states import exclusive, load_state, remove_state, save_state
 from diffmem.runs.stopping import Interrupted, Interruptible, Stop
 from diffmem.runs.training_images import look_through
-from diffmem.store import Checkpoint, Outcome, Store, close_attempts
+from diffmem.store import Checkpoint, Outcome, Store
 from diffmem.study import StudyCell
 
 LOSS_CHECK = 100
@@ -146,13 +146,6 @@ def _machine_errors(name: str, group: Group) -> Iterator[None]:
         if isinstance(error, OSError):
             raise MachineError(f"{name}: {error.filename or 'file'}: {error.strerror or error}") from error
         raise
-
-
-def remove_leftovers(store: Store, cell: Cell) -> None:
-    """Remove what a run killed after the last checkpoint of a cell has left."""
-    remove_others(store, cell)
-    remove_state(store.state_path(cell.cell_id))
-    close_attempts(store)
 
 
 def _best(store: Store, cell: Cell) -> float:

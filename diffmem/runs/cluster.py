@@ -1,13 +1,8 @@
 """A study on a cluster: each cell a Ray task, its rows appended by this process, the only one that has the store."""
 
-import logging
-import os
-import signal
-import socket
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -16,12 +11,12 @@ from typing import Any
 import torch
 
 from diffmem.cells import Cell
-from diffmem.errors import DiffmemError, MachineError, RunError
+from diffmem.errors import MachineError, RunError
 from diffmem.models import Group
-from diffmem.runs.cell_run import remove_leftovers
 from diffmem.runs.cluster_task import Known, Message, Task, work_on
 from diffmem.runs.events import CellEnded, CellLost, Connected, Ended, Event, Measured, Saved
-from diffmem.runs.kept_models import remove_others
+from diffmem.runs.kept_models import remove_leftovers, remove_others
+from diffmem.runs.ray_cluster import connected
 from diffmem.runs.saved_states import exclusive, load_state, remove_state
 from diffmem.runs.search import enough
 from diffmem.runs.spaces import check_spaces
@@ -33,9 +28,6 @@ from diffmem.study import Study, StudyCell
 
 LOOK = 0.5
 """Seconds between two looks whether the run is to stop."""
-
-ANSWER = 10.0
-"""Seconds in which a cluster answers."""
 
 MOST_WAITING = 64
 """Cells that wait for room on the cluster, so that one that can grow sees what for."""
@@ -72,7 +64,7 @@ def run_on_cluster(
     store = store.waiting(partial(end_if, stop))
     check_spaces(study, store, Group(device=torch.device("cpu")))
     with (
-        _connected(cluster.address) as ray,
+        connected(cluster.address) as ray,
         closing(Workplace.opened(cluster.work)) as place,
         closing(_Driver(ray, study, store, place, cluster, options, stop)) as driver,
     ):
@@ -351,51 +343,3 @@ class _Driver:
         for generator in list(self.tasks):
             self.ray.cancel(generator, force=True)
             self._let_go(generator)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Give Ray, connected to a cluster; DiffmemError where it is not installed, RunError where no cluster answers."""
-    with _own_signals():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise DiffmemError("--cluster ray needs Ray: `pip install 'diffmem[ray]'`, on every node") from None
-        own = not ray.is_initialized()
-        if own:
-            try:
-                if address is not None:
-                    _check_answers(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (OSError, RuntimeError, ValueError) as error:
-                where = address or "this machine"
-                raise RunError(
-                    f"--cluster: no Ray cluster can be used at {where}: {str(error).splitlines()[0]}; `ray start "
-                    "--head` starts one, and prints its address"
-                ) from error
-    try:
-        yield ray
-    finally:
-        if own:
-            with _own_signals():
-                ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise OSError or ValueError where nobody answers at an address, at which Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handlers of this process, some of which Ray replaces."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    had = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number in numbers:
-                signal.signal(number, had[number])

@@ -31,7 +31,8 @@ from diffmem.models import (
     sample_labels,
     set_precision,
 )
-from diffmem.store import Checkpoint, Store
+from diffmem.runs.saved_states import remove_state
+from diffmem.store import Checkpoint, Store, close_attempts
 from diffmem.text import counted
 
 HEADER = "diffmem"
@@ -153,6 +154,13 @@ def remove_others(store: Store, cell: Cell) -> None:
         if epoch != wanted:
             with suppress(OSError):  # what stays takes room, and no more
                 path.unlink()
+
+
+def remove_leftovers(store: Store, cell: Cell) -> None:
+    """Remove what a run killed after the last checkpoint of a cell has left."""
+    remove_others(store, cell)
+    remove_state(store.state_path(cell.cell_id))
+    close_attempts(store)
 
 
 # --- reading -------------------------------------------------------------------------------------------
