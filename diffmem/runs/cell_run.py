@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Work:
     failed_elsewhere: Callable[[Cell], bool] = lambda _: False
 
 
-def run_cell(entry: StudyCell, work: Work) -> Iterator[Event]:
+def run_cell(entry: StudyCell, work: Work) -> Generator[Event, None, None]:
     """Train and score one cell, unless it is finished, another process works on it, or it has failed there.
 
     With `enough` it ends at the first checkpoint with that ratio; its state is kept, so that it can be finished.

@@ -1,25 +1,27 @@
 """A study on a cluster: each cell a Ray task, its rows appended by this process, the only one that has the store."""
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffmem.cells import Cell
-from diffmem.errors import MachineError, RunError
+from diffmem.errors import DiffmemError, MachineError, RunError
 from diffmem.models import Group
-from diffmem.runs.cluster_task import Known, Message, Task, work_on
+from diffmem.runs.cluster_task import Known, Message, Origin, Task, work_on
 from diffmem.runs.events import CellEnded, CellLost, Connected, Ended, Event, Measured, Saved
 from diffmem.runs.kept_models import remove_leftovers, remove_others
-from diffmem.runs.ray_cluster import connected
+from diffmem.runs.ray_cluster import connected, raise_file_limit
 from diffmem.runs.saved_states import exclusive, load_state, remove_state
 from diffmem.runs.search import enough
-from diffmem.runs.spaces import check_spaces
+from diffmem.runs.spaces import check_spaces, identities_of
 from diffmem.runs.stopping import Interrupted, Stop, end_if
 from diffmem.runs.waiting import Failures, Options, Rounds, begin, costliest_first, settled_cells
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
@@ -28,6 +30,9 @@ from diffmem.study import Study, StudyCell
 
 LOOK = 0.5
 """Seconds between two looks whether the run is to stop."""
+
+LONGEST_SILENCE = 5.0
+"""Seconds in which a task that has begun hears that it is to stop, and says so."""
 
 MOST_WAITING = 64
 """Cells that wait for room on the cluster, so that one that can grow sees what for."""
@@ -61,15 +66,15 @@ def run_on_cluster(
     images cannot be read here, StoreError if the store cannot be used, and RunError if the cluster cannot, or a node
     has another diffmem or does not reach `work`.
     """
-    store = store.waiting(partial(end_if, stop))
-    check_spaces(study, store, Group(device=torch.device("cpu")))
+    check_spaces(study, store.waiting(partial(end_if, stop)), Group(device=torch.device("cpu")))
     with (
         connected(cluster.address) as ray,
-        closing(Workplace.opened(cluster.work)) as place,
+        closing(Workplace.opened(cluster.work, store.path)) as place,
         closing(_Driver(ray, study, store, place, cluster, options, stop)) as driver,
     ):
         yield driver.size()
         yield from _search(driver) if study.estimation.search == "bisect" else _all(driver)
+        driver.raise_if_ended()
 
 
 def _all(driver: "_Driver") -> Iterator[Event]:
@@ -77,8 +82,11 @@ def _all(driver: "_Driver") -> Iterator[Event]:
     study, store, options = driver.study, driver.store, driver.options
     yield from begin(study, store)
     settled = settled_cells(study, store, options)
+    left_behind = driver.place.cells()
     for entry in study.distinct:
         if outcome := settled.get(entry.cell.cell_id):
+            if outcome is Ended.ALREADY and entry.cell.cell_id in left_behind:
+                driver.place.remove(entry.cell.cell_id, STATE)
             yield CellEnded(entry, outcome)
     queue = deque(costliest_first([entry for entry in study.distinct if entry.cell.cell_id not in settled]))
     while driver.tasks or (queue and not driver.ends()):
@@ -87,40 +95,35 @@ def _all(driver: "_Driver") -> Iterator[Event]:
             if refused := driver.submit(entry):
                 yield CellEnded(entry, refused)
         yield from driver.step()
-    driver.raise_if_stopped()
 
 
 def _search(driver: "_Driver") -> Iterator[Event]:
     """Train what the search for the EMM of every curve needs next, until none needs anything."""
     rounds, number = Rounds(driver.study, driver.store, driver.options), 0
-    while not driver.ends():
+    looks_again = True
+    while not driver.ends() and (looks_again or driver.tasks):
+        looks_again = False
         said, wanted = rounds.next()
         yield from said
-        again = False
         for entry in wanted:
-            if entry.cell.cell_id in driver.cells():
+            if entry.cell.cell_id in driver.cells() or not driver.has_room():
                 continue
             number += 1
-            entry = replace(entry, number=number)
-            if refused := driver.submit(entry):
-                again = again or refused is Ended.ALREADY
+            numbered = replace(entry, number=number)
+            if refused := driver.submit(numbered):
+                looks_again = looks_again or refused is Ended.ALREADY
                 if refused is not Ended.ALREADY:
                     rounds.left_out.add(entry.cell.cell_id)
-                ended = CellEnded(entry, refused)
-                rounds.ended(ended)
-                yield ended
-        if not driver.tasks and not again:
-            break
-        ended_one = again
-        while driver.tasks and not ended_one:
+                rounds.ended(CellEnded(numbered, refused))
+                yield CellEnded(numbered, refused)
+        while driver.tasks and not looks_again:
             for event in driver.step():
                 yield event
                 if isinstance(event, CellEnded):
                     rounds.ended(event)
-                    ended_one = True
+                    looks_again = True
     while driver.tasks:
         yield from driver.step()
-    driver.raise_if_stopped()
 
 
 @dataclass
@@ -151,7 +154,13 @@ def _work_on(task: Task, stopper: Any) -> Iterator[Message]:
     """Work on a cell, as a task of Ray."""
     import ray
 
-    yield from work_on(task, lambda: bool(ray.get(stopper.asked.remote())))
+    def asked() -> bool:
+        try:
+            return bool(ray.get(stopper.asked.remote()))
+        except ray.exceptions.RayError:  # it is started again
+            return False
+
+    yield from work_on(task, asked)
 
 
 class _Driver:
@@ -160,22 +169,31 @@ class _Driver:
     def __init__(
         self, ray: Any, study: Study, store: Store, place: Workplace, cluster: Cluster, options: Options, stop: Stop
     ) -> None:
-        self.ray, self.study, self.store, self.place = ray, study, store, place
+        self.ray, self.study, self.place = ray, study, place
         self.options, self.stop = options, stop
+        self.store = store.waiting(self._pass_on_stop)  # giving up would cost work
         self.enough = enough(study) if study.estimation.search == "bisect" else None
         self.tasks: dict[Any, _Running] = {}
         self.losses: Counter[str] = Counter()
-        self.fault = ""  # why the run ends, where a machine has failed
-        self._failed_fast = self._told = False
-        has = ray.cluster_resources()
-        gpus = cluster.gpus_per_cell
+        self.furthest: dict[str, int] = {}  # the step of each cell's last state
+        self.fault: DiffmemError | None = None  # why the run ends, where a machine has failed
+        self._failed_fast = False
+        self._told_at: float | None = None  # when the tasks were first told to stop
+        spaces = tuple(study.spaces.values())
+        identities = identities_of(spaces, study.cells[0].cell, "cpu")
+        self._origin = Origin(version("diffmem"), str(Path.cwd()), spaces, identities)
+        has, gpus = ray.cluster_resources(), cluster.gpus_per_cell
         self.needs = {"CPU": 1.0, "GPU": float(bool(has.get("GPU"))) if gpus is None else gpus}
-        self._task = ray.remote(_work_on).options(num_cpus=1, num_gpus=self.needs["GPU"], max_retries=0)
+        # a process that has had one GPU stays with it, and keeps some of its memory, so each cell has a new one
+        calls = 1 if self.needs["GPU"] else 0
+        self._task = ray.remote(num_cpus=1, num_gpus=self.needs["GPU"], max_retries=0, max_calls=calls)(_work_on)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
         # beside this process, with which alone it may die
-        self._stopper = ray.remote(_Stopper).options(num_cpus=0, scheduling_strategy=here).remote()
+        stopper = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Stopper)
+        self._stopper = stopper.remote()
+        raise_file_limit()
 
     @cached_property
     def failures(self) -> Failures:
@@ -202,16 +220,24 @@ class _Driver:
 
     def ends(self) -> bool:
         """Return whether the run ends before all cells are trained."""
-        return bool(self.fault) or self._failed_fast or self.stop()
+        return self.fault is not None or self._failed_fast or self.stop()
 
     def submit(self, entry: StudyCell) -> Ended | None:
-        """Give a cell to the cluster, or return why not."""
-        cell, lock = entry.cell, ExitStack()
+        """Give a cell to the cluster, or return why not; where this machine fails, the run ends."""
+        with ExitStack() as lock:
+            try:
+                return self._submit(entry, lock)
+            except DiffmemError as error:
+                self._fail(error)
+        return None
+
+    def _submit(self, entry: StudyCell, lock: ExitStack) -> Ended | None:
+        cell = entry.cell
         path = self.store.state_path(cell.cell_id)
         free = lock.enter_context(exclusive(path.with_suffix(".lock")))
         known = Known.of(self.store, cell)
         refused = None
-        if not free or (self.enough is not None and max(known.ratios.values(), default=0.0) >= self.enough):
+        if not free or (self.enough is not None and known.best >= self.enough):
             refused = Ended.BUSY
         elif self.failures.new(cell):
             refused = Ended.FAILED_ELSEWHERE
@@ -220,11 +246,11 @@ class _Driver:
             self.place.remove(cell.cell_id, STATE)
             refused = Ended.ALREADY
         if refused:
-            lock.close()
             return refused
         self._hand_on_state(cell)
-        task = Task(entry, known, self.place, self.options.compile, self.enough, version("diffmem"))
-        self.tasks[self._task.remote(task, self._stopper)] = _Running(entry, lock)
+        gpu = bool(self.needs["GPU"])
+        task = Task(entry, known, self.place, self._origin, self.options.compile, self.enough, gpu)
+        self.tasks[self._task.remote(task, self._stopper)] = _Running(entry, lock.pop_all())
         return None
 
     def _hand_on_state(self, cell: Cell) -> None:
@@ -240,22 +266,30 @@ class _Driver:
             self.place.put(path, cell.cell_id, step, STATE)
 
     def step(self) -> Iterator[Event]:
-        """Do what a task has sent, and yield what has happened; nothing where none has for a moment."""
-        if self.ends():
-            self._tell_to_stop()
-        if self.tasks:
-            ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=LOOK)
-            for generator in ready:
-                yield from self._hear(generator, self.tasks[generator])
+        """Do what tasks have sent, and yield what has happened; nothing where none has for a moment."""
+        self._pass_on_stop()
+        generators = list(self.tasks)
+        if not generators:
+            return
+        ready, _ = self.ray.wait(generators, num_returns=len(generators), timeout=0)
+        if not ready:
+            ready, _ = self.ray.wait(generators, num_returns=1, timeout=LOOK)
+        for generator in ready:
+            yield from self._hear(generator, self.tasks[generator])
+        if not ready:
+            self._give_up_waiting()
 
-    def _tell_to_stop(self) -> None:
-        if not self._told:
-            self._told = True
-            self.ray.get(self._stopper.stop.remote())
-        if not any(running.attempt for running in self.tasks.values()):
-            for generator in list(self.tasks):  # which may wait for a machine that never comes
-                self.ray.cancel(generator, force=True)
-                self._let_go(generator)
+    def _pass_on_stop(self) -> None:
+        """Tell all tasks to stop, if the run is to end."""
+        if self.ends():
+            self._told_at = self._told_at or time.monotonic()
+            self._stopper.stop.remote()
+
+    def _give_up_waiting(self) -> None:
+        """Take back cells that wait for a machine, which may never come, once all others have ended."""
+        began = any(running.attempt for running in self.tasks.values())
+        if self._told_at is not None and time.monotonic() - self._told_at > LONGEST_SILENCE and not began:
+            self.close()
 
     def _hear(self, generator: Any, running: _Running) -> Iterator[Event]:
         errors = self.ray.exceptions
@@ -264,45 +298,55 @@ class _Driver:
         except StopIteration:
             self._let_go(generator)
         except errors.RayTaskError as error:  # nothing that happens to a cell: the task would have said so
+            self._let_go(generator)
             reason = (str(error.cause).splitlines() or [""])[0]
-            raise RunError(
-                f"{running.entry.name}: its task failed on the cluster: {type(error.cause).__name__}: {reason}; "
-                f"is diffmem {version('diffmem')} installed on all nodes?"
-            ) from error
+            self._fail(
+                RunError(
+                    f"{running.entry.name}: its task failed on the cluster: {type(error.cause).__name__}: {reason}; "
+                    f"is diffmem {version('diffmem')} installed on all nodes?"
+                )
+            )
         except errors.RayError as error:
             self._let_go(generator)
             yield from self._lost(running, f"its node or its process died ({type(error).__name__})")
         else:
-            yield from self._do(running, message)
+            try:
+                self._do(running, message)
+            except DiffmemError as error:  # of this machine: the others save what they have
+                self._fail(error)
+                return
+            if message.event is not None:
+                yield message.event
 
-    def _do(self, running: _Running, message: Message) -> Iterator[Event]:
+    def _fail(self, fault: DiffmemError) -> None:
+        self.fault = self.fault or fault
+
+    def _do(self, running: _Running, message: Message) -> None:
         """Do with the store what a task has sent: weights come before the row that says that they are measured."""
-        cell, event = running.entry.cell, message.event
+        cell, name, event = running.entry.cell, running.entry.cell.cell_id, message.event
         running.attempt = message.attempt
-        if isinstance(event, Measured):
-            self._fetch_weights(cell, event.epoch)
+        if message.fault:
+            self._fail(RunError(f"{message.fault}; what was saved is kept, run the same command again"))
         for call in message.calls:
             call(self.store)
-        if isinstance(event, Measured | Saved):
-            self.losses.pop(cell.cell_id, None)
-            self._forget_states(cell)
+        if isinstance(event, Saved) and event.step > self.furthest.get(name, -1):
+            self.furthest[name] = event.step
+            self.losses.pop(name, None)
         if isinstance(event, Measured):
+            self.losses.pop(name, None)
+            self.place.remove(name, WEIGHTS)
             remove_others(self.store, cell)
+        if isinstance(event, Measured | Saved):
+            self._forget_states(cell)
         if isinstance(event, CellEnded):
             if event.outcome is Ended.FINISHED:
-                self.place.remove(cell.cell_id, STATE)
-                remove_state(self.store.state_path(cell.cell_id))
+                self._clean_up(cell)
             self._failed_fast |= self.options.fail_fast and event.outcome is Ended.FAILED
-        self.fault = self.fault or message.fault
-        if event is not None:
-            yield event
 
-    def _fetch_weights(self, cell: Cell, epoch: int) -> None:
-        if epoch in self.place.numbers(cell.cell_id, WEIGHTS):
-            path = self.store.weights_path(cell.cell_id, epoch)
-            path.parent.mkdir(exist_ok=True)
-            self.place.get(path, cell.cell_id, epoch, WEIGHTS)
-            self.place.remove(cell.cell_id, WEIGHTS)
+    def _clean_up(self, cell: Cell) -> None:
+        """Remove what nobody needs of a finished cell."""
+        self.place.remove(cell.cell_id, STATE)
+        remove_state(self.store.state_path(cell.cell_id))
 
     def _forget_states(self, cell: Cell) -> None:
         """Remove the states of a cell before the newest from which its first missing checkpoint can be reached."""
@@ -312,11 +356,20 @@ class _Driver:
             self.place.remove(cell.cell_id, STATE, before=max(usable))
 
     def _lost(self, running: _Running, reason: str) -> Iterator[Event]:
-        """Record that a cell has lost its machine, and give it to the cluster again, unless it does so each time."""
+        """Record that a cell has lost its machine, and give it to the cluster again, unless it does so each time, or
+        nothing was left to do but to say so."""
         entry, name = running.entry, running.entry.cell.cell_id
+        known = Known.of(self.store, entry.cell)
+        if not known.missing(entry.cell):
+            self._clean_up(entry.cell)
+            yield CellEnded(entry, Ended.FINISHED)
+            return
+        if self.enough is not None and known.best >= self.enough:
+            yield CellEnded(entry, Ended.CROSSED)
+            return
         self.losses[name] += 1
         if self.losses[name] == MOST_LOSSES:
-            reason = f"{reason} {MOST_LOSSES} times in a row before it had saved anything; does it need more memory?"
+            reason = f"{reason} {MOST_LOSSES} times in a row without getting further; does it need more memory?"
             attempt = running.attempt or self.store.start_attempt(name, provenance(torch.device("cpu")))
             self.store.end_attempt(attempt, Outcome.FAILED, reason)
             self._failed_fast |= self.options.fail_fast
@@ -331,10 +384,10 @@ class _Driver:
     def _let_go(self, generator: Any) -> None:
         self.tasks.pop(generator).lock.close()
 
-    def raise_if_stopped(self) -> None:
-        """Raise RunError where a machine has failed, and Interrupted where the run was asked to stop."""
-        if self.fault:
-            raise RunError(f"{self.fault}; what was saved is kept, run the same command again")
+    def raise_if_ended(self) -> None:
+        """Raise what a machine has failed with, or Interrupted where the run was asked to stop."""
+        if self.fault is not None:
+            raise self.fault
         if self.stop():
             raise Interrupted
 

@@ -1,23 +1,28 @@
 """A cell of a study as a task on a node of a cluster: trained and scored as anywhere, its rows sent to the driver."""
 
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from diffmem.cells import Cell
 from diffmem.errors import DiffmemError, MachineError
-from diffmem.measures import Evidence
+from diffmem.measures import DeclaredSpace, Evidence, SpaceIdentity
 from diffmem.models import Compile, Group, this_device
 from diffmem.runs.cell_run import Work, run_cell
-from diffmem.runs.events import Event, Generated, Measured, Saved, Trained
+from diffmem.runs.events import Event, Generated, Saved, Trained
+from diffmem.runs.spaces import identities_of
 from diffmem.runs.stopping import Interrupted, Stop
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
 from diffmem.store import Checkpoint, Outcome, Provenance, Store, TrainingImages, new_attempt_id
@@ -49,9 +54,43 @@ class Known:
         kept = frozenset(store.kept_weights().get(name, {}))
         return cls(store.ratios(name), kept, store.held_out_counts(name), store.has_training_images(name))
 
+    @property
+    def best(self) -> float:
+        """Return the highest ratio that is measured, 0 where none is."""
+        return max(self.ratios.values(), default=0.0)
+
     def missing(self, cell: Cell) -> list[int]:
         """Return the optimizer steps of the checkpoints that are not measured."""
         return [step for epoch, step in cell.checkpoints if epoch not in self.ratios]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What must be the same on a node as where the run was started."""
+
+    version: str  # of diffmem
+    folder: str  # in which relative paths begin
+    spaces: Sequence[DeclaredSpace] = ()
+    identities: tuple[SpaceIdentity, ...] = ()  # of these
+
+    def check(self, cell: Cell, device: torch.device) -> None:
+        """Work in that folder; MachineError where this machine has none, another diffmem, or another feature space."""
+        if (own := version("diffmem")) != self.version:
+            raise MachineError(
+                f"diffmem {own} is installed here, and {self.version} where the run was started; install the same"
+            )
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise MachineError(
+                f"{self.folder}: {error.strerror}; start the run in a folder that all nodes have, as paths begin there"
+            ) from error
+        for own_space, space in zip(identities_of(self.spaces, cell, device), self.identities, strict=True):
+            if own_space != space:
+                raise MachineError(
+                    f"the feature space {space.measure} is another one here than where the run was started; give all "
+                    "nodes the same file, weights or function"
+                )
 
 
 @dataclass(frozen=True)
@@ -61,9 +100,10 @@ class Task:
     entry: StudyCell
     known: Known
     workplace: Workplace
-    compile: Compile
-    enough: float | None  # the ratio at which a cell has answered
-    version: str  # of diffmem, where the run was started
+    origin: Origin
+    compile: Compile = "off"
+    enough: float | None = None  # the ratio at which a cell has answered
+    gpu: bool = False  # whether it has one, or a share
 
 
 @dataclass(frozen=True)
@@ -77,11 +117,14 @@ class Message:
 
 
 class TaskStore(Store):
-    """What a task knows of the driver's store, and what it has for it: there is no file, and all else is an error."""
+    """What a task knows of the driver's store, and what it has for it: there is no file, and all else is an error.
 
-    def __init__(self, folder: Path, cell_id: str, known: Known) -> None:
+    Weights that are kept here are put to the workplace before the row that says that they are measured.
+    """
+
+    def __init__(self, folder: Path, cell_id: str, known: Known, place: Workplace) -> None:
         super().__init__(folder / "task.duckdb")
-        self.cell_id, self.known, self._ratios = cell_id, known, dict(known.ratios)
+        self.cell_id, self.known, self.place, self._ratios = cell_id, known, place, dict(known.ratios)
         self.attempt = ""
         self._calls: list[Call] = []
 
@@ -132,7 +175,11 @@ class TaskStore(Store):
         self._add("end_attempt", attempt_id, outcome, error)
 
     def append(self, checkpoint: Checkpoint, *, outcome: Outcome | None = None) -> bool:
-        """Have the driver append a checkpoint."""
+        """Have the driver append a checkpoint, once it has its weights if they are kept; MachineError as `put`."""
+        weights = self.weights_path(self.cell_id, checkpoint.epoch)
+        if weights.exists():
+            self.place.put(weights, self.cell_id, checkpoint.epoch, WEIGHTS)
+            self._calls.append(partial(_fetch_weights, place=self.place, cell_id=self.cell_id, epoch=checkpoint.epoch))
         self._add("append", checkpoint, outcome=outcome)
         self._ratios[checkpoint.epoch] = checkpoint.ratio
         return True
@@ -159,19 +206,22 @@ def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, 
     cell, place = task.entry.cell, task.workplace
     told, fault = 0.0, ""
     with TemporaryDirectory(prefix="diffmem-") as folder, _asked(asks_to_stop) as stop:
-        store = TaskStore(Path(folder), cell.cell_id, task.known)
+        store = TaskStore(Path(folder), cell.cell_id, task.known, place)
+        group = Group(device=this_device() if task.gpu else torch.device("cpu"))
         try:
-            _check_version(task.version)
+            task.origin.check(cell, group.device)
             place.check()
             if stop():
                 raise Interrupted
             _fetch_state(task, store)
-            work = Work(store, stop, Group(device=this_device()), task.compile, enough=task.enough)
-            for event in run_cell(task.entry, work):
+            work = Work(store, stop, group, task.compile, enough=task.enough)
+            events = run_cell(task.entry, work)
+            for event in events:
                 if isinstance(event, Saved):
-                    place.put(store.state_path(cell.cell_id), cell.cell_id, event.step, STATE)
-                if isinstance(event, Measured) and (weights := store.weights_path(cell.cell_id, event.epoch)).exists():
-                    place.put(weights, cell.cell_id, event.epoch, WEIGHTS)
+                    try:
+                        place.put(store.state_path(cell.cell_id), cell.cell_id, event.step, STATE)
+                    except MachineError as error:
+                        events.throw(error)  # so that the attempt ends for this reason
                 calls, now = store.take(), time.monotonic()
                 if calls or not isinstance(event, Trained | Generated) or now - told >= OFTEN:
                     told = now
@@ -195,12 +245,11 @@ def _fetch_state(task: Task, store: TaskStore) -> None:
         task.workplace.get(path, cell.cell_id, max(usable, default=steps[0]), STATE)
 
 
-def _check_version(wanted: str) -> None:
-    """Raise MachineError where this machine has another diffmem than the one where the run was started."""
-    if (here := version("diffmem")) != wanted:
-        raise MachineError(
-            f"diffmem {here} is installed here, and {wanted} where the run was started; install the same"
-        )
+def _fetch_weights(store: Store, *, place: Workplace, cell_id: str, epoch: int) -> None:
+    """Bring the weights of a checkpoint to where the store keeps them."""
+    path = store.weights_path(cell_id, epoch)
+    path.parent.mkdir(exist_ok=True)
+    place.get(path, cell_id, epoch, WEIGHTS)
 
 
 @contextmanager

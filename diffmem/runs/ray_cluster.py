@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffmem.errors import DiffmemError, RunError
+
+CLIENT_PORT = "10001"
+"""Where Ray listens for programs that run on no node of the cluster, which a driver does."""
 
 ANSWER = 10.0
 """Seconds in which a cluster answers."""
@@ -30,7 +34,7 @@ def connected(address: str | None) -> Iterator[Any]:
                 if address is not None:
                     _check_answers(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # Ray's own are of many kinds
                 where = address or "this machine"
                 raise RunError(
                     f"--cluster: no Ray cluster can be used at {where}: {str(error).splitlines()[0]}; `ray start "
@@ -47,7 +51,16 @@ def connected(address: str | None) -> Iterator[Any]:
 def _check_answers(address: str) -> None:
     """Raise OSError or ValueError where nobody answers at an address, at which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
+    if port == CLIENT_PORT:
+        raise ValueError(f"port {CLIENT_PORT} is that of Ray Client, and the head's own is needed (6379)")
     socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many files open as the system allows, as each cell that is trained holds a lock."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """Training states and trained models where every node of a cluster reaches them: a folder, or an fsspec address."""
 
+import hashlib
+import os
 import re
 import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +23,35 @@ STATE, WEIGHTS = "pt", "safetensors"
 
 @dataclass(frozen=True)
 class Workplace:
-    """Files of cells at `address`, each named by its cell and the step or epoch that it is of.
+    """Files of a store's cells at `address`, each named by its cell and the step or epoch that it is of.
 
     Every method raises MachineError where the address cannot be reached, or its files not be read or written.
     """
 
     address: str  # a folder, or what fsspec knows, as s3://bucket/folder
+    store: str = "store"  # the beginning of all names: others may keep files there too
     mark: str = ""  # the name of a file by which a node tells that it sees the same files
 
     @classmethod
-    def opened(cls, address: str) -> "Workplace":
-        """Return the files at an address, with a new mark among them."""
-        place = cls(address, f"run-{secrets.token_hex(8)}")
+    def opened(cls, address: str, store: Path) -> "Workplace":
+        """Return the files of a store at an address, with a new mark among them, and without what runs that were killed
+        have left."""
+        path = os.path.realpath(store)
+        name = f"{store.stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        place = cls(address, name, f"{name}.{secrets.token_hex(8)}.run")
         with place._files() as (files, folder):
             files.makedirs(folder, exist_ok=True)
+            for left in files.ls(folder, detail=False):
+                if left.rpartition("/")[2].startswith(f"{name}.") and left.endswith((".run", ".partial")):
+                    with suppress(FileNotFoundError):
+                        place._remove_old(files, left)
             files.pipe_file(f"{folder}/{place.mark}", b"")
         return place
+
+    @staticmethod
+    def _remove_old(files: Any, path: str) -> None:
+        if datetime.now(UTC) - files.modified(path).astimezone(UTC) > timedelta(days=1):
+            files.rm_file(path)
 
     def close(self) -> None:
         """Remove the mark."""
@@ -54,7 +70,7 @@ class Workplace:
     def put(self, path: Path, cell_id: str, number: int, kind: str) -> None:
         """Copy a file of this machine there, whole or not at all."""
         with self._files() as (files, folder):
-            target = f"{folder}/{cell_id}.{number}.{kind}"
+            target = f"{folder}/{self.store}.{cell_id}.{number}.{kind}"
             if "file" not in files.protocol:  # others show a file once it is whole
                 files.put_file(str(path), target)
                 return
@@ -69,20 +85,28 @@ class Workplace:
     def get(self, path: Path, cell_id: str, number: int, kind: str) -> None:
         """Copy a file to this machine, whole or not at all."""
         with self._files() as (files, folder), replacing(path) as partial:
-            files.get_file(f"{folder}/{cell_id}.{number}.{kind}", str(partial))
+            files.get_file(f"{folder}/{self.store}.{cell_id}.{number}.{kind}", str(partial))
 
     def numbers(self, cell_id: str, kind: str) -> list[int]:
         """Return the steps, or epochs, of which there are files of a cell, in order."""
-        name = re.compile(rf"{re.escape(cell_id)}\.(\d+)\.{kind}")
+        return sorted(number for found, number, each in self._names() if (found, each) == (cell_id, kind))
+
+    def cells(self) -> set[str]:
+        """Return the cells of which there are files."""
+        return {cell_id for cell_id, _, _ in self._names()}
+
+    def _names(self) -> list[tuple[str, int, str]]:
+        """Return the files of cells, each as cell, number and kind."""
+        name = re.compile(rf"{re.escape(self.store)}\.([0-9a-f]{{16}})\.(\d+)\.({STATE}|{WEIGHTS})")
         with self._files() as (files, folder):
             found = [name.fullmatch(each.rpartition("/")[2]) for each in files.ls(folder, detail=False)]
-        return sorted(int(each[1]) for each in found if each)
+        return [(each[1], int(each[2]), each[3]) for each in found if each]
 
     def remove(self, cell_id: str, kind: str, *, before: int | None = None) -> None:
         """Remove the files of a cell, or those of numbers `before` one."""
         for number in self.numbers(cell_id, kind):
             if before is None or number < before:
-                self._remove(f"{cell_id}.{number}.{kind}")
+                self._remove(f"{self.store}.{cell_id}.{number}.{kind}")
 
     def _remove(self, name: str) -> None:
         with self._files() as (files, folder), suppress(FileNotFoundError):
@@ -95,8 +119,10 @@ class Workplace:
             files, folder = fsspec.url_to_fs(self.address)
             files.invalidate_cache()  # other machines write there too
             yield files, folder
+        except MachineError:
+            raise
         except ImportError as error:
             raise MachineError(f"{self.address}: {error}") from error
-        except (OSError, ValueError) as error:
-            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        except Exception as error:  # a network's errors are of many kinds
+            said = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
             raise MachineError(f"{self.address}: cannot keep the files of a run there: {said}") from error

@@ -4,16 +4,20 @@ import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
-from diffmem.errors import StoreError
+from diffmem.errors import MachineError, StoreError
+from diffmem.measures import DeclaredSpace
 from diffmem.runs import cluster_task
-from diffmem.runs.cluster_task import Known, Message, Task, TaskStore, work_on
+from diffmem.runs.cluster_task import Known, Message, Origin, Task, TaskStore, work_on
 from diffmem.runs.events import CellEnded, CellStarted, Ended, Measured, Saved
 from diffmem.runs.runner import run_study
+from diffmem.runs.spaces import identities_of
 from diffmem.runs.stopping import Stop
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
 from diffmem.store.store import Store
@@ -30,7 +34,7 @@ def study(tmp_path: Path) -> Study:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    return Workplace.opened(str(tmp_path / "work"))
+    return Workplace.opened(str(tmp_path / "work"), tmp_path / "s.duckdb")
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def store(tmp_path: Path, study: Study) -> Store:
 
 
 def task_of(entry: StudyCell, store: Store, place: Workplace, version: str = HERE) -> Task:
-    return Task(entry, Known.of(store, entry.cell), place, "off", None, version)
+    return Task(entry, Known.of(store, entry.cell), place, Origin(version, str(Path.cwd())))
 
 
 def sent(task: Task, stop_at: int | None = None) -> Iterator[Message]:
@@ -126,16 +130,16 @@ def test_a_task_that_is_asked_to_stop_saves_its_state_and_says_that_it_was(
     assert max(place.numbers(entry.cell.cell_id, STATE)) > 12
 
 
-def test_the_best_weights_of_all_tasks_of_a_cell_are_kept(tmp_path: Path) -> None:
+def test_the_best_weights_of_all_tasks_of_a_cell_are_kept(tmp_path: Path, place: Workplace) -> None:
     """What the driver keeps counts: a later task keeps its own only where they are better."""
-    store = TaskStore(tmp_path, "0" * 16, Known({12: 0.5, 24: 0.25}, frozenset({12}), {}, True))
+    store = TaskStore(tmp_path, "0" * 16, Known({12: 0.5, 24: 0.25}, frozenset({12}), {}, True), place)
     assert list(store.kept_weights()["0" * 16]) == [12]
     assert store.ratios("0" * 16) == {12: 0.5, 24: 0.25}
     assert store.measured_epochs("0" * 16) == {12, 24}
 
 
-def test_a_task_asks_its_store_nothing_that_it_does_not_know(tmp_path: Path) -> None:
-    store = TaskStore(tmp_path, "0" * 16, Known({}, frozenset(), {}, True))
+def test_a_task_asks_its_store_nothing_that_it_does_not_know(tmp_path: Path, place: Workplace) -> None:
+    store = TaskStore(tmp_path, "0" * 16, Known({}, frozenset(), {}, True), place)
     with pytest.raises(StoreError, match=r"task\.duckdb"):
         store.studies()
 
@@ -173,3 +177,60 @@ def test_a_cell_that_fails_sends_its_reason(tmp_path: Path, place: Workplace) ->
     ((attempt,),) = [store.rows("SELECT outcome, error FROM attempts")]
     assert attempt["outcome"] == "failed"
     assert "lower T.lr" in attempt["error"]
+
+
+@pytest.mark.parametrize(("kind", "epochs"), [(STATE, []), (WEIGHTS, [12, 24])])
+def test_a_workplace_that_cannot_take_a_file_ends_the_attempt_and_keeps_no_row_without_its_weights(
+    kind: str, epochs: list[int], study: Study, store: Store, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Workplace.put
+
+    def full(self: Workplace, path: Path, cell_id: str, number: int, what: str) -> None:
+        if what == kind:
+            raise MachineError("the disk of all nodes is full")
+        put(self, path, cell_id, number, what)
+
+    monkeypatch.setattr(Workplace, "put", full)
+    messages = list(sent(task_of(study.cells[0], store, place)))
+    for message in messages:
+        for call in message.calls:
+            call(store)
+    assert messages[-1].fault == f"on {socket.gethostname()}: the disk of all nodes is full"
+    assert sorted(store.measured_epochs(study.cells[0].cell.cell_id)) == epochs
+    assert store.rows("SELECT outcome, error FROM attempts") == [
+        {"outcome": "interrupted", "error": "the disk of all nodes is full"}
+    ]
+
+
+def test_weights_come_before_the_row_that_says_that_they_are_measured(
+    study: Study, store: Store, place: Workplace
+) -> None:
+    cell = study.cells[0].cell
+    for message in sent(task_of(study.cells[0], store, place)):
+        for call in message.calls:
+            kept = store.kept_weights().get(cell.cell_id, {})
+            assert (30 in store.measured_epochs(cell.cell_id)) <= (30 in kept)
+            call(store)
+    assert list(store.kept_weights()[cell.cell_id]) == [30]
+
+
+def test_a_node_without_the_folder_of_the_run_says_so(study: Study, store: Store, place: Workplace) -> None:
+    task = replace(task_of(study.cells[0], store, place), origin=Origin(HERE, "/nowhere"))
+    (message,) = sent(task)
+    assert message.fault == (
+        f"on {socket.gethostname()}: /nowhere: No such file or directory; start the run in a folder that all nodes "
+        "have, as paths begin there"
+    )
+
+
+def test_a_node_with_another_feature_space_of_a_name_says_so(study: Study, store: Store, place: Workplace) -> None:
+    space = DeclaredSpace.of("own", {"features": lambda images: images.flatten(1).float(), "threshold": 0.5})
+    (identity,) = identities_of([space], study.cells[0].cell, "cpu")
+    origin = Origin(HERE, str(Path.cwd()), (space,), (replace(identity, content="another"),))
+    (message,) = work_on(replace(task_of(study.cells[0], store, place), origin=origin), lambda: False)
+    assert message.fault == (
+        f"on {socket.gethostname()}: the feature space own is another one here than where the run was started; give "
+        "all nodes the same file, weights or function"
+    )
+    same = replace(origin, identities=(identity,))
+    same.check(study.cells[0].cell, torch.device("cpu"))
