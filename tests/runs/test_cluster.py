@@ -29,14 +29,18 @@ DIES = '''
 import os
 import sys
 
-def features(images):
+def at_once(images):
     """End the process, if it is a node's."""
     if "default_worker" in sys.argv[0]:
         os._exit(1)
     return images.flatten(1).float()
+
+def while_scoring(images):
+    """End it at a batch of generated images."""
+    return at_once(images) if len(images) == 12 else images.flatten(1).float()
 '''
 DYING = tiny.TEXT.replace("[[axes]]\nM.dropout = [0.0, 0.2]\n", "") + 'measures = ["nearest", "dies"]\n'
-DYING += '[spaces.dies]\nfeatures = "dies_on_nodes:features"\nthreshold = 0.5\n'
+DYING += '[spaces.dies]\nfeatures = "dies_on_nodes:WHEN"\nthreshold = 0.5\n'
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +247,9 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(cluster, tmp_path):
     assert sorted(outcomes(store)) == ["failed", "finished"]
 
 
-def test_a_cell_that_kills_its_process_each_time_counts_as_failed(cluster, modules, tmp_path):
-    study, store = tiny.write(tmp_path, DYING), tmp_path / "cluster" / "s.duckdb"
+@pytest.mark.parametrize("when", ["at_once", "while_scoring"])
+def test_a_cell_that_kills_its_process_each_time_counts_as_failed(cluster, modules, when, tmp_path):
+    study, store = tiny.write(tmp_path, DYING.replace("WHEN", when)), tmp_path / "cluster" / "s.duckdb"
     found = with_modules(on(cluster, study, store), modules)
     assert found.returncode == 1
     assert "3 times in a row without getting further; does it need more memory?" in found.stdout
