@@ -159,7 +159,12 @@ def shell_commands(document: str, folder: Path, log: Path) -> list[list[str]]:
         script = stand_ins / program
         script.write_text(f'#!/bin/bash\nprintf "%s\\0" {program} "$@" >> "$LOG"; echo >> "$LOG"\n')
         script.chmod(0o755)
-    settings = {"PATH": f"{stand_ins}:/usr/bin:/bin", "STUDY": "quickstart", "SLURM_ARRAY_TASK_ID": "1"}
+    settings = {
+        "PATH": f"{stand_ins}:/usr/bin:/bin",
+        "STUDY": "quickstart",
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_CPUS_PER_TASK": "16",
+    }
     log.touch()
     for block in blocks(document, "bash", "sh"):
         environment = {**os.environ, **settings, "LOG": str(log)}

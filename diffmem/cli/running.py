@@ -230,7 +230,8 @@ def _cluster(
     kind, _, address = given.partition("://")
     if kind != "ray" or given == "ray://":
         raise click.BadParameter(f"{given!r} is not ray, or as ray://10.0.0.1:6379", param_hint="--cluster")
-    return Cluster(work or str(store.path.parent.absolute() / "work"), address or None, gpus_per_cell)
+    there = work or str(store.path.parent / "work")
+    return Cluster(there if "://" in there else str(Path(there).absolute()), address or None, gpus_per_cell)
 
 
 def _total(study: "Study", options: "Options") -> int:

@@ -50,7 +50,8 @@ def generated_by(
     loaded = loaded.to(group.device)
     loaded.set_progress_bar_config(disable=True)
     tell, parts, own = progress.get(), list[Pixels](), (0, 0)  # their size before it was changed
-    at_once = sampling.samples if enough is None else PRECISION_CHECK
+    # what several processes have made comes together in parts, which a GPU has room for
+    at_once = PRECISION_CHECK if enough else 10 * sampling.batch_size * group.count
     for first in range(0, sampling.samples, at_once):
         numbers = range(first, min(first + at_once, sampling.samples))
         share = numbers[group.share(len(numbers))]
