@@ -146,6 +146,15 @@ def started(script: str, *arguments: str | Path, **more: str) -> Iterator[subpro
             process.kill()
 
 
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read a process' output until a line has a text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.communicate())
+
+
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder that `make` fills once for all processes of pytest-xdist; nobody may change what is in it."""
     shared = factory.getbasetemp()

@@ -160,19 +160,6 @@ def test_a_copy_at_no_distance_comes_first_also_where_its_ratio_is_unknown(
 # --- images of a pipeline -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an unconditional pipeline of 8x8 pixels, and one that wants a class."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    network = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4, **blocks)
-    folder = tmp_path_factory.mktemp("pipelines")
-    DDPMPipeline(network, DDPMScheduler()).save_pretrained(folder / "ddpm")
-    return folder
-
-
 def test_a_pipeline_of_a_folder_is_scored_without_files_whatever_its_batch_size(pipelines: Path) -> None:
     shutil.copytree(pipelines / "ddpm", "ddpm")
     arguments = ("score", "--pipeline", "ddpm", "--against", "digits", "--steps", "3", "--samples")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 from PIL import Image
 
 from diffmem.data import load_source
@@ -67,20 +66,8 @@ def test_what_is_wrong_with_images_is_said_once_however_many_processes_are_wante
     assert told.stderr.count("nowhere") == 1
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    network = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4, **blocks)
-    folder = tmp_path_factory.mktemp("pipelines")
-    DDPMPipeline(network, DDPMScheduler()).save_pretrained(folder / "ddpm")
-    return folder / "ddpm"
-
-
-def test_two_processes_generate_the_images_that_one_does(pipeline: Path) -> None:
-    shutil.copytree(pipeline, "ddpm")
+def test_two_processes_generate_the_images_that_one_does(pipelines: Path) -> None:
+    shutil.copytree(pipelines / "ddpm", "ddpm")
     command = ("score", "--pipeline", "ddpm", "--against", "digits", "--steps", "3", "--samples", "9", "--json")
     found = []
     for processes in ("1", "2"):
@@ -95,10 +82,10 @@ def test_two_processes_generate_the_images_that_one_does(pipeline: Path) -> None
 
 
 def test_a_pipeline_ends_once_the_ratio_is_known_to_a_precision_and_says_so(
-    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    pipelines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffmem.external.pipeline.PRECISION_CHECK", 20)
-    shutil.copytree(pipeline, "ddpm")
+    shutil.copytree(pipelines / "ddpm", "ddpm")
     given = {"samples": 100, "batch_size": 7, "steps": 2}
     none_of_forty = (np.diff(wilson(0.0, 40)) / 2).item()
     score = score_pipeline("ddpm", "digits", Store(Path("s.duckdb")), **given, precision=none_of_forty * 1.0001)

@@ -88,14 +88,6 @@ def with_modules(command: list[str], modules: Path) -> subprocess.CompletedProce
     )
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(process.communicate())
-
-
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     said, errors = process.communicate(timeout=MINUTES)
     assert "Traceback" not in errors, errors
@@ -129,7 +121,7 @@ def left_at_work(store: Path) -> list[str]:
 def test_two_nodes_measure_what_one_process_does_bit_by_bit_and_can_be_watched(cluster, study, tmp_path):
     store = tmp_path / "cluster" / "s.duckdb"
     with running(on(cluster, study, store)) as process:
-        wait_for(process, "epoch 12")
+        tiny.wait_for(process, "epoch 12")
         assert Store(store).rows("SELECT epoch FROM checkpoints")[0] == {"epoch": 12}
         code, said, errors = ended(process)
     assert code == 0, errors
@@ -154,7 +146,7 @@ def test_a_cell_whose_node_dies_goes_on_elsewhere_from_its_last_state(cluster, s
     cluster.kill()  # so that the cell can be on one node alone
     try:
         with running(on(cluster, study, store, *ONE_CELL, *LONGER)) as process:
-            wait_for(process, "epoch 200")
+            tiny.wait_for(process, "epoch 200")
             cluster.add()
             cluster.kill()
             code, said, errors = ended(process)
@@ -172,7 +164,7 @@ def test_a_run_whose_driver_is_killed_goes_on_by_the_same_command(cluster, study
     store = tmp_path / "cluster" / "s.duckdb"
     command = on(cluster, study, store, *LONGER)
     with running(command) as process:
-        wait_for(process, "epoch 200")
+        tiny.wait_for(process, "epoch 200")
         process.kill()
     with running(command) as process:
         code, said, errors = ended(process)
@@ -187,7 +179,7 @@ def test_a_signal_saves_every_cell_and_the_same_command_goes_on(cluster, study, 
     store = tmp_path / "cluster" / "s.duckdb"
     command = on(cluster, study, store, *LONGER)
     with running(command) as process:
-        wait_for(process, "epoch 200")
+        tiny.wait_for(process, "epoch 200")
         process.send_signal(signal.SIGINT)
         code, _, errors = ended(process)
     assert code == 128 + signal.SIGINT, errors
@@ -205,7 +197,7 @@ def test_a_signal_saves_every_cell_and_the_same_command_goes_on(cluster, study, 
 def test_a_run_begun_on_one_machine_goes_on_from_its_states(cluster, study, longer, tmp_path):
     store = tmp_path / "cluster" / "s.duckdb"
     with running(tiny.command("run", study, "--store", store, *LONGER)) as process:
-        wait_for(process, "epoch 200")
+        tiny.wait_for(process, "epoch 200")
         process.send_signal(signal.SIGTERM)
         assert ended(process)[0] == 128 + signal.SIGTERM
     with running(on(cluster, study, store, *LONGER)) as process:

@@ -313,20 +313,11 @@ def workers(launcher: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in children.stdout.split()]
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    """Read a process' output until a line has a text."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(process.communicate())
-
-
 @pytest.mark.parametrize(("split", "number"), [("cells", signal.SIGINT), ("batch", signal.SIGTERM)])
 def test_a_signal_to_the_launcher_saves_everything_and_the_run_goes_on(study, alone_longer, tmp_path, split, number):
     store = tmp_path / "s.duckdb"
     with running(study, store, "--split", split) as process:
-        wait_for(process, "epoch 80")
+        tiny.wait_for(process, "epoch 80")
         process.send_signal(number)
         _, errors = process.communicate(timeout=MINUTES)
     assert process.returncode == 128 + number, errors
@@ -347,7 +338,7 @@ def test_a_process_lost_in_batch_mode_ends_the_run_with_a_reason_and_the_next_ru
 ):
     store = tmp_path / "s.duckdb"
     with running(study, store, "--split", "batch") as process:
-        wait_for(process, "epoch 80")
+        tiny.wait_for(process, "epoch 80")
         os.kill(max(workers(process)), signal.SIGKILL)
         _, errors = process.communicate(timeout=MINUTES)
     assert process.returncode != 0
@@ -398,7 +389,7 @@ def last_words(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 def test_a_process_that_loses_the_other_says_so(study, tmp_path):
     store = tmp_path / "s.duckdb"
     with pair(study, (store, store)) as (leading, other):
-        wait_for(leading, "epoch 80")
+        tiny.wait_for(leading, "epoch 80")
         other.kill()
         ((code, said),) = last_words([leading])
     assert (code, re.sub(r"\(.*\)", "(REASON)", said)) == (
@@ -414,7 +405,7 @@ def test_a_process_that_loses_the_other_says_so(study, tmp_path):
 def test_processes_with_a_folder_each_see_different_states_and_say_so(study, tmp_path):
     stores = (tmp_path / "one" / "s.duckdb", tmp_path / "two" / "s.duckdb")
     with running(study, stores[0], *TOGETHER) as process:
-        wait_for(process, "epoch 80")
+        tiny.wait_for(process, "epoch 80")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=MINUTES)
     stores[1].parent.mkdir()
@@ -434,7 +425,7 @@ def test_processes_with_a_folder_each_see_different_states_and_say_so(study, tmp
 def test_a_process_that_cannot_save_says_why_and_the_other_one_refers_to_it(study, tmp_path):
     store = Store(tmp_path / "s.duckdb")
     with pair(study, (store.path, store.path)) as processes:
-        wait_for(processes[0], "epoch 80")
+        tiny.wait_for(processes[0], "epoch 80")
         store.states.rename(tmp_path / "away")
         ended = last_words(processes)
     (why,) = (re.sub(r"/[^/ ]*\.(pt|tmp)", "/FILE", said).replace(str(store.states), "STATES") for _, said in ended[:1])
@@ -537,7 +528,7 @@ def test_workers_end_when_their_launcher_is_killed_and_the_same_command_goes_on(
         if moment == "a second later":
             time.sleep(1)
         elif moment != "the workers are there":
-            wait_for(process, moment)
+            tiny.wait_for(process, moment)
         process.kill()
         check_that_workers_end(pids)
         _, errors = process.communicate()
@@ -551,7 +542,7 @@ def test_workers_end_when_their_launcher_is_killed_and_the_same_command_goes_on(
 def test_workers_that_train_one_cell_save_it_when_their_launcher_is_killed(study, alone_longer, tmp_path):
     store = tmp_path / "s.duckdb"
     with running(study, store, "--split", "batch") as process:
-        wait_for(process, "epoch 80")
+        tiny.wait_for(process, "epoch 80")
         pids = workers(process)
         process.kill()
         check_that_workers_end(pids)
