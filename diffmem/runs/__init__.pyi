@@ -1,5 +1,5 @@
-from .cluster import Cluster as Cluster
 from .cluster import run_on_cluster as run_on_cluster
+from .cluster_driver import Cluster as Cluster
 from .events import CellEnded as CellEnded
 from .events import CellLost as CellLost
 from .events import CellStarted as CellStarted

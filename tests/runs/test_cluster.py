@@ -277,7 +277,9 @@ def test_files_that_cannot_be_kept_at_work_end_the_run_before_it_trains(cluster,
 def test_a_node_that_is_not_as_the_drivers_ends_the_run_in_a_sentence(cluster, change, said, study, tmp_path):
     """Only the driver is changed, so that the nodes differ from it."""
     script = tmp_path / "driver.py"
-    script.write_text(f"from diffmem.runs import cluster\n{change}\nfrom diffmem.cli import main\nmain()\n")
+    script.write_text(
+        f"from diffmem.runs import cluster_driver as cluster\n{change}\nfrom diffmem.cli import main\nmain()\n"
+    )
     command = [sys.executable, str(script), *on(cluster, study, tmp_path / "cluster" / "s.duckdb")[3:]]
     with running(command) as process:
         code, _, errors = ended(process)
