@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from diffmem.runs.kept_models import remove_leftovers, remove_others
 from diffmem.runs.ray_cluster import raise_file_limit
 from diffmem.runs.saved_states import exclusive, load_state, remove_state
 from diffmem.runs.search import enough
-from diffmem.runs.spaces import identities_of
 from diffmem.runs.stopping import Interrupted, Stop
 from diffmem.runs.waiting import Failures, Options
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
@@ -109,9 +107,7 @@ class Driver:
         self.fault: DiffmemError | None = None  # why the run ends, where a machine has failed
         self._failed_fast = False
         self._told_at: float | None = None  # when the tasks were first told to stop
-        spaces = tuple(study.spaces.values())
-        identities = identities_of(spaces, study.cells[0].cell, "cpu")
-        self._origin = Origin(version("diffmem"), str(Path.cwd()), spaces, identities)
+        self._origin = Origin.here(study.spaces.values(), study.cells[0].cell)
         has, gpus = ray.cluster_resources(), cluster.gpus_per_cell
         self.needs = {"CPU": 1.0, "GPU": float(bool(has.get("GPU"))) if gpus is None else gpus}
         # a process that has had one GPU stays with it, and keeps some of its memory, so each cell has a new one

@@ -4,9 +4,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from operator import methodcaller
@@ -30,6 +30,9 @@ from diffmem.study import StudyCell
 
 Call = Callable[[Store], Any]
 """What is to be done with the driver's store: one of its methods, with what it is given."""
+
+HANDED_ON = ("DIFFMEM_MAX_PIXELS",)
+"""Variables of the environment that the driver hands on."""
 
 POLL = 1.0
 """Seconds between two questions whether the run is to stop."""
@@ -70,11 +73,20 @@ class Origin:
 
     version: str  # of diffmem
     folder: str  # in which relative paths begin
+    environment: Mapping[str, str] = field(default_factory=dict)  # what decides which images may be read
     spaces: Sequence[DeclaredSpace] = ()
     identities: tuple[SpaceIdentity, ...] = ()  # of these
 
-    def check(self, cell: Cell, device: torch.device) -> None:
-        """Work in that folder; MachineError where this machine has none, another diffmem, or another feature space."""
+    @classmethod
+    def here(cls, spaces: Iterable[DeclaredSpace], cell: Cell) -> "Origin":
+        """Return what it is here; `cell` has the size of the images of all."""
+        declared = tuple(spaces)
+        told = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+        return cls(version("diffmem"), str(Path.cwd()), told, declared, identities_of(declared, cell, "cpu"))
+
+    def take(self, cell: Cell, device: torch.device) -> None:
+        """Work in that folder and environment; MachineError where this machine has no such folder, another diffmem, or
+        another feature space."""
         if (own := version("diffmem")) != self.version:
             raise MachineError(
                 f"diffmem {own} is installed here, and {self.version} where the run was started; install the same"
@@ -85,6 +97,7 @@ class Origin:
             raise MachineError(
                 f"{self.folder}: {error.strerror}; start the run in a folder that all nodes have, as paths begin there"
             ) from error
+        os.environ.update(self.environment)
         for own_space, space in zip(identities_of(self.spaces, cell, device), self.identities, strict=True):
             if own_space != space:
                 raise MachineError(
@@ -209,7 +222,7 @@ def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, 
         store = TaskStore(Path(folder), cell.cell_id, task.known, place)
         group = Group(device=this_device() if task.gpu else torch.device("cpu"))
         try:
-            task.origin.check(cell, group.device)
+            task.origin.take(cell, group.device)
             place.check()
             if stop():
                 raise Interrupted

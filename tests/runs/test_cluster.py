@@ -262,7 +262,7 @@ def test_files_that_cannot_be_kept_at_work_end_the_run_before_it_trains(cluster,
     ("change", "said"),
     [
         (
-            'cluster.version = lambda _: "99.0"',
+            'cluster.Origin.here = lambda *_: cluster.Origin("99.0", "/")',
             f"on {socket.gethostname()}: diffmem {version('diffmem')} is installed here, and 99.0 where the run was "
             "started; install the same; what was saved is kept, run the same command again\n",
         ),
@@ -283,7 +283,7 @@ def test_a_node_that_is_not_as_the_drivers_ends_the_run_in_a_sentence(cluster, c
     command = [sys.executable, str(script), *on(cluster, study, tmp_path / "cluster" / "s.duckdb")[3:]]
     with running(command) as process:
         code, _, errors = ended(process)
-    assert (code, errors) == (1, said)
+    assert (code, errors.replace("M.dropout = 0.2", "M.dropout = 0.0")) == (1, said)  # whichever was first
 
 
 def test_no_cluster_at_an_address_is_said_in_a_sentence(study, tmp_path):

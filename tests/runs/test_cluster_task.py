@@ -1,5 +1,6 @@
 """A cell as a task: what it sends is what a run writes, and it goes on from what is at its workplace."""
 
+import os
 import pickle
 import socket
 from collections.abc import Callable, Iterator
@@ -226,11 +227,19 @@ def test_a_node_without_the_folder_of_the_run_says_so(study: Study, store: Store
 def test_a_node_with_another_feature_space_of_a_name_says_so(study: Study, store: Store, place: Workplace) -> None:
     space = DeclaredSpace.of("own", {"features": lambda images: images.flatten(1).float(), "threshold": 0.5})
     (identity,) = identities_of([space], study.cells[0].cell, "cpu")
-    origin = Origin(HERE, str(Path.cwd()), (space,), (replace(identity, content="another"),))
+    origin = Origin(HERE, str(Path.cwd()), {}, (space,), (replace(identity, content="another"),))
     (message,) = work_on(replace(task_of(study.cells[0], store, place), origin=origin), lambda: False)
     assert message.fault == (
         f"on {socket.gethostname()}: the feature space own is another one here than where the run was started; give "
         "all nodes the same file, weights or function"
     )
     same = replace(origin, identities=(identity,))
-    same.check(study.cells[0].cell, torch.device("cpu"))
+    same.take(study.cells[0].cell, torch.device("cpu"))
+
+
+def test_a_node_reads_what_the_driver_may_read(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "12345")
+    origin = Origin.here([], study.cells[0].cell)
+    monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1")
+    origin.take(study.cells[0].cell, torch.device("cpu"))
+    assert os.environ["DIFFMEM_MAX_PIXELS"] == "12345"
