@@ -10,14 +10,14 @@ import torch
 
 from diffmem.models import Group
 from diffmem.runs.cluster_driver import Cluster, Driver
-from diffmem.runs.events import CellEnded, Ended, Event
+from diffmem.runs.events import CellEnded, Ended, Event, Noted
 from diffmem.runs.ray_cluster import connected
 from diffmem.runs.spaces import check_spaces
 from diffmem.runs.stopping import Stop, end_if
 from diffmem.runs.waiting import Options, Rounds, begin, costliest_first, settled_cells
 from diffmem.runs.workplace import STATE, Workplace
 from diffmem.store import Store
-from diffmem.study import Study
+from diffmem.study import Study, StudyCell
 
 
 def run_on_cluster(
@@ -66,8 +66,9 @@ def _search(driver: Driver) -> Iterator[Event]:
     rounds, number = Rounds(driver.study, driver.store, driver.options), 0
     looks_again = True
     while not driver.ends() and (looks_again or driver.tasks):
-        looks_again = False
-        said, wanted = rounds.next()
+        looks_again, said, wanted = False, list[Noted](), list[StudyCell]()
+        with driver.failing():
+            said, wanted = rounds.next()
         yield from said
         for entry in wanted:
             if entry.cell.cell_id in driver.cells() or not driver.has_room():
@@ -78,13 +79,15 @@ def _search(driver: Driver) -> Iterator[Event]:
                 looks_again = looks_again or refused is Ended.ALREADY
                 if refused is not Ended.ALREADY:
                     rounds.left_out.add(entry.cell.cell_id)
-                rounds.ended(CellEnded(numbered, refused))
+                with driver.failing():
+                    rounds.ended(CellEnded(numbered, refused))
                 yield CellEnded(numbered, refused)
         while driver.tasks and not looks_again:
             for event in driver.step():
                 yield event
                 if isinstance(event, CellEnded):
-                    rounds.ended(event)
                     looks_again = True
+                    with driver.failing():
+                        rounds.ended(event)
     while driver.tasks:
         yield from driver.step()

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from diffmem.cells import Cell
-from diffmem.errors import DiffmemError, MachineError, RunError
+from diffmem.errors import DiffmemError, MachineError, OutOfMemory, RunError
 from diffmem.runs.cluster_task import Known, Message, Origin, Task, work_on
 from diffmem.runs.events import CellEnded, CellLost, Connected, Ended, Event, Measured, Saved
 from diffmem.runs.kept_models import remove_leftovers, remove_others
 from diffmem.runs.ray_cluster import raise_file_limit
 from diffmem.runs.saved_states import exclusive, load_state, remove_state
 from diffmem.runs.search import enough
-from diffmem.runs.stopping import Interrupted, Stop
+from diffmem.runs.stopping import Interrupted, Stop, end_if
 from diffmem.runs.waiting import Failures, Options
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
 from diffmem.store import Outcome, Store, provenance
@@ -99,7 +99,7 @@ class Driver:
     ) -> None:
         self.ray, self.study, self.place = ray, study, place
         self.options, self.stop = options, stop
-        self.store = store.waiting(self._pass_on_stop)  # giving up would cost work
+        self.store = store.waiting(self._while_waiting)  # giving up would cost work
         self.enough = enough(study) if study.estimation.search == "bisect" else None
         self.tasks: dict[Any, _Running] = {}
         self.losses: Counter[str] = Counter()
@@ -150,12 +150,10 @@ class Driver:
 
     def submit(self, entry: StudyCell) -> Ended | None:
         """Give a cell to the cluster, or return why not; where this machine fails, the run ends."""
-        with ExitStack() as lock:
-            try:
-                return self._submit(entry, lock)
-            except DiffmemError as error:
-                self._fail(error)
-        return None
+        refused: Ended | None = None
+        with ExitStack() as lock, self.failing():
+            refused = self._submit(entry, lock)
+        return refused  # noqa: RET504 - what fails in the block does not leave it
 
     def _submit(self, entry: StudyCell, lock: ExitStack) -> Ended | None:
         cell = entry.cell
@@ -173,22 +171,28 @@ class Driver:
             refused = Ended.ALREADY
         if refused:
             return refused
-        self._hand_on_state(cell)
+        self._hand_on_state(cell, known)
         gpu = bool(self.needs["GPU"])
         task = Task(entry, known, self.place, self._origin, self.options.compile, self.enough, gpu)
         self.tasks[self._task.remote(task, self._stopper)] = _Running(entry, lock.pop_all())
         return None
 
-    def _hand_on_state(self, cell: Cell) -> None:
-        """Put the state of a cell that was begun on this machine alone where the nodes find it."""
+    def _hand_on_state(self, cell: Cell, known: Known) -> None:
+        """Put the state of a cell that was trained on this machine alone where the nodes find it, if it is the newest
+        that is of use."""
         path = self.store.state_path(cell.cell_id)
-        if path.exists() and not self.place.numbers(cell.cell_id, STATE):
-            try:
-                step = int(load_state(path, cell, torch.device("cpu"))["step"])
-            except MachineError:
-                raise
-            except (RunError, KeyError):  # of no use, as the cell would find
-                return
+        if not path.exists():
+            return
+        try:
+            step = int(load_state(path, cell, torch.device("cpu"))["step"])
+        except MachineError:
+            raise
+        except (RunError, KeyError):  # of no use, as the cell would find
+            return
+        except RuntimeError as error:
+            raise OutOfMemory from error
+        usable = [each for each in self.place.numbers(cell.cell_id, STATE) if each <= min(known.missing(cell))]
+        if max(usable, default=-1) < step <= min(known.missing(cell)):
             self.place.put(path, cell.cell_id, step, STATE)
 
     def step(self) -> Iterator[Event]:
@@ -210,6 +214,12 @@ class Driver:
         if self.ends():
             self._told_at = self._told_at or time.monotonic()
             self._stopper.stop.remote()
+
+    def _while_waiting(self) -> None:
+        """Tell all tasks to stop while somebody else has the store; without any, there is nothing to wait for."""
+        self._pass_on_stop()
+        if not self.tasks:
+            end_if(self.stop)
 
     def _give_up_waiting(self) -> None:
         """Take back cells that wait for a machine, which may never come, once all others have ended."""
@@ -233,22 +243,32 @@ class Driver:
                 )
             )
         except errors.RayError as error:
+            self.ray.cancel(generator, force=True)  # where a message alone is lost
             self._let_go(generator)
-            yield from self._lost(running, f"its node or its process died ({type(error).__name__})")
+            with self.failing():
+                yield from self._lost(running, f"its node or its process died ({type(error).__name__})")
         else:
             if not running.broken:
                 yield from self._done(running, message)
 
     def _done(self, running: _Running, message: Message) -> Iterator[Event]:
         """Do what a task has sent; where this machine fails, what the task sends after it counts no more."""
-        try:
+        running.broken = True
+        with self.failing():
             self._do(running, message)
+            running.broken = False
+        if not running.broken and message.event is not None:
+            yield message.event
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """End the run where this machine fails in the block, once the cells have saved what they have."""
+        try:
+            yield
         except DiffmemError as error:
-            running.broken = True
             self._fail(error)
-        else:
-            if message.event is not None:
-                yield message.event
+        except OSError as error:
+            self._fail(MachineError(f"{error.filename or 'file'}: {error.strerror or error}"))
 
     def _fail(self, fault: DiffmemError) -> None:
         self.fault = self.fault or fault

@@ -21,7 +21,7 @@ from diffmem.errors import DiffmemError, MachineError
 from diffmem.measures import DeclaredSpace, Evidence, SpaceIdentity
 from diffmem.models import Compile, Group, this_device
 from diffmem.runs.cell_run import Work, run_cell
-from diffmem.runs.events import Event, Generated, Saved, Trained
+from diffmem.runs.events import CellStarted, Event, Generated, Saved, Trained
 from diffmem.runs.spaces import identities_of
 from diffmem.runs.stopping import Interrupted, Stop
 from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
@@ -230,11 +230,13 @@ def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, 
             work = Work(store, stop, group, task.compile, enough=task.enough)
             events = run_cell(task.entry, work)
             for event in events:
-                if isinstance(event, Saved):
-                    try:
+                try:
+                    if isinstance(event, CellStarted) and event.note:  # of a state that is of no use
+                        place.remove(cell.cell_id, STATE)
+                    if isinstance(event, Saved):
                         place.put(store.state_path(cell.cell_id), cell.cell_id, event.step, STATE)
-                    except MachineError as error:
-                        events.throw(error)  # so that the attempt ends for this reason
+                except MachineError as error:
+                    events.throw(error)  # so that the attempt ends for this reason
                 calls, now = store.take(), time.monotonic()
                 if calls or not isinstance(event, Trained | Generated) or now - told >= OFTEN:
                     told = now

@@ -37,7 +37,7 @@ def connected(address: str | None) -> Iterator[Any]:
             except Exception as error:  # Ray's own are of many kinds
                 where = address or "this machine"
                 raise RunError(
-                    f"--cluster: no Ray cluster can be used at {where}: {str(error).splitlines()[0]}; `ray start "
+                    f"--cluster: no Ray cluster can be used at {where}: {' '.join(str(error).split())}; `ray start "
                     "--head` starts one, and prints its address"
                 ) from error
     try:

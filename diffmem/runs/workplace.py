@@ -41,11 +41,12 @@ class Workplace:
         place = cls(address, name, f"{name}.{secrets.token_hex(8)}.run")
         with place._files() as (files, folder):
             files.makedirs(folder, exist_ok=True)
+            files.pipe_file(f"{folder}/{place.mark}", b"")  # first, as some know no empty folders
             for left in files.ls(folder, detail=False):
-                if left.rpartition("/")[2].startswith(f"{name}.") and left.endswith((".run", ".partial")):
+                # a mark may be of a run that takes weeks, and is empty
+                if left.rpartition("/")[2].startswith(f"{name}.") and left.endswith(".partial"):
                     with suppress(FileNotFoundError):
                         place._remove_old(files, left)
-            files.pipe_file(f"{folder}/{place.mark}", b"")
         return place
 
     @staticmethod

@@ -109,6 +109,22 @@ def test_a_state_past_what_the_store_lacks_is_said_to_be_of_no_use(
     assert started.note == "the saved state is past a checkpoint that the store lacks: training from the start"
 
 
+def test_a_damaged_state_is_removed_so_that_newer_ones_take_its_place(
+    study: Study, store: Store, place: Workplace, tmp_path: Path
+) -> None:
+    """It would else be the newest one for as long as the training is not past it."""
+    entry, damaged = study.cells[0], tmp_path / "damaged.pt"
+    damaged.write_bytes(b"half of a st")
+    place.put(damaged, entry.cell.cell_id, 12, STATE)
+    events = []
+    for message in sent(task_of(entry, store, place)):
+        events.append(message.event)
+        if isinstance(message.event, CellStarted):
+            assert message.event.note.endswith("damaged: training from the start")
+            assert place.numbers(entry.cell.cell_id, STATE) == []
+    assert [event.epoch for event in events if isinstance(event, Measured)] == [12, 24, 30]
+
+
 @contextmanager
 def asked_at_each_step(asks_to_stop: Callable[[], bool]) -> Iterator[Stop]:
     yield asks_to_stop

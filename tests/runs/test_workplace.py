@@ -111,11 +111,12 @@ def test_stores_that_keep_their_files_at_one_address_see_their_own_alone(place: 
 def test_what_killed_runs_have_left_is_removed_after_a_day(tmp_path: Path) -> None:
     store, folder = tmp_path / "s.duckdb", tmp_path / "work"
     place = Workplace.opened(str(folder), store)
-    old = [folder / f"{place.store}.{CELL}.1.pt.0a1b.partial", folder / f"{place.store}.0a1b.run"]
-    others = [folder / "mine.partial", folder / f"{place.store}.{CELL}.1.pt", folder / f"{place.store}.new.run"]
+    old = [folder / f"{place.store}.{CELL}.1.pt.0a1b.partial"]
+    others = [folder / "mine.partial", folder / f"{place.store}.{CELL}.1.pt", folder / f"{place.store}.0a1b.run"]
+    others.append(folder / f"{place.store}.{CELL}.2.pt.0a1b.partial")  # which somebody writes now
     for path in (*old, *others):
         path.touch()
-    for path in (*old, *others[:2]):
+    for path in (*old, *others[:3]):
         os.utime(path, (0, 0))
     Workplace.opened(str(folder), store).close()
     assert sorted(path.name for path in folder.iterdir()) == sorted([place.mark, *(path.name for path in others)])
