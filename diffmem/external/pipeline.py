@@ -40,10 +40,10 @@ def generated_by(
 ) -> Source:
     """Return images that a pipeline generates without any input: of a local folder, or of the Hugging Face Hub.
 
-    Image i has a noise of its own, so that neither the batch size, nor the number of images, nor that of the processes
-    of a `group`, of which each generates a share, changes it but for rounding. `enough` is given some hundred images
-    after another, and ends this once it returns True. Raises DataError where the pipeline is not to be had, or
-    generates from a prompt or a class.
+    Each process of a `group` generates a share. Image i has its own noise, so it is the same, up to rounding, for any
+    batch size, number of images and number of processes. `enough` is given the images in parts, some hundred at a
+    time; once it returns True, no more are generated. Raises DataError if the pipeline cannot be loaded, or if it needs
+    a prompt or a class.
     """
     loaded = _loaded(pipeline)
     _check_input(pipeline, loaded, ["batch_size", "generator", "output_type", *_more(sampling)])

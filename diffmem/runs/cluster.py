@@ -10,12 +10,13 @@ import torch
 
 from diffmem.models import Group
 from diffmem.runs.cluster_driver import Cluster, Driver
+from diffmem.runs.cluster_task import Origin
 from diffmem.runs.events import CellEnded, Ended, Event, Noted
 from diffmem.runs.ray_cluster import connected
 from diffmem.runs.spaces import check_spaces
 from diffmem.runs.stopping import Stop, end_if
 from diffmem.runs.waiting import Options, Rounds, begin, costliest_first, settled_cells
-from diffmem.runs.workplace import STATE, Workplace
+from diffmem.runs.workplace import Workplace
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 
@@ -30,11 +31,12 @@ def run_on_cluster(
     images cannot be read here, StoreError if the store cannot be used, and RunError if the cluster cannot, or a node
     has another diffmem or does not reach `work`.
     """
-    check_spaces(study, store.waiting(partial(end_if, stop)), Group(device=torch.device("cpu")))
+    identities = check_spaces(study, store.waiting(partial(end_if, stop)), Group(device=torch.device("cpu")))
+    origin = Origin.here(study.spaces.values(), identities)
     with (
         connected(cluster.address) as ray,
         closing(Workplace.opened(cluster.work, store.path)) as place,
-        closing(Driver(ray, study, store, place, cluster, options, stop)) as driver,
+        closing(Driver(ray, study, store, place, origin, cluster, options, stop)) as driver,
     ):
         yield driver.size()
         yield from _search(driver) if study.estimation.search == "bisect" else _all(driver)
@@ -50,7 +52,7 @@ def _all(driver: Driver) -> Iterator[Event]:
     for entry in study.distinct:
         if outcome := settled.get(entry.cell.cell_id):
             if outcome is Ended.ALREADY and entry.cell.cell_id in left_behind:
-                driver.place.remove(entry.cell.cell_id, STATE)
+                driver.place.remove_all(entry.cell.cell_id)
             yield CellEnded(entry, outcome)
     queue = deque(costliest_first([entry for entry in study.distinct if entry.cell.cell_id not in settled]))
     while driver.tasks or (queue and not driver.ends()):

@@ -21,7 +21,7 @@ from diffmem.runs.saved_states import exclusive, load_state, remove_state
 from diffmem.runs.search import enough
 from diffmem.runs.stopping import Interrupted, Stop, end_if
 from diffmem.runs.waiting import Failures, Options
-from diffmem.runs.workplace import STATE, WEIGHTS, Workplace
+from diffmem.runs.workplace import STATE, Workplace
 from diffmem.store import Outcome, Store, provenance
 from diffmem.study import Study, StudyCell
 
@@ -95,9 +95,17 @@ class Driver:
     """Hands cells to the cluster, and does with the store what their tasks send."""
 
     def __init__(
-        self, ray: Any, study: Study, store: Store, place: Workplace, cluster: Cluster, options: Options, stop: Stop
+        self,
+        ray: Any,
+        study: Study,
+        store: Store,
+        place: Workplace,
+        origin: Origin,
+        cluster: Cluster,
+        options: Options,
+        stop: Stop,
     ) -> None:
-        self.ray, self.study, self.place = ray, study, place
+        self.ray, self.study, self.place, self.origin = ray, study, place, origin
         self.options, self.stop = options, stop
         self.store = store.waiting(self._while_waiting)  # giving up would cost work
         self.enough = enough(study) if study.estimation.search == "bisect" else None
@@ -107,7 +115,6 @@ class Driver:
         self.fault: DiffmemError | None = None  # why the run ends, where a machine has failed
         self._failed_fast = False
         self._told_at: float | None = None  # when the tasks were first told to stop
-        self._origin = Origin.here(study.spaces.values(), study.cells[0].cell)
         has, gpus = ray.cluster_resources(), cluster.gpus_per_cell
         self.needs = {"CPU": 1.0, "GPU": float(bool(has.get("GPU"))) if gpus is None else gpus}
         # a process that has had one GPU stays with it, and keeps some of its memory, so each cell has a new one
@@ -167,13 +174,13 @@ class Driver:
             refused = Ended.FAILED_ELSEWHERE
         elif not known.missing(cell):
             remove_leftovers(self.store, cell)
-            self.place.remove(cell.cell_id, STATE)
+            self.place.remove_all(cell.cell_id)
             refused = Ended.ALREADY
         if refused:
             return refused
         self._hand_on_state(cell, known)
         gpu = bool(self.needs["GPU"])
-        task = Task(entry, known, self.place, self._origin, self.options.compile, self.enough, gpu)
+        task = Task(entry, known, self.place, self.origin, self.options.compile, self.enough, gpu)
         self.tasks[self._task.remote(task, self._stopper)] = _Running(entry, lock.pop_all())
         return None
 
@@ -286,7 +293,6 @@ class Driver:
             self.losses.pop(name, None)
         if isinstance(event, Measured):
             self.losses.pop(name, None)
-            self.place.remove(name, WEIGHTS, before=event.epoch + 1)  # the task may have put later ones
             remove_others(self.store, cell)
         if isinstance(event, Measured | Saved):
             self._forget_states(cell)
@@ -297,15 +303,16 @@ class Driver:
 
     def _clean_up(self, cell: Cell) -> None:
         """Remove what nobody needs of a finished cell."""
-        self.place.remove(cell.cell_id, STATE)
+        self.place.remove_all(cell.cell_id)
         remove_state(self.store.state_path(cell.cell_id))
 
     def _forget_states(self, cell: Cell) -> None:
         """Remove the states of a cell before the newest from which its first missing checkpoint can be reached."""
-        missing = Known.of(self.store, cell).missing(cell)
-        usable = [step for step in self.place.numbers(cell.cell_id, STATE) if missing and step <= min(missing)]
-        if usable:
-            self.place.remove(cell.cell_id, STATE, before=max(usable))
+        measured = self.store.measured_epochs(cell.cell_id)
+        first = min((step for epoch, step in cell.checkpoints if epoch not in measured), default=-1)
+        steps = self.place.numbers(cell.cell_id, STATE)
+        newest = max((step for step in steps if step <= first), default=-1)
+        self.place.remove(cell.cell_id, [step for step in steps if step < newest], STATE)
 
     def _lost(self, running: _Running, reason: str) -> Iterator[Event]:
         """Record that a cell has lost its machine, and give it to the cluster again, unless it does so each time, or

@@ -38,7 +38,7 @@ POLL = 1.0
 """Seconds between two questions whether the run is to stop."""
 
 OFTEN = 0.5
-"""A task tells how far it is once in so many seconds, at most."""
+"""Seconds between two messages that only say how far a task is."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,10 @@ class Origin:
     identities: tuple[SpaceIdentity, ...] = ()  # of these
 
     @classmethod
-    def here(cls, spaces: Iterable[DeclaredSpace], cell: Cell) -> "Origin":
-        """Return what it is here; `cell` has the size of the images of all."""
-        declared = tuple(spaces)
+    def here(cls, spaces: Iterable[DeclaredSpace] = (), identities: Sequence[SpaceIdentity] = ()) -> "Origin":
+        """Return what it is here."""
         told = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-        return cls(version("diffmem"), str(Path.cwd()), told, declared, identities_of(declared, cell, "cpu"))
+        return cls(version("diffmem"), str(Path.cwd()), told, tuple(spaces), tuple(identities))
 
     def take(self, cell: Cell, device: torch.device) -> None:
         """Work in that folder and environment; MachineError where this machine has no such folder, another diffmem, or
@@ -190,10 +189,14 @@ class TaskStore(Store):
     def append(self, checkpoint: Checkpoint, *, outcome: Outcome | None = None) -> bool:
         """Have the driver append a checkpoint, once it has its weights if they are kept; MachineError as `put`."""
         weights = self.weights_path(self.cell_id, checkpoint.epoch)
-        if weights.exists():
+        kept = weights.exists()
+        where: dict[str, Any] = {"place": self.place, "cell_id": self.cell_id, "epoch": checkpoint.epoch}
+        if kept:
             self.place.put(weights, self.cell_id, checkpoint.epoch, WEIGHTS)
-            self._calls.append(partial(_fetch_weights, place=self.place, cell_id=self.cell_id, epoch=checkpoint.epoch))
+            self._calls.append(partial(_fetch_weights, **where))
         self._add("append", checkpoint, outcome=outcome)
+        if kept:
+            self._calls.append(partial(_forget_weights, **where))
         self._ratios[checkpoint.epoch] = checkpoint.ratio
         return True
 
@@ -232,7 +235,7 @@ def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, 
             for event in events:
                 try:
                     if isinstance(event, CellStarted) and event.note:  # of a state that is of no use
-                        place.remove(cell.cell_id, STATE)
+                        place.remove(cell.cell_id, place.numbers(cell.cell_id, STATE), STATE)
                     if isinstance(event, Saved):
                         place.put(store.state_path(cell.cell_id), cell.cell_id, event.step, STATE)
                 except MachineError as error:
@@ -249,8 +252,10 @@ def work_on(task: Task, asks_to_stop: Callable[[], bool]) -> Generator[Message, 
 
 
 def _fetch_state(task: Task, store: TaskStore) -> None:
-    """Bring the newest state from which the first missing checkpoint can be reached; where there is none, one past it,
-    of which the cell says that it is of no use."""
+    """Fetch the newest state that is not past the first missing checkpoint.
+
+    If all are past it, fetch one all the same: the cell then says that it starts over, and why.
+    """
     cell = task.entry.cell
     steps = task.workplace.numbers(cell.cell_id, STATE)
     if steps:
@@ -265,6 +270,11 @@ def _fetch_weights(store: Store, *, place: Workplace, cell_id: str, epoch: int) 
     path = store.weights_path(cell_id, epoch)
     path.parent.mkdir(exist_ok=True)
     place.get(path, cell_id, epoch, WEIGHTS)
+
+
+def _forget_weights(_store: Store, *, place: Workplace, cell_id: str, epoch: int) -> None:
+    """Remove the weights of a checkpoint from where the store has fetched them."""
+    place.remove(cell_id, [epoch], WEIGHTS)
 
 
 @contextmanager

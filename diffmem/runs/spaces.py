@@ -11,7 +11,7 @@ from diffmem.store import Store
 from diffmem.study import Study
 
 
-def check_spaces(study: Study, store: Store, group: Group) -> None:
+def check_spaces(study: Study, store: Store, group: Group) -> tuple[SpaceIdentity, ...]:
     """Open each feature space of a study, try it on noise of the size of its images, and record it in the store.
 
     DataError where its file or function is not there or does not work; StoreError where the store has another space of
@@ -20,6 +20,7 @@ def check_spaces(study: Study, store: Store, group: Group) -> None:
     identities = identities_of(study.spaces.values(), study.cells[0].cell, group.device)
     if identities and group.leads:
         store.add_spaces(identities)
+    return identities
 
 
 def identities_of(spaces: Iterable[DeclaredSpace], cell: Cell, device: torch.device | str) -> tuple[SpaceIdentity, ...]:

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -72,9 +72,6 @@ class Workplace:
         """Copy a file of this machine there, whole or not at all."""
         with self._files() as (files, folder):
             target = f"{folder}/{self.store}.{cell_id}.{number}.{kind}"
-            if "file" not in files.protocol:  # others show a file once it is whole
-                files.put_file(str(path), target)
-                return
             partial = f"{target}.{secrets.token_hex(4)}.partial"
             try:
                 files.put_file(str(path), partial)
@@ -103,11 +100,16 @@ class Workplace:
             found = [name.fullmatch(each.rpartition("/")[2]) for each in files.ls(folder, detail=False)]
         return [(each[1], int(each[2]), each[3]) for each in found if each]
 
-    def remove(self, cell_id: str, kind: str, *, before: int | None = None) -> None:
-        """Remove the files of a cell, or those of numbers `before` one."""
-        for number in self.numbers(cell_id, kind):
-            if before is None or number < before:
-                self._remove(f"{self.store}.{cell_id}.{number}.{kind}")
+    def remove(self, cell_id: str, numbers: Iterable[int], kind: str) -> None:
+        """Remove the files of a cell of these steps, or epochs, as far as they are there."""
+        for number in numbers:
+            self._remove(f"{self.store}.{cell_id}.{number}.{kind}")
+
+    def remove_all(self, cell_id: str) -> None:
+        """Remove all files of a cell."""
+        for found, number, kind in self._names():
+            if found == cell_id:
+                self.remove(cell_id, [number], kind)
 
     def _remove(self, name: str) -> None:
         with self._files() as (files, folder), suppress(FileNotFoundError):

@@ -76,7 +76,7 @@ def test_what_a_task_sends_is_what_a_run_writes(study: Study, store: Store, plac
     kinds = (CellStarted, Saved, Measured, CellEnded)
     mine, theirs = ([type(event) for event in some if isinstance(event, kinds)] for some in (events, expected))
     assert mine == theirs
-    assert place.numbers(entry.cell.cell_id, WEIGHTS) == [30]
+    assert place.numbers(entry.cell.cell_id, WEIGHTS) == []  # the store has them
     assert store.rows("SELECT outcome FROM attempts") == [{"outcome": "finished"}]
 
 
@@ -103,7 +103,7 @@ def test_a_state_past_what_the_store_lacks_is_said_to_be_of_no_use(
     entry = study.cells[0]
     for _ in sent(task_of(entry, store, place)):
         pass
-    place.remove(entry.cell.cell_id, STATE, before=30)
+    place.remove(entry.cell.cell_id, [12, 24], STATE)
     started = next(event for message in sent(task_of(entry, store, place)) if (event := message.event))
     assert isinstance(started, CellStarted)
     assert started.note == "the saved state is past a checkpoint that the store lacks: training from the start"
@@ -147,12 +147,16 @@ def test_a_task_that_is_asked_to_stop_saves_its_state_and_says_that_it_was(
     assert max(place.numbers(entry.cell.cell_id, STATE)) > 12
 
 
-def test_the_best_weights_of_all_tasks_of_a_cell_are_kept(tmp_path: Path, place: Workplace) -> None:
-    """What the driver keeps counts: a later task keeps its own only where they are better."""
-    store = TaskStore(tmp_path, "0" * 16, Known({12: 0.5, 24: 0.25}, frozenset({12}), {}, True), place)
-    assert list(store.kept_weights()["0" * 16]) == [12]
-    assert store.ratios("0" * 16) == {12: 0.5, 24: 0.25}
-    assert store.measured_epochs("0" * 16) == {12, 24}
+@pytest.mark.parametrize(("kept", "put"), [({12}, []), (set(), [24])])
+def test_weights_are_put_only_if_they_are_better_than_what_the_driver_keeps(
+    kept: set[int], put: list[int], tmp_path: Path, place: Workplace
+) -> None:
+    """A task's own ratios are 0: they are better than nothing, and worse than the 1.0 of a checkpoint before."""
+    study = tiny.load(tmp_path, tiny.TEXT.replace("[0.0, 0.2]", "[0.2]") + 'keep = "best"\n')
+    known = Known({12: 1.0}, frozenset(kept), {}, training_images=True)
+    task = Task(study.cells[0], known, place, Origin.here())
+    assert [message.event.ratio for message in sent(task) if isinstance(message.event, Measured)] == [0.0, 0.0]
+    assert place.numbers(study.cells[0].cell.cell_id, WEIGHTS) == put
 
 
 def test_a_task_asks_its_store_nothing_that_it_does_not_know(tmp_path: Path, place: Workplace) -> None:
@@ -255,7 +259,7 @@ def test_a_node_with_another_feature_space_of_a_name_says_so(study: Study, store
 
 def test_a_node_reads_what_the_driver_may_read(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "12345")
-    origin = Origin.here([], study.cells[0].cell)
+    origin = Origin.here()
     monkeypatch.setenv("DIFFMEM_MAX_PIXELS", "1")
     origin.take(study.cells[0].cell, torch.device("cpu"))
     assert os.environ["DIFFMEM_MAX_PIXELS"] == "12345"

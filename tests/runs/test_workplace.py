@@ -40,11 +40,11 @@ def test_files_are_told_apart_by_cell_kind_and_number(place: Workplace, file: Pa
     place.put(file, OTHER, 7, STATE)
     place.put(file, CELL, 30, WEIGHTS)
     assert place.numbers(CELL, STATE) == [9, 12, 100]
-    place.remove(CELL, STATE, before=100)
+    place.remove(CELL, [9, 10, 12], STATE)
     assert (place.numbers(CELL, STATE), place.numbers(CELL, WEIGHTS)) == ([100], [30])
     assert place.cells() == {CELL, OTHER}
-    place.remove(CELL, STATE)
-    assert (place.numbers(CELL, STATE), place.numbers(OTHER, STATE)) == ([], [7])
+    place.remove_all(CELL)
+    assert (place.numbers(CELL, STATE), place.numbers(CELL, WEIGHTS), place.cells()) == ([], [], {OTHER})
 
 
 def test_a_file_that_is_put_again_takes_the_place_of_the_old_one_and_leaves_nothing_else(
@@ -104,7 +104,7 @@ def test_stores_that_keep_their_files_at_one_address_see_their_own_alone(place: 
     place.put(file, CELL, 12, STATE)
     assert (other.cells(), other.numbers(CELL, STATE)) == (set(), [])
     other.put(file, CELL, 24, STATE)
-    other.remove(CELL, STATE)
+    other.remove_all(CELL)
     assert place.numbers(CELL, STATE) == [12]
 
 
