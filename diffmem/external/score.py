@@ -196,13 +196,9 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     looked_for = list(dict.fromkeys([*measures, *also]))
     null = None if unseen is None else compare(unseen.images, source.images, looked_for, in_spaces, group=group)
     notes = tuple(_notes(label, generated, against, source, note(groups)))
-    caveats: tuple[str, ...] = ()  # which follow from what is stored
-    if unseen is not None and null is not None:
-        notes += tuple(f"{asked.held_out}: {each}" for each in unseen.notes)
-        caveats = held_out_caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
-    elif store.exists() and (stored := null_of(store, name, cell, NEAREST)) is not None:
-        caveats = held_out_caveats("held-out images given before", stored.samples, stored.trained_on, against)
-    caveats += known_as.beside(store)
+    notes += () if unseen is None else tuple(f"{asked.held_out}: {each}" for each in unseen.notes)
+    # which follow from what is stored
+    caveats = _of_held_out(asked, null, store, name, cell, against) + known_as.beside(store)
     if group.leads:
         _register(store, name, label, cell, curve, notes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
@@ -232,6 +228,18 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
         asked=measures,
         quality=found,
     )
+
+
+def _of_held_out(
+    asked: Asked, null: Evidence | None, store: Store, name: str, cell: ForeignCell, against: str
+) -> tuple[str, ...]:
+    """Return in what held-out images are no null: those that are given, or else those that the store has."""
+    if null is not None:
+        return held_out_caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
+    stored = null_of(store, name, cell, NEAREST) if store.exists() else None
+    if stored is None:
+        return ()
+    return held_out_caveats("held-out images given before", stored.samples, stored.trained_on, against)
 
 
 def _other_copies(evidence: Evidence) -> list[str]:
