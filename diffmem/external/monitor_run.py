@@ -9,8 +9,9 @@ from functools import partial
 from diffmem.cells import content_hash
 from diffmem.errors import StoreError
 from diffmem.external.foreign import ForeignCell
+from diffmem.external.nulls import null_of
 from diffmem.external.pending import Write
-from diffmem.external.score import READ_OFF, null_of
+from diffmem.external.score import READ_OFF
 from diffmem.measures import NEAREST, Evidence, SpaceIdentity
 from diffmem.store import Checkpoint, Kind, ListedCell, Listing, Outcome, Provenance, Store, new_attempt_id
 

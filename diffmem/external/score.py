@@ -1,6 +1,5 @@
 """Scoring the images of any generator against a training set."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from diffmem.data import (
     unlike_scales,
 )
 from diffmem.errors import DataError, SizeError, StoreError
-from diffmem.external.asked import Asked, Known, held_out_caveats, replaced
+from diffmem.external.asked import Asked, Known, replaced
 from diffmem.external.compared import Enough, Pixels, compare
 from diffmem.external.foreign import ForeignCell, called, pipeline_name, study_name
 from diffmem.external.matches import (
@@ -44,8 +43,9 @@ from diffmem.external.matches import (
     near_images,
     only,
 )
+from diffmem.external.nulls import caveats_of_held_out, null_of, nulls_of
 from diffmem.external.pipeline import Sampling, generated_by
-from diffmem.external.scored import Copied, MeasureNull, Score
+from diffmem.external.scored import Copied, Score
 from diffmem.measures import (
     GROUPED,
     MOST_COPIED,
@@ -53,7 +53,6 @@ from diffmem.measures import (
     PIXELS,
     Evidence,
     ImageQuality,
-    Measure,
     QualityValue,
     Spaces,
     identity_of,
@@ -198,7 +197,7 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
     notes = tuple(_notes(label, generated, against, source, note(groups)))
     notes += () if unseen is None else tuple(f"{asked.held_out}: {each}" for each in unseen.notes)
     # which follow from what is stored
-    caveats = _of_held_out(asked, null, store, name, cell, against) + known_as.beside(store)
+    caveats = caveats_of_held_out(asked, null, store, name, cell, against) + known_as.beside(store)
     if group.leads:
         _register(store, name, label, cell, curve, notes)
     order = np.random.default_rng(ORDER_SEED).permutation(len(generated.images))
@@ -228,18 +227,6 @@ def _score(generated: Source, known_as: Known, against: str, store: Store, asked
         asked=measures,
         quality=found,
     )
-
-
-def _of_held_out(
-    asked: Asked, null: Evidence | None, store: Store, name: str, cell: ForeignCell, against: str
-) -> tuple[str, ...]:
-    """Return in what held-out images are no null: those that are given, or else those that the store has."""
-    if null is not None:
-        return held_out_caveats(str(asked.held_out), null.samples, int((null.d1 == 0).sum()), against)
-    stored = null_of(store, name, cell, NEAREST) if store.exists() else None
-    if stored is None:
-        return ()
-    return held_out_caveats("held-out images given before", stored.samples, stored.trained_on, against)
 
 
 def _other_copies(evidence: Evidence) -> list[str]:
@@ -322,29 +309,13 @@ def _result(
         p_value=None if null is None else _chance(evidence, null),
         measurements=list(found.values()),
         grouped_ratio=next((found[measure].value for measure in asked if measure in GROUPED), None),
-        nulls=list(_nulls(store, name, cell, asked)),
+        nulls=list(nulls_of(store, name, cell, asked)),
         quality=quality,
     )
 
 
-def null_of(store: Store, study: str, cell: ForeignCell, measure: Measure) -> Null | None:
-    """Return what a measure says of the held-out images that the store has of a cell's training set, None of none."""
-    positions = [each.position for each in store.cells(study) if each.cell_id == cell.cell_id]
-    nulls = store.nulls(study, measure, measure.threshold)
-    return next((nulls[position] for position in positions if position in nulls), None)
-
-
 def _chance(found: Evidence, null: Null) -> float:
     return p_value(found.memorized, found.samples, null.copies, null.samples)
-
-
-def _nulls(store: Store, study: str, cell: ForeignCell, asked: Sequence[str]) -> Iterator[MeasureNull]:
-    """Yield what the measures asked for, but for the paper's, say of the held-out images that the store has."""
-    measures = store.study(study).measures
-    for measure in (measures[name] for name in asked if name != NEAREST.name):
-        if (null := null_of(store, study, cell, measure)) is not None:
-            at = None if math.isinf(null.at_one_percent) else measure.shown(null.at_one_percent)
-            yield MeasureNull(measure.name, null.ratio, null.samples, at)
 
 
 def _read_held_out(images: Path | str, source: Source, size: Size, resolution: int | None) -> Source:
