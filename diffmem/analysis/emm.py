@@ -96,10 +96,10 @@ def next_size(
 ) -> int | None:
     """Return the training set size to measure next, None where the EMM is known well enough.
 
-    `points` are the ratios known so far, by size. The two ends come first, then always the middle, on a log scale, of
-    the sizes around the crossing, until all sizes that the EMM can be are within a factor of 1 + tolerance: at most
-    2 + log2(log(high / low) / log(1 + tolerance)) sizes, rounded up. A curve that does not cross between `low` and
-    `high` ends with a bound.
+    `points` are the ratios known so far, by size. The size doubles, from `low` on, until the ratio is below the line:
+    a training costs in proportion to its size, so none is to be far above the crossing. Then it is always the middle,
+    on a log scale, of the sizes around the crossing, until all sizes that the EMM can be are within a factor of
+    1 + tolerance. A curve that does not cross between `low` and `high` ends with a bound.
     """
     above = [size for size, ratio in points.items() if ratio >= memorized_from(epsilon)]
     last = max(above, default=None)
@@ -107,15 +107,17 @@ def next_size(
     if last is None or last < low:
         return None if low in points else low
     if first_below is None:
-        return None if last >= high else high
+        return None if last >= high else min(2 * last, high)
     if (first_below - 1) / last <= 1 + tolerance:  # the largest size that can still be memorized over the smallest
         return None
-    return min(max(round(math.sqrt(last * first_below)), last + 1), first_below - 1)
+    middle = round(math.sqrt(last * first_below))
+    return min(max(min(middle, 2 * last), last + 1), first_below - 1)
 
 
 def most_sizes(low: int, high: int, tolerance: float) -> int:
-    """Return how many sizes a search measures at most."""
-    return 2 + max(0, math.ceil(math.log2(math.log(high / low) / math.log(1 + tolerance))))
+    """Return how many sizes a search measures at most: `low`, all doublings, and the halvings of one doubling."""
+    halvings = math.ceil(math.log2(math.log(min(2, high / low)) / math.log(1 + tolerance)))
+    return 1 + math.ceil(math.log2(high / low)) + max(0, halvings)
 
 
 def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:

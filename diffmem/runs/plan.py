@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffmem.analysis import most_sizes, undertrained
+from diffmem.analysis import most_sizes, next_size, undertrained
 from diffmem.cells import DATASETS, FEW_STEPS, Cell, Cost, cell_cost
 from diffmem.data import notes_of
 from diffmem.store import Store
@@ -148,17 +148,21 @@ def plan_search(study: Study) -> SearchPlan:
     def at(size: int) -> int:
         return sum(cell_cost(entry.cell).operations for entry in study.at(size))
 
-    def operations(size: float) -> int:
-        return at(round(size))
+    def operations(sizes: Iterable[float]) -> int:
+        return sum(at(round(size)) for size in sizes)
 
-    sizes = most_sizes(low, high, tolerance)
-    ends = operations(low) + operations(high)
+    def searched(crossing: float) -> list[int]:
+        points: dict[int, float] = {}
+        while (size := next_size(points, low, high, tolerance=tolerance)) is not None:
+            points[size] = float(size <= crossing)
+        return list(points)
+
     steps = math.ceil(math.log(high / low) / math.log(1 + tolerance))
     grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
     return SearchPlan(
-        sizes=sizes,
-        expected=ends + (sizes - 2) * operations(math.sqrt(low * high)),
-        worst=ends + (sizes - 2) * operations(high),
+        sizes=most_sizes(low, high, tolerance),
+        expected=operations(searched(math.sqrt(low * high))),
+        worst=operations(searched(high - 1)),
         grid_sizes=len(grid),
-        grid=sum(map(operations, grid)),
+        grid=operations(grid),
     )

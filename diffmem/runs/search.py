@@ -1,4 +1,4 @@
-"""Searching for the EMM of each curve: which cells to train next (bisection on a log scale)."""
+"""Searching for the EMM of each curve: which cells to train next (doubling, then bisection on a log scale)."""
 
 from collections import defaultdict
 from dataclasses import dataclass

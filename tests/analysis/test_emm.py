@@ -359,5 +359,5 @@ def test_a_ratio_on_the_line_counts_wherever_it_is_looked_at(tmp_path: Path) -> 
     text = tiny.TEXT.replace("size = 8\n", "", 1) + '[emm]\nepsilon = 0.7\nsearch = "bisect"\nrange = [4, 64]\n'
     assert (enough(tiny.load(tmp_path, text)) or 1) <= 0.3
     assert estimate_emm([4, 8], [0.3, 0.1], epsilon=0.7).lower == 4
-    assert next_size({4: 0.3, 64: 0.0}, 4, 64, epsilon=0.7) == 16
+    assert next_size({4: 0.3, 64: 0.0}, 4, 64, epsilon=0.7) == 8
     assert _around_crossing({4: 0.3, 64: 0.0}, 0.7) == [4, 64]
