@@ -1,0 +1,77 @@
+"""The documents' tables of findings: every row says of its own numbers what diffmem would say of them."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from diffmem.analysis.claims import FINDINGS, Claim
+from diffmem.analysis.findings import HOLDS, UNKNOWN, verdict
+
+DOCS = Path(__file__).parent.parent / "docs"
+TABLES = sorted(path.name for path in DOCS.glob("*-findings.md"))
+INTERVAL = re.compile(r"\(([-+]?\d\.\d+) to ([-+]?\d\.\d+)\)$")
+ROUNDING = 0.0005
+"""Half of the last digit that a table shows."""
+
+
+class Row(NamedTuple):
+    """A line of a table: a claim's, and of a finding's first claim also the finding's."""
+
+    number: str
+    finding: str
+    together: str
+    claim: str
+    verdict: str
+    compared: str
+    measured: str
+    paper: str
+    behind: str
+
+
+def rows(document: str) -> list[Row]:
+    lines = (DOCS / document).read_text(encoding="utf-8").splitlines()
+    table = [[part.strip() for part in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    return [Row(*cells) for cells in table if len(cells) == len(Row._fields) and cells[3] not in ("claim", "---")]
+
+
+def test_both_scales_have_a_table():
+    assert TABLES == ["desk-findings.md", "laptop-findings.md"]
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_a_table_has_every_claim_of_every_finding_in_order(document):
+    shown = [(row.number, row.claim) for row in rows(document)]
+    assert shown == [
+        (str(finding.number) if i == 0 else "", claim.text)
+        for finding in FINDINGS
+        for i, claim in enumerate(finding.claims)
+    ]
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_each_verdict_of_a_table_follows_from_the_interval_beside_it(document):
+    claims = [claim for finding in FINDINGS for claim in finding.claims]
+    for row, claim in zip(rows(document), claims, strict=True):
+        assert row.verdict in possible(claim, row.measured), row
+
+
+def possible(claim: Claim, measured: str) -> set[str]:
+    """Return the verdicts that an interval allows, as it may have been before it was rounded."""
+    found = INTERVAL.search(measured)
+    if not found:
+        assert measured == "-"
+        return {UNKNOWN}
+    low, high = map(float, found.groups())
+    moves = (-ROUNDING, 0, ROUNDING)
+    return {verdict((low + a, high + b), claim.within) for a in moves for b in moves}
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_a_finding_holds_where_all_of_its_claims_do(document):
+    found = rows(document)
+    starts = [i for i, row in enumerate(found) if row.number]
+    for start, end in zip(starts, [*starts[1:], len(found)], strict=True):
+        verdicts = {row.verdict for row in found[start:end]}
+        assert (found[start].together == HOLDS) == (verdicts == {HOLDS}), found[start]
