@@ -1,6 +1,5 @@
 """The search for an EMM: the right bracket in few trainings, whatever the curve."""
 
-import math
 from pathlib import Path
 
 import pytest
