@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -134,7 +134,7 @@ class SearchPlan:
 
     sizes: int  # at most, for each curve
     expected: int  # operations, with every crossing in the middle of the range on a log scale
-    worst: int  # with every crossing at its upper end
+    worst: int  # with every crossing where it costs most
     grid_sizes: int
     grid: int
 
@@ -148,21 +148,25 @@ def plan_search(study: Study) -> SearchPlan:
     def at(size: int) -> int:
         return sum(cell_cost(entry.cell).operations for entry in study.at(size))
 
-    def operations(sizes: Iterable[float]) -> int:
-        return sum(at(round(size)) for size in sizes)
+    def following(points: dict[int, float]) -> int | None:
+        return next_size(points, low, high, tolerance=tolerance)
 
-    def searched(crossing: float) -> list[int]:
+    def crossing_at(crossing: float) -> int:
         points: dict[int, float] = {}
-        while (size := next_size(points, low, high, tolerance=tolerance)) is not None:
+        while (size := following(points)) is not None:
             points[size] = float(size <= crossing)
-        return list(points)
+        return sum(map(at, points))
+
+    def at_worst(points: dict[int, float]) -> int:
+        size = following(points)
+        return 0 if size is None else at(size) + max(at_worst({**points, size: ratio}) for ratio in (0.0, 1.0))
 
     steps = math.ceil(math.log(high / low) / math.log(1 + tolerance))
     grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
     return SearchPlan(
         sizes=most_sizes(low, high, tolerance),
-        expected=operations(searched(math.sqrt(low * high))),
-        worst=operations(searched(high - 1)),
+        expected=crossing_at(math.sqrt(low * high)),
+        worst=at_worst({}),
         grid_sizes=len(grid),
-        grid=operations(grid),
+        grid=sum(at(round(size)) for size in grid),
     )
