@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from diffmem.analysis.claims import FINDINGS, Claim
-from diffmem.analysis.findings import HOLDS, UNKNOWN, verdict
+from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, verdict
 
 DOCS = Path(__file__).parent.parent / "docs"
 TABLES = sorted(path.name for path in DOCS.glob("*-findings.md"))
@@ -68,10 +68,24 @@ def possible(claim: Claim, measured: str) -> set[str]:
     return {verdict((low + a, high + b), claim.within) for a in moves for b in moves}
 
 
+def findings(document: str) -> dict[int, str]:
+    """Return the verdict on each finding, by its number."""
+    return {int(row.number): row.together for row in rows(document) if row.number}
+
+
 @pytest.mark.parametrize("document", TABLES)
-def test_a_finding_holds_where_all_of_its_claims_do(document):
-    found = rows(document)
-    starts = [i for i, row in enumerate(found) if row.number]
-    for start, end in zip(starts, [*starts[1:], len(found)], strict=True):
-        verdicts = {row.verdict for row in found[start:end]}
-        assert (found[start].together == HOLDS) == (verdicts == {HOLDS}), found[start]
+def test_the_verdict_on_a_finding_is_that_of_all_its_claims(document):
+    verdicts = [row.verdict for row in rows(document)]
+    for finding in FINDINGS:
+        of_claims, verdicts = verdicts[: len(finding.claims)], verdicts[len(finding.claims) :]
+        worst = next(each for each in (FAILS, UNKNOWN, HOLDS) if each in of_claims)
+        assert findings(document)[finding.number] == worst, finding.text
+
+
+def test_the_desk_document_counts_its_findings():
+    found = findings("desk-findings.md")
+    told = []
+    for said, meant in (("findings hold", HOLDS), ("are inconclusive", UNKNOWN), ("do not hold", FAILS)):
+        numbers = [str(number) for number, verdict in found.items() if verdict == meant]
+        told.append(f"{len(numbers)} {said} ({', '.join(numbers)})")
+    assert "; ".join(told) + "." in (DOCS / "desk-findings.md").read_text(encoding="utf-8")
