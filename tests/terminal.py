@@ -16,6 +16,8 @@ import tiny
 ROWS, COLUMNS = 40, 200
 LOOK, LONGEST = 2.0, 300.0
 """Seconds between two looks whether something is drawn, and after which a command hangs."""
+ECHO = b"^C"
+"""What a terminal shows of a Ctrl-C that nobody has heard yet."""
 CONTROL = re.compile(r"\x1b\[\??([0-9;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)")
 
 
@@ -42,7 +44,7 @@ def on_terminal(
         os.close(side)
         drawn, question, typed = b"", answer[0].encode(), b""
         with suppress(OSError):  # how a terminal ends that nobody has open any more
-            while new := _drawn_next(screen, process, typed if drawn.endswith(question) else b""):
+            while new := _drawn_next(screen, process, typed if drawn.replace(ECHO, b"").endswith(question) else b""):
                 drawn += new
                 if question and question in drawn and not typed:
                     typed = answer[1].encode()

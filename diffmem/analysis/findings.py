@@ -56,7 +56,7 @@ class Result:
         low, high = self.interval
         if self.low is None:
             return f"{self.value:.3f} ({low:.3f} to {high:.3f})"
-        return f"{self.low:.3f} to {self.high:.3f}: {self.value:+.3f} ({low:+.3f} to {high:+.3f})"
+        return f"{self.low:.3f} to {self.high:.3f}: {self.value:+z.3f} ({low:+z.3f} to {high:+z.3f})"
 
     @property
     def paper(self) -> str:
@@ -73,7 +73,7 @@ def effect_text(value: float | None, *, difference: bool) -> str:
     """Return a ratio, or a difference of ratios, as text."""
     if value is None:
         return "-"
-    return f"{value:+.3f}" if difference else f"{value:.3f}"
+    return f"{value:+z.3f}" if difference else f"{value:.3f}"
 
 
 class MeasuredStudy(NamedTuple):

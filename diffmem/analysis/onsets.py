@@ -81,8 +81,8 @@ class Slope:
     models: int
 
     def __str__(self) -> str:
-        interval = "" if self.low is None else f" (95%: {self.low:.2f} to {self.high:.2f})"
-        return f"{self.value:.2f}{interval}"
+        interval = "" if self.low is None else f" (95%: {self.low:z.2f} to {self.high:z.2f})"
+        return f"{self.value:z.2f}{interval}"
 
 
 @dataclass(frozen=True)

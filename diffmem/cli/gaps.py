@@ -70,4 +70,4 @@ def _row(found: "CellGaps") -> dict[str, Any]:
 
 
 def _interval(found: "StudyLevel | None") -> str | None:
-    return None if found is None else f"{found.low:.3f} to {found.high:.3f}"
+    return None if found is None else f"{found.low:z.3f} to {found.high:z.3f}"

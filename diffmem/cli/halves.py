@@ -161,4 +161,4 @@ def _row(pair: "HalvesAgreement") -> dict[str, Any]:
 
 
 def _interval(found: "Bounded") -> str:
-    return f"{found.low:.3f} to {found.high:.3f}"
+    return f"{found.low:z.3f} to {found.high:z.3f}"

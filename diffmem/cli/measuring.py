@@ -146,7 +146,7 @@ def _later_row(found: "Later") -> dict[str, object]:
         "epoch": found.epoch,
         "measure": found.measure,
         "value": found.value,
-        "95%": f"{found.low:.3f} to {found.high:.3f}",
+        "95%": f"{found.low:z.3f} to {found.high:z.3f}",
         "images": found.n,
         "": "; ".join(filter(None, [_at(found), "" if found.new else "had already"])),
     }

@@ -171,7 +171,7 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))
+    return f"{value:z.3f}" if isinstance(value, float) else printable(str(value))
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:

@@ -14,7 +14,16 @@ from scipy import special, stats
 from diffmem.analysis.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
 from diffmem.analysis.curves import study_cells
 from diffmem.analysis.emm import mean_ratios, weighted_sum
-from diffmem.analysis.findings import FAILS, HOLDS, UNKNOWN, MeasuredStudy, check_claim, check_findings, verdict
+from diffmem.analysis.findings import (
+    FAILS,
+    HOLDS,
+    UNKNOWN,
+    MeasuredStudy,
+    check_claim,
+    check_findings,
+    effect_text,
+    verdict,
+)
 from diffmem.analysis.published import published_values
 from diffmem.cli import main
 from diffmem.store.store import Store
@@ -243,3 +252,8 @@ def test_a_study_that_only_has_the_name_of_the_papers_says_so(store: Store) -> N
     tiny.fill(store, "width@laptop", {(4,): 0.3, (8,): 0.6}, ["M.width"])
     found = {finding.number: results for finding, _, results in check_findings(store, "laptop")}
     assert "scale" not in found[6][0].reason
+
+
+def test_a_difference_that_rounds_to_0_is_plus_0():
+    assert effect_text(-0.0004, difference=True) == "+0.000"
+    assert effect_text(-0.0006, difference=True) == "-0.001"

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from scipy import special, stats
 
-from diffmem.analysis.onsets import Onset, model_onsets, onsets_of, quality_onset, slope_of, space_of
+from diffmem.analysis.onsets import Onset, Slope, model_onsets, onsets_of, quality_onset, slope_of, space_of
 from diffmem.measures import QualityValue, wilson
 from diffmem.store.quality_rows import StudyQuality
 from diffmem.store.rows import Point
@@ -133,6 +133,11 @@ def test_two_models_have_a_slope_without_an_interval_and_one_size_has_none():
     assert (found.value, found.low, str(found)) == (pytest.approx(1.0), None, "1.00")
     assert slope_of([(8, 100.0), (8, 200.0)]) is None
     assert slope_of([]) is None
+
+
+def test_a_slope_that_rounds_to_0_has_no_sign():
+    assert str(Slope(-1e-17, -0.004, 0.004, 4)) == "0.00 (95%: 0.00 to 0.00)"
+    assert str(Slope(-0.006, -0.01, 0.004, 4)) == "-0.01 (95%: -0.01 to 0.00)"
 
 
 def test_an_onset_in_proportion_to_the_size_has_the_slope_1():

@@ -890,6 +890,11 @@ def test_headings_are_broken_between_words_before_any_word_is():
     assert _widths(keys, lines, 30, "cell_id") == [None] * 4  # not even the values fit
 
 
+def test_a_value_that_rounds_to_0_has_no_sign(capsys):
+    print_table("", [{"gap": -0.0004, "other": -0.0006}])
+    assert capsys.readouterr().out.split()[-2:] == ["0.000", "-0.001"]
+
+
 def test_a_heading_without_room_is_broken_behind_its_table_and_no_other_dot_is(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "33")
     print_table("", [{"M.condition": "none", "max(d1/2.5)": 0.5, "state": "finished"}])
