@@ -357,11 +357,10 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _at_once(study: "Study", store: "Store", options: "Options") -> int:
-    """Return how many cells of a study can be trained at once: all that are left; of a search one a curve."""
-    from diffmem.runs import waiting_cells
+    """Return how many cells of a study can be trained at once."""
+    from diffmem.runs import side_by_side, waiting_cells
 
-    waiting = waiting_cells(study, store, options)
-    return len({entry.curve for entry in waiting}) if study.estimation.search == "bisect" else len(waiting)
+    return side_by_side(study, waiting_cells(study, store, options))
 
 
 def _not_done(study: "Study", store: "Store", *, several: bool) -> tuple[int, int]:

@@ -50,4 +50,5 @@ from .trackers import trackers_of as trackers_of
 from .waiting import Options as Options
 from .waiting import read_ahead as read_ahead
 from .waiting import shard_of as shard_of
+from .waiting import side_by_side as side_by_side
 from .waiting import waiting_cells as waiting_cells

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -18,7 +18,7 @@ from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import work_together
 from diffmem.runs.search import most_cells, next_round
 from diffmem.runs.throughput import MOST_OPERATIONS, measure_untrained, seconds_in_turn, training_step
-from diffmem.runs.waiting import Options, waiting_cells
+from diffmem.runs.waiting import Options, side_by_side, waiting_cells
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 
@@ -55,7 +55,10 @@ def forecast(study: Study, store: Store, options: Options, *, processes: int) ->
     It measures the network of the costliest cell, and takes all others to be as fast per operation.
     """
     waiting = waiting_cells(study, store, options)
-    left = _left_of_search(study, store, waiting) if study.estimation.search == "bisect" else _left(store, waiting)
+    if study.estimation.search == "bisect":
+        left, options = _left_of_search(study, store, waiting), replace(options, split="cells")
+    else:
+        left = _left(store, waiting)
     if left.operations < WORTH_MEASURING:
         return None
     if not torch.cuda.is_available():
@@ -74,7 +77,7 @@ class _Left:
     cells: int
     operations: int
     longest: int  # operations of its costliest cell
-    at_once: int  # cells or curves that can be trained side by side
+    at_once: int  # cells that can be trained side by side
 
 
 def _left(store: Store, waiting: Sequence[StudyCell]) -> _Left:
@@ -91,7 +94,7 @@ def _left_of_search(study: Study, store: Store, waiting: Sequence[StudyCell]) ->
     next_ones = [cell_cost(each.cell).operations for each in waiting]
     expected = plan_search(study).expected - sum(cell_cost(each.cell).operations for each in used)
     cells = max(most_cells(study) - len(used), len(waiting))
-    return _Left(cells, max(expected, sum(next_ones)), max(next_ones), len({each.curve for each in waiting}))
+    return _Left(cells, max(expected, sum(next_ones)), max(next_ones), side_by_side(study, waiting))
 
 
 def _measured(left: _Left, waiting: Sequence[StudyCell], processes: int, options: Options) -> Forecast:

@@ -40,7 +40,7 @@ def run_study(
     check_spaces(study, store, group)
     if study.estimation.search == "bisect":
         if options.split == "batch":
-            raise RunError("a search trains a curve in each process: use --split cells")
+            raise RunError("a search trains a cell in each process: use --split cells")
         if group.count > 1:
             leave()
         yield from _run_search(study, store, stop=stop, group=group, options=options)
@@ -71,7 +71,7 @@ def run_study(
 
 
 def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options: Options) -> Iterator[Event]:
-    """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a curve."""
+    """Train what the search for each curve's EMM needs next, until it needs nothing; each process takes a cell."""
     rounds = Rounds(study, store, options)
     alone, line = Group(device=group.device), enough(study)
     work = Work(store, stop, alone, options.compile, enough=line, failed_elsewhere=rounds.failures.new)
@@ -85,7 +85,7 @@ def _run_search(study: Study, store: Store, *, stop: Stop, group: Group, options
         first = group.rank % len(wanted)
         ended = yield from _first_free(wanted[first:] + wanted[:first], work, number)
         if ended is None:
-            time.sleep(SEARCH_POLL)  # every curve is in another process' hands
+            time.sleep(SEARCH_POLL)  # all are in other processes' hands
             continue
         rounds.ended(ended)
         number += 1

@@ -127,12 +127,19 @@ def waiting_cells(study: Study, store: Store, options: Options) -> list[StudyCel
     """Return the cells that a run would train; of a search those of its next round."""
     failed = store.last_failed() if store.exists() and not options.retry_failed else set()
     if study.estimation.search == "bisect":
-        low, high = study.search_range
-        wanted = next_round(study, store).wanted if store.exists() else [*study.at(low), *study.at(high)]
+        wanted = next_round(study, store).wanted if store.exists() else study.at(study.search_range[0])
     else:
         finished = store.finished_cells() if store.exists() else set()
         wanted = [entry for entry in shard_of(study, options.shard) if entry.cell.cell_id not in finished]
     return [entry for entry in wanted if entry.cell.cell_id not in failed]
+
+
+def side_by_side(study: Study, waiting: Sequence[StudyCell]) -> int:
+    """Return how many cells can be trained at once: all that wait; of a search one size of each curve that goes on."""
+    if study.estimation.search != "bisect":
+        return len(waiting)
+    curves = {entry.curve for entry in waiting}
+    return sum(entry.curve in curves for entry in study.at(study.search_range[0]))
 
 
 def shard_of(study: Study, shard: tuple[int, int]) -> list[StudyCell]:

@@ -804,7 +804,7 @@ CASES = [
     Case(RUN, "states: cannot keep training states there: File exists", state_is_a_file, 1),
     Case(
         RUN + ' --split batch --set emm.search="bisect" --set emm.range=[4,8]',
-        "a search trains a curve in each process: use --split cells",
+        "a search trains a cell in each process: use --split cells",
         a_study,
         1,
     ),

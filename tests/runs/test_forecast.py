@@ -11,6 +11,7 @@ from terminal import on_terminal
 from diffmem.cells import FEW_STEPS, cell_cost
 from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.forecast import WORTH_MEASURING, forecast
+from diffmem.runs.launch import default_processes
 from diffmem.runs.plan import plan_search
 from diffmem.runs.search import most_cells
 from diffmem.runs.waiting import Options
@@ -89,6 +90,9 @@ def test_a_forecast_of_a_search_is_of_what_it_has_not_measured(tmp_path: Path) -
     whole = forecast(study, store, Options(), processes=1)
     assert whole is not None
     assert (whole.cells, whole.operations) == (most_cells(study), plan.expected)
+    in_nine = forecast(study, store, Options(), processes=9)
+    assert in_nine is not None
+    assert in_nine.bytes == 9 * whole.bytes, "a search trains no cell together"
     ends = [*study.at(8), *study.at(32)]
     tiny.register(store, study)
     store.register(study, ends, folder=study.folder, notes={})
@@ -133,6 +137,13 @@ def test_a_study_of_more_than_a_day_stops_before_it_starts_where_nobody_can_be_a
     assert not store.exists()
     quiet = tiny.here("run", path, "--store", store, "--quiet")
     assert (quiet.returncode, quiet.stdout.partition(", about")[0]) == (2, "tiny: 2 cells to go")
+
+
+def test_a_search_starts_a_process_for_each_draw_that_has_a_core(tmp_path: Path) -> None:
+    text = LONG.replace("M.dropout = [0.0, 0.2]", "P.draw = [0, 1]") + SEARCH
+    ran = tiny.here("run", tiny.write(tmp_path, text), "--store", tmp_path / "s.duckdb", DIFFMEM_PROCESSES="")
+    count = default_processes(2)
+    assert ran.stdout.endswith(f" in {count} process{'es' * (count > 1)}\n")
 
 
 def test_a_study_without_a_small_profile_names_none(tmp_path: Path) -> None:

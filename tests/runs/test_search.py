@@ -16,6 +16,7 @@ from diffmem.runs.events import CellEnded
 from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import run_study
 from diffmem.runs.search import enough, next_round
+from diffmem.runs.waiting import Options, side_by_side, waiting_cells
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
@@ -255,6 +256,23 @@ def test_one_more_draw_that_was_interrupted_goes_on(tmp_path):
     for entry in wanted:
         tiny.measure(store, entry.cell, [0.3], samples=200)  # the first of its checkpoints
     assert next_round(study, store).wanted == wanted
+
+
+def test_all_draws_of_a_size_are_trained_side_by_side(tmp_path):
+    study, store = load(tmp_path, STUDY + "[[axes]]\nP.draw = [0, 1, 2]\n"), Store(tmp_path / "s.duckdb")
+    waiting = waiting_cells(study, store, Options())
+    assert [entry.cell.P.size for entry in waiting] == [4] * 6
+    assert side_by_side(study, waiting) == 6
+    tiny.register(store, study, [entry for size in (4, 64) for entry in study.at(size)])
+    for entry in study.at(4):  # with dropout the search is over: even the smallest size is below the line
+        value = 0.0 if entry.cell.M.dropout else 1.0
+        tiny.measure(store, entry.cell, [value] * len(entry.cell.checkpoints), samples=200)
+    entry = next(entry for entry in study.at(8) if not entry.cell.M.dropout)
+    tiny.register(store, study, [*study.at(4), entry])
+    tiny.measure(store, entry.cell, [1.0] * len(entry.cell.checkpoints), samples=200)
+    waiting = waiting_cells(study, store, Options())
+    assert [(entry.cell.P.size, entry.cell.P.draw) for entry in waiting] == [(8, 1), (8, 2)]
+    assert side_by_side(study, waiting) == 3  # as many as at the sizes that follow
 
 
 def test_a_failure_ends_the_search_of_its_curve_alone(tmp_path):
