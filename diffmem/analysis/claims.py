@@ -146,7 +146,7 @@ FINDINGS = (
     ),
     Finding(
         11,
-        "Weight decay from 1e-2 on: drops to 0",
+        "Weight decay: lower from 1e-2 on, near 0 at 1e-1",
         (
             Claim(
                 "up to 1e-3: alike",

@@ -288,5 +288,5 @@ def check_sample_counts(store: Store, claim: Claim, evidence: MeasuredStudy) -> 
         None,
         len({str(settings["P.draw"]) for settings in used}),
         len({settings["T.seed"] for settings in used}),
-        f"between {GROUPS} groups of each cell's images, divided by the root of their number",
+        f"over {GROUPS} groups of each cell's images, divided by the root of {GROUPS}",
     )

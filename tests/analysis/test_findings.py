@@ -219,7 +219,7 @@ def test_a_claim_with_another_verdict_than_its_finding_has_its_own(store, monkey
         ["T.weight_decay", "P.draw"],
     )
     printed = " ".join(CliRunner().invoke(main, ["findings", "--profile", "laptop"]).stdout.split())
-    assert "11 inconclusive Weight decay from 1e-2 on: drops to 0 - up to 1e-3: alike;" in printed
+    assert "11 inconclusive Weight decay: lower from 1e-2 on, near 0 at 1e-1 - up to 1e-3: alike;" in printed
     assert "- the largest: much lower (holds); T.weight_decay 0.0 to 0.1," in printed
 
 
