@@ -30,8 +30,12 @@ class Row(NamedTuple):
     behind: str
 
 
+def text(document: str) -> str:
+    return (DOCS / document).read_text(encoding="utf-8")
+
+
 def rows(document: str) -> list[Row]:
-    lines = (DOCS / document).read_text(encoding="utf-8").splitlines()
+    lines = text(document).splitlines()
     table = [[part.strip() for part in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
     return [Row(*cells) for cells in table if len(cells) == len(Row._fields) and cells[3] not in ("claim", "---")]
 
@@ -89,4 +93,12 @@ def test_a_document_counts_its_findings(document):
     for said, meant in (("findings hold", HOLDS), ("are inconclusive", UNKNOWN), ("do not hold", FAILS)):
         numbers = [str(number) for number, verdict in found.items() if verdict == meant]
         told.append(f"{len(numbers)} {said} ({', '.join(numbers)})")
-    assert "; ".join(told) + "." in (DOCS / document).read_text(encoding="utf-8")
+    assert "; ".join(told) + "." in text(document)
+
+
+def test_the_two_scales_side_by_side_are_those_of_the_two_tables():
+    shown = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text("desk-findings.md"), re.MULTILINE)
+    at_laptop, at_desk = findings("laptop-findings.md"), findings("desk-findings.md")
+    assert shown == [
+        (str(finding.number), finding.text, at_laptop[finding.number], at_desk[finding.number]) for finding in FINDINGS
+    ]
