@@ -46,9 +46,9 @@ def test_both_scales_have_a_table():
 
 @pytest.mark.parametrize("document", TABLES)
 def test_a_table_has_every_claim_of_every_finding_in_order(document):
-    shown = [(row.number, row.claim) for row in rows(document)]
+    shown = [(row.number, row.finding, row.claim) for row in rows(document)]
     assert shown == [
-        (str(finding.number) if i == 0 else "", claim.text)
+        (str(finding.number), finding.text, claim.text) if i == 0 else ("", "", claim.text)
         for finding in FINDINGS
         for i, claim in enumerate(finding.claims)
     ]
@@ -70,6 +70,17 @@ def possible(claim: Claim, measured: str) -> set[str]:
     low, high = map(float, found.groups())
     moves = (-ROUNDING, 0, ROUNDING)
     return {verdict((low + a, high + b), claim.within) for a in moves for b in moves}
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_the_numbers_of_a_row_agree_with_each_other(document):
+    for row in rows(document):
+        assert "-0.000" not in row.measured
+        numbers = [float(number) for number in re.findall(r"[-+]?\d\.\d{3}", row.measured)]
+        value, low, high = numbers[-3:] if numbers else (0.0, 0.0, 0.0)
+        assert low <= value <= high, row
+        if len(numbers) == 5:
+            assert value == pytest.approx(numbers[1] - numbers[0], abs=3 * ROUNDING), row
 
 
 def findings(document: str) -> dict[int, str]:

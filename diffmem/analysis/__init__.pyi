@@ -25,6 +25,7 @@ from .curves import threshold_notes as threshold_notes
 from .curves import undertrained as undertrained
 from .emm import Mean as Mean
 from .emm import bands as bands
+from .emm import bracket as bracket
 from .emm import emm_interval as emm_interval
 from .emm import estimate_emm as estimate_emm
 from .emm import mean_ratios as mean_ratios

@@ -101,9 +101,7 @@ def next_size(
     on a log scale, of the sizes around the crossing, until all sizes that the EMM can be are within a factor of
     1 + tolerance. A curve that does not cross between `low` and `high` ends with a bound.
     """
-    above = [size for size, ratio in points.items() if ratio >= memorized_from(epsilon)]
-    last = max(above, default=None)
-    first_below = min((size for size in points if last is None or size > last), default=None)
+    last, first_below = bracket(points, epsilon)
     if last is None or last < low:
         return None if low in points else low
     if first_below is None:
@@ -114,10 +112,16 @@ def next_size(
     return min(max(min(middle, 2 * last), last + 1), first_below - 1)
 
 
+def bracket(points: Mapping[int, float], epsilon: float = 0.1) -> tuple[int | None, int | None]:
+    """Return the largest size on or above the line of 1 - epsilon and the next one, None where there is none."""
+    last = max((size for size, ratio in points.items() if ratio >= memorized_from(epsilon)), default=None)
+    return last, min((size for size in points if last is None or size > last), default=None)
+
+
 def most_sizes(low: int, high: int, tolerance: float) -> int:
     """Return how many sizes a search measures at most: `low`, all doublings, and the halvings of one doubling."""
     halvings = math.ceil(math.log2(math.log(min(2, high / low)) / math.log(1 + tolerance)))
-    return 1 + math.ceil(math.log2(high / low)) + max(0, halvings)
+    return min(1 + math.ceil(math.log2(high / low)) + max(0, halvings), high - low + 1)
 
 
 def near_line(ratio: float, samples: int, *, epsilon: float = 0.1) -> bool:

@@ -22,8 +22,7 @@ from diffmem.cli.tables import echo, print_json, print_table
 from diffmem.text import counted, duration, with_unit
 
 if TYPE_CHECKING:
-    from diffmem.runs import PlannedCell, Throughput
-    from diffmem.study import Study
+    from diffmem.runs import PlannedCell, SearchPlan, Throughput
 
 
 @click.command()
@@ -46,7 +45,8 @@ def plan(
 ) -> None:
     """Show what a run would train, and what it would cost.
 
-    For each cell of the study file, it shows how much the store already has and what the rest costs. It writes nothing.
+    For each cell of the study file, it shows how much the store already has and what the rest costs. Of a search, it
+    shows the cells that come next, and what all that may follow costs. It writes nothing.
 
     STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
 
@@ -71,7 +71,7 @@ def plan(
     if tflops is not None and math.isnan(tflops):
         raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = load_study(study, profile, overrides)
-    from diffmem.runs import Throughput, plan_cells
+    from diffmem.runs import Throughput, plan_cells, plan_search
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -82,12 +82,16 @@ def plan(
         from diffmem.runs import measure_cells
 
         speed = measure_cells([each.cell for each in planned if not each.finished])
+    search = plan_search(loaded, Store(store_path)) if loaded.estimation.search == "bisect" else None
     rows = (_planned_row(each, speed) for each in planned)
     if as_json:
         print_json(list(rows))
         return
+    if not planned:
+        echo(f"{loaded.name}: the search has all that it needs; diffmem emm shows what it found")
+        return
     print_table(f"{loaded.title} ({loaded.name})", map(_shown_row, rows), cut="cell_id")
-    _print_totals(loaded, planned, store_path)
+    _print_totals(planned, search, store_path)
     notes = Counter(note for each in planned for note in each.notes)
     for note, cells in notes.items():
         echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
@@ -95,13 +99,23 @@ def plan(
         echo("--measure estimates the time on this device, --tflops on another one")
     else:
         whence = "as measured on this device" if measure else f"at {tflops:g} TFLOP/s"
-        echo(f"time on one device, {whence}: {duration(sum(_seconds(each, speed) for each in planned))}")
+        echo(f"time on one device, {whence}: {_time(planned, search, speed)}")
 
 
-def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path: Path) -> None:
+def _time(planned: "Sequence[PlannedCell]", search: "SearchPlan | None", speed: "Mapping[str, Throughput]") -> str:
+    """Return how long all cells of a plan take, and a whole search, whose other cells are taken to be as fast."""
+    seconds = sum(_seconds(each, speed) for each in planned)
+    if search is None:
+        return duration(seconds)
+    each = seconds / max(1, sum(each.cost.operations for each in planned))
+    expected, worst = duration(each * search.expected), duration(each * search.worst)
+    return f"{duration(seconds)} for these cells; {expected} expected for the search, {worst} at worst"
+
+
+def _print_totals(planned: "Sequence[PlannedCell]", search: "SearchPlan | None", store_path: Path) -> None:
     """Print what all cells of a plan have in common, and what is left of their work."""
     from diffmem.cells import kept_bytes
-    from diffmem.runs import plan_search, undertrained_cells, without_steps_between
+    from diffmem.runs import undertrained_cells, without_steps_between
 
     echo(
         f"{counted(len(planned), 'cell')}, {sum(each.finished for each in planned)} of them finished in {store_path}, "
@@ -112,9 +126,8 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
         for amount in ("images_trained", "images_generated", "operations")
     )
     echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
-    search = plan_search(loaded) if loaded.estimation.search == "bisect" else None
     if kept := sum(kept_bytes(each.cell, each.cost.parameters) for each in planned if not each.finished):
-        most = f"at most {with_unit(kept * search.sizes / 2)}B" if search else f"{with_unit(kept)}B"  # of two ends
+        most = f"at most {with_unit(kept / len(planned) * search.cells)}B" if search else f"{with_unit(kept)}B"
         echo(f"to keep: {most} of trained models in {store_path.parent / 'weights'} (score.keep)")
     count, warning = undertrained_cells([each.cell for each in planned])
     if count:
@@ -126,9 +139,9 @@ def _print_totals(loaded: "Study", planned: "Sequence[PlannedCell]", store_path:
         )
     if search:
         echo(
-            f"the two ends of the range are listed; the search trains at most {search.sizes} sizes a curve: "
-            f"{with_unit(search.expected)} operations expected, {with_unit(search.worst)} at worst; "
-            f"a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
+            f"these come next; the search trains at most {counted(search.sizes, 'more size')} a curve, more draws "
+            f"near the line aside: {with_unit(search.expected)} operations expected, {with_unit(search.worst)} at "
+            f"worst; a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
 
 

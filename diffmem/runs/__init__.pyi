@@ -30,6 +30,7 @@ from .measuring import measure_study as measure_study
 from .nulls import NullMeasured as NullMeasured
 from .orphan import OrphanWatch as OrphanWatch
 from .plan import PlannedCell as PlannedCell
+from .plan import SearchPlan as SearchPlan
 from .plan import Throughput as Throughput
 from .plan import plan_cells as plan_cells
 from .plan import plan_search as plan_search

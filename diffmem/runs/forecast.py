@@ -16,7 +16,6 @@ from diffmem.networks import UntrainedModel
 from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import work_together
-from diffmem.runs.search import most_cells, next_round
 from diffmem.runs.throughput import MOST_OPERATIONS, measure_untrained, seconds_in_turn, training_step
 from diffmem.runs.waiting import Options, side_by_side, waiting_cells
 from diffmem.store import Store
@@ -87,14 +86,12 @@ def _left(store: Store, waiting: Sequence[StudyCell]) -> _Left:
 
 
 def _left_of_search(study: Study, store: Store, waiting: Sequence[StudyCell]) -> _Left:
-    """Return what is left of a search whose next cells are `waiting`, with crossings in the middle of the range."""
+    """Return what is left of a search whose next cells are `waiting`."""
+    next_ones = _left(store, waiting)
     if not waiting:
-        return _Left(0, 0, 0, 0)
-    used = next_round(study, store).used if store.exists() else []
-    next_ones = [cell_cost(each.cell).operations for each in waiting]
-    expected = plan_search(study).expected - sum(cell_cost(each.cell).operations for each in used)
-    cells = max(most_cells(study) - len(used), len(waiting))
-    return _Left(cells, max(expected, sum(next_ones)), max(next_ones), side_by_side(study, waiting))
+        return next_ones
+    plan = plan_search(study, store)
+    return replace(next_ones, cells=plan.cells, operations=plan.expected, at_once=side_by_side(study, waiting))
 
 
 def _measured(left: _Left, waiting: Sequence[StudyCell], processes: int, options: Options) -> Forecast:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffmem.analysis import most_sizes, next_size, undertrained
+from diffmem.analysis import bracket, next_size, undertrained
 from diffmem.cells import DATASETS, FEW_STEPS, Cell, Cost, cell_cost
 from diffmem.data import notes_of
+from diffmem.runs.search import CurveSearch, curve_searches, next_round
 from diffmem.store import Store
 from diffmem.study import FirstFault, Layer, Study, StudyCell, read_study
 
@@ -54,6 +55,8 @@ class PlannedCell:
 def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> list[PlannedCell]:
     """Return each cell of a study once, in its order, with what the store has of it and what the rest costs.
 
+    Of a search, these are the cells that it needs next.
+
     `profile` is the one that the study was loaded with: with it, cells are counted that other studies in the folder
     share. It trains nothing, and the store need not exist yet. Raises StoreError if the store cannot be read.
     """
@@ -67,7 +70,7 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
             cell_cost(entry.cell, measured=had),
             notes_of(entry.cell, fetch=False),
         )
-        for entry in study.distinct
+        for entry in (next_round(study, store).wanted if study.estimation.search == "bisect" else study.distinct)
         for had in [min(measured.get(entry.cell.cell_id, 0), entry.cell.checkpoint_count)]
     ]
 
@@ -130,43 +133,100 @@ def _pace(cell: Cell) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search costs, beside a grid of sizes as fine as its tolerance; operations over all curves."""
+    """What is left of a search, beside a grid of sizes as fine as its tolerance; operations over all curves.
 
-    sizes: int  # at most, for each curve
-    expected: int  # operations, with every crossing in the middle of the range on a log scale
+    Draws near the line, one more at a size, are left out, but those that the search needs next.
+    """
+
+    sizes: int  # at most, of the curve with the most
+    cells: int  # at most
+    expected: int  # operations, with every crossing in the middle, on a log scale, of where it may be
     worst: int  # with every crossing where it costs most
     grid_sizes: int
-    grid: int
+    grid: int  # of all its cells
 
 
-def plan_search(study: Study) -> SearchPlan:
-    """Return what the search of a study costs from the start, each cell trained to its end."""
+class _Left(NamedTuple):
+    """What is left of a search."""
+
+    sizes: int = 0
+    cells: int = 0
+    operations: int = 0
+
+
+def plan_search(study: Study, store: Store) -> SearchPlan:
+    """Return what is left of the search of a study, each cell trained to its end; the store need not exist yet."""
     low, high = study.search_range
-    tolerance = study.estimation.tolerance
-
-    @cache
-    def at(size: int) -> int:
-        return sum(cell_cost(entry.cell).operations for entry in study.at(size))
-
-    def following(points: dict[int, float]) -> int | None:
-        return next_size(points, low, high, tolerance=tolerance)
-
-    def crossing_at(crossing: float) -> int:
-        points: dict[int, float] = {}
-        while (size := following(points)) is not None:
-            points[size] = float(size <= crossing)
-        return sum(map(at, points))
-
-    def at_worst(points: dict[int, float]) -> int:
-        size = following(points)
-        return 0 if size is None else at(size) + max(at_worst({**points, size: ratio}) for ratio in (0.0, 1.0))
-
-    steps = math.ceil(math.log(high / low) / math.log(1 + tolerance))
+    measured = store.checkpoint_counts() if store.exists() else {}
+    at = cache(study.at)  # which resolves the whole study
+    curves = [_CurvePlan(study, each, at, measured) for each in curve_searches(study, store)]
+    most = [each.most() for each in curves]
+    more = [each.more_draws for each in curves]
+    operations = sum(each.operations for each in more)
+    steps = math.ceil(math.log(high / low) / math.log(1 + study.estimation.tolerance))
     grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
     return SearchPlan(
-        sizes=most_sizes(low, high, tolerance),
-        expected=crossing_at(math.sqrt(low * high)),
-        worst=at_worst({}),
+        sizes=max(each.sizes for each in most),
+        cells=sum(each.cells for each in [*most, *more]),
+        expected=sum(each.expected for each in curves) + operations,
+        worst=sum(each.operations for each in most) + operations,
         grid_sizes=len(grid),
-        grid=sum(at(round(size)) for size in grid),
+        grid=sum(cell_cost(entry.cell).operations for size in grid for entry in at(round(size))),
     )
+
+
+class _CurvePlan:
+    """The sizes that the search along one curve may still train, and their work."""
+
+    def __init__(
+        self,
+        study: Study,
+        search: CurveSearch,
+        at: Callable[[int], Sequence[StudyCell]],
+        measured: Mapping[str, int],
+    ) -> None:
+        self.study, self.search, self._at, self._measured = study, search, at, measured
+        self._work: dict[int, _Left] = {}
+
+    @property
+    def more_draws(self) -> _Left:
+        """Return the work of the cells that are needed next on one more draw."""
+        return self._left([each for each in self.search.wanted if each.cell.P.size in self.search.points])
+
+    @property
+    def expected(self) -> int:
+        """Return the operations to come with the crossing in the middle, on a log scale, of where it may be."""
+        points, operations = dict(self.search.points), 0
+        low, high = self.study.search_range
+        last, first_below = bracket(points, self.study.estimation.epsilon)
+        crossing = math.sqrt((last or low) * (first_below or high))
+        while (size := self._next(points)) is not None:
+            points[size] = float(size <= crossing)
+            operations += self.at(size).operations
+        return operations
+
+    def most(self, points: Mapping[int, float] | None = None) -> _Left:
+        """Return the most of each kind of work to come: with the crossing where that is most."""
+        points = self.search.points if points is None else points
+        size = self._next(points)
+        if size is None:
+            return _Left()
+        after = [self.most({**points, size: ratio}) for ratio in (0.0, 1.0)]
+        return _Left(*(now + max(then) for now, *then in zip(self.at(size), *after, strict=True)))
+
+    def at(self, size: int) -> _Left:
+        """Return the work of a size."""
+        if size not in self._work:
+            self._work[size] = self._left([each for each in self._at(size) if each.curve == self.search.curve])
+        return self._work[size]
+
+    def _left(self, entries: Sequence[StudyCell]) -> _Left:
+        settled = {entry.cell.cell_id for entry in self.search.used}
+        waiting = [each.cell for each in entries if each.cell.cell_id not in settled]
+        costs = [cell_cost(cell, measured=self._measured.get(cell.cell_id, 0)).operations for cell in waiting]
+        return _Left(1, len(waiting), sum(costs))
+
+    def _next(self, points: Mapping[int, float]) -> int | None:
+        low, high = self.study.search_range
+        emm = self.study.estimation
+        return next_size(points, low, high, epsilon=emm.epsilon, tolerance=emm.tolerance)

@@ -4,10 +4,20 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
-from diffmem.analysis import memorized_from, most_sizes, near_line, next_size
+from diffmem.analysis import bracket, memorized_from, most_sizes, near_line, next_size
 from diffmem.measures import NEAREST
 from diffmem.store import Reached, Store
 from diffmem.study import Study, StudyCell
+
+
+@dataclass(frozen=True)
+class CurveSearch:
+    """Where the search along one curve stands."""
+
+    curve: str
+    points: dict[int, float]  # ratio by training set size
+    used: list[StudyCell]  # that the ratios are of
+    wanted: list[StudyCell]  # that it needs next; none: it is done
 
 
 @dataclass(frozen=True)
@@ -34,19 +44,28 @@ def most_cells(study: Study) -> int:
 
 
 def next_round(study: Study, store: Store) -> Round:
-    """Return the cells that the search of a study needs next, over all its curves.
+    """Return the cells that the search of a study needs next, over all its curves."""
+    searches = curve_searches(study, store)
+    return Round(
+        used=[entry for each in searches for entry in each.used],
+        wanted=[entry for each in searches for entry in each.wanted],
+    )
+
+
+def curve_searches(study: Study, store: Store) -> list[CurveSearch]:
+    """Return where the search along each curve of a study stands; the store need not exist yet.
 
     Sizes that the store has already count first. A size whose ratio is within the noise of the line, next to the
     crossing, is measured on one more draw of the training set before the search goes on.
     """
     low, high = study.search_range
-    look = _Look(study, store.reached(study.measure, study.threshold))
-    sizes = sorted({low, high, *store.measured_sizes(low, high)})
-    used: list[StudyCell] = []
-    wanted: list[StudyCell] = []
+    look = _Look(study, store.reached(study.measure, study.threshold) if store.exists() else {})
+    sizes = sorted(store.measured_sizes(low, high)) if store.exists() else []
+    searches = []
     for curve in look.at(low):
         points: dict[int, float] = {}
         samples: dict[int, int] = {}
+        used: list[StudyCell] = []
         for size in sizes:
             cells = look.at(size)[curve]
             if all(map(look.settled, cells)):
@@ -54,8 +73,8 @@ def next_round(study: Study, store: Store) -> Round:
                 found = [look.known[entry.cell.cell_id] for entry in cells]
                 points[size], samples[size] = fmean(k.best for k in found), sum(k.samples for k in found)
                 used += cells
-        wanted += _next_cells(look, curve, points, samples)
-    return Round(used, wanted)
+        searches.append(CurveSearch(curve, points, used, _next_cells(look, curve, points, samples)))
+    return searches
 
 
 class _Look:
@@ -90,15 +109,9 @@ def _next_cells(look: _Look, curve: str, points: dict[int, float], samples: dict
     """Return the cells that one curve needs next, from its ratios and the images behind them by size."""
     low, high = look.study.search_range
     estimation = look.study.estimation
-    for size in _around_crossing(points, estimation.epsilon):
+    for size in filter(None, bracket(points, estimation.epsilon)):
         more = [entry for entry in look.one_more(size, curve) if not look.settled(entry)]
         if more and near_line(points[size], samples[size], epsilon=estimation.epsilon):
             return more
     chosen = next_size(points, low, high, epsilon=estimation.epsilon, tolerance=estimation.tolerance)
     return [] if chosen is None else [entry for entry in look.at(chosen)[curve] if not look.settled(entry)]
-
-
-def _around_crossing(points: dict[int, float], epsilon: float) -> list[int]:
-    """Return the last size at or above the line and the next one, where there are such."""
-    last = max((size for size, ratio in points.items() if ratio >= memorized_from(epsilon)), default=0)
-    return [size for size in (last, min((size for size in points if size > last), default=0)) if size]

@@ -127,7 +127,7 @@ def waiting_cells(study: Study, store: Store, options: Options) -> list[StudyCel
     """Return the cells that a run would train; of a search those of its next round."""
     failed = store.last_failed() if store.exists() and not options.retry_failed else set()
     if study.estimation.search == "bisect":
-        wanted = next_round(study, store).wanted if store.exists() else study.at(study.search_range[0])
+        wanted = next_round(study, store).wanted
     else:
         finished = store.finished_cells() if store.exists() else set()
         wanted = [entry for entry in shard_of(study, options.shard) if entry.cell.cell_id not in finished]

@@ -13,7 +13,6 @@ from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.forecast import WORTH_MEASURING, forecast
 from diffmem.runs.launch import default_processes
 from diffmem.runs.plan import plan_search
-from diffmem.runs.search import most_cells
 from diffmem.runs.waiting import Options
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
@@ -86,22 +85,22 @@ tolerance = 0.2
 
 def test_a_forecast_of_a_search_is_of_what_it_has_not_measured(tmp_path: Path) -> None:
     study, store = Study.load(tiny.write(tmp_path, LONG + SEARCH)), Store(tmp_path / "s.duckdb")
-    plan = plan_search(study)
+    plan = plan_search(study, store)
     whole = forecast(study, store, Options(), processes=1)
     assert whole is not None
-    assert (whole.cells, whole.operations) == (most_cells(study), plan.expected)
+    assert (whole.cells, whole.operations) == (plan.cells, plan.expected)
     in_nine = forecast(study, store, Options(), processes=9)
     assert in_nine is not None
     assert in_nine.bytes == 9 * whole.bytes, "a search trains no cell together"
-    ends = [*study.at(8), *study.at(32)]
+    ends = [*study.at(8), *study.at(32)]  # the search itself would not have trained at 32 before 16
     tiny.register(store, study)
     store.register(study, ends, folder=study.folder, notes={})
     for entry in ends:
-        tiny.measure(store, entry.cell, [0.2, 1.0] if entry.cell.P.size == 8 else [0.1, 0.1])
+        tiny.measure(store, entry.cell, [0.2, 1.0] if entry.cell.P.size == 8 else [0.1, 0.1], samples=200)
     left = forecast(study, store, Options(), processes=1)
     assert left is not None, "the ends alone are not the end of a search"
-    assert left.cells == most_cells(study) - 4
-    assert left.operations == plan.expected - sum(cell_cost(each.cell).operations for each in ends)
+    assert left.operations == sum(cell_cost(e.cell).operations for size in (16, 23, 19) for e in study.at(size))
+    assert left.cells == 2 * 3
 
 
 # --- memory that is free ------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The search for an EMM: the right bracket in few trainings, whatever the curve."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from diffmem.runs.waiting import Options, side_by_side, waiting_cells
 from diffmem.store.standing import Outcome
 from diffmem.store.store import Store
 from diffmem.study.study import Study
+from diffmem.text import duration
 
 
 def search(
@@ -198,18 +201,91 @@ def test_a_search_chooses_the_sizes_itself(tmp_path):
 
 def test_plan_shows_a_search_beside_a_grid_as_fine(tmp_path):
     study = load(tmp_path)
-    planned = plan_search(study)
+    planned = plan_search(study, Store(tmp_path / "s.duckdb"))
     cost = {
         size: sum(cell_cost(entry.cell).operations for entry in study.at(size)) for size in (4, 8, 16, 23, 32, 45, 64)
     }
     assert planned.sizes == most_sizes(4, 64, 0.5) == 6
+    assert planned.cells == 2 * planned.sizes
     assert planned.expected == sum(cost[size] for size in (4, 8, 16, 32, 23))  # 16 is in the middle, on a log scale
     assert planned.worst == sum(cost[size] for size in (4, 8, 16, 32, 64, 45))  # 50 or more
     assert planned.grid_sizes == 8  # 4 * 1.5^7 = 68
     assert planned.expected < planned.worst < planned.grid
     shown = tiny.here("plan", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb").stdout
-    assert "at most 6 sizes a curve" in shown
+    assert "at most 6 more sizes a curve" in shown
     assert "8 sizes a curve" in shown
+    assert "2 cells, 0 of them finished" in shown  # of size 4, which come next
+    timed = tiny.here("plan", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb", "--tflops", "1e-6").stdout
+    seconds = [duration(amount / 1e6) for amount in (cost[4], planned.expected, planned.worst)]
+    assert "{} for these cells; {} expected for the search, {} at worst".format(*seconds) in timed
+    rows = json.loads(tiny.here("plan", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb", "--json").stdout)
+    assert [row["P.size"] for row in rows] == [4, 4]
+
+
+def operations(study: Study, sizes: Iterable[int], **settings: float) -> int:
+    """Return what all cells of some sizes cost, or those with a dropout."""
+    cells = [entry.cell for size in sizes for entry in study.at(size)]
+    return sum(cell_cost(cell).operations for cell in cells if settings.get("dropout") in (None, cell.M.dropout))
+
+
+def answered(study: Study, store: Store, ratios: dict[int, float]) -> None:
+    """Fill a store with all cells of some sizes, finished at these ratios."""
+    cells = [entry for size in ratios for entry in study.at(size)]
+    tiny.register(store, study, cells)
+    for entry in cells:
+        value = ratios[entry.cell.P.size]
+        tiny.measure(store, entry.cell, [value] * len(entry.cell.checkpoints), samples=200)
+
+
+def test_what_is_left_of_a_search_is_what_its_sizes_to_come_cost(tmp_path):
+    """What the store has from before, an upper end say, may not be what the search would have trained."""
+    study, store = load(tmp_path, STUDY.replace("[4, 64]", "[4, 200]")), Store(tmp_path / "s.duckdb")
+    answered(study, store, {4: 1.0, 200: 0.0})
+    planned = plan_search(study, store)
+    to_come = (8, 16, 32, 23)  # the middle of 4 and 200 is 28
+    assert planned.expected == operations(study, to_come)
+    assert planned.worst == operations(study, (8, 16, 32, 64, 113, 150))
+    assert (planned.sizes, planned.cells) == (6, 12)
+
+
+def test_a_curve_that_has_its_answer_costs_a_search_nothing_more(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    answered(study, store, {4: 1.0})
+    for entry in study.at(8):
+        if entry.cell.M.dropout:  # whose EMM is between 4 and 5
+            tiny.register(store, study, [*study.at(4), *study.at(5), entry])
+            tiny.measure(store, entry.cell, [0.0] * len(entry.cell.checkpoints), samples=200)
+    (done,) = [entry for entry in study.at(5) if entry.cell.M.dropout]
+    tiny.measure(store, done.cell, [0.0] * len(done.cell.checkpoints), samples=200)
+    planned = plan_search(study, store)
+    assert planned.expected == operations(study, (8, 16, 32, 23), dropout=0.0)  # the middle of 4 and 64 is 16
+
+
+def test_checkpoints_that_are_measured_are_not_left(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study, study.at(4))
+    for entry in study.at(4):
+        tiny.measure(store, entry.cell, [0.5], samples=200)
+    whole = plan_search(study, Store(tmp_path / "none.duckdb"))
+    saved = sum(cell_cost(e.cell).operations - cell_cost(e.cell, measured=1).operations for e in study.at(4))
+    assert plan_search(study, store).expected == whole.expected - saved
+
+
+def test_one_more_draw_near_the_line_is_left_too(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    answered(study, store, {4: 0.89, 64: 0.0})
+    assert [entry.cell.P.draw for entry in next_round(study, store).wanted] == [1, 1]
+    planned = plan_search(study, store)
+    assert (planned.expected, planned.sizes, planned.cells) == (operations(study, [4]), 0, 2)
+
+
+def test_the_plan_of_a_search_that_is_over_says_so(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    answered(study, store, {4: 0.0})
+    shown = tiny.here("plan", tmp_path / "found.toml", "--store", store.path)
+    assert shown.stdout == "found: the search has all that it needs; diffmem emm shows what it found\n"
+    planned = plan_search(study, store)
+    assert (planned.sizes, planned.cells, planned.expected, planned.worst) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("low", "high", "tolerance"), [(4, 64, 0.5), (4, 36, 0.1), (3, 25, 0.05)])
@@ -224,7 +300,9 @@ def test_the_worst_cost_of_a_search_is_that_of_the_costliest_crossing(tmp_path, 
             points[size] = float(size <= crossing)
         return sum(cell_cost(entry.cell).operations for size in points for entry in study.at(size))
 
-    assert plan_search(study).worst == max(cost(crossing) for crossing in range(low - 1, high + 1))
+    assert plan_search(study, Store(tmp_path / "s.duckdb")).worst == max(
+        cost(crossing) for crossing in range(low - 1, high + 1)
+    )
 
 
 def test_another_threshold_decides_from_the_evidence(tmp_path):
