@@ -221,8 +221,7 @@ class _CurvePlan:
         return self._work[size]
 
     def _left(self, entries: Sequence[StudyCell]) -> _Left:
-        settled = {entry.cell.cell_id for entry in self.search.used}
-        waiting = [each.cell for each in entries if each.cell.cell_id not in settled]
+        waiting = [each.cell for each in entries if each.cell.cell_id not in self.search.settled]
         costs = [cell_cost(cell, measured=self._measured.get(cell.cell_id, 0)).operations for cell in waiting]
         return _Left(1, len(waiting), sum(costs))
 

@@ -1,6 +1,7 @@
 """Searching for the EMM of each curve: which cells to train next (doubling, then bisection on a log scale)."""
 
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,6 +19,7 @@ class CurveSearch:
     points: dict[int, float]  # ratio by training set size
     used: list[StudyCell]  # that the ratios are of
     wanted: list[StudyCell]  # that it needs next; none: it is done
+    settled: Set[str]  # all cells of the store that need no more training
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def curve_searches(study: Study, store: Store) -> list[CurveSearch]:
                 found = [look.known[entry.cell.cell_id] for entry in cells]
                 points[size], samples[size] = fmean(k.best for k in found), sum(k.samples for k in found)
                 used += cells
-        searches.append(CurveSearch(curve, points, used, _next_cells(look, curve, points, samples)))
+        wanted = _next_cells(look, curve, points, samples)
+        searches.append(CurveSearch(curve, points, used, wanted, look.settled_cells))
     return searches
 
 
@@ -82,6 +85,10 @@ class _Look:
 
     def __init__(self, study: Study, known: dict[str, Reached]) -> None:
         self.study, self.known = study, known
+        line = enough(study)
+        self.settled_cells = {
+            cell_id for cell_id, found in known.items() if found.finished or (line is not None and found.best >= line)
+        }
         self._cells: dict[tuple[int, int | None], dict[str, list[StudyCell]]] = {}
 
     def at(self, size: int, draw: int | None = None) -> dict[str, list[StudyCell]]:
@@ -100,9 +107,7 @@ class _Look:
 
     def settled(self, entry: StudyCell) -> bool:
         """Return whether a cell is finished, or has answered before its end."""
-        found = self.known.get(entry.cell.cell_id)
-        line = enough(self.study)
-        return found is not None and (found.finished or (line is not None and found.best >= line))
+        return entry.cell.cell_id in self.settled_cells
 
 
 def _next_cells(look: _Look, curve: str, points: dict[int, float], samples: dict[int, int]) -> list[StudyCell]:

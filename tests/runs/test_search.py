@@ -76,7 +76,7 @@ def test_a_search_trains_no_size_that_is_far_above_the_crossing(ends, where):
     crossing = low * (high / low) ** where
     searched = search(crossing, low, high, 0.1)
     assert max(searched) <= 2 * crossing * (1 + 1e-9)
-    assert sum(searched) <= 8 * max(crossing, 2)
+    assert sum(searched) <= 8 * crossing
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,15 @@ def test_a_curve_that_has_its_answer_costs_a_search_nothing_more(tmp_path):
     tiny.measure(store, done.cell, [0.0] * len(done.cell.checkpoints), samples=200)
     planned = plan_search(study, store)
     assert planned.expected == operations(study, (8, 16, 32, 23), dropout=0.0)  # the middle of 4 and 64 is 16
+
+
+def test_a_draw_that_has_answered_is_not_left_though_others_of_its_size_are(tmp_path):
+    study, store = load(tmp_path, STUDY + "[[axes]]\nP.draw = [0, 1]\n"), Store(tmp_path / "s.duckdb")
+    tiny.register(store, study, study.at(4))
+    (ended,) = [entry for entry in study.at(4) if not (entry.cell.M.dropout or entry.cell.P.draw)]
+    tiny.measure(store, ended.cell, [1.0], samples=200)  # and has checkpoints to go that a search does not train
+    whole = plan_search(study, Store(tmp_path / "none.duckdb"))
+    assert plan_search(study, store).expected == whole.expected - cell_cost(ended.cell).operations
 
 
 def test_checkpoints_that_are_measured_are_not_left(tmp_path):
