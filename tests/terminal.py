@@ -14,7 +14,7 @@ from termios import TIOCSCTTY, TIOCSWINSZ
 import tiny
 
 ROWS, COLUMNS = 40, 200
-LOOK, LONGEST = 2.0, 300.0
+LOOK, LONGEST = 10.0, 300.0
 """Seconds between two looks whether something is drawn, and after which a command hangs."""
 ECHO = b"^C"
 """What a terminal shows of a Ctrl-C that nobody has heard yet."""

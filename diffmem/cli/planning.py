@@ -71,7 +71,7 @@ def plan(
     if tflops is not None and math.isnan(tflops):
         raise click.BadParameter("nan is not a number of operations", param_hint="--tflops")
     loaded = load_study(study, profile, overrides)
-    from diffmem.runs import Throughput, plan_cells, plan_search
+    from diffmem.runs import Throughput, grid_as_fine, plan_cells, plan_search
     from diffmem.store import Store
 
     planned = plan_cells(loaded, Store(store_path), profile=profile)
@@ -88,10 +88,19 @@ def plan(
         print_json(list(rows))
         return
     if not planned:
-        echo(f"{loaded.name}: the search has all that it needs; diffmem emm shows what it found")
+        echo(
+            f"{loaded.name}: the search has all that it needs: diffmem run ends at once, and diffmem emm shows the EMM"
+        )
         return
     print_table(f"{loaded.title} ({loaded.name})", map(_shown_row, rows), cut="cell_id")
     _print_totals(planned, search, store_path)
+    if search:
+        sizes, operations = grid_as_fine(loaded)
+        echo(
+            f"the cells listed come next; the search trains at most {counted(search.sizes, 'more size')} a curve, more "
+            f"draws near the line aside: {with_unit(search.expected)} operations expected, {with_unit(search.worst)} "
+            f"at worst; a grid as fine has {sizes} sizes a curve and {with_unit(operations)} operations"
+        )
     notes = Counter(note for each in planned for note in each.notes)
     for note, cells in notes.items():
         echo(f"note: {note}" + (f" (in {cells} of {len(planned)} cells)" if cells < len(planned) else ""))
@@ -105,10 +114,10 @@ def plan(
 def _time(planned: "Sequence[PlannedCell]", search: "SearchPlan | None", speed: "Mapping[str, Throughput]") -> str:
     """Return how long all cells of a plan take, and a whole search, whose other cells are taken to be as fast."""
     seconds = sum(_seconds(each, speed) for each in planned)
-    if search is None:
+    operations = sum(each.cost.operations for each in planned)
+    if search is None or not operations:
         return duration(seconds)
-    each = seconds / max(1, sum(each.cost.operations for each in planned))
-    expected, worst = duration(each * search.expected), duration(each * search.worst)
+    expected, worst = (duration(seconds / operations * whole) for whole in (search.expected, search.worst))
     return f"{duration(seconds)} for these cells; {expected} expected for the search, {worst} at worst"
 
 
@@ -127,7 +136,7 @@ def _print_totals(planned: "Sequence[PlannedCell]", search: "SearchPlan | None",
     )
     echo(f"to go: {trained} images to train, {generated} to generate, {operations} floating-point operations")
     if kept := sum(kept_bytes(each.cell, each.cost.parameters) for each in planned if not each.finished):
-        most = f"at most {with_unit(kept / len(planned) * search.cells)}B" if search else f"{with_unit(kept)}B"
+        most = f"at most {with_unit(search.kept)}B" if search else f"{with_unit(kept)}B"
         echo(f"to keep: {most} of trained models in {store_path.parent / 'weights'} (score.keep)")
     count, warning = undertrained_cells([each.cell for each in planned])
     if count:
@@ -136,12 +145,6 @@ def _print_totals(planned: "Sequence[PlannedCell]", search: "SearchPlan | None",
         echo(
             f"{counted(idle, 'cell')} with checkpoints that have no optimizer step between them: "
             "T.batch_size is more than the images of the epochs between"
-        )
-    if search:
-        echo(
-            f"these come next; the search trains at most {counted(search.sizes, 'more size')} a curve, more draws "
-            f"near the line aside: {with_unit(search.expected)} operations expected, {with_unit(search.worst)} at "
-            f"worst; a grid as fine has {search.grid_sizes} sizes a curve and {with_unit(search.grid)} operations"
         )
 
 

@@ -32,6 +32,7 @@ from .orphan import OrphanWatch as OrphanWatch
 from .plan import PlannedCell as PlannedCell
 from .plan import SearchPlan as SearchPlan
 from .plan import Throughput as Throughput
+from .plan import grid_as_fine as grid_as_fine
 from .plan import plan_cells as plan_cells
 from .plan import plan_search as plan_search
 from .plan import undertrained_cells as undertrained_cells

@@ -17,7 +17,7 @@ from diffmem.runs.control_groups import left_in_group
 from diffmem.runs.plan import plan_search
 from diffmem.runs.runner import work_together
 from diffmem.runs.throughput import MOST_OPERATIONS, measure_untrained, seconds_in_turn, training_step
-from diffmem.runs.waiting import Options, side_by_side, waiting_cells
+from diffmem.runs.waiting import Options, left_out, side_by_side, waiting_cells
 from diffmem.store import Store
 from diffmem.study import Study, StudyCell
 
@@ -55,7 +55,7 @@ def forecast(study: Study, store: Store, options: Options, *, processes: int) ->
     """
     waiting = waiting_cells(study, store, options)
     if study.estimation.search == "bisect":
-        left, options = _left_of_search(study, store, waiting), replace(options, split="cells")
+        left, options = _left_of_search(study, store, waiting, options), replace(options, split="cells")
     else:
         left = _left(store, waiting)
     if left.operations < WORTH_MEASURING:
@@ -77,21 +77,24 @@ class _Left:
     operations: int
     longest: int  # operations of its costliest cell
     at_once: int  # cells that can be trained side by side
+    hungry: list[Cell]  # cells of which one needs the most memory
 
 
 def _left(store: Store, waiting: Sequence[StudyCell]) -> _Left:
     measured = store.checkpoint_counts() if store.exists() else {}
     costs = [cell_cost(each.cell, measured=measured.get(each.cell.cell_id, 0)).operations for each in waiting]
-    return _Left(len(costs), sum(costs), max(costs, default=0), len(costs))
+    return _Left(len(costs), sum(costs), max(costs, default=0), len(costs), [each.cell for each in waiting])
 
 
-def _left_of_search(study: Study, store: Store, waiting: Sequence[StudyCell]) -> _Left:
+def _left_of_search(study: Study, store: Store, waiting: Sequence[StudyCell], options: Options) -> _Left:
     """Return what is left of a search whose next cells are `waiting`."""
     next_ones = _left(store, waiting)
     if not waiting:
         return next_ones
-    plan = plan_search(study, store)
-    return replace(next_ones, cells=plan.cells, operations=plan.expected, at_once=side_by_side(study, waiting))
+    plan = plan_search(study, store, failed=left_out(store, options))
+    curves = {entry.curve for entry in waiting}
+    largest = [entry.cell for entry in study.at(study.search_range[1]) if entry.curve in curves]
+    return _Left(plan.cells, plan.expected, next_ones.longest, side_by_side(study, waiting), next_ones.hungry + largest)
 
 
 def _measured(left: _Left, waiting: Sequence[StudyCell], processes: int, options: Options) -> Forecast:
@@ -101,10 +104,10 @@ def _measured(left: _Left, waiting: Sequence[StudyCell], processes: int, options
     cells = [each.cell for each in waiting]
     costliest = max(cells, key=lambda cell: cell_cost(cell).operations)
     share = processes if together else 1  # of a batch
-    needed, free = max(_bytes(cell, device, share) for cell in _hungriest(cells)), _free(device)
+    needed, free = max(_bytes(cell, device, share) for cell in _hungriest(left.hungry)), _free(device)
     speed = _speed(costliest, device, processes=processes, share=share, free=free)
-    side_by_side = left.operations / min(processes, left.at_once)
-    operations = left.operations / processes if together else max(left.longest, side_by_side)
+    apart = left.operations / min(processes, left.at_once)
+    operations = left.operations / processes if together else max(left.longest, apart)
     on_gpus = device.type == "cuda"
     all_bytes = needed if on_gpus else needed * processes
     return Forecast(left.cells, left.operations, operations / speed, round(all_bytes), free, on_gpus)

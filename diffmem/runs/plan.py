@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffmem.analysis import bracket, next_size, undertrained
-from diffmem.cells import DATASETS, FEW_STEPS, Cell, Cost, cell_cost
+from diffmem.cells import DATASETS, FEW_STEPS, Cell, Cost, cell_cost, kept_bytes
 from diffmem.data import notes_of
 from diffmem.runs.search import CurveSearch, curve_searches, next_round
 from diffmem.store import Store
@@ -70,9 +70,14 @@ def plan_cells(study: Study, store: Store, *, profile: str | None = None) -> lis
             cell_cost(entry.cell, measured=had),
             notes_of(entry.cell, fetch=False),
         )
-        for entry in (next_round(study, store).wanted if study.estimation.search == "bisect" else study.distinct)
+        for entry in (_next_cells(study, store) if study.estimation.search == "bisect" else study.distinct)
         for had in [min(measured.get(entry.cell.cell_id, 0), entry.cell.checkpoint_count)]
     ]
+
+
+def _next_cells(study: Study, store: Store) -> list[StudyCell]:
+    """Return the cells that a search needs next, each once."""
+    return list({entry.cell.cell_id: entry for entry in next_round(study, store).wanted}.values())
 
 
 MOST_BYTES_BESIDE, MOST_CELLS_BESIDE = 50_000, 1000
@@ -133,99 +138,117 @@ def _pace(cell: Cell) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is left of a search, beside a grid of sizes as fine as its tolerance; operations over all curves.
+    """What is left of a search.
 
-    Draws near the line, one more at a size, are left out, but those that the search needs next.
+    Draws near the line, one more at a size, are left out, but those that the search needs next. A cell that several
+    curves share counts once in `expected`, and for each of them in what is at most.
     """
 
     sizes: int  # at most, of the curve with the most
     cells: int  # at most
+    kept: int  # bytes of trained models at most
     expected: int  # operations, with every crossing in the middle, on a log scale, of where it may be
-    worst: int  # with every crossing where it costs most
-    grid_sizes: int
-    grid: int  # of all its cells
+    worst: int  # operations, with every crossing where it costs most
 
 
-class _Left(NamedTuple):
-    """What is left of a search."""
+class _Work(NamedTuple):
+    """The work on some cells."""
 
     sizes: int = 0
     cells: int = 0
     operations: int = 0
 
 
-def plan_search(study: Study, store: Store) -> SearchPlan:
-    """Return what is left of the search of a study, each cell trained to its end; the store need not exist yet."""
-    low, high = study.search_range
+def plan_search(study: Study, store: Store, *, failed: Set[str] = frozenset()) -> SearchPlan:
+    """Return what is left of the search of a study, each cell trained to its end; the store need not exist yet.
+
+    A curve ends at a size of which a cell has `failed`.
+    """
     measured = store.checkpoint_counts() if store.exists() else {}
     at = cache(study.at)  # which resolves the whole study
-    curves = [_CurvePlan(study, each, at, measured) for each in curve_searches(study, store)]
+
+    def cost(cell: Cell) -> int:
+        return cell_cost(cell, measured=measured.get(cell.cell_id, 0)).operations
+
+    curves = [_CurvePlan(study, each, at, cost, failed) for each in curve_searches(study, store)]
     most = [each.most() for each in curves]
-    more = [each.more_draws for each in curves]
-    operations = sum(each.operations for each in more)
-    steps = math.ceil(math.log(high / low) / math.log(1 + study.estimation.tolerance))
-    grid = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
+    expected = {cell.cell_id: cell for each in curves for cell in each.expected()}
+    largest = [entry.cell for entry in at(study.search_range[1])]
+    cells = sum(each.cells for each in most)
     return SearchPlan(
         sizes=max(each.sizes for each in most),
-        cells=sum(each.cells for each in [*most, *more]),
-        expected=sum(each.expected for each in curves) + operations,
-        worst=sum(each.operations for each in most) + operations,
-        grid_sizes=len(grid),
-        grid=sum(cell_cost(entry.cell).operations for size in grid for entry in at(round(size))),
+        cells=cells,
+        kept=cells * max(kept_bytes(cell, cell_cost(cell).parameters) for cell in largest),
+        expected=sum(map(cost, expected.values())),
+        worst=sum(each.operations for each in most),
     )
 
 
 class _CurvePlan:
-    """The sizes that the search along one curve may still train, and their work."""
+    """The cells that the search along one curve may still train."""
 
     def __init__(
         self,
         study: Study,
         search: CurveSearch,
         at: Callable[[int], Sequence[StudyCell]],
-        measured: Mapping[str, int],
+        cost: Callable[[Cell], int],
+        failed: Set[str],
     ) -> None:
-        self.study, self.search, self._at, self._measured = study, search, at, measured
-        self._work: dict[int, _Left] = {}
+        self.study, self.search, self._at, self._cost = study, search, at, cost
+        wanted = [entry.cell for entry in search.wanted]
+        self._now = [cell for cell in wanted if cell.cell_id not in failed]
+        self._goes_on = len(self._now) == len(wanted)
+        self._work_at: dict[int, _Work] = {}
 
-    @property
-    def more_draws(self) -> _Left:
-        """Return the work of the cells that are needed next on one more draw."""
-        return self._left([each for each in self.search.wanted if each.cell.P.size in self.search.points])
-
-    @property
-    def expected(self) -> int:
-        """Return the operations to come with the crossing in the middle, on a log scale, of where it may be."""
-        points, operations = dict(self.search.points), 0
+    def expected(self) -> list[Cell]:
+        """Return the cells to come with the crossing in the middle, on a log scale, of where it may be."""
+        cells = list(self._now)
+        points = dict(self.search.points)
         low, high = self.study.search_range
         last, first_below = bracket(points, self.study.estimation.epsilon)
         crossing = math.sqrt((last or low) * (first_below or high))
         while (size := self._next(points)) is not None:
             points[size] = float(size <= crossing)
-            operations += self.at(size).operations
-        return operations
+            cells += self._waiting(size)
+        return cells
 
-    def most(self, points: Mapping[int, float] | None = None) -> _Left:
+    def most(self) -> _Work:
         """Return the most of each kind of work to come: with the crossing where that is most."""
-        points = self.search.points if points is None else points
+        if not self._goes_on:
+            return self._work(1, self._now)
+        more_draws = self._work(0, [cell for cell in self._now if cell.P.size in self.search.points])
+        return _Work(*map(sum, zip(more_draws, self._most_from(self.search.points), strict=True)))
+
+    def _most_from(self, points: Mapping[int, float]) -> _Work:
         size = self._next(points)
         if size is None:
-            return _Left()
-        after = [self.most({**points, size: ratio}) for ratio in (0.0, 1.0)]
-        return _Left(*(now + max(then) for now, *then in zip(self.at(size), *after, strict=True)))
+            return _Work()
+        if size not in self._work_at:
+            self._work_at[size] = self._work(1, self._waiting(size))
+        now = self._work_at[size]
+        after = [self._most_from({**points, size: ratio}) for ratio in (0.0, 1.0)]
+        return _Work(*(one + max(then) for one, *then in zip(now, *after, strict=True)))
 
-    def at(self, size: int) -> _Left:
-        """Return the work of a size."""
-        if size not in self._work:
-            self._work[size] = self._left([each for each in self._at(size) if each.curve == self.search.curve])
-        return self._work[size]
+    def _work(self, sizes: int, cells: Sequence[Cell]) -> _Work:
+        return _Work(sizes, len(cells), sum(map(self._cost, cells)))
 
-    def _left(self, entries: Sequence[StudyCell]) -> _Left:
-        waiting = [each.cell for each in entries if each.cell.cell_id not in self.search.settled]
-        costs = [cell_cost(cell, measured=self._measured.get(cell.cell_id, 0)).operations for cell in waiting]
-        return _Left(1, len(waiting), sum(costs))
+    def _waiting(self, size: int) -> list[Cell]:
+        entries = [entry for entry in self._at(size) if entry.curve == self.search.curve]
+        return [entry.cell for entry in entries if entry.cell.cell_id not in self.search.settled]
 
     def _next(self, points: Mapping[int, float]) -> int | None:
+        if not self._goes_on:
+            return None
         low, high = self.study.search_range
         emm = self.study.estimation
         return next_size(points, low, high, epsilon=emm.epsilon, tolerance=emm.tolerance)
+
+
+def grid_as_fine(study: Study) -> tuple[int, int]:
+    """Return the sizes of a grid over the range of a search, as fine as its tolerance, and the operations of all its
+    cells."""
+    low, high = study.search_range
+    steps = math.ceil(math.log(high / low) / math.log(1 + study.estimation.tolerance))
+    sizes = [round(low * (high / low) ** (i / steps)) for i in range(steps + 1)]
+    return len(sizes), sum(cell_cost(entry.cell).operations for size in sizes for entry in study.at(size))

@@ -83,7 +83,7 @@ class Rounds:
         register(store, study, study.cells)
         close_attempts(store)
         self.failures = Failures(store)
-        self.left_out = set() if options.retry_failed else store.last_failed()  # and what there is no memory for
+        self.left_out = left_out(store, options)  # and what there is no memory for
         self._said: set[Noted] = set()
         self._already: set[str] = set()
 
@@ -125,7 +125,7 @@ class Failures:
 
 def waiting_cells(study: Study, store: Store, options: Options) -> list[StudyCell]:
     """Return the cells that a run would train; of a search those of its next round."""
-    failed = store.last_failed() if store.exists() and not options.retry_failed else set()
+    failed = left_out(store, options)
     if study.estimation.search == "bisect":
         wanted = next_round(study, store).wanted
     else:
@@ -134,12 +134,17 @@ def waiting_cells(study: Study, store: Store, options: Options) -> list[StudyCel
     return [entry for entry in wanted if entry.cell.cell_id not in failed]
 
 
+def left_out(store: Store, options: Options) -> set[str]:
+    """Return the cells that a run leaves out because they have failed before."""
+    return store.last_failed() if store.exists() and not options.retry_failed else set()
+
+
 def side_by_side(study: Study, waiting: Sequence[StudyCell]) -> int:
     """Return how many cells can be trained at once: all that wait; of a search one size of each curve that goes on."""
     if study.estimation.search != "bisect":
         return len(waiting)
     curves = {entry.curve for entry in waiting}
-    return sum(entry.curve in curves for entry in study.at(study.search_range[0]))
+    return len({entry.cell.cell_id for entry in study.at(study.search_range[0]) if entry.curve in curves})
 
 
 def shard_of(study: Study, shard: tuple[int, int]) -> list[StudyCell]:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from diffmem.analysis.curves import study_curves
 from diffmem.analysis.emm import estimate_emm, most_sizes, near_line, next_size
-from diffmem.cells.cost import cell_cost
+from diffmem.cells.cost import cell_cost, kept_bytes
 from diffmem.errors import StudyError
 from diffmem.runs.cell_run import Work, run_cell
 from diffmem.runs.events import CellEnded
-from diffmem.runs.plan import plan_search
+from diffmem.runs.plan import grid_as_fine, plan_cells, plan_search
 from diffmem.runs.runner import run_study
 from diffmem.runs.search import enough, next_round
 from diffmem.runs.waiting import Options, side_by_side, waiting_cells
@@ -201,7 +201,7 @@ def test_a_search_chooses_the_sizes_itself(tmp_path):
 
 def test_plan_shows_a_search_beside_a_grid_as_fine(tmp_path):
     study = load(tmp_path)
-    planned = plan_search(study, Store(tmp_path / "s.duckdb"))
+    planned, grid = plan_search(study, Store(tmp_path / "s.duckdb")), grid_as_fine(study)
     cost = {
         size: sum(cell_cost(entry.cell).operations for entry in study.at(size)) for size in (4, 8, 16, 23, 32, 45, 64)
     }
@@ -209,8 +209,8 @@ def test_plan_shows_a_search_beside_a_grid_as_fine(tmp_path):
     assert planned.cells == 2 * planned.sizes
     assert planned.expected == sum(cost[size] for size in (4, 8, 16, 32, 23))  # 16 is in the middle, on a log scale
     assert planned.worst == sum(cost[size] for size in (4, 8, 16, 32, 64, 45))  # 50 or more
-    assert planned.grid_sizes == 8  # 4 * 1.5^7 = 68
-    assert planned.expected < planned.worst < planned.grid
+    assert grid[0] == 8  # 4 * 1.5^7 = 68
+    assert planned.expected < planned.worst < grid[1]
     shown = tiny.here("plan", tmp_path / "found.toml", "--store", tmp_path / "s.duckdb").stdout
     assert "at most 6 more sizes a curve" in shown
     assert "8 sizes a curve" in shown
@@ -270,6 +270,33 @@ def test_a_draw_that_has_answered_is_not_left_though_others_of_its_size_are(tmp_
     assert plan_search(study, store).expected == whole.expected - cell_cost(ended.cell).operations
 
 
+def test_a_curve_whose_next_cell_has_failed_is_not_searched_further(tmp_path):
+    study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
+    failed = {entry.cell.cell_id for entry in study.at(4) if entry.cell.M.dropout}
+    planned, other = plan_search(study, store, failed=failed), operations(study, (4, 8, 16, 32, 23), dropout=0.0)
+    assert (planned.expected, planned.cells) == (other, 6)
+    draws = load(tmp_path, STUDY + "[[axes]]\nP.draw = [0, 1]\n")
+    failed = {draws.at(4)[0].cell.cell_id}  # the other draw of its curve is trained all the same
+    assert plan_search(draws, store, failed=failed).cells == 1 + 2 * 6
+
+
+def test_a_cell_of_several_curves_is_planned_and_counted_once(tmp_path):
+    text = STUDY.replace("M.dropout = [0.0, 0.2]", 'M.condition = ["none", "random"]') + "[[axes]]\nM.labels = [2, 4]\n"
+    study, store = load(tmp_path, text), Store(tmp_path / "s.duckdb")
+    assert len(next_round(study, store).wanted) == 4
+    assert len(plan_cells(study, store)) == 3
+    assert side_by_side(study, next_round(study, store).wanted) == 3
+    cells = {e.cell.cell_id: e.cell for size in (4, 8, 16, 32, 23) for e in study.at(size)}
+    assert plan_search(study, store).expected == sum(cell_cost(cell).operations for cell in cells.values())
+
+
+def test_a_search_keeps_no_more_than_it_says(tmp_path):
+    text = STUDY.replace("M.dropout = [0.0, 0.2]", 'M.condition = ["none", "unique"]')
+    study, store = load(tmp_path, text), Store(tmp_path / "s.duckdb")
+    cells = [entry.cell for size in (4, 8, 16, 32, 64, 45) for entry in study.at(size)]  # a label for each image
+    assert sum(kept_bytes(cell, cell_cost(cell).parameters) for cell in cells) <= plan_search(study, store).kept
+
+
 def test_checkpoints_that_are_measured_are_not_left(tmp_path):
     study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
     tiny.register(store, study, study.at(4))
@@ -292,7 +319,10 @@ def test_the_plan_of_a_search_that_is_over_says_so(tmp_path):
     study, store = load(tmp_path), Store(tmp_path / "s.duckdb")
     answered(study, store, {4: 0.0})
     shown = tiny.here("plan", tmp_path / "found.toml", "--store", store.path)
-    assert shown.stdout == "found: the search has all that it needs; diffmem emm shows what it found\n"
+    assert (
+        shown.stdout
+        == "found: the search has all that it needs: diffmem run ends at once, and diffmem emm shows the EMM\n"
+    )
     planned = plan_search(study, store)
     assert (planned.sizes, planned.cells, planned.expected, planned.worst) == (0, 0, 0, 0)
 
