@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
 from diffmem.analysis.emm import Estimate, bands, emm_interval, estimate_emm, next_size, ratio_intervals, still_rises
-from diffmem.runs.search import _around_crossing, enough
+from diffmem.analysis.emm import bracket as around
+from diffmem.runs.search import enough
 
 deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 SIZES = [1000, 2000, 4000, 8000]
@@ -360,4 +361,5 @@ def test_a_ratio_on_the_line_counts_wherever_it_is_looked_at(tmp_path: Path) -> 
     assert (enough(tiny.load(tmp_path, text)) or 1) <= 0.3
     assert estimate_emm([4, 8], [0.3, 0.1], epsilon=0.7).lower == 4
     assert next_size({4: 0.3, 64: 0.0}, 4, 64, epsilon=0.7) == 8
-    assert _around_crossing({4: 0.3, 64: 0.0}, 0.7) == [4, 64]
+    assert around({4: 0.3, 64: 0.0}, 0.7) == (4, 64)
+    assert (around({}), around({8: 0.2, 4: 0.1}), around({4: 1.0})) == ((None, None), (None, 4), (4, None))
