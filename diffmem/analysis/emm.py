@@ -113,7 +113,7 @@ def next_size(
 
 
 def bracket(points: Mapping[int, float], epsilon: float = 0.1) -> tuple[int | None, int | None]:
-    """Return the largest size on or above the line of 1 - epsilon and the next one, None where there is none."""
+    """Return the largest size whose ratio is at least 1 - epsilon, and the next larger one; None if there is none."""
     last = max((size for size, ratio in points.items() if ratio >= memorized_from(epsilon)), default=None)
     return last, min((size for size in points if last is None or size > last), default=None)
 

@@ -45,8 +45,8 @@ def plan(
 ) -> None:
     """Show what a run would train, and what it would cost.
 
-    For each cell of the study file, it shows how much the store already has and what the rest costs. Of a search, it
-    shows the cells that come next, and what all that may follow costs. It writes nothing.
+    For each cell of the study file, it shows how much the store already has and what the rest costs. For a
+    search, it shows the cells that come next, and the cost of all that may follow. It writes nothing.
 
     STUDY is a study file, or the name of a study that is in the folder studies or ships with diffmem.
 
@@ -97,9 +97,10 @@ def plan(
     if search:
         sizes, operations = grid_as_fine(loaded)
         echo(
-            f"the cells listed come next; the search trains at most {counted(search.sizes, 'more size')} a curve, more "
-            f"draws near the line aside: {with_unit(search.expected)} operations expected, {with_unit(search.worst)} "
-            f"at worst; a grid as fine has {sizes} sizes a curve and {with_unit(operations)} operations"
+            f"the cells listed come next; the search trains at most {counted(search.sizes, 'more size')} a curve, not "
+            f"counting extra draws near the line: {with_unit(search.expected)} operations expected, "
+            f"{with_unit(search.worst)} at worst; a grid as fine has {sizes} sizes a curve and {with_unit(operations)} "
+            "operations"
         )
     notes = Counter(note for each in planned for note in each.notes)
     for note, cells in notes.items():
@@ -112,7 +113,7 @@ def plan(
 
 
 def _time(planned: "Sequence[PlannedCell]", search: "SearchPlan | None", speed: "Mapping[str, Throughput]") -> str:
-    """Return how long all cells of a plan take, and a whole search, whose other cells are taken to be as fast."""
+    """Return how long all cells of a plan take; of a search also the rest, at the same speed per operation."""
     seconds = sum(_seconds(each, speed) for each in planned)
     operations = sum(each.cost.operations for each in planned)
     if search is None or not operations:

@@ -140,14 +140,14 @@ def _pace(cell: Cell) -> tuple[int | None, ...]:
 class SearchPlan:
     """What is left of a search.
 
-    Draws near the line, one more at a size, are left out, but those that the search needs next. A cell that several
-    curves share counts once in `expected`, and for each of them in what is at most.
+    Extra draws of sizes near the line are not counted, except those that the search needs next. A cell that several
+    curves share counts once in `expected`, and once for each curve in the upper bounds.
     """
 
     sizes: int  # at most, of the curve with the most
     cells: int  # at most
     kept: int  # bytes of trained models at most
-    expected: int  # operations, with every crossing in the middle, on a log scale, of where it may be
+    expected: int  # operations, with every crossing in the middle, on a log scale, of the sizes where it may be
     worst: int  # operations, with every crossing where it costs most
 
 
@@ -162,7 +162,7 @@ class _Work(NamedTuple):
 def plan_search(study: Study, store: Store, *, failed: Set[str] = frozenset()) -> SearchPlan:
     """Return what is left of the search of a study, each cell trained to its end; the store need not exist yet.
 
-    A curve ends at a size of which a cell has `failed`.
+    A curve whose next cells include one that has `failed` goes no further.
     """
     measured = store.checkpoint_counts() if store.exists() else {}
     at = cache(study.at)  # which resolves the whole study
@@ -202,7 +202,7 @@ class _CurvePlan:
         self._work_at: dict[int, _Work] = {}
 
     def expected(self) -> list[Cell]:
-        """Return the cells to come with the crossing in the middle, on a log scale, of where it may be."""
+        """Return the cells to come if the crossing is in the middle, on a log scale, of the sizes where it may be."""
         cells = list(self._now)
         points = dict(self.search.points)
         low, high = self.study.search_range
@@ -214,7 +214,7 @@ class _CurvePlan:
         return cells
 
     def most(self) -> _Work:
-        """Return the most of each kind of work to come: with the crossing where that is most."""
+        """Return the most work that may come: sizes, cells and operations, each for the crossing that takes most."""
         if not self._goes_on:
             return self._work(1, self._now)
         more_draws = self._work(0, [cell for cell in self._now if cell.P.size in self.search.points])
@@ -246,8 +246,7 @@ class _CurvePlan:
 
 
 def grid_as_fine(study: Study) -> tuple[int, int]:
-    """Return the sizes of a grid over the range of a search, as fine as its tolerance, and the operations of all its
-    cells."""
+    """Return how many sizes a grid has that is as fine as a search's tolerance, and the operations of all its cells."""
     low, high = study.search_range
     steps = math.ceil(math.log(high / low) / math.log(1 + study.estimation.tolerance))
     sizes = [round(low * (high / low) ** (i / steps)) for i in range(steps + 1)]

@@ -140,7 +140,7 @@ def left_out(store: Store, options: Options) -> set[str]:
 
 
 def side_by_side(study: Study, waiting: Sequence[StudyCell]) -> int:
-    """Return how many cells can be trained at once: all that wait; of a search one size of each curve that goes on."""
+    """Return how many cells can be trained at once: all that wait; for a search, one size of each unfinished curve."""
     if study.estimation.search != "bisect":
         return len(waiting)
     curves = {entry.curve for entry in waiting}
