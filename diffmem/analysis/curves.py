@@ -1,7 +1,7 @@
 """From the store's checkpoints to EMM curves: the best checkpoint of each size, averaged over draws and seeds."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -312,18 +312,23 @@ def _caveats(cells: Sequence[MeasuredCell]) -> list[str]:
     """Say which trainings are not finished, and which ended while their ratio rose; none where all is well."""
     to_finish = [each.cell for each in cells if each.cell.expected and each.cell.outcome is not Outcome.CROSSED]
     unfinished = sum(not cell.finished for cell in to_finish)
-    ended = (State.FINISHED, State.ENDED)
-    rising = {each.cell.size for each in cells if each.rises and state_of(each.cell) in ended}
     caveats = [f"{unfinished} of {len(cells)} cells are not finished"] * bool(unfinished)
     had, trained = sum(each.cell.measured for each in cells), any(each.cell.expected for each in cells)
     if lacking := had - sum(each.scored for each in cells):
         caveats.append(f"{lacking} of {had} checkpoints are not scored by this measure" + MEASURE_KEPT * trained)
     if few := [each for each in cells if each.undertrained]:
         caveats.append(undertrained([each.steps or 0 for each in few], {each.cell.size for each in few}))
-    if rising:
-        at = ", ".join(map(str, sorted(rising)))
-        caveats.append(f"the ratio still rises at the end of training at N = {at}")
+    if rising := _rising(cells):
+        caveats.append(f"the ratio still rises at the end of training at N = {rising}")
     return caveats
+
+
+def _rising(cells: Sequence[MeasuredCell]) -> str:
+    """Name the sizes whose ratio still rises at the end of a training, with how many trainings of each do."""
+    ended = [m for m in cells if m.best is not None and state_of(m.cell) in (State.FINISHED, State.ENDED)]
+    rises = {(m.cell.size, m.cell.cell_id): m.rises for m in ended}
+    of, some = Counter(N for N, _ in rises), Counter(N for (N, _), still in rises.items() if still)
+    return ", ".join(f"{N} ({some[N]} of {of[N]} cells)" if of[N] > 1 else f"{N}" for N in sorted(some))
 
 
 def undertrained(steps: Sequence[int], sizes: Iterable[int]) -> str:
@@ -343,9 +348,7 @@ MEASURE_KEPT = "; `diffmem measure` scores those whose model is kept (score.keep
 def _noise(points: Sequence[SizePoint], significant: Sequence[bool]) -> str:
     """Name the rises from a size to the next one that may be noise; empty where there are none."""
     steps = zip(pairwise(points), significant, strict=True)
-    within = [
-        f"{before.size} to {after.size}" for (before, after), above in steps if after.best > before.best and not above
-    ]
+    within = [f"{a.size} to {b.size}" for (a, b), beyond in steps if b.best > a.best and not beyond]
     return f"from {', '.join(within)} it may be the noise of images, draws and seeds (95%)" if within else ""
 
 

@@ -245,10 +245,16 @@ class Mean(NamedTuple):
     models: int
 
 
-def mean_ratios(groups: Sequence[float], ratios: Sequence[float], samples: Sequence[int]) -> list[Mean]:
-    """Return the mean ratio of each group, ascending; the arguments are those of `bands`."""
+def mean_ratios(
+    groups: Sequence[float], ratios: Sequence[float], samples: Sequence[int], *, images_alone: bool = False
+) -> list[Mean]:
+    """Return the mean ratio of each group, ascending; the arguments are those of `bands`.
+
+    With `images_alone`, the intervals have the noise of the generated images only.
+    """
     distinct, mean = _curve(groups, ratios)
-    intervals = ratio_intervals(bands(groups, ratios, samples))
+    found = bands(groups, ratios, samples)
+    intervals = ratio_intervals(found._replace(models=np.zeros_like(found.models)) if images_alone else found)
     models = np.unique(np.asarray(groups, dtype=float), return_counts=True)[1]
     columns = zip(distinct.tolist(), mean.tolist(), intervals.tolist(), models.tolist(), strict=True)
     return [Mean(group, ratio, low, high, count) for group, ratio, (low, high), count in columns]
@@ -267,6 +273,16 @@ def weighted_sum(means: Sequence[Mean], weights: Sequence[float]) -> tuple[float
     down = np.where(w > 0, ratio - low, high - ratio)
     up = np.where(w > 0, high - ratio, ratio - low)
     return value, (value - float(np.hypot.reduce(w * down)), value + float(np.hypot.reduce(w * up)))
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of the mean of differences, each within one draw (Student's paired t-test); with one
+    difference, it is unknown and has no width."""
+    d = np.asarray(differences, dtype=float)
+    if len(d) == 1:
+        return float(d[0]), float(d[0])
+    mean, reach = d.mean(), special.stdtrit(len(d) - 1, 0.975) * d.std(ddof=1) / math.sqrt(len(d))
+    return max(-1.0, float(mean - reach)), min(1.0, float(mean + reach))
 
 
 def emm_interval(

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from scipy.special import chdtri
 
 from diffmem.analysis.claims import FINDINGS, HIGHEST, IMAGES, LOWEST, Claim, Finding, Range
+from diffmem.analysis.comparing import CellRatio, Levels, compare, to_compare
 from diffmem.analysis.curves import CellWithSettings, study_cells
-from diffmem.analysis.emm import mean_ratios, weighted_sum
 from diffmem.analysis.published import Published, at_paper_scale, published_values
 from diffmem.cells import REPLICATES
 from diffmem.measures import NEAREST
@@ -18,17 +18,6 @@ from diffmem.store import Store, StoredStudy
 from diffmem.text import counted
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
-
-
-class CellRatio(NamedTuple):
-    """The ratio of one cell, as one claim sees it."""
-
-    level: Any
-    stratum: str  # the settings in which cells must agree to be compared
-    ratio: float
-    samples: int
-    draw: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +104,7 @@ def _at_scale(result: Result, evidence: MeasuredStudy) -> Result:
     if result.value is None or any(at_paper_scale(cell) for cell in evidence.cells):
         return result
     told = f"not at the paper's scale: the study was run from {evidence.study.path}"
-    return replace(result, reason="; ".join(filter(None, [result.reason, told])))
+    return replace(result, reason=_join(result.reason, told))
 
 
 def _together(verdicts: Sequence[str]) -> str:
@@ -138,16 +127,15 @@ def _check(store: Store, claim: Claim, evidence: MeasuredStudy) -> Result:
 def check_claim(claim: Claim, evidence: MeasuredStudy) -> Result:
     """Return what a study says of a claim; only finished cells count, each with its best checkpoint."""
     study, cells, published = evidence
-    finished = [each for each in cells if each.cell.finished and each.best is not None]
     held = [key for axis in study.axes if not set(axis) & set(claim.keys) for key in axis if key not in REPLICATES]
-    measured = [_measurement(claim, cell, held) for cell in finished]
-    levels = _levels(claim, [m.level for m in measured if m.level is not None])
-    missing = len(cells) - len(finished)
+    planned = [_measurement(claim, cell, held) for cell in cells]
+    levels = _levels(claim, [m.level for m in planned if m.level is not None and m.ratio is not None])
+    missing = sum(m.ratio is None for m in planned)
     note = f"{missing} of {len(cells)} cells are not finished" if missing else ""
     if levels is None:
         return _unknown(claim, study.study, note or "the study has no cells at the levels that this is about")
-    compared = [m for m in measured if m.level in levels and m.level is not None]
-    return _judged(claim, study.study, compared, levels, _published_value(claim, published), note)
+    at_levels = [m for m in planned if m.level in levels and m.level is not None]
+    return _judged(claim, study.study, at_levels, levels, _published_value(claim, published), note)
 
 
 def _unknown(claim: Claim, study: str, reason: str) -> Result:
@@ -155,12 +143,14 @@ def _unknown(claim: Claim, study: str, reason: str) -> Result:
 
 
 def _measurement(claim: Claim, measured: CellWithSettings, held: Sequence[str]) -> CellRatio:
-    settings, best, samples = measured.settings, measured.best or 0.0, measured.samples or 0
+    settings, samples = measured.settings, measured.samples or 0
+    best = measured.best if measured.cell.finished else None
     stratum = ", ".join(f"{key} = {measured.cell.axis_values[key]}" for key in held)
-    return CellRatio(claim.level_of(settings), stratum, best, samples, str(settings["P.draw"]), settings["T.seed"])
+    replicate = str(settings["P.draw"]), str(settings.get("P.half")), settings["T.seed"]
+    return CellRatio(claim.level_of(settings), stratum, best, samples, *replicate)
 
 
-def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
+def _levels(claim: Claim, found: Sequence[Any]) -> Levels | None:
     """Return the two levels that a claim compares, the first None for a claim about one; None if one is not there."""
     distinct = set(found)
     if LOWEST in (claim.low, claim.high) or HIGHEST in (claim.low, claim.high):
@@ -171,53 +161,24 @@ def _levels(claim: Claim, found: Sequence[Any]) -> tuple[Any, Any] | None:
     return (claim.low, claim.high) if wanted <= distinct else None
 
 
-class Difference(NamedTuple):
-    """The mean ratios at the two levels of a claim, the first None for a claim about one, and what the claim is about,
-    with its 95% interval."""
-
-    low: float | None
-    high: float
-    value: float
-    interval: Range
-
-
-def _difference(part: Sequence[CellRatio], levels: tuple[Any, Any]) -> Difference | None:
-    """Return the difference between two levels, over the strata that have both, which count equally; None where none
-    has."""
-    groups = list(dict.fromkeys((m.level, m.stratum) for m in part))
-    number = [groups.index((m.level, m.stratum)) for m in part]
-    found = mean_ratios(number, [m.ratio for m in part], [m.samples for m in part])
-    means = {groups[int(mean.group)]: mean for mean in found}
-    low_level, high_level = levels
-    high_in = [stratum for level, stratum in groups if level == high_level]
-    strata = [stratum for stratum in high_in if low_level is None or (low_level, stratum) in means]
-    if not strata:
-        return None
-    high = [means[high_level, stratum] for stratum in strata]
-    low = [] if low_level is None else [means[low_level, stratum] for stratum in strata]
-    share = 1 / len(strata)
-    value, interval = weighted_sum([*high, *low], [share] * len(high) + [-share] * len(low))
-    mean_low = fmean(mean.ratio for mean in low) if low else None
-    return Difference(mean_low, fmean(mean.ratio for mean in high), value, interval)
-
-
 def _judged(
     claim: Claim,
     study: str,
-    compared: Sequence[CellRatio],
-    levels: tuple[Any, Any],
+    at_levels: Sequence[CellRatio],
+    levels: Levels,
     published: float | None,
     note: str,
 ) -> Result:
-    found = _difference(compared, levels)
-    if found is None:
-        return _unknown(claim, study, "no two finished cells agree in everything else")
-    replicated = len(compared) > len({(m.level, m.stratum) for m in compared})
-    alone = "" if replicated else "one draw and seed: the interval has the images' noise only"
+    compared = to_compare(at_levels, levels)
+    if not compared:
+        return _unknown(claim, study, _join(note, "no draw and seed has finished at both levels of everything else"))
+    found = compare(compared, levels)
+    done, planned = (len({m.replicate for m in cells}) for cells in (compared, at_levels))
+    too_few = done == 1 < planned
     return Result(
         claim.text,
         study,
-        verdict(found.interval, claim.within),
+        UNKNOWN if too_few else verdict(found.interval, claim.within),
         f"{claim.keys[0]} " + (str(levels[1]) if levels[0] is None else f"{levels[0]} to {levels[1]}"),
         found.low,
         found.high,
@@ -226,8 +187,21 @@ def _judged(
         published,
         len({m.draw for m in compared}),
         len({m.seed for m in compared}),
-        "; ".join(filter(None, [note, alone])),
+        _join(note, f"only one of {planned} draws and seeds has finished" if too_few else _left_out(compared)),
     )
+
+
+def _left_out(compared: Sequence[CellRatio]) -> str:
+    """Say what the interval leaves out, because it was not repeated."""
+    if len({(m.draw, m.half) for m in compared}) > 1:
+        return ""
+    if len({m.seed for m in compared}) > 1:
+        return "one draw: the interval has the noise of seeds and images only"
+    return "one draw and seed: the interval has the images' noise only"
+
+
+def _join(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def verdict(interval: Range, within: Range) -> str:
@@ -249,13 +223,12 @@ def _published_value(claim: Claim, published: Sequence[Published]) -> float | No
         if number.metric != "ratio" or claim.keys[0] not in number.settings:
             continue
         stratum = str([(key, value) for key, value in number.settings.items() if key not in claim.keys])
-        part.append(CellRatio(claim.level_of(number.settings), stratum, number.value, 1, "", 0))
-    part = [m for m in part if m.level is not None]
-    levels = _levels(claim, [m.level for m in part])
+        part.append(CellRatio(claim.level_of(number.settings), stratum, number.value, 1, "", "", 0))
+    levels = _levels(claim, [m.level for m in part if m.level is not None])
     if levels is None:
         return None
-    found = _difference(part, levels)
-    return None if found is None else found.value
+    compared = to_compare([m for m in part if m.level in levels and m.level is not None], levels)
+    return compare(compared, levels).value if compared else None
 
 
 # --- how many generated images a ratio needs -----------------------------------------------------------

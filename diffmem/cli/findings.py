@@ -48,8 +48,8 @@ def findings(profile: str | None, store_path: Path, markdown: bool, page: Path |
     A finding holds if all of its claims hold. It does not hold if any claim does not hold.
 
     In a claim, "much" means 0.1 or more; "alike" and "little" mean less. Levels are averaged over the study's other
-    axes. The intervals are those of `diffmem emm`, over images, draws and seeds. With one draw and one seed, they
-    include only the noise of the images.
+    axes. Two levels are compared within each draw that has finished at both, and the interval is over draws (a paired
+    t-test). With one draw and one seed, it includes only the noise of the images.
 
     Findings of other papers are checked with the studies onset and two_halves. Each shows a number, its 95% interval
     and the claimed range.

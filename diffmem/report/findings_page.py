@@ -19,7 +19,8 @@ BESIDE = (
     "Each line is a claim of the paper: a difference of memorization ratios between two levels of a factor, or, of "
     "those about one level, the ratio there (of 17, its standard deviation). The grey bar is the range in which the "
     "claim holds, and the open circle is what the paper's own numbers give, where it has them. The rest is what was "
-    "measured, with 95% intervals over images, draws and seeds. A claim that was not measured at a scale has no mark."
+    "measured, with 95% intervals over images, draws and seeds; a difference is taken in each draw. A claim that was "
+    "not measured at a scale has no mark."
 )
 ENDS = (-1.05, 1.05)
 """Of the axis of differences of ratios."""

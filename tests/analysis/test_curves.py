@@ -196,6 +196,14 @@ def test_a_ratio_that_rises_to_the_end_of_training_is_noted_with_its_size(store:
     assert "the ratio still rises at the end of training at N = 8" in curve.note
 
 
+def test_a_ratio_that_rises_in_some_draws_is_noted_with_their_number(store: Store) -> None:
+    draws = SIZES + "[[axes]]\nP.draw = [0, 1, 2]\n"
+    rising, level = [0.5, 0.7, 0.85], [0.8, 0.7, 0.8]
+    measure(store, registered(store, draws), rising, rising, level, *[level] * 3, level, rising, level)
+    (curve,) = curves(store)
+    assert "at the end of training at N = 8 (2 of 3 cells), 32 (1 of 3 cells)" in curve.note
+
+
 def test_a_cell_at_two_places_of_a_study_rises_or_not_as_at_one(store: Store) -> None:
     study = registered(store, SIZES)
     cells = [entry for entry in study.cells for _ in range(2)]

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from scipy import special, stats
 
 from diffmem.analysis.claims import ALIKE, ANY_HIGHER, FINDINGS, HIGHEST, IMAGES, LOWEST, Claim
+from diffmem.analysis.comparing import CellRatio, compare
 from diffmem.analysis.curves import study_cells
 from diffmem.analysis.emm import mean_ratios, weighted_sum
 from diffmem.analysis.findings import (
@@ -62,30 +63,69 @@ def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expect
     assert verdict(interval, (0.0, math.inf)) == expected
 
 
-def test_a_difference_of_replicated_levels_has_about_the_interval_of_the_two_sample_t_test(store):
-    low, high = [0.2, 0.25, 0.3], [0.5, 0.6, 0.4]
+def test_a_difference_has_the_interval_of_the_paired_t_test_over_draws(store):
+    low, high = [0.2, 0.25, 0.3], [0.44, 0.51, 0.55]
     ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
-    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"], samples=100_000)
     result = check(store, WIDER)
-    expected = stats.ttest_ind(high, low).confidence_interval()
-    assert result.interval == pytest.approx((expected.low, expected.high), abs=0.05)
+    expected = stats.ttest_rel(high, low).confidence_interval()
+    assert result.interval == pytest.approx((expected.low, expected.high))
     assert (result.low, result.high, result.value) == pytest.approx((0.25, 0.5, 0.25))
     assert (result.verdict, result.levels, result.draws, result.seeds) == (HOLDS, "M.width 8 to 16", 3, 1)
 
 
-@pytest.mark.parametrize(("ratios", "spread"), [((0.3, 0.6), 0.5), ((0.02, 0.1), 0.5), ((0.9, 0.97), 0.3)], ids=str)
-def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says(ratios, spread):
-    """Three draws at each of two levels, which differ on the log-odds scale, and 200 images of each."""
+def test_draws_that_agree_better_than_their_images_can_leave_the_noise_of_the_images(store):
+    ratios = {(width, draw): ratio + 0.1 * draw for width, ratio in ((8, 0.4), (16, 0.5)) for draw in (0, 1, 2)}
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
+    low, high = check(store, WIDER).interval
+    images = 3 * tiny.SAMPLES
+    noise = 1.96 * math.sqrt(0.5 * 0.5 / images + 0.6 * 0.4 / images)
+    assert (low, high) == pytest.approx((0.1 - noise, 0.1 + noise), abs=0.002)
+
+
+EVEN, NEAR_1 = (0.77, 0.8), (0.77, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "spread", "in_common", "least"),
+    [
+        ((0.3, 0.6), 0.5, 0.0, 0.93),
+        ((0.02, 0.1), 0.5, 0.0, 0.93),
+        ((0.9, 0.97), 0.3, 0.0, 0.93),
+        (EVEN, 0.3, 0.5, 0.93),
+        (EVEN, 0.3, 1.0, 0.93),
+        (NEAR_1, 0.3, 0.5, 0.9),
+        (NEAR_1, 0.3, 1.0, 0.88),
+    ],
+    ids=str,
+)
+def test_the_interval_of_a_difference_covers_the_truth_as_often_as_the_documents_say(ratios, spread, in_common, least):
+    """Three draws, each at two levels, and 200 images of each; draws differ, and models of one draw, in log-odds."""
     random = np.random.default_rng(1)
-    truth = [special.expit(special.logit(r) + spread * random.standard_normal(200_000)).mean() for r in ratios]
+
+    def models(studies: int) -> np.ndarray:
+        draws = in_common * random.standard_normal((studies, 3, 1))
+        return special.expit(special.logit(ratios) + draws + spread * random.standard_normal((studies, 3, 2)))
+
+    truth = models(200_000).mean(axis=(0, 1))
     covered = 0
-    for _ in range(1000):
-        models = special.expit(special.logit(np.repeat(ratios, 3)) + spread * random.standard_normal(6))
-        found = random.binomial(tiny.SAMPLES, models) / tiny.SAMPLES
-        means = mean_ratios([0, 0, 0, 1, 1, 1], found.tolist(), [tiny.SAMPLES] * 6)
-        _, (low, high) = weighted_sum(means, [-1, 1])
+    for study in models(1000):
+        found = random.binomial(tiny.SAMPLES, study) / tiny.SAMPLES
+        low, high = compare([cell(draw, side, found) for draw in range(3) for side in (0, 1)], (0, 1)).interval
         covered += low <= truth[1] - truth[0] <= high
-    assert 0.93 <= covered / 1000 <= 0.97
+    assert least <= covered / 1000 <= 0.98
+
+
+def cell(draw: int, side: int, found: np.ndarray) -> CellRatio:
+    return CellRatio(side, "", float(found[draw, side]), tiny.SAMPLES, str(draw), "", 0)
+
+
+def test_what_all_models_of_a_draw_have_in_common_does_not_widen_the_interval_of_a_difference():
+    found = np.array([[0.3, 0.42], [0.5, 0.6], [0.7, 0.81]])
+    apart = compare([cell(draw, side, found) for draw in range(3) for side in (0, 1)], (0, 1)).interval
+    assert apart[0] > 0
+    alone = mean_ratios([0, 0, 0, 1, 1, 1], found.T.ravel().tolist(), [tiny.SAMPLES] * 6)
+    assert weighted_sum(alone, [-1, 1])[1][0] < 0
 
 
 def test_a_difference_the_other_way_does_not_hold(store):
@@ -112,10 +152,93 @@ def test_one_draw_leaves_the_noise_of_the_images_and_says_so(store):
 
 
 def test_cells_that_are_not_finished_do_not_count_and_are_told(store):
-    tiny.fill(store, "width", {(8, 0): 0.2, (8, 1): 0.2, (16, 0): 0.5}, ["M.width", "P.draw"])
+    ratios = {(8, 0): 0.2, (8, 1): 0.2, (8, 2): 0.9, (16, 0): 0.5, (16, 1): 0.52}
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
     result = check(store, WIDER)
-    assert result.high == 0.5
-    assert "1 of 4 cells are not finished" in result.reason
+    assert (result.low, result.high, result.draws) == (0.2, pytest.approx(0.51), 2)
+    assert result.reason == "1 of 6 cells are not finished"
+
+
+def test_one_finished_draw_of_several_decides_nothing(store):
+    ratios = {(8, 0): 0.2, (8, 1): 0.5, (8, 2): 0.8, (16, 0): 0.4}
+    tiny.fill(store, "width", ratios, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    assert result.interval[0] > 0
+    assert (result.verdict, result.value) == (UNKNOWN, pytest.approx(0.2))
+    assert result.reason == "2 of 6 cells are not finished; only one of 3 draws and seeds has finished"
+
+
+def test_a_size_that_one_draw_has_finished_does_not_take_the_others_draws_away(store):
+    ratios = {(width, 8, draw): 0.3 + 0.1 * (width == 16) + 0.02 * draw for width in (8, 16) for draw in range(4)}
+    tiny.fill(store, "width", {**ratios, (8, 16, 0): 0.1, (16, 16, 0): 0.9}, ["M.width", "P.size", "P.draw"])
+    result = check(store, WIDER)
+    assert (result.low, result.high, result.draws) == (pytest.approx(0.33), pytest.approx(0.43), 4)
+
+
+def test_a_draw_counts_only_with_all_its_cells_at_both_levels(store):
+    finding = next(finding for finding in FINDINGS if finding.number == 9)
+    ratios = {("111 111", 0): 0.7, ("111 111", 1): 0.8, ("111 111", 2): 0.6, ("100 000", 0): 0.7, ("010 000", 1): 0.8}
+    tiny.fill(store, "skip", {**ratios, ("100 000", 2): 0.5, ("010 000", 2): 0.4}, ["M.skips", "P.draw"])
+    enough = check(store, finding.claims[1])
+    assert (enough.low, enough.high, enough.draws) == (0.6, pytest.approx(0.45), 1)
+
+
+def test_levels_without_a_draw_in_common_cannot_be_compared(store):
+    tiny.fill(store, "width", {(8, 0): 0.2, (16, 1): 0.4}, ["M.width", "P.draw"])
+    result = check(store, WIDER)
+    assert result.verdict == UNKNOWN
+    assert result.reason == (
+        "2 of 4 cells are not finished; no draw and seed has finished at both levels of everything else"
+    )
+
+
+def test_a_ratio_at_one_level_is_of_all_finished_draws(store):
+    near = Claim("near 0", "weight_decay", ("T.weight_decay",), None, HIGHEST, (-math.inf, 0.05))
+    ratios = {(0.0, 0): 0.9, (0.1, 0): 0.0, (0.1, 1): 0.0, (0.1, 2): 0.3}
+    tiny.fill(store, "weight_decay", ratios, ["T.weight_decay", "P.draw"])
+    assert (check(store, near).value, check(store, near).draws) == (pytest.approx(0.1), 3)
+
+
+def test_masks_sizes_and_seeds_of_a_draw_are_averaged_before_draws_are_compared(store):
+    random = np.random.default_rng(2)
+    masks = {"111 111": 0.5, "100 000": 0.6, "010 000": 0.7}
+    ratios = {
+        (mask, size, draw, seed): round(ratio - size / 100 + 0.2 * random.random(), 3)
+        for mask, ratio in masks.items()
+        for size in (8, 16)
+        for draw in range(3)
+        for seed in (0, 1)
+    }
+    tiny.fill(store, "skip", ratios, ["M.skips", "P.size", "P.draw", "T.seed"], samples=100_000)
+    result = check(store, next(finding for finding in FINDINGS if finding.number == 9).claims[1])
+
+    def of(draw: int, *kept: str) -> float:
+        return np.mean([r for (mask, _, of_draw, _), r in ratios.items() if of_draw == draw and mask in kept])
+
+    one, whole = ([of(draw, *kept) for draw in range(3)] for kept in (("100 000", "010 000"), ("111 111",)))
+    expected = stats.ttest_rel(one, whole).confidence_interval()
+    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert result.value == pytest.approx(np.mean(one) - np.mean(whole))
+    assert (result.draws, result.seeds) == (3, 2)
+
+
+def test_seeds_stand_in_for_draws_where_there_is_one_draw_and_that_is_told(store):
+    low, high = [0.2, 0.25, 0.3], [0.44, 0.51, 0.55]
+    ratios = {(width, seed): r for width, side in ((8, low), (16, high)) for seed, r in enumerate(side)}
+    tiny.fill(store, "width", ratios, ["M.width", "T.seed"], samples=100_000)
+    result = check(store, WIDER)
+    expected = stats.ttest_rel(high, low).confidence_interval()
+    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert result.reason == "one draw: the interval has the noise of seeds and images only"
+
+
+def test_two_halves_of_a_draw_are_two_training_sets(store):
+    ratios = {(8, "a"): 0.2, (8, "b"): 0.25, (16, "a"): 0.44, (16, "b"): 0.51}
+    tiny.fill(store, "width", ratios, ["M.width", "P.half"], samples=100_000)
+    expected = stats.ttest_rel([0.44, 0.51], [0.2, 0.25]).confidence_interval()
+    result = check(store, WIDER)
+    assert result.interval == pytest.approx((expected.low, expected.high))
+    assert (result.reason, result.draws) == ("", 1)
 
 
 def test_levels_that_are_not_there_cannot_be_told(store):
