@@ -45,7 +45,7 @@ Levels = tuple[Any, Any]
 
 def to_compare(planned: Sequence[CellRatio], levels: Levels) -> list[CellRatio]:
     """Return those of the cells at `levels` that can be compared: finished ones, and for two levels those of draws and
-    seeds that have finished at both, in the strata where most have. How hard a draw is then makes no difference."""
+    seeds that have finished at both, in the strata where most have."""
     if levels[0] is None:
         return [m for m in planned if m.ratio is not None]
     places: dict[tuple[str, Replicate], list[CellRatio]] = {}
@@ -57,7 +57,8 @@ def to_compare(planned: Sequence[CellRatio], levels: Levels) -> list[CellRatio]:
         if {m.level for m in cells} == set(levels) and all(m.ratio is not None for m in cells)
     }
     of_stratum = Counter(stratum for stratum, _ in complete)
-    strata = [stratum for stratum, count in of_stratum.items() if count == max(of_stratum.values())]
+    most = max(of_stratum.values(), default=0)
+    strata = [stratum for stratum, count in of_stratum.items() if count == most]
     whole = {replicate for _, replicate in complete if all((each, replicate) in complete for each in strata)}
     return [m for m in planned if m.stratum in strata and m.replicate in whole]
 

@@ -171,7 +171,7 @@ def _judged(
 ) -> Result:
     compared = to_compare(at_levels, levels)
     if not compared:
-        return _unknown(claim, study, _join(note, "no draw and seed has finished at both levels of everything else"))
+        return _unknown(claim, study, _join(note, "no draw and seed has finished all its cells at both levels"))
     found = compare(compared, levels)
     done, planned = (len({m.replicate for m in cells}) for cells in (compared, at_levels))
     too_few = done == 1 < planned
@@ -187,8 +187,18 @@ def _judged(
         published,
         len({m.draw for m in compared}),
         len({m.seed for m in compared}),
-        _join(note, f"only one of {planned} draws and seeds has finished" if too_few else _left_out(compared)),
+        _join(
+            note,
+            _strata_left_out(at_levels, compared),
+            f"only one of {planned} draws and seeds has finished" if too_few else _left_out(compared),
+        ),
     )
+
+
+def _strata_left_out(planned: Sequence[CellRatio], compared: Sequence[CellRatio]) -> str:
+    """Say how many settings of the study's other axes (sizes, say) are not compared yet."""
+    done, of = (len({m.stratum for m in cells}) for cells in (compared, planned))
+    return f"compared at {done} of {of} settings of the other axes" if done < of else ""
 
 
 def _left_out(compared: Sequence[CellRatio]) -> str:

@@ -63,15 +63,20 @@ def test_a_claim_holds_where_the_whole_interval_is_in_its_range(interval, expect
     assert verdict(interval, (0.0, math.inf)) == expected
 
 
-def test_a_difference_has_the_interval_of_the_paired_t_test_over_draws(store):
+@pytest.mark.parametrize(
+    ("repeated", "reason"),
+    [("P.draw", ""), ("T.seed", "one draw: the interval has the noise of seeds and images only")],
+)
+def test_a_difference_has_the_interval_of_the_paired_t_test_over_draws_or_seeds_of_one_draw(store, repeated, reason):
     low, high = [0.2, 0.25, 0.3], [0.44, 0.51, 0.55]
-    ratios = {(width, draw): r for width, side in ((8, low), (16, high)) for draw, r in enumerate(side)}
-    tiny.fill(store, "width", ratios, ["M.width", "P.draw"], samples=100_000)
+    ratios = {(width, number): r for width, side in ((8, low), (16, high)) for number, r in enumerate(side)}
+    tiny.fill(store, "width", ratios, ["M.width", repeated], samples=100_000)
     result = check(store, WIDER)
     expected = stats.ttest_rel(high, low).confidence_interval()
     assert result.interval == pytest.approx((expected.low, expected.high))
     assert (result.low, result.high, result.value) == pytest.approx((0.25, 0.5, 0.25))
-    assert (result.verdict, result.levels, result.draws, result.seeds) == (HOLDS, "M.width 8 to 16", 3, 1)
+    assert (result.verdict, result.levels, result.reason) == (HOLDS, "M.width 8 to 16", reason)
+    assert (result.draws, result.seeds) == ((3, 1) if repeated == "P.draw" else (1, 3))
 
 
 def test_draws_that_agree_better_than_their_images_can_leave_the_noise_of_the_images(store):
@@ -173,6 +178,7 @@ def test_a_size_that_one_draw_has_finished_does_not_take_the_others_draws_away(s
     tiny.fill(store, "width", {**ratios, (8, 16, 0): 0.1, (16, 16, 0): 0.9}, ["M.width", "P.size", "P.draw"])
     result = check(store, WIDER)
     assert (result.low, result.high, result.draws) == (pytest.approx(0.33), pytest.approx(0.43), 4)
+    assert result.reason == "6 of 16 cells are not finished; compared at 1 of 2 settings of the other axes"
 
 
 def test_a_draw_counts_only_with_all_its_cells_at_both_levels(store):
@@ -188,7 +194,7 @@ def test_levels_without_a_draw_in_common_cannot_be_compared(store):
     result = check(store, WIDER)
     assert result.verdict == UNKNOWN
     assert result.reason == (
-        "2 of 4 cells are not finished; no draw and seed has finished at both levels of everything else"
+        "2 of 4 cells are not finished; no draw and seed has finished all its cells at both levels"
     )
 
 
@@ -220,16 +226,6 @@ def test_masks_sizes_and_seeds_of_a_draw_are_averaged_before_draws_are_compared(
     assert result.interval == pytest.approx((expected.low, expected.high))
     assert result.value == pytest.approx(np.mean(one) - np.mean(whole))
     assert (result.draws, result.seeds) == (3, 2)
-
-
-def test_seeds_stand_in_for_draws_where_there_is_one_draw_and_that_is_told(store):
-    low, high = [0.2, 0.25, 0.3], [0.44, 0.51, 0.55]
-    ratios = {(width, seed): r for width, side in ((8, low), (16, high)) for seed, r in enumerate(side)}
-    tiny.fill(store, "width", ratios, ["M.width", "T.seed"], samples=100_000)
-    result = check(store, WIDER)
-    expected = stats.ttest_rel(high, low).confidence_interval()
-    assert result.interval == pytest.approx((expected.low, expected.high))
-    assert result.reason == "one draw: the interval has the noise of seeds and images only"
 
 
 def test_two_halves_of_a_draw_are_two_training_sets(store):
