@@ -101,4 +101,4 @@ def test_the_study_that_the_readme_explains_is_the_quickstart(tmp_path: Path) ->
     file.write_text(readme.split("```toml\n")[1].split("```")[0])
     explained, quickstart = Study.load(file), Study.load(STUDIES / "quickstart.toml")
     assert [entry.cell for entry in explained.cells] == [entry.cell for entry in quickstart.cells]
-    assert {entry.cell.T.epochs for entry in Study.load(file, profile="long").cells} == {16_000}
+    assert {entry.cell.T.epochs for entry in Study.load(file, profile="long").cells} == {36_000}
