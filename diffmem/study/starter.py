@@ -9,7 +9,7 @@ from diffmem.text import counted
 
 STARTER = Path(__file__).with_name("starter.toml")
 SIZES = (8, 16, 32)
-"""Training set sizes of which the small network memorizes the first and not the last, in a few thousand steps."""
+"""Sizes of emoji training sets of which the small network, without labels, memorizes the first and not the last."""
 LEAST = 4
 """Images of the smallest training set that a study is started with: a ratio needs two that differ."""
 
