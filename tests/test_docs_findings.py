@@ -108,6 +108,13 @@ def test_a_document_counts_its_findings(document):
     assert "; ".join(told) + "." in text(document)
 
 
+def test_the_readme_says_how_many_findings_hold_at_each_scale():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for scale, words in (("laptop", "hold at that scale"), ("desk", "at a larger one")):
+        held = list(findings(f"{scale}-findings.md").values()).count(HOLDS)
+        assert f"[{held} {words}](docs/{scale}-findings.md)" in readme
+
+
 def test_the_two_scales_side_by_side_are_those_of_the_two_tables():
     shown = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text("desk-findings.md"), re.MULTILINE)
     at_laptop, at_desk = findings("laptop-findings.md"), findings("desk-findings.md")
