@@ -103,7 +103,7 @@ def test_a_document_counts_its_findings(document):
     told = []
     for said, meant in (("findings hold", HOLDS), ("are inconclusive", UNKNOWN), ("do not hold", FAILS)):
         numbers = [str(number) for number, verdict in found.items() if verdict == meant]
-        said = said if len(numbers) > 1 else said.replace("do not", "does not")
+        said = said.replace("do not", "does not") if len(numbers) == 1 else said
         told.append(f"{len(numbers)} {said} ({', '.join(numbers)})")
     assert "; ".join(told) + "." in text(document)
 
