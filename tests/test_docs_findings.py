@@ -121,3 +121,25 @@ def test_the_two_scales_side_by_side_are_those_of_the_two_tables():
     assert shown == [
         (str(finding.number), finding.text, at_laptop[finding.number], at_desk[finding.number]) for finding in FINDINGS
     ]
+
+
+MORE = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+"""A line of the table of further draws: finding, claim, the first draws, more draws, all of them, paper, verdict."""
+
+
+def test_more_draws_stand_beside_the_first_ones_with_the_verdict_that_follows():
+    claims = {(str(finding.number), claim.text): claim for finding in FINDINGS for claim in finding.claims}
+    number, first = "", {}
+    for row in rows("desk-findings.md"):
+        number = row.number or number
+        first[number, row.claim] = row
+    shown = MORE.findall(text("desk-findings.md"))
+    assert [number for number, *_ in shown] == ["4", "5", "9", "13", "14"]
+    for number, claim, before, more, together, paper, told in shown:
+        row = first[number, claim]
+        assert (before, paper) == (row.measured, row.paper)
+        assert told in possible(claims[number, claim], more)
+        for measured in (before, more, together):
+            low_level, high_level, difference, low, high = map(float, re.findall(r"[-+]?\d\.\d{3}", measured))
+            assert difference == pytest.approx(high_level - low_level, abs=3 * ROUNDING)
+            assert low <= difference <= high
